@@ -1,0 +1,7 @@
+"""`python -m hf_mutual_kd` is `hf-mutual-kd`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,33 @@
+"""Errors that users meet. Each is also a `ValueError` and says what was given, what was expected and the way out."""
+
+
+class MutualKDError(ValueError):
+    """Base of all errors raised for something the user gave us."""
+
+
+class ConfigError(MutualKDError):
+    """An option, a recipe file or a combination of options is not usable."""
+
+
+class PeerError(MutualKDError):
+    """A peer cannot be loaded, named or used."""
+
+
+class LabelError(MutualKDError):
+    """Label lists or label values do not fit together."""
+
+
+class DataError(MutualKDError):
+    """A data set, a split, a column or a row cannot be used."""
+
+
+class OutputFolderError(MutualKDError):
+    """The output folder is in use or cannot be written."""
+
+
+class ResumeError(MutualKDError):
+    """A checkpoint does not belong to this run."""
+
+
+class HubError(MutualKDError):
+    """The Hub refused or could not be reached."""

@@ -1,0 +1,81 @@
+"""A fingerprint of the data of a run: equal for equal data, in any process and on any machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, IterableDataset
+
+from .sources import Source
+
+HASH_ALL_UP_TO = 20_000
+"""Rows of a split up to which every image counts; of a larger one all labels and `HASH_SAMPLE` images do."""
+
+HASH_SAMPLE = 2_000
+
+
+def fingerprint(
+    splits: Mapping[str, Dataset | IterableDataset], source: Source, label_names: list[str] | None, extra: Any = None
+) -> tuple[str, str]:
+    """What the data of a run is, in 32 hexadecimal digits, and in words what they cover.
+
+    Map-style: labels, label names and the stored bytes of the images, in their order; of a split of more than 20,000
+    rows, 2,000 evenly spaced images. Streams are not read: on the Hub the commit, else names and sizes of the files.
+
+    Args:
+        splits (`Mapping[str, Dataset | IterableDataset]`): with columns `image` and, if they have labels, `label`.
+        source ([`Source`]): where they come from.
+        label_names (`list[str]`, *optional*): the classes.
+        extra: what else decides which rows a stream gives, of plain values.
+
+    Example:
+        >>> fingerprint({"train": train}, source, ["cat", "dog"])
+        ('0b5c0a1d2f...', 'all rows')
+    """
+    sets = {name: split for name, split in splits.items() if isinstance(split, Dataset)}
+    if sets:
+        parts: Any = [(name, _hash_rows(split)) for name, split in sets.items()]
+        is_whole = all(len(split) <= HASH_ALL_UP_TO for split in sets.values())
+        covers = (
+            "all rows" if is_whole else f"all labels, and {HASH_SAMPLE} images of each split above {HASH_ALL_UP_TO}"
+        )
+    elif source.revision:
+        parts, covers = [source.name, source.config, source.revision, extra], "commit and splits"
+    else:
+        parts = [sorted((source.files or {}).items()), extra]
+        covers = "names and sizes of files" if source.files else "splits only"
+        parts += [] if source.files else [source.name, source.config]
+    return hashlib.sha256(repr((parts, label_names)).encode()).hexdigest()[:32], covers
+
+
+def labels_of(split: Dataset) -> np.ndarray:
+    """The label of each row, `[rows]`, -1 for none."""
+    if "label" not in split.column_names:
+        return np.full(len(split), -1, dtype=np.int64)
+    return np.asarray(split.with_format("numpy")["label"][:], dtype=np.int64)
+
+
+def _hash_rows(split: Dataset) -> str:
+    digest = hashlib.sha256(labels_of(split).astype("<i8").tobytes())
+    total = len(split)
+    if total > HASH_ALL_UP_TO:
+        split = split.select(np.linspace(0, total - 1, HASH_SAMPLE).astype(int))
+    for row in split.select_columns(["image"]):
+        digest.update(hashlib.sha256(_content(row["image"])).digest())
+    return digest.hexdigest()
+
+
+def _content(value: Any) -> bytes:
+    """The bytes of an image as stored; of a file that cannot be read a mark, as checking the images reports it."""
+    if not isinstance(value, dict):
+        return repr(value).encode()
+    if value.get("bytes") is not None:
+        return value["bytes"]
+    try:
+        with open(value.get("path") or "", "rb") as stream:
+            return stream.read()
+    except OSError:
+        return b"unreadable"

@@ -1,0 +1,119 @@
+"""One repository, one commit: creates what is missing, replaces what is outdated, keeps what is the user's."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
+
+from .hub_calls import HubCalls
+from .hub_files import Outgoing
+from .hub_names import Destination
+from .readme_merge import merge_readme
+
+README = "README.md"
+ROOT_WEIGHTS = re.compile(r"model(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What goes into one repository with one commit.
+
+    Args:
+        repo_id (`str`): where to.
+        files (`list[Outgoing]`): what.
+        message (`str`): of the commit.
+        folder (`str`, *optional*): a folder of the repository that is replaced as a whole.
+    """
+
+    repo_id: str
+    files: Sequence[Outgoing]
+    message: str
+    folder: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(file.size for file in self.files)
+
+    def outdated(self, present: Sequence[str]) -> list[str]:
+        """Files of the repository that this push replaces by none of the same name: weights that were saved in other
+        parts, which loaders would take for the model, and what is left of an earlier checkpoint."""
+        names = {file.name for file in self.files}
+        weights = any(ROOT_WEIGHTS.fullmatch(name) for name in names)
+        return [
+            name
+            for name in present
+            if name not in names
+            and (weights and ROOT_WEIGHTS.fullmatch(name) or self.folder and name.startswith(f"{self.folder}/"))
+        ]
+
+
+def ensure_repo(calls: HubCalls, repo_id: str, to: Destination) -> str | None:
+    """Create a repository, and its branch, where they are missing; what the user should know of one that exists."""
+    api = calls.api
+
+    def visibility() -> bool | None:
+        try:
+            return bool(api.model_info(repo_id).private)
+        except RepositoryNotFoundError:
+            return None
+
+    present = calls.call(f"looking for {repo_id}", visibility)
+    if present is None:
+        # Without write permission the client reports success where the repository can be seen; the commit tells then.
+        calls.call(f"creating {repo_id}", lambda: api.create_repo(repo_id, private=to.private, exist_ok=True))
+    if to.revision not in (None, "main"):
+        branch = str(to.revision)
+        calls.call(
+            f"creating branch {branch} of {repo_id}", lambda: api.create_branch(repo_id, branch=branch, exist_ok=True)
+        )
+    if present is None or to.private is None or present == to.private:
+        return None
+    return f"{repo_id} existed and stays {'private' if present else 'public'}"
+
+
+def send(calls: HubCalls, parcel: Parcel, to: Destination) -> tuple[str, bool]:
+    """Make one commit of a parcel: the head's sha afterwards, and whether it is new.
+
+    Every attempt looks at the repository afresh, so that a commit whose reply was lost is found and not made again.
+    """
+    api, repo_id = calls.api, parcel.repo_id
+    heads: list[str] = []
+
+    def attempt() -> str:
+        head = str(api.model_info(repo_id, revision=to.revision).sha)
+        heads.append(head)
+        present = api.list_repo_files(repo_id, revision=head)
+        operations: list[Any] = [CommitOperationDelete(name) for name in parcel.outdated(present)]
+        operations += list(_additions(parcel, calls, head if README in present else None))
+        return api.create_commit(
+            repo_id, operations, commit_message=parcel.message, revision=to.revision, parent_commit=head
+        ).oid
+
+    sha = calls.call(f"pushing to {repo_id}", attempt, parcel.size)
+    return sha, sha != heads[0]
+
+
+def _additions(parcel: Parcel, calls: HubCalls, readme_at: str | None) -> Iterator[CommitOperationAdd]:
+    for file in parcel.files:
+        content: bytes | str = file.content if isinstance(file.content, bytes) else str(file.content)
+        if file.name == README and readme_at:
+            present = _fetch_readme(calls, parcel.repo_id, readme_at)
+            content = merge_readme(file.read().decode("utf-8"), present).encode()
+        yield CommitOperationAdd(file.name, content)
+
+
+def _fetch_readme(calls: HubCalls, repo_id: str, head: str) -> str | None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = calls.api.hf_hub_download(repo_id, README, revision=head, cache_dir=folder)
+        except RemoteEntryNotFoundError:
+            return None
+        return Path(path).read_text(encoding="utf-8", errors="replace")

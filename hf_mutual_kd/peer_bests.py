@@ -1,0 +1,70 @@
+"""The best evaluation of every peer, on the peer's own metric, and which peers gain no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class PeerBests:
+    """Remembers each peer's best value and stops peers that have not improved for `patience` evaluations.
+
+    Args:
+        peer_names (`list[str]`): the cohort's peers.
+        greater_is_better (`bool`): whether higher values are better.
+        patience (`int`, *optional*): evaluations without gain after which a peer rests; never when unset.
+
+    Example:
+
+    ```python
+    >>> bests = PeerBests(["a", "b"], greater_is_better=True, patience=1)
+    >>> bests.update({"a": 0.5, "b": 0.6}, step=10), bests.update({"a": 0.7, "b": 0.6}, step=20), bests.stopped
+    (['a', 'b'], ['a'], ['b'])
+    ```
+    """
+
+    def __init__(self, peer_names: Sequence[str], greater_is_better: bool, patience: int | None = None):
+        self.peer_names = list(peer_names)
+        self.greater_is_better = greater_is_better
+        self.patience = patience
+        self.values: dict[str, float] = {}
+        self.steps: dict[str, int] = {}
+        self.waited: dict[str, int] = dict.fromkeys(self.peer_names, 0)
+
+    @property
+    def found(self) -> list[str]:
+        """Peers that have a best."""
+        return [name for name in self.peer_names if name in self.values]
+
+    @property
+    def stopped(self) -> list[str]:
+        """Peers that gain no more."""
+        if self.patience is None:
+            return []
+        return [name for name in self.peer_names if self.waited[name] >= self.patience]
+
+    def update(self, values: Mapping[str, float], step: int) -> list[str]:
+        """Take in one evaluation; returns the peers that are better than ever. NaN is never better."""
+        stopped = self.stopped
+        improved = [name for name in self.peer_names if name not in stopped and self._is_better(name, values[name])]
+        for name in self.peer_names:
+            if name in improved:
+                self.values[name], self.steps[name], self.waited[name] = values[name], step, 0
+            else:
+                self.waited[name] += 1
+        return improved
+
+    def _is_better(self, name: str, value: float) -> bool:
+        if value != value:
+            return False
+        best = self.values.get(name)
+        return best is None or (value > best if self.greater_is_better else value < best)
+
+    def state(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"values": self.values, "steps": self.steps, "waited": self.waited}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """What [`state`] returned."""
+        self.values, self.steps = dict(state["values"]), dict(state["steps"])
+        self.waited = {name: int(state["waited"].get(name, 0)) for name in self.peer_names}

@@ -1,0 +1,145 @@
+"""What the arms of a run found, joined over seeds: `results.json` and the closing table."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .tables import percent, render
+
+Metrics = dict[str, dict[str, float]]
+
+
+@dataclass
+class Arm:
+    """One training of one arm with one seed, measured on the test split.
+
+    Args:
+        name (`str`): `"mutual"` or `"control"`.
+        seed (`int`): of order, augmentation and dropout.
+        steps (`int`): optimizer steps done.
+        seconds (`float`): of training, evaluations included.
+        start, end (`dict`): metrics per peer, and of the cohort, before and after.
+        start_by_class, end_by_class (`dict`): the task's metric per peer and class.
+        share_taught (`dict`): share of decisions in which a peer taught.
+        best_steps (`dict`): the step each peer's weights are from, where evaluations chose it.
+    """
+
+    name: str
+    seed: int
+    steps: int
+    seconds: float
+    start: Metrics
+    end: Metrics
+    start_by_class: dict[str, list[float | None]] = field(default_factory=dict)
+    end_by_class: dict[str, list[float | None]] = field(default_factory=dict)
+    share_taught: dict[str, float] = field(default_factory=dict)
+    best_steps: dict[str, int] = field(default_factory=dict)
+
+
+def collect(arms: Sequence[Arm], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Join the arms of all seeds: means over seeds, and the paired difference to the control with its sd."""
+    mutual = [arm for arm in arms if arm.name == "mutual"]
+    control = {arm.seed: arm for arm in arms if arm.name == "control"}
+    names = [name for name in mutual[0].start if name != "cohort"]
+    return {
+        "peers": {name: peer_results(name, mutual, control) for name in names},
+        "cohort": {"start": means([arm.start["cohort"] for arm in mutual])},
+        "steps": mutual[0].steps,
+        "seconds": {"mutual": [arm.seconds for arm in mutual], "control": [arm.seconds for arm in control.values()]},
+        **facts,
+    }
+
+
+def peer_results(name: str, mutual: Sequence[Arm], control: Mapping[int, Arm]) -> dict[str, Any]:
+    """One peer's part of `results.json`."""
+    end = means([arm.end[name] for arm in mutual])
+    result: dict[str, Any] = {
+        "start": without_flips(means([arm.start[name] for arm in mutual])),
+        "mutual": without_flips(end),
+        "positive_flips": end.get("positive_flips"),
+        "negative_flips": end.get("negative_flips"),
+        "share_taught": statistics.fmean(arm.share_taught.get(name, 0.0) for arm in mutual),
+        "by_class": {
+            "start": mean_by_class([arm.start_by_class[name] for arm in mutual]),
+            "mutual": mean_by_class([arm.end_by_class[name] for arm in mutual]),
+        },
+        "per_seed": {"mutual": [arm.end[name]["accuracy"] for arm in mutual]},
+    }
+    if control:
+        pairs = [(arm.end[name], control[arm.seed].end[name]) for arm in mutual]
+        gains = [after["accuracy"] - plain["accuracy"] for after, plain in pairs]
+        plain = means([pair[1] for pair in pairs])
+        result["control"] = without_flips(plain)
+        result["control_flips"] = {key: plain.get(key) for key in ("positive_flips", "negative_flips")}
+        result["per_seed"]["control"] = [pair[1]["accuracy"] for pair in pairs]
+        result["by_class"]["control"] = mean_by_class([control[arm.seed].end_by_class[name] for arm in mutual])
+        result["delta"] = {"mean": statistics.fmean(gains), "sd": statistics.stdev(gains) if len(gains) > 1 else None}
+    return result
+
+
+def means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each key."""
+    return {key: statistics.fmean(value[key] for value in values) for key in values[0]}
+
+
+def mean_by_class(values: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """The mean per class over seeds; all of them saw the same test rows."""
+    return [None if column[0] is None else statistics.fmean(column) for column in zip(*values, strict=True)]
+
+
+def without_flips(values: Mapping[str, float]) -> dict[str, float]:
+    """Metrics without those that compare with the start."""
+    return {key: value for key, value in values.items() if not key.endswith("_flips")}
+
+
+def verdict(delta: Mapping[str, float | None], seeds: int) -> str:
+    """Whether a difference to the control is more than noise, by twice the standard error over seeds."""
+    mean, sd = delta["mean"], delta["sd"]
+    if sd is None:
+        return "one seed"
+    noise = 2 * sd / math.sqrt(seeds)
+    if abs(mean or 0.0) <= noise:
+        return "within noise"
+    return "better" if (mean or 0.0) > 0 else "worse"
+
+
+def difference(delta: Mapping[str, float | None], seeds: int) -> str:
+    """`+0.79 ± 0.04 (better)`, in points."""
+    spread = "" if delta["sd"] is None else f" ± {100 * delta['sd']:.2f}"
+    return f"{percent(delta['mean'] or 0.0, sign=True)}{spread} ({verdict(delta, seeds)})"
+
+
+def flips(peer: Mapping[str, Any]) -> str:
+    """`+3.1 −0.4`, in points; a dash where no sample was measured at the start."""
+    gained, lost = peer["positive_flips"], peer["negative_flips"]
+    return "–" if gained is None or lost is None else f"+{percent(gained)} −{percent(lost)}"
+
+
+def describe(results: Mapping[str, Any], folder: Path) -> str:
+    """The closing table, where the models lie and what to type next."""
+    seeds = len(results["seeds"])
+    rows = []
+    for name, peer in results["peers"].items():
+        delta = peer.get("delta")
+        rows.append(
+            (
+                name,
+                percent(peer["start"]["accuracy"]),
+                percent(peer["control"]["accuracy"]) if delta else "–",
+                percent(peer["mutual"]["accuracy"]),
+                difference(delta, seeds) if delta else "–",
+                percent(peer["share_taught"]),
+                flips(peer),
+            )
+        )
+    title = f"Accuracy in % on the test split, {seeds} seed{'s' if seeds > 1 else ''}, {results['steps']} steps"
+    columns = ("peer", "start", "control", "mutual", "Δ against control", "share taught", "flips + −")
+    lines = [render(columns, rows, title)]
+    lines.append("Improved models: " + "  ".join(str(folder / name) for name in results["peers"]))
+    lines.append(f"Next: hf-mutual-kd push {folder} --namespace YOU --dry_run")
+    return "\n".join(lines)

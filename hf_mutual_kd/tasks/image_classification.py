@@ -1,0 +1,193 @@
+"""Image classification: a unit is an image, logits are `[B, C]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForImageClassification
+
+from ..errors import ConfigError, DataError
+from ..metrics.classification import Agreement, Flips, Mean, TopK
+from ..roles import assign_roles, confidence_scores, loss_scores, margin_scores
+from .base import Evaluator, Task
+
+NO_LABEL = -1
+
+
+class ImageClassification(Task):
+    """Peers of `AutoModelForImageClassification`, timm models through it, and any module that returns `[B, C]`."""
+
+    name = "image-classification"
+    auto_model = AutoModelForImageClassification
+    metric = "accuracy"
+    label_free_scores = frozenset({"confidence"})
+
+    def logits(self, outputs: Any) -> Tensor:
+        return outputs.logits if hasattr(outputs, "logits") else outputs
+
+    def labelled(self, labels: Tensor) -> Tensor:
+        return labels >= 0
+
+    def scores(self, kind: str, logits: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            stacked = torch.stack([peer.float() for peer in logits])
+            if kind == "confidence":
+                return confidence_scores(stacked)
+            if labels is None:
+                raise ConfigError(f"role_score={kind!r} needs labels; give labels or use role_score='confidence'")
+            return margin_scores(stacked, labels) if kind == "margin" else loss_scores(stacked, labels)
+
+    def supervised_loss(self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        return F.cross_entropy(
+            logits.float(), labels, reduction="none", ignore_index=NO_LABEL, label_smoothing=label_smoothing
+        )
+
+    def quality(self, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+        return torch.stack([(peer.argmax(1) == labels).sum() for peer in logits])
+
+    def evaluation_facts(
+        self, logits: Sequence[Tensor], labels: Tensor, sample_ids: Tensor
+    ) -> dict[str, Tensor]:
+        stacked = torch.stack([peer.float() for peer in logits])
+        log_probs = stacked.log_softmax(-1)
+        truth = labels.clamp_min(0).expand(len(logits), -1).unsqueeze(-1)
+        loss = -log_probs.gather(-1, truth).squeeze(-1)
+        # A broken peer is wrong everywhere.
+        top5 = stacked.topk(min(5, stacked.shape[-1])).indices.masked_fill(loss.isnan().unsqueeze(-1), -1)
+        return {
+            "sample_ids": sample_ids,
+            "labels": labels,
+            "top5": top5.transpose(0, 1).contiguous(),
+            "loss": loss.T.contiguous(),
+            "ensemble": log_probs.exp().nanmean(0).argmax(-1),
+            "teacher": assign_roles(margin_scores(stacked, labels)),
+        }
+
+    def evaluator(
+        self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None
+    ) -> ClassificationEvaluator:
+        start = start if isinstance(start, ClassificationEvaluator) else None
+        return ClassificationEvaluator(peer_names, num_classes, start)
+
+    def new_head(self, source: str, label_names: Sequence[str], **load: Any) -> nn.Module:
+        return self.auto_model.from_pretrained(
+            source,
+            num_labels=len(label_names),
+            id2label=dict(enumerate(label_names)),
+            label2id={name: index for index, name in enumerate(label_names)},
+            ignore_mismatched_sizes=True,
+            **load,
+        )
+
+
+class RememberedRows:
+    """Whether each peer was right on each sample: `8 + N` bytes a sample, looked up by sample id."""
+
+    def __init__(self):
+        self.ids: list[np.ndarray] = []
+        self.right: list[np.ndarray] = []
+        self.is_sorted = False
+
+    def add(self, ids: np.ndarray, right: np.ndarray) -> None:
+        """Remember `right` `[B, N]` under `ids` `[B]`."""
+        self.ids.append(ids)
+        self.right.append(right)
+        self.is_sorted = False
+
+    def lookup(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The positions of the `ids` that are known, and what was remembered of them."""
+        if not self.ids:
+            return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=bool)
+        if not self.is_sorted:
+            order = np.argsort(merged := np.concatenate(self.ids), kind="stable")
+            self.ids, self.right = [merged[order]], [np.concatenate(self.right)[order]]
+            self.is_sorted = True
+        places = np.searchsorted(self.ids[0], ids).clip(max=len(self.ids[0]) - 1)
+        known = np.flatnonzero(self.ids[0][places] == ids)
+        return known, self.right[0][places[known]]
+
+
+class ClassificationEvaluator(Evaluator):
+    """Per peer: accuracy, top-5, loss, flips against the start, agreement; for the cohort: ensemble and oracle.
+
+    `expected_share` is the share of samples on which a peer has the best score. Only the evaluator of the start
+    remembers single samples ([`RememberedRows`]).
+    """
+
+    def __init__(self, peer_names: Sequence[str], num_classes: int, start: ClassificationEvaluator | None = None):
+        self.peer_names = list(peer_names)
+        self.start = start
+        self.samples = 0
+        self.rows = RememberedRows()
+        self.top1 = {name: TopK(k=1) for name in peer_names}
+        self.top5 = {name: TopK(k=5) for name in peer_names}
+        self.loss = {name: Mean() for name in peer_names}
+        self.flips = {name: Flips() for name in peer_names}
+        self.agreement = {name: Agreement() for name in peer_names}
+        self.ensemble, self.oracle = TopK(k=1), Agreement()
+        self.taught = np.zeros(len(self.peer_names), dtype=np.int64)
+        self.class_rows = np.zeros(num_classes, dtype=np.int64)
+        self.class_right = np.zeros((num_classes, len(self.peer_names)), dtype=np.int64)
+
+    def add(self, facts: dict[str, Tensor]) -> None:
+        batch = {key: value.cpu().numpy() for key, value in facts.items()}
+        labels, ensemble, top5 = batch["labels"], batch["ensemble"], batch["top5"]
+        if (labels < 0).any():
+            sample = batch["sample_ids"][labels < 0][0]
+            raise DataError(f"sample {sample} of an evaluation split has no label; every row that measures needs one")
+        right = top5[:, :, 0] == labels[:, None]
+        self.samples += len(labels)
+        for index, name in enumerate(self.peer_names):
+            self.top1[name].add_batch(predictions=top5[:, index], references=labels)
+            self.top5[name].add_batch(predictions=top5[:, index], references=labels)
+            self.loss[name].add_batch(predictions=batch["loss"][:, index])
+            self.agreement[name].add_batch(predictions=top5[:, index, 0], references=ensemble)
+        self.ensemble.add_batch(predictions=ensemble, references=labels)
+        self.oracle.add_batch(predictions=right.any(1), references=np.ones_like(labels))
+        self.taught += np.bincount(batch["teacher"] + 1, minlength=len(self.peer_names) + 1)[1:]
+        np.add.at(self.class_rows, labels, 1)
+        np.add.at(self.class_right, labels, right)
+        self._count_flips(batch["sample_ids"], right)
+
+    def _count_flips(self, sample_ids: np.ndarray, right: np.ndarray) -> None:
+        if self.start is None:
+            self.rows.add(sample_ids, right)
+            return
+        known, before = self.start.rows.lookup(sample_ids)
+        for index, name in enumerate(self.peer_names):
+            self.flips[name].add_batch(predictions=right[known, index], references=before[:, index])
+
+    def by_class(self) -> dict[str, list[float | None]]:
+        shares = self.class_right / self.class_rows.clip(min=1)[:, None]
+        seen = self.class_rows > 0
+        return {
+            name: [float(share) if known else None for share, known in zip(shares[:, index], seen, strict=True)]
+            for index, name in enumerate(self.peer_names)
+        }
+
+    def compute(self) -> dict[str, dict[str, float]]:
+        if not self.samples:
+            raise DataError("an evaluation split has no rows")
+        results = {}
+        for index, name in enumerate(self.peer_names):
+            results[name] = {
+                "accuracy": self.top1[name].compute()["accuracy"],
+                "top5_accuracy": self.top5[name].compute()["accuracy"],
+                "loss": self.loss[name].compute()["mean"],
+                "agreement": self.agreement[name].compute()["agreement"],
+                "expected_share": float(self.taught[index] / self.samples),
+            }
+            if self.start is not None:
+                flips = self.flips[name].compute()
+                results[name] |= {key: flips[key] for key in ("positive_flips", "negative_flips") if key in flips}
+        results["cohort"] = {
+            "ensemble_accuracy": self.ensemble.compute()["accuracy"],
+            "oracle_accuracy": self.oracle.compute()["agreement"],
+            "samples": self.samples,
+        }
+        return results

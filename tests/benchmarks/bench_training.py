@@ -1,0 +1,181 @@
+"""Training cost as ratios from one run: cohort step, frozen starts, input pipeline, checkpointing memory, evaluation
+memory, import time. `python tests/benchmarks/bench_training.py [--quick]`; bars beside the figures, never a timed test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
+
+from hf_mutual_kd import Cohort, Objective, RoleTaggingCollator, SharedView
+from hf_mutual_kd.peers import LoadedPeer, PeerSpec
+from hf_mutual_kd.tables import render
+from hf_mutual_kd.teachers import BestRule, LiveSource
+
+BATCH, SIZE, CLASSES = 32, 64, 100
+LABELS = [f"class {index}" for index in range(CLASSES)]
+ROWS: list[tuple[str, str, str, str]] = []
+
+
+def models() -> dict[str, torch.nn.Module]:
+    torch.manual_seed(0)
+    named = {"id2label": dict(enumerate(LABELS)), "label2id": {name: index for index, name in enumerate(LABELS)}}
+    vit = ViTConfig(image_size=SIZE, patch_size=8, hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
+                    intermediate_size=256, **named)  # fmt: skip
+    resnet = ResNetConfig(embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic", **named)
+    return {"vit": ViTForImageClassification(vit), "cnn": ResNetForImageClassification(resnet)}
+
+
+def make_cohort(retain: bool, weight: float = 1.0) -> Cohort:
+    cohort = Cohort({name: LoadedPeer(model, None, PeerSpec(name)) for name, model in models().items()})
+    cohort.set_objective(Objective(BestRule(), LiveSource(), retain=retain, weight=weight))
+    return cohort.train()
+
+
+def alternate(cases: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median seconds of each case, measured in turn so that a slow spell of the machine hits all of them."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for repeat in range(repeats + 2):
+        for name, case in cases.items():
+            began = time.perf_counter()
+            case()
+            if repeat >= 2:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def report(what: str, value: float, bar: float, unit: str = "x") -> None:
+    ROWS.append((what, f"{value:.2f} {unit}", f"<= {bar:g} {unit}", "pass" if value <= bar else "FAIL"))
+
+
+def bench_step(repeats: int) -> None:
+    inputs, labels = torch.randn(BATCH, 3, SIZE, SIZE), torch.randint(CLASSES, (BATCH,))
+    alone = models()
+    cohorts = {"mutual": make_cohort(False), "retain": make_cohort(True), "cached": make_cohort(True)}
+    starts = torch.stack(
+        cohorts["cached"].start_logits({"vit": {"pixel_values": inputs}, "cnn": {"pixel_values": inputs}}), 1
+    )
+    cohorts["cached"].drop_starts()
+
+    def step(module, loss_of):
+        optimizer = torch.optim.AdamW(module.parameters())
+
+        def run():
+            loss_of().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return run
+
+    def cohort_loss(cohort, **extra):
+        views = {name: {"pixel_values": inputs} for name in cohort.names}
+        return lambda: cohort(peer_inputs=views, labels=labels, **extra).loss
+
+    cases = {
+        name: step(model, lambda model=model: F.cross_entropy(model(pixel_values=inputs).logits, labels))
+        for name, model in alone.items()
+    }
+    cases |= {name: step(cohort, cohort_loss(cohort)) for name, cohort in cohorts.items() if name != "cached"}
+    cases["cached"] = step(cohorts["cached"], cohort_loss(cohorts["cached"], start_logits=starts))
+    seconds = alternate(cases, repeats)
+    floor = seconds["vit"] + seconds["cnn"]
+    report("step / sum of the peers' plain steps", seconds["mutual"] / floor, 1.03)
+    report("same with retention from live frozen copies", seconds["retain"] / floor, 1.36)
+    report("same with retention from cached outputs", seconds["cached"] / floor, 1.05)
+
+
+def bench_input(repeats: int) -> None:
+    from transformers import ViTImageProcessor
+
+    processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
+    rows = [
+        {"image": Image.new("RGB", (96, 96), (index, 0, 0)), "label": 0, "sample_id": index} for index in range(BATCH)
+    ]
+    one = RoleTaggingCollator({"a": processor}, SharedView())
+    four = RoleTaggingCollator({name: processor for name in "abcd"}, SharedView())
+    seconds = alternate({"one": lambda: one(rows), "four": lambda: four(rows)}, repeats)
+    report("input of 4 peers with one processor / 1 peer", seconds["four"] / seconds["one"], 1.11)
+
+
+PEAK = """
+import resource, sys, torch
+sys.path.insert(0, {folder!r})
+from bench_training import *
+torch.set_num_threads(1)
+which = sys.argv[1]
+inputs, labels = torch.randn(256, 3, SIZE, SIZE), torch.randint(CLASSES, (256,))
+if which in ("vit", "cnn"):
+    model = models()[which].train()
+    run = lambda: F.cross_entropy(model(pixel_values=inputs).logits, labels).backward()
+else:
+    cohort = make_cohort(False)
+    cohort.peer_checkpointing = which == "checkpointed"
+    run = lambda: cohort(peer_inputs={{n: {{"pixel_values": inputs}} for n in cohort.names}}, labels=labels).loss.backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+run()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def bench_memory() -> None:
+    def peak(which: str) -> float:
+        script = PEAK.format(folder=os.path.dirname(os.path.abspath(__file__)))
+        done = subprocess.run([sys.executable, "-c", script, which], capture_output=True, text=True, check=True)
+        return float(done.stdout.split()[-1])
+
+    largest = max(peak("vit"), peak("cnn"))
+    report("activation memory with peer checkpointing / largest peer", peak("checkpointed") / largest, 1.15)
+    report("activation memory without it / largest peer (for comparison)", peak("plain") / largest, 99)
+
+
+def bench_import(repeats: int) -> None:
+    def run(*argv: str) -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *argv], capture_output=True, check=True)
+        return time.perf_counter() - began
+
+    bare = statistics.median(run("-c", "pass") for _ in range(repeats))
+    report(
+        "import hf_mutual_kd",
+        statistics.median(run("-c", "import hf_mutual_kd") for _ in range(repeats)) - bare,
+        0.3,
+        "s",
+    )
+    report(
+        "hf-mutual-kd --help",
+        statistics.median(run("-m", "hf_mutual_kd.cli", "--help") for _ in range(repeats)),
+        1,
+        "s",
+    )
+    report(
+        "recipe --help", statistics.median(run("recipes/vit_classify.py", "--help") for _ in range(repeats)), 1, "s"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    repeats = 5 if parser.parse_args().quick else 25
+    torch.set_num_threads(1)
+    bench_step(repeats)
+    bench_input(repeats)
+    bench_memory()
+    bench_import(3 if repeats == 5 else 7)
+    print(render(("what", "measured", "bar", ""), ROWS, "Training cost, one run, one thread"))
+    return int(any(row[3] == "FAIL" for row in ROWS))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
