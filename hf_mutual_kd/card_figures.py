@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .errors import OutputFolderError
+
 Points = list[tuple[int, float]]
 
 BLUE, ORANGE, GREY, LIGHT = "#0b62a4", "#d1620a", "#8a8f98", "#d9dce1"
@@ -57,11 +59,18 @@ def read_curves(arms: Mapping[str, Sequence[Path]], peer: str, metric: str) -> C
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """All that was logged into `folder`, empty where nothing was."""
+    """All that was logged into `folder`, empty where nothing was.
+
+    Raises:
+        [`~hf_mutual_kd.errors.OutputFolderError`]: `history.jsonl` is damaged.
+    """
     path = folder / "history.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValueError as error:
+        raise OutputFolderError(f"{path} is damaged: {error}; run again, or restore it") from None
 
 
 def _points(history: Sequence[Mapping[str, Any]], key: str) -> Points:
@@ -88,7 +97,7 @@ def teacher_figure(shares: Sequence[tuple[str, float]], own: str) -> bytes:
         for row, (_, share) in zip(rows, shares, strict=True):
             axes.text(100 * share + 1, row, f"{100 * share:.1f} %", va="center", fontsize=9)
         axes.set_xlim(0, max(100 * share for _, share in shares) * 1.15 + 3)
-        axes.set_xlabel("taught, % of training samples")
+        axes.set_xlabel("share of training decisions, %")
         axes.spines[["top", "right"]].set_visible(False)
 
     return _png(draw, width=6.4, height=0.95 + 0.42 * len(shares))
@@ -128,7 +137,7 @@ def training_figure(curves: Curves, metric: str, chosen: int | None = None) -> b
                 axes.plot(steps, [scale * value for value in values], markersize=3, linewidth=1.2, **style, **shown)
         if chosen is not None:
             axes.axvline(chosen, color=BLUE, linewidth=0.8, alpha=0.4, label="weights kept")
-        axes.set_ylabel(f"{metric} (validation)")
+        axes.set_ylabel(f"validation {metric}")
 
     def draw_losses(axes: Any) -> None:
         for (label, points), colour in zip(curves.losses.items(), (GREY, BLUE), strict=False):

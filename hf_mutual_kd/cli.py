@@ -140,8 +140,8 @@ def _describe_planned(one: PushedPeer) -> str:
 
     from .tables import render
 
-    title = f"{one.peer} → {one.url} ({len(one.files)} files, {size_of(one.bytes)})"
-    lines = [render(("file", "size"), [(name, size_of(size)) for name, size in one.files.items()], title)]
+    lines = [f"{one.peer} → {one.url} ({len(one.files)} files, {size_of(one.bytes)})"]
+    lines.append(render(("file", "size"), [(name, size_of(size)) for name, size in one.files.items()]))
     lines += [f"stays here: {name} ({reason})" for name, reason in one.left_out.items()]
     metadata = yaml.safe_dump(one.metadata, sort_keys=False, allow_unicode=True).rstrip() if one.metadata else "none"
     lines.append("metadata of the card:\n" + "\n".join(f"  {line}" for line in metadata.splitlines()))

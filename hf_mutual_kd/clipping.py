@@ -38,7 +38,8 @@ def clip_each_peer(
         drop_gradients(parameters[name])
     accelerator.unscale_gradients()
     with_gradient = {name: [p for p in peer if p.grad is not None] for name, peer in parameters.items()}
-    norms = {name: get_total_norm([p.grad for p in peer]) for name, peer in with_gradient.items() if peer}
+    gradients = {name: [p.grad for p in peer if p.grad is not None] for name, peer in with_gradient.items()}
+    norms = {name: get_total_norm(peer) for name, peer in gradients.items() if peer}
     if not norms:
         return torch.zeros(()), []
     stacked = torch.stack([norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms.values()])

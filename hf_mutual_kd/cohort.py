@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 
 from .alignment import align_labels
 from .errors import ConfigError, LabelError, PeerError
+from .options import LabelAlignment
 from .peers import LoadedPeer, PeerSpec, check_peer_names, label_list, load_peer, save_peer
 from .tasks import TASKS, Task
 from .teachers import Objective
@@ -73,7 +74,7 @@ class Cohort(nn.Module):
         peers: Mapping[str, LoadedPeer],
         task: Task | str = "image-classification",
         label_names: Sequence[str] | None = None,
-        label_alignment: str = "exact",
+        label_alignment: LabelAlignment = "exact",
     ):
         super().__init__()
         check_peer_names(peers)
@@ -98,7 +99,7 @@ class Cohort(nn.Module):
         for name, spec in self.specs.items():
             self.peers[name].requires_grad_(not spec.frozen)
             if spec.gradient_checkpointing:
-                self.peers[name].gradient_checkpointing_enable()
+                self._model(name).gradient_checkpointing_enable()
 
     @classmethod
     def from_pretrained(
@@ -106,7 +107,7 @@ class Cohort(nn.Module):
         peers: Mapping[str, str | Path | PeerSpec | nn.Module],
         task: Task | str = "image-classification",
         label_names: Sequence[str] | None = None,
-        label_alignment: str = "exact",
+        label_alignment: LabelAlignment = "exact",
         trust_remote_code: bool = False,
     ) -> Cohort:
         """Load every peer from the Hub or a folder, or take a module as it is.
@@ -133,6 +134,9 @@ class Cohort(nn.Module):
     def names(self) -> list[str]:
         """Peer names; their order gives the indices in roles."""
         return list(self.specs)
+
+    def _model(self, name: str) -> Any:
+        return self.peers[name]
 
     def set_objective(self, objective: Objective | None) -> None:
         """Say what the peers are trained for; copies the present weights as frozen starts if it needs them."""
@@ -204,7 +208,7 @@ class Cohort(nn.Module):
         if objective is None or objective.weight == 0:
             return CohortOutput(loss=by_labels, logits=logits, supervised=supervised)
         starts = self._starts(peer_inputs, start_logits) if objective.needs_starts else None
-        speakers = starts if objective.source.frozen else live
+        speakers = starts if objective.source.frozen and starts is not None else live
         label_free = objective.score in self.task.label_free_scores
         scored = torch.ones_like(labelled) if label_free else labelled
         scores = self.task.scores(objective.score, speakers, labels) if objective.rule.needs_scores else labels[None]
@@ -272,11 +276,13 @@ class Cohort(nn.Module):
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
         """Recompute activations inside every peer that supports it."""
-        for name, peer in self.peers.items():
-            if not getattr(peer, "supports_gradient_checkpointing", False):
-                raise PeerError(f"peer {name!r} ({type(peer).__name__}) has no gradient checkpointing of its own; "
-                                "use peer_checkpointing, which works for any model")  # fmt: skip
-            peer.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+        for name in self.names:
+            if not getattr(self._model(name), "supports_gradient_checkpointing", False):
+                raise PeerError(
+                    f"peer {name!r} ({type(self._model(name)).__name__}) has no gradient checkpointing of its own; "
+                    "use peer_checkpointing, which works for any model"
+                )
+            self._model(name).gradient_checkpointing_enable(gradient_checkpointing_kwargs)
 
     activation_checkpointing_enable = gradient_checkpointing_enable
 
@@ -314,7 +320,7 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
 @contextlib.contextmanager
 def resting_batch_norms(model: nn.Module) -> Iterator[None]:
     """Keep running statistics as they are while activations are recomputed: the first pass has updated them."""
-    layers = [layer for layer in batch_norms(model) if layer.track_running_stats]
+    layers: list[Any] = [layer for layer in batch_norms(model) if layer.track_running_stats]
     kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:
         layer.momentum, layer.num_batches_tracked = 0.0, layer.num_batches_tracked.clone()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from .images import content_id, decode_image
 from .errors import DataError
+from .images import content_id, decode_image
 from .role_table import RoleTable
 from .roles import UNDECIDED
 from .transforms import PeerInputs, PeerProcessors
@@ -135,7 +135,7 @@ class IdentifiedStream(IterableDataset):
             self.rows.set_epoch(epoch)
 
 
-def identified(rows: Any) -> Dataset:
+def identified(rows: Any) -> IdentifiedRows | IdentifiedStream | None:
     """Rows that carry a `sample_id`: an index where rows can be counted, a content hash where they are streamed."""
     if rows is None or isinstance(rows, IdentifiedRows | IdentifiedStream):
         return rows

@@ -35,6 +35,11 @@ class MutualKDConfig(TransferOptions, TrainingArguments):
         default=False, metadata={"help": "Always false: the collator needs the image column."}
     )
 
+    load_best_model_at_end: bool = field(default=False, metadata={"help": "End with each peer's best weights."})
+    metric_for_best_model: str | None = field(
+        default=None, metadata={"help": "For schedulers that wait for a plateau; peers are selected by their task."}
+    )
+
     def __post_init__(self):
         self.resolve()
         if self.remove_unused_columns:

@@ -46,10 +46,11 @@ class Splits:
 def load_splits(options: RecipeOptions, *, seed: int, labels: bool = True) -> Splits:
     """Find, choose, check and unify the splits of `--dataset`.
 
-    Selection and report never share rows. Without a test split, validation is halved by a permutation of `seed`; of a
-    stream, by a hash of each image, which is the same in every worker and process. Without a validation split, a tenth
-    of train becomes it; without both, a tenth each. A test split that nobody asked for and that has no labels, as ImageNet's, counts as
-    none. `max_train_samples` and `max_eval_samples` draw rows by `seed` (of a stream: take its first).
+    Selection and report never share rows. Without a test split, validation is halved by a permutation of `seed`;
+    of a stream, by a hash of each image, which is the same in every worker and process. Without a validation
+    split, a tenth of train becomes it; without both, a tenth each. A test split that nobody asked for and that has
+    no labels, as ImageNet's, counts as none. `max_train_samples` and `max_eval_samples` draw rows by `seed` (of a
+    stream: take its first).
 
     Args:
         options ([`RecipeOptions`]): what `--dataset` and its neighbours say.

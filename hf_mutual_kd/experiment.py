@@ -63,12 +63,11 @@ class Experiment:
         self.config.check_peers(cohort.names)
         self._prepare_folder()
         self._write_cohort_record(cohort, splits)
+        del cohort
         arms = []
         for seed in self.seeds:
             for name in ("control", "mutual") if self._with_control else ("mutual",):
-                cohort = cohort or self._load_cohort(specs, splits)
-                arms.append(self._arm(name, seed, cohort, splits))
-                cohort = None
+                arms.append(self._arm(name, seed, specs, splits))
         results = collect(arms, self._facts(splits))
         if self.state.is_main_process:
             checkpoints.write_json(self.folder / "results.json", results)
@@ -157,14 +156,16 @@ class Experiment:
         folder = self.folder if seed == self.seeds[0] else self.folder / f"seed-{seed}"
         return folder if name == "mutual" else folder / name
 
-    def _arm(self, name: str, seed: int, cohort: Cohort, splits: Splits) -> Arm:
+    def _arm(self, name: str, seed: int, specs: dict[str, PeerSpec], splits: Splits) -> Arm:
         folder = self._arm_folder(name, seed)
         resume: str | bool | None = self.config.resume_from_checkpoint or None
         if resume and (folder / SUMMARY).is_file():
             return Arm(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
-        config = dataclasses.replace(self.config, output_dir=str(folder), seed=seed, **CONTROL if name == "control" else {})
+        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed} | (CONTROL if name == "control" else {})
+        config = dataclasses.replace(self.config, **changes)
         if self.state.is_main_process:
             print(f"\n{name} run, seed {seed}", flush=True)
+        cohort = self._load_cohort(specs, splits)
         trainer = self.trainer_class(cohort, config, train_dataset=splits.train, eval_dataset=splits.validation)
         start = trainer.measure_start(splits.test, "test")
         began = time.perf_counter()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 from .errors import HubError
 from .hub_calls import HubCalls, Patience, status_of
 from .hub_commit import README, Parcel, ensure_repo, send
-from .hub_files import Selection, refuse_secrets, select
+from .hub_files import Outgoing, Selection, refuse_secrets, select
 from .hub_names import NAME_TEMPLATE, Destination, Run, choose_peers, names_of, read_run, slug
 from .readme_merge import split_front_matter
 
@@ -118,19 +120,19 @@ def push_run(
     to = Destination(namespace, name_template, private, token, endpoint, revision)
     run = read_run(run_dir)
     chosen = choose_peers(run, peers)
-    write_missing_cards(run, chosen)
+    names = names_of(run, chosen, to)
     packed = {peer: select(run.folder / peer, run.custom_code) for peer in chosen}
-    for peer in chosen:
-        files = [replace(file, name=f"{peer}/{file.name}") for file in packed[peer].files]
-        refuse_secrets(files, run.folder, to.token_in_use)
-    size = sum(file.size for selection in packed.values() for file in selection.files)
     patience = patience or Patience()
     if deadline_s is not None:
         patience = replace(patience, deadline_s=deadline_s)
-    calls = HubCalls(to.token, to.endpoint, patience, size)
+    calls = HubCalls(to.token, to.endpoint, patience, sum(f.size for one in packed.values() for f in one.files))
     if namespace is None and not dry_run:
         to = replace(to, namespace=calls.call("asking the Hub who you are", lambda: calls.api.whoami()["name"]))
-    names = names_of(run, chosen, to)
+        names = names_of(run, chosen, to)
+    packed = with_fresh_cards(run, packed, names if to.namespace else None)
+    for peer in chosen:
+        files = [replace(file, name=f"{peer}/{file.name}") for file in packed[peer].files]
+        refuse_secrets(files, run.folder, to.token_in_use)
     report = PushReport([_planned(peer, packed[peer], names[peer], to) for peer in chosen], dry_run=dry_run)
     if dry_run:
         return report
@@ -147,13 +149,43 @@ def push_run(
     return report
 
 
-def write_missing_cards(run: Run, peers: Sequence[str]) -> None:
-    """Build the cards of peers that have none, where the run has come to its end."""
-    bare = [name for name in peers if not (run.folder / name / README).exists()]
-    if bare and (run.folder / "results.json").is_file():
-        from .model_card import write_cards
+def with_fresh_cards(
+    run: Run, packed: Mapping[str, Selection], names: Mapping[str, str] | None
+) -> dict[str, Selection]:
+    """The selections with cards that link to the repositories; they are built beside the run, which stays as it is.
 
-        write_cards(run.folder, bare)
+    Args:
+        run ([`~hf_mutual_kd.hub_names.Run`]): without `results.json`, its cards go as they are.
+        packed (`dict[str, Selection]`): what goes, by peer.
+        names (`dict[str, str]`, *optional*): each peer's repository, where its namespace is known.
+    """
+    if not (run.folder / "results.json").is_file():
+        return dict(packed)
+    from .model_card import write_cards
+
+    with tempfile.TemporaryDirectory() as scratch:
+        beside = Path(scratch) / run.folder.resolve().name
+        beside.mkdir()
+        for entry in run.folder.resolve().iterdir():
+            if entry.name not in packed:
+                (beside / entry.name).symlink_to(entry)
+                continue
+            (beside / entry.name).mkdir()
+            for part in entry.iterdir():
+                if part.name == README:
+                    shutil.copyfile(part, beside / entry.name / README)
+                elif part.name != "figures":
+                    (beside / entry.name / part.name).symlink_to(part)
+        write_cards(beside, list(packed), names)
+        fresh = {}
+        for peer, selection in packed.items():
+            folder = beside / peer
+            built = [folder / README, *sorted(folder.glob("figures/*.png"))]
+            files = {file.name: file for file in selection.files}
+            files |= {name: Outgoing(name, path.read_bytes()) for path in built
+                      for name in [path.relative_to(folder).as_posix()]}  # fmt: skip
+            fresh[peer] = Selection(list(files.values()), selection.left_out)
+    return fresh
 
 
 def _planned(peer: str, selection: Selection, repo_id: str, to: Destination) -> PushedPeer:

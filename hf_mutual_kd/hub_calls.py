@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from .errors import HubError
 
@@ -40,6 +40,9 @@ ADVICE = {
     413: "a file is too large for the server",
     429: "the Hub asks to slow down; try again later",
 }
+LONGEST = 300
+"""Characters of a server's words in a message; a refused licence comes with the list of all others."""
+
 _JITTER = random.Random()  # Of its own: the run's random numbers stay as they are.
 
 
@@ -196,11 +199,15 @@ def asked_pause(error: BaseException) -> float:
 def explained(what: str, error: BaseException, attempts: int = 1) -> HubError:
     """One message for a failed call: what was done, what the server said, the way out."""
     tried = f" after {attempts} attempts" if attempts > 1 else ""
+    if isinstance(error, ValueError) and not isinstance(error, HTTPError | json.JSONDecodeError):
+        # A card or a name; the client raises it also where the server's answer was behind it.
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return HubError(f"{what} is refused: {' '.join(said)[:LONGEST]}")
     status = status_of(error)
     if status is not None:
         answer = next(part for part in chain(error) if isinstance(part, HfHubHTTPError))
         said = (answer.server_message or "").strip().splitlines()
-        detail = f"{status}: {said[0]}" if said else str(status)
+        detail = f"{status}: {said[0][:LONGEST]}" if said else str(status)
         advice = ADVICE.get(status, "the Hub has trouble; try again later" if status >= 500 else "")
         return HubError(f"{what} failed{tried} ({detail})" + (f"; {advice}" if advice else ""))
     parts = list(chain(error))
@@ -213,6 +220,4 @@ def explained(what: str, error: BaseException, attempts: int = 1) -> HubError:
     if is_passing(error):
         lost = next(part for part in parts if isinstance(part, HTTPError | ConnectionError | ValueError | OSError))
         return HubError(f"{what} failed{tried}: the connection broke ({type(lost).__name__}); try again")
-    said = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    kind = "is refused" if isinstance(error, HFValidationError | ValueError) else "failed"
-    return HubError(f"{what} {kind}: {' '.join(line.strip() for line in said)[:600]}")
+    return HubError(f"{what} failed: {' '.join(str(error).split())[:LONGEST] or type(error).__name__}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -289,7 +290,7 @@ class PushInBackground:
         try:
             # Beside the run's checkpoints, as links do not reach into other file systems.
             kept = Path(tempfile.mkdtemp(prefix=KEPT, dir=self.run_dir)) / Path(checkpoint).name
-            checkpoints.link_tree(Path(checkpoint), kept)
+            _keep(Path(checkpoint), kept)
         except OSError as error:
             logger.warning("%s is not pushed: %s", Path(checkpoint).name, error)
             return
@@ -336,6 +337,15 @@ class PushInBackground:
         except (*FAILURES, SafetensorError) as error:
             failure = error if isinstance(error, HubError) else explained("the push", error)
             logger.warning("%s is not pushed, training goes on: %s", kept.name, failure)
+
+
+def _keep(checkpoint: Path, kept: Path) -> None:
+    """Copy by hard links, or really where there are none; links stay links, so that what they lead to stays here."""
+    try:
+        shutil.copytree(checkpoint, kept, symlinks=True, copy_function=os.link)
+    except OSError:
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(checkpoint, kept, symlinks=True)
 
 
 def _remove(kept: Path) -> None:

@@ -76,7 +76,7 @@ def select(folder: Path, custom_code: bool = False) -> Selection:
             if reason:
                 chosen.left_out[relative] = reason
             else:
-                chosen.files.append(Outgoing(relative, path if custom_code else _without_auto_map(path)))
+                chosen.files.append(Outgoing(relative, _portable(path, custom_code)))
     present = {file.name for file in chosen.files}
     if "config.json" not in present and not any(name.endswith(".safetensors") for name in present):
         raise HubError(f"{folder} is no model folder: it has neither config.json nor safetensors weights")
@@ -98,16 +98,21 @@ def _obstacle(path: Path, relative: PurePosixPath, root: Path, custom_code: bool
     return None if suffix in SUFFIXES else "not a kind of file that is pushed"
 
 
-def _without_auto_map(path: Path) -> Path | bytes:
+def _portable(path: Path, custom_code: bool) -> Path | bytes:
+    """A file as it should arrive: configurations without what would run code, or keep others from reading them."""
     if path.suffix.lower() != ".json":
         return path
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return path
-    if not isinstance(content, dict) or "auto_map" not in content:
+    if not isinstance(content, dict):
         return path
-    return to_json({key: value for key, value in content.items() if key != "auto_map"})
+    dropped = set() if custom_code or "auto_map" not in content else {"auto_map"}
+    if content.get("model_type") == "timm_wrapper" and content.get("model_args", "") is None:
+        # timm reads these as a mapping and fails on null.
+        dropped.add("model_args")
+    return to_json({key: value for key, value in content.items() if key not in dropped}) if dropped else path
 
 
 def to_json(content: Any) -> bytes:
@@ -130,14 +135,11 @@ def refuse_secrets(files: Iterable[Outgoing], run_dir: Path, token: str | None) 
     home = Path.home()
     if len(home.parts) > 1:
         never["the path of your home folder"] = _as_written(home)
-    if token:
-        never["your token"] = {token.encode()}
-    patterns = {"a Hub token": TOKENS, "the path of somebody's home folder": HOMES}
+    patterns = {"your token": re.compile(re.escape(token.encode()))} if token else {}
     for what, texts in never.items():
         # A path counts where it stands alone, so that `/root` is not found in `https://x/rootless`.
         patterns[what] = re.compile(rb"(?<![\w.-])(?:" + b"|".join(map(re.escape, sorted(texts))) + rb")(?![\w-])")
-    if token:
-        patterns["your token"] = re.compile(re.escape(token.encode()))
+    patterns |= {"a Hub token": TOKENS, "the path of somebody's home folder": HOMES}
     for file in files:
         content = file.read()
         for what, pattern in patterns.items():

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, Undefined
 
 from .card_figures import read_curves, teacher_figure, training_figure
 from .errors import OutputFolderError, PeerError
@@ -44,19 +44,20 @@ TAGS = ("mutual-knowledge-transfer", "knowledge-distillation", "hf_mutual_kd")
 LEFT_TAGS = ("generated_from_trainer", "autotrain_compatible", "endpoints_compatible", "safetensors", "model-index")
 
 # https://huggingface.co/docs/hub/repositories-licenses
-LICENCES = frozenset(
-    """apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0
-    bigcode-openrail-m afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0
-    cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
-    cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0
-    cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl
-    gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr
-    mpl-2.0 odc-by odbl openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr
-    deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4
-    grok2-community gemma unknown other""".split()
-)
+_LICENCES = """
+apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
+afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
+cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
+cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
+cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl
+lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl openmdw-1.0
+openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license
+fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 grok2-community gemma unknown other
+"""
+LICENCES = frozenset(_LICENCES.split())
 NON_COMMERCIAL = re.compile(
-    r"(?:^|[-_ ])nc(?:[-_ ]|$)|non-?commercial|research-only|^(?:h-research|intel-research|apple-amlr|deepfloyd-if-license)$",
+    r"(?:^|[-_ ])nc(?:[-_ ]|$)|non-?commercial|research-only"
+    r"|^(?:h-research|intel-research|apple-amlr|deepfloyd-if-license)$",
     re.IGNORECASE,
 )
 """Licences, by their Hub id or name, under which commercial use is not allowed."""
@@ -114,18 +115,23 @@ class Markdown(str):
     """Text that is Markdown already; all other text is escaped where the template shows it."""
 
 
-def plain(text: Any, limit: int = 80) -> str:
-    """One line without control characters, cut at `limit` characters."""
+def visible(text: Any) -> str:
+    """Text without characters that control, reorder or hide; each line break and tab is a blank."""
     kept = []
     for character in str(text):
         kind = unicodedata.category(character)
-        if kind in ("Cc", "Zl", "Zp"):
-            kept.append(" ")
-        elif kind == "Cs":
+        if kind == "Cs":
             kept.append("\ufffd")
-        elif kind != "Cf" or character == "\u200d":  # joins emoji; other format characters can reorder or hide text
+        elif character == "\u200d" or kind not in ("Cc", "Cf", "Zl", "Zp"):  # U+200D joins emoji
             kept.append(character)
-    line = " ".join("".join(kept).split())
+        elif character.isspace():
+            kept.append(" ")
+    return "".join(kept)
+
+
+def plain(text: Any, limit: int = 80) -> str:
+    """One line of visible text, cut at `limit` characters."""
+    line = " ".join(visible(text).split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
@@ -141,11 +147,16 @@ def escape(value: Any, limit: int = 80) -> Markdown:
     """
     if isinstance(value, Markdown):
         return value
-    if value is None:
-        raise TypeError("a fact that is not known must leave its place in the card out")
+    if value is None or isinstance(value, Undefined):
+        raise TypeError("the template shows a fact that is not known; it must leave its place out")
     text = re.sub(r"[!\"#$&*<>?@\[\\\]^`{|}~]", _entity, plain(value, limit))
     # Only where Markdown would see emphasis, a link or an end of a tag; names stay readable in the source.
     return Markdown(re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.|(?<=&#60;)/", _entity, text))
+
+
+def sentence(value: Any) -> Markdown:
+    """[`escape`] for text that may be long."""
+    return escape(value, 500)
 
 
 def _entity(match: re.Match[str]) -> str:
@@ -158,17 +169,11 @@ def code(value: Any) -> Markdown:
 
 
 def fence(text: str, language: str) -> Markdown:
-    """Text as a code block that nothing in it can close."""
-    lines = [plain_line(line) for line in str(text).splitlines()]
-    longest = max((len(run) for run in re.findall("`+", "\n".join(lines))), default=0)
-    ticks = "`" * max(3, longest + 1)
-    return Markdown("\n".join([f"{ticks}{language}", *lines, ticks]))
-
-
-def plain_line(line: str) -> str:
-    """A line of code: indentation stays, control characters and our own markers do not."""
-    indent = line[: len(line) - len(line.lstrip(" "))]
-    return (indent + plain(line, 4000)).replace("<!-- hf_mutual_kd", "<! -- hf_mutual_kd")
+    """Text as a code block that nothing in it can close, and in which our markers are none."""
+    lines = [visible(line)[:4000].rstrip() for line in str(text).splitlines()]
+    shown = "\n".join(lines).replace("<!-- hf_mutual_kd", "<! -- hf_mutual_kd")
+    ticks = "`" * max([2, *map(len, re.findall("`+", shown))]) + "`"
+    return Markdown(f"{ticks}{language}\n{shown}\n{ticks}")
 
 
 def link(text: Any, url: str | None) -> Markdown:
@@ -202,8 +207,24 @@ def last_part(path: str) -> str:
     return "HOME" if HOME.fullmatch(path) else re.split(r"[/\\]", path)[-1] or "."
 
 
+def scrub_word(word: str) -> str:
+    """[`scrub`] of one word or value, in which a path may have blanks: `NAME=/home/ann b/c` to `NAME=c`."""
+    names = re.match(r"(?:[^=/\\~]*=)*", word)
+    rest = word[names.end() :] if names else word
+    return scrub(word[: len(word) - len(rest)] + last_part(rest) if ABSOLUTE.match(rest) else word)
+
+
+def scrub_value(value: Any) -> Any:
+    """[`scrub_word`] of every text in a value of JSON."""
+    if isinstance(value, dict):
+        return {key: scrub_value(item) for key, item in value.items() if not is_secret(str(key))}
+    if isinstance(value, list):
+        return [scrub_value(item) for item in value]
+    return scrub_word(value) if isinstance(value, str) else value
+
+
 def scrub_command(command: str) -> str:
-    """[`scrub`] word by word, also for quoted paths with blanks; values of secret options are hidden."""
+    """[`scrub_word`] of every word of a command line; values of secret options are hidden."""
     try:
         words = shlex.split(command)
     except ValueError:
@@ -211,14 +232,10 @@ def scrub_command(command: str) -> str:
     shown: list[str] = []
     hide = False
     for word in words:
-        name, equals, value = word.partition("=")
+        name, equals, _ = word.partition("=")
         secret = is_secret(name.lstrip("-").replace("-", "_").lower())
-        if hide or (secret and equals):
-            word = "(hidden)" if hide else f"{name}=(hidden)"
-        elif ABSOLUTE.match(value if equals else word):
-            word = f"{name}={last_part(value)}" if equals else last_part(word)
+        shown.append("(hidden)" if hide else f"{name}=(hidden)" if secret and equals else scrub_word(word))
         hide = secret and not equals
-        shown.append(scrub(word))
     return shlex.join(shown)
 
 
@@ -426,6 +443,10 @@ class Run:
         """A fact of either record."""
         return self.results.get(key) or self.record.get(key)
 
+    def kept_step(self, name: str) -> int | None:
+        """The step whose weights the validation split chose, in the first seed."""
+        return (_read_json(self.folder / "summary.json").get("best_steps") or {}).get(name)
+
     def arm_folders(self) -> dict[str, list[Path]]:
         """The folders of both arms, the first seed's first."""
         seeds = self.get("seeds") or [None]
@@ -445,7 +466,9 @@ def read_run(folder: Path, repositories: Mapping[str, str] | None = None) -> Run
     words = TASKS.get(str(record.get("task")))
     if words is None:
         raise OutputFolderError(f"{folder}: no card is known for task {record.get('task')!r}, only {', '.join(TASKS)}")
-    run = Run(folder, record, _read_json(folder / "results.json"), words, repositories or record.get("repositories") or {})
+    run = Run(
+        folder, record, _read_json(folder / "results.json"), words, repositories or record.get("repositories") or {}
+    )
     run.results = run.results or _join_arms(run)
     return run
 
@@ -474,14 +497,22 @@ def _join_arms(run: Run) -> dict[str, Any]:
 
 def count_teachers(run: Run) -> dict[str, int]:
     """Decisions over all seeds that went to each peer, to `"<mean>"` and to `"nobody"`; empty without role tables."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     counts = dict.fromkeys([*run.peers, "<mean>", "nobody"], 0)
     for folder in run.arm_folders()["mutual"]:
         if not (folder / "roles.parquet").is_file():
             continue
-        table = pq.read_table(folder / "roles.parquet", partitioning=None)
-        taught = {who: sum(table[f"taught/{who}"].to_pylist()) for who in counts if f"taught/{who}" in table.column_names}
+        try:
+            table = pq.read_table(folder / "roles.parquet", partitioning=None)
+        except (OSError, pa.ArrowException) as error:
+            raise OutputFolderError(
+                f"{folder / 'roles.parquet'} is damaged: {error}; run again, or restore it"
+            ) from None
+        taught = {
+            who: sum(table[f"taught/{who}"].to_pylist()) for who in counts if f"taught/{who}" in table.column_names
+        }
         for who, number in taught.items():
             counts[who] += number
         counts["nobody"] += sum(table["decisions"].to_pylist()) - sum(taught.values())
@@ -528,6 +559,7 @@ class CardData:
     hyperparameters: dict[str, dict[str, str]]
     hardware: Mapping[str, Any]
     seconds: Mapping[str, list[float]]
+    kept_step: int | None
     co2_kg: float | None
     command: str
     versions: Mapping[str, str]
@@ -559,7 +591,12 @@ def build_card(run: Run, name: str, counts: Mapping[str, int], figures: Mapping[
         control_only=run.is_control,
         frozen=name in (run.recipe.get("frozen_peers") or []),
         rows=result_rows(run, result),
-        measured={"seeds": seeds, "steps": run.results.get("steps"), "samples": test_rows(run)},
+        measured={
+            "seeds": seeds,
+            "steps": run.results.get("steps"),
+            "samples": test_rows(run),
+            "kept": kept_value(run, result),
+        },
         verdict=verdict(delta, len(seeds)) if delta else None,
         delta=delta,
         fell_below_start=start is not None and after is not None and after < start,
@@ -572,6 +609,7 @@ def build_card(run: Run, name: str, counts: Mapping[str, int], figures: Mapping[
         hyperparameters=hyperparameters(run),
         hardware=run.get("hardware") or {},
         seconds={arm: values for arm, values in (run.results.get("seconds") or {}).items() if values},
+        kept_step=run.kept_step(name),
         co2_kg=run.get("co2_kg"),
         command=scrub_command(str(run.get("command") or "")),
         versions=run.get("versions") or {},
@@ -604,7 +642,7 @@ def dataset_link(facts: Mapping[str, Any]) -> Markdown | None:
         return None
     found = hub_id(facts["name"], facts.get("revision"))
     url = f"{HUB}/datasets/{found}/tree/{facts['revision']}" if found else None
-    return link(last_part(str(facts["name"])) if not found else found, url)
+    return link(found or last_part(str(facts["name"])), url)
 
 
 def test_rows(run: Run) -> int | None:
@@ -617,15 +655,16 @@ def result_rows(run: Run, result: Mapping[str, Any]) -> list[dict[str, str]]:
     """The table of before, control and after, in the units that the task shows."""
     rows = []
     for key, title in run.words.shown.items():
-        values = {arm: result.get(arm, {}).get(key) for arm in ("start", "control", "mutual")}
-        if not isinstance(values["mutual"], int | float) or (key.startswith("top5") and len(run.labels) <= 5):
+        values = {arm: result[arm].get(key) for arm in ("start", "control", "mutual") if arm in result}
+        known = values and all(isinstance(value, int | float) and math.isfinite(value) for value in values.values())
+        if not known or (key.startswith("top5") and len(run.labels) <= 5):
             continue
         share, decides = title.endswith("%"), key == run.words.metric
         row = {"metric": title}
         for arm, value in values.items():
             seeds = (result.get("per_seed") or {}).get(arm, []) if decides else []
-            row |= {arm: number(value, share) + spread(seeds, share)} if value is not None else {}
-        if values["control"] is not None:
+            row[arm] = number(value, share) + spread(seeds, share)
+        if "control" in values:
             gains = result.get("delta") if decides else None
             sd = gains["sd"] if gains else None
             row["difference"] = number(values["mutual"] - values["control"], share, sign=True) + (
@@ -633,6 +672,12 @@ def result_rows(run: Run, result: Mapping[str, Any]) -> list[dict[str, str]]:
             )
         rows.append(row)
     return rows
+
+
+def kept_value(run: Run, result: Mapping[str, Any]) -> float | None:
+    """The deciding metric of the weights in the peer's folder, which are those of the first seed."""
+    seeds = (result.get("per_seed") or {}).get("mutual")
+    return seeds[0] if seeds else result.get("mutual", {}).get(run.words.metric)
 
 
 def number(value: float, share: bool, sign: bool = False) -> str:
@@ -659,10 +704,10 @@ def class_rows(run: Run, result: Mapping[str, Any], most: int = 5) -> dict[str, 
     if not (after and base):
         return {}
     changes = []
-    for index, (label, end, plain_end) in enumerate(zip(run.labels, after, base, strict=False)):
-        if end is not None and plain_end is not None and abs(end - plain_end) >= 0.00005:
-            values = {arm: column[index] for arm, column in by_class.items() if column[index] is not None}
-            changes.append({"label": label, "change": end - plain_end, **values})
+    for index, label in enumerate(run.labels[: len(after)]):
+        values = {arm: column[index] for arm, column in by_class.items()}
+        if None not in values.values() and abs(after[index] - base[index]) >= 0.00005:
+            changes.append({"label": label, "change": after[index] - base[index], **values})
     better = sorted((row for row in changes if row["change"] > 0), key=lambda row: -row["change"])
     worse = sorted((row for row in changes if row["change"] < 0), key=lambda row: row["change"])
     return {title: rows[:most] for title, rows in (("better", better), ("worse", worse)) if rows}
@@ -736,9 +781,9 @@ def hyperparameters(run: Run) -> dict[str, dict[str, str]]:
     recorded = run.record.get("hyperparameters") or {"changed": run.recipe}
     return {
         part: {
-            option: scrub(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-            for option, value in values.items()
-            if value is not None and not is_secret(option) and not MACHINE_OPTIONS.fullmatch(option)
+            option: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for option, value in scrub_value(values).items()
+            if value is not None and not MACHINE_OPTIONS.fullmatch(option)
         }
         for part, values in recorded.items()
         if values
@@ -771,8 +816,21 @@ def metadata(run: Run, name: str) -> dict[str, Any]:
         **licence_metadata(base_facts, base, peer.get("revision")),
     )
     if co2 := run.get("co2_kg"):
-        card["co2_eq_emissions"] = {"emissions": round(1000 * co2, 3), "source": "codecarbon", "training_type": "fine-tuning"}
-    return {key: value for key, value in card.to_dict().items() if key != "model_name"}
+        card["co2_eq_emissions"] = {
+            "emissions": round(1000 * co2, 3),
+            "source": "codecarbon",
+            "training_type": "fine-tuning",
+        }
+    return _one_line({key: value for key, value in card.to_dict().items() if key != "model_name"})
+
+
+def _one_line(value: Any) -> Any:
+    """Metadata whose texts are visible and on one line each."""
+    if isinstance(value, dict):
+        return {key: _one_line(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [item for item in map(_one_line, value) if item != ""]
+    return plain(value, 200) if isinstance(value, str) else value
 
 
 def licence_metadata(base_facts: Mapping[str, Any], base: str | None, revision: str | None) -> dict[str, Any]:
@@ -793,9 +851,9 @@ def licence_metadata(base_facts: Mapping[str, Any], base: str | None, revision: 
 
 
 def eval_results(run: Run, name: str, dataset: str | None) -> list[EvalResult] | None:
-    """What was measured on the test split, as shares of 1, for `model-index`."""
+    """What these weights reached on the test split, as a share of 1, for `model-index`."""
     facts = run.get("dataset") or {}
-    after = ((run.results.get("peers") or {}).get(name) or {}).get("mutual", {}).get(run.words.metric)
+    after = kept_value(run, (run.results.get("peers") or {}).get(name) or {})
     if after is None or not math.isfinite(after) or not facts.get("name"):
         return None
     shown = dataset or plain(last_part(str(facts["name"])), 120)
@@ -885,10 +943,8 @@ def merge_readme(existing: str, new: str) -> str:
 
 def render(card: CardData, data: Mapping[str, Any]) -> str:
     """The whole README."""
-    environment = Environment(
-        finalize=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {"code": code, "fence": fence, "scrub": scrub, "duration": duration}
+    environment = Environment(finalize=escape, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment.filters |= {"code": code, "fence": fence, "sentence": sentence, "duration": duration}
     environment.globals = {"number": number, "METHOD": METHOD, "BEGIN": Markdown(BEGIN), "END": Markdown(END)}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return TOKEN.sub("(hidden)", dump_front_matter(data) + template.render(card=card))
@@ -909,8 +965,7 @@ def draw_figures(run: Run, name: str, counts: Mapping[str, int]) -> dict[str, by
     if shares := [(row["who"], row["share"]) for row in teacher_rows(run, name, counts)]:
         drawn["teachers"] = teacher_figure(shares, name)
     if curves := read_curves(run.arm_folders(), name, run.words.metric):
-        chosen = (_read_json(run.folder / "summary.json").get("best_steps") or {}).get(name)
-        drawn["training"] = training_figure(curves, run.words.shown[run.words.metric], chosen)
+        drawn["training"] = training_figure(curves, run.words.shown[run.words.metric], run.kept_step(name))
     return drawn
 
 

@@ -1,5 +1,8 @@
-"""What a user can set: the options of knowledge transfer and those of a recipe. Imports neither torch nor transformers,
-so that `--help` is quick; [`MutualKDConfig`] adds everything of `transformers.TrainingArguments`."""
+"""What a user can set: the options of knowledge transfer and those of a recipe.
+
+Imports neither torch nor transformers, so that `--help` is quick; [`~hf_mutual_kd.config.MutualKDConfig`] adds
+everything of `transformers.TrainingArguments`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {"teacher_rule": "best", "teacher_source": "live", "detach": "teacher", "retain": True},
     "reference": {"teacher_rule": "best", "teacher_source": "live", "detach": "none", "retain": False},
 }
-"""What an option is when it is left unset. `reference` is the form of the authors' code; it harms the stronger peer."""
+"""What an option is when it is left unset. `reference`, the form of the authors' code, harms the stronger peer."""
 
 WITHOUT_LABELS: dict[str, Any] = {"teacher_rule": "mean", "teacher_source": "frozen", "retain": False}
 """What takes the preset's place where there are no labels to rank the peers by."""
@@ -102,27 +105,29 @@ class TransferOptions:
             if getattr(self, name) is None:
                 setattr(self, name, value)
         check_choices(self)
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(f"temperature must be greater than 0, got {self.temperature}")
-        if not (math.isfinite(self.transfer_weight) and self.transfer_weight >= 0):
-            raise ConfigError(f"transfer_weight must be 0 or more, got {self.transfer_weight}")
+        self._check_numbers()
         if not self.labels and self.teacher_rule == "best" and self.role_score != "confidence":
             raise ConfigError(
                 f"teacher_rule 'best' by role_score {self.role_score!r} needs labels; without them use teacher_rule "
                 "'mean', or role_score 'confidence' (which collapsed in our experiments)"
             )
-        if self.transfer_warmup_steps < 0:
-            raise ConfigError(f"transfer_warmup_steps must be 0 or more, got {self.transfer_warmup_steps}")
-        if not 0 < self.crop_min_area <= 1:
-            raise ConfigError(f"crop_min_area must be above 0 and at most 1, got {self.crop_min_area}")
-        if self.color_jitter < 0:
-            raise ConfigError(f"color_jitter must be 0 or more, got {self.color_jitter}")
-        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
-            raise ConfigError(f"early_stopping_patience must be 1 or more, got {self.early_stopping_patience}")
+
+    def _check_numbers(self) -> None:
+        patience = self.early_stopping_patience
+        rules = [
+            ("temperature", self.temperature, "greater than 0", self.temperature > 0),
+            ("transfer_weight", self.transfer_weight, "0 or more", self.transfer_weight >= 0),
+            ("transfer_warmup_steps", self.transfer_warmup_steps, "0 or more", self.transfer_warmup_steps >= 0),
+            ("crop_min_area", self.crop_min_area, "above 0 and at most 1", 0 < self.crop_min_area <= 1),
+            ("color_jitter", self.color_jitter, "0 or more", self.color_jitter >= 0),
+            ("early_stopping_patience", patience, "1 or more", patience is None or patience >= 1),
+        ]
         for kind in ("peer_learning_rates", "peer_weight_decays"):
-            for peer, value in getattr(self, kind).items():
-                if not (math.isfinite(value) and value >= 0):
-                    raise ConfigError(f"{kind} must be 0 or more, got {peer}={value}")
+            given = getattr(self, kind)
+            rules += [(f"{kind}.{peer}", value, "0 or more", value >= 0) for peer, value in given.items()]
+        for name, value, rule, holds in rules:
+            if not holds or (value is not None and not math.isfinite(value)):
+                raise ConfigError(f"{name} must be {rule}, got {value}")
 
 
 @dataclass

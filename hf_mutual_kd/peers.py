@@ -58,7 +58,9 @@ class PeerSpec:
     def __post_init__(self):
         for option, allowed in (("dtype", DTYPES), ("batch_norm", get_args(BatchNorm))):
             if getattr(self, option) not in allowed:
-                raise PeerError(f"{option} of a peer must be one of {', '.join(allowed)}, got {getattr(self, option)!r}")
+                raise PeerError(
+                    f"{option} of a peer must be one of {', '.join(allowed)}, got {getattr(self, option)!r}"
+                )
 
     @classmethod
     def parse(cls, text: str) -> PeerSpec:
@@ -73,7 +75,7 @@ class PeerSpec:
 
 @dataclass(frozen=True)
 class LoadedPeer:
-    """A model with its processor and what was said of it; `spec.revision` is a commit sha when it came from the Hub."""
+    """A model, its processor and what was said of it; `spec.revision` is a commit when it came from the Hub."""
 
     model: nn.Module
     processor: Any
@@ -109,7 +111,9 @@ def check_peer_names(names: Iterable[str]) -> None:
     all_folded = [name.casefold() for name in names]
     twice = next((name for name in names if all_folded.count(name.casefold()) > 1), None)
     if twice is not None:
-        raise PeerError(f"two peers are called {twice!r} (upper and lower case count as equal); give each its own name")
+        raise PeerError(
+            f"two peers are called {twice!r} (upper and lower case count as equal); give each its own name"
+        )
 
 
 def load_peer(
@@ -148,7 +152,9 @@ def load_peer(
 def check_task(name: str, config: Any, task: Task) -> None:
     """Refuse a checkpoint whose architecture was made for another task."""
     known = {model.__name__ for model in task.auto_model._model_mapping.values() if not isinstance(model, tuple)}
-    known |= {m.__name__ for group in task.auto_model._model_mapping.values() if isinstance(group, tuple) for m in group}
+    known |= {
+        m.__name__ for group in task.auto_model._model_mapping.values() if isinstance(group, tuple) for m in group
+    }
     architectures = getattr(config, "architectures", None) or []
     own_code = bool(getattr(config, "auto_map", None)) or config.model_type == "timm_wrapper"
     if architectures and not own_code and not known.intersection(architectures):
@@ -178,9 +184,7 @@ def load_processor(name: str, spec: PeerSpec, code: dict) -> Any:
         return spec.processor
     source = spec.processor or spec.source
     try:
-        return AutoImageProcessor.from_pretrained(
-            source, revision=None if spec.processor else spec.revision, **code
-        )
+        return AutoImageProcessor.from_pretrained(source, revision=None if spec.processor else spec.revision, **code)
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise
@@ -225,7 +229,11 @@ class peer_errors:
             return f"{source} brings its own code; read it, then allow it with --trust_remote_code true"
         if "timm" in text and any(isinstance(cause, ImportError) for cause in causes):
             return f"{source} is a timm model; `pip install timm`"
-        if "safetensors" in text and ".bin" in text or "does not appear to have a file named model.safetensors" in text:
+        if (
+            "safetensors" in text
+            and ".bin" in text
+            or "does not appear to have a file named model.safetensors" in text
+        ):
             return f"{source}{at} brings only pickled weights, which are never read; convert it to safetensors first"
         return f"cannot load {source}{at}: {causes[0]}"
 
@@ -258,7 +266,7 @@ def without_bars() -> Iterator[None]:
 def save_peer(model: nn.Module, processor: Any, folder: Path, state_dict: dict[str, torch.Tensor] | None) -> None:
     """Write a peer so that the stock Auto classes load it; a plain module leaves its weights as safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    if hasattr(model, "save_pretrained"):
+    if isinstance(model, PreTrainedModel):
         with without_bars():
             model.save_pretrained(folder, state_dict=state_dict)
     else:
@@ -281,5 +289,7 @@ def load_weights(name: str, model: nn.Module, folder: Path) -> None:
             folder, dtype=model.dtype, output_loading_info=True, use_safetensors=True, local_files_only=True
         )
     if report["missing_keys"] or report.get("mismatched_keys"):
-        raise PeerError(f"peer {name!r}: {folder} lacks {sorted(report['missing_keys'])[:3]}; the checkpoint is damaged")
+        raise PeerError(
+            f"peer {name!r}: {folder} lacks {sorted(report['missing_keys'])[:3]}; the checkpoint is damaged"
+        )
     model.load_state_dict(saved.state_dict())

@@ -31,10 +31,14 @@ def describe_start(results: Results, objective: Objective) -> str:
 
 
 def expectation(results: Results, objective: Objective) -> str:
-    """One sentence: what ensemble minus best peer says of the gain to expect (SCIENCE 2f)."""
+    """One sentence: what ensemble minus best peer says of the gain to expect."""
     peers = {name: values["accuracy"] for name, values in results.items() if name != "cohort"}
     if len(peers) == 1:
-        kind = "fine-tuning held to its own start (--retain false: plain)" if objective.needs_starts else "plain fine-tuning"
+        kind = (
+            "fine-tuning held to its own start (--retain false: plain)"
+            if objective.needs_starts
+            else "plain fine-tuning"
+        )
         return f"One peer has nobody to learn from: this is {kind}."
     if objective.weight == 0:
         return "Control: the transfer weight is 0, every peer learns from labels alone."
@@ -45,4 +49,6 @@ def expectation(results: Results, objective: Objective) -> str:
             f"The ensemble is not above the best peer ({percent(margin, sign=True)} points to {best}): "
             f"expect nothing from transfer; one-way from {best} instead (--frozen_peers {best})?"
         )
-    return f"The ensemble is {percent(margin, sign=True)} points above the best peer ({best}): they complement each other."
+    return (
+        f"The ensemble is {percent(margin, sign=True)} points above the best peer ({best}): the peers complement it."
+    )

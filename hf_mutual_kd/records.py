@@ -32,14 +32,17 @@ class TrainingRecord:
     def add(self, output: CohortOutput, labels: Tensor, sample_ids: Tensor) -> None:
         """Take in one batch of a step."""
         with torch.no_grad():
-            logits = list(output.logits.values())
+            logits = list((output.logits or {}).values())
+            supervised = torch.as_tensor(output.supervised)
             right = self.task.quality(logits, labels)
             broken = torch.stack([~peer.isfinite().all() for peer in logits])
-            nothing = torch.zeros_like(output.supervised)
+            nothing = torch.zeros_like(supervised)
             taught = nothing if output.teacher is None else self._taught(output.teacher)
             transfer = nothing if output.transfer is None else output.transfer
-            counts = torch.stack([self.task.labelled(labels).sum(), torch.tensor(labels.numel(), device=labels.device)])
-            rows = torch.cat([output.supervised, transfer, right, taught, broken, counts]).double()
+            counts = torch.stack(
+                [self.task.labelled(labels).sum(), torch.tensor(labels.numel(), device=labels.device)]
+            )
+            rows = torch.cat([supervised, transfer, right, taught, broken, counts]).double()
         self._sums = rows if self._sums is None else self._sums + rows
         if output.teacher is not None:
             self._decisions.append((sample_ids, output.teacher, labels))
@@ -82,6 +85,4 @@ def share_taught(table: RoleTable) -> dict[str, float]:
     """Each peer's share of all decisions in which somebody could have taught; the mean's decisions count 1/N each."""
     counts = table.counts()
     total = max(sum(counts.values()), 1)
-    return {
-        name: (counts[name] + counts["mean"] / len(table.peer_names)) / total for name in table.peer_names
-    }
+    return {name: (counts[name] + counts["mean"] / len(table.peer_names)) / total for name in table.peer_names}

@@ -1,4 +1,4 @@
-"""Who teaches: a rule, a source and retention, joined in one [`Objective`] that a cohort evaluates inside its forward."""
+"""Who teaches: a rule, a source and retention, joined in one [`Objective`] for the cohort's forward."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ class BestRule(TeacherRule):
 
     name = "best"
     description = "On every sample the peer that is most certain of the truth teaches all others."
-    citation = "Jain, Karthik, Gandhi: Simplifying Knowledge Transfer in Pretrained Models, TMLR 2025, arXiv 2510.22208"
+    citation = (
+        "Jain, Karthik, Gandhi: Simplifying Knowledge Transfer in Pretrained Models, TMLR 2025, arXiv 2510.22208"
+    )
     needs_scores = True
 
     def teachers(self, scores: Tensor, scored: Tensor) -> Tensor:
@@ -90,7 +92,9 @@ SOURCES: dict[str, type[TeacherSource]] = {source.name: source for source in (Li
 
 @dataclass(frozen=True)
 class Objective:
-    """What the peers are trained for (METHOD section 2): supervised loss plus weighted transfer and retention.
+    """What the peers are trained for: supervised loss plus weighted transfer and retention.
+
+    With N = 2, `BestRule` and `LiveSource` this is arXiv 2510.22208's loss; one formula serves any N.
 
     Args:
         rule ([`TeacherRule`]): who teaches.
@@ -163,7 +167,8 @@ class Objective:
             live (N tensors of shape `[B, C, ...]`): this step's logits.
             starts (N tensors of shape `[B, C, ...]`, *optional*): logits of the frozen starts, where needed.
             teacher (`torch.LongTensor` of shape `[B, ...]`): who teaches each unit.
-            labelled (`torch.BoolTensor` of shape `[B, ...]`): units that scores could rank; on others [`MEAN`] is the frozen mean.
+            labelled (`torch.BoolTensor` of shape `[B, ...]`): units that scores could rank; the frozen mean
+                teaches the others.
 
         Returns:
             `torch.Tensor` of shape `[N, B, ...]` in nats: T² · KL(teacher ‖ student), 0 where a peer learns nothing.

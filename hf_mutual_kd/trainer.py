@@ -12,9 +12,9 @@ import datasets
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from . import checkpoints
@@ -24,14 +24,14 @@ from .collator import RoleTaggingCollator, identified
 from .config import MutualKDConfig
 from .errors import ConfigError, DataError
 from .peer_bests import PeerBests
-from .peers import load_weights
 from .pre_flight import describe_start
 from .progress import CohortProgress
 from .records import TrainingRecord
 from .role_table import RoleTable
+from .saving import CohortSaving
 from .start_cache import StartCache
 from .tasks.base import Evaluator
-from .teachers import Objective
+from .teachers import RULES, SOURCES, Objective
 from .transforms import SharedView
 
 logger = logging.get_logger(__name__)
@@ -46,7 +46,7 @@ class LogWithSaves(TrainerCallback):
     on_epoch_end = on_step_end
 
 
-class MutualKDTrainer(Trainer):
+class MutualKDTrainer(CohortSaving):
     """Trains a [`Cohort`] so that its peers teach each other.
 
     Args:
@@ -108,7 +108,6 @@ class MutualKDTrainer(Trainer):
         self.start_metrics: dict[str, dict[str, dict[str, float]]] = {}
         self.evaluators: dict[str, Evaluator] = {}
         self.results: dict[str, dict[str, dict[str, float]]] = {}
-        self._saving_into: str | None = None
         super().__init__(
             model=model,
             args=args,
@@ -127,9 +126,9 @@ class MutualKDTrainer(Trainer):
             self.add_callback(CohortProgress(self.peer_names, self.task.metric))
 
     @property
-    def cohort(self) -> Cohort:
-        """The peers, without the wrappers of a distributed run."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+    def objective(self) -> Objective:
+        """What the peers are trained for."""
+        return self.cohort.objective or control_objective()
 
     # Data
 
@@ -169,9 +168,9 @@ class MutualKDTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _transfer_weight(self) -> Tensor:
-        objective, warmup = self.cohort.objective, self.args.transfer_warmup_steps
+        warmup = self.args.transfer_warmup_steps
         risen = min(1.0, (self.state.global_step + 1) / warmup) if warmup else 1.0
-        return torch.tensor(objective.weight * risen, device=self.args.device)
+        return torch.tensor(self.objective.weight * risen, device=self.args.device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """One optimizer with two parameter groups per peer: with and without weight decay."""
@@ -180,7 +179,9 @@ class MutualKDTrainer(Trainer):
         cohort = self.accelerator.unwrap_model(model) if model is not None else self.cohort
         cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, cohort)
         if not isinstance(cls, type) or {"params", "model", "optimizer_dict"} & set(kwargs):
-            raise ConfigError(f"optim={self.args.optim!r} builds its own parameter groups, which peers need themselves")
+            raise ConfigError(
+                f"optim={self.args.optim!r} builds its own parameter groups, which peers need themselves"
+            )
         self.optimizer = cls([group for name in self.peer_names for group in self._groups(cohort, name)], **kwargs)
         return self.optimizer
 
@@ -213,21 +214,22 @@ class MutualKDTrainer(Trainer):
 
     # Training
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None) -> TrainOutput:
         """As `transformers.Trainer.train`; first measures the peers as they start, or checks what it resumes from."""
         if self.train_dataset is None:
             raise DataError("there is nothing to train on; give train_dataset")
-        if resume_from_checkpoint:
-            self._check_resume(resume_from_checkpoint)
+        checkpoint = self._find_checkpoint(resume_from_checkpoint)
         if self.args.should_save:
-            checkpoints.clear_staging(Path(self.args.output_dir))
+            checkpoints.clear_staging(self.folder)
         with torch.random.fork_rng():
             if self.args.pre_flight and self.eval_dataset is not None:
                 self.measure_start()
                 if self.is_world_process_zero():
-                    print(describe_start(self.start_metrics["eval"], self.cohort.objective))
+                    print(describe_start(self.start_metrics["eval"], self.objective))
             self._fill_start_cache()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if checkpoint is not None:
+            self._restore_records(Path(checkpoint))
+        return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def measure_start(self, dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, dict[str, float]]:
         """Measure the peers as they are now, as the start against which later evaluations count flips."""
@@ -242,8 +244,8 @@ class MutualKDTrainer(Trainer):
         return next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
 
     def _fill_start_cache(self) -> None:
-        objective, wanted = self.cohort.objective, self.args.cache_frozen
-        if wanted is False or not objective.needs_starts or self.start_cache is not None:
+        wanted = self.args.cache_frozen
+        if wanted is False or not self.objective.needs_starts or self.start_cache is not None:
             return
         reason = StartCache.obstacle(self.train_dataset, self.view, self.cohort, asked=bool(wanted))
         if reason and wanted:
@@ -254,23 +256,20 @@ class MutualKDTrainer(Trainer):
         self.start_cache = StartCache.fill(self.cohort, loader, len(self.train_dataset), self.accelerator)
         self.cohort.drop_starts()
 
-    def _finalize_training(self, trial, num_train_samples, start_time):
-        folder = Path(self.args.output_dir)
+    def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
         if not self.bests.found:
-            self._save_peers(folder, self.peer_names)
+            self._save_peers(self.peer_names)
         elif self.args.load_best_model_at_end:
-            self.accelerator.wait_for_everyone()
-            for name in self.bests.found:
-                load_weights(name, self.cohort.peers[name], folder / name)
+            self._load_best_peers()
         output = super()._finalize_training(trial, num_train_samples, start_time)
-        self._write_records(folder)
+        self._write_records()
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each peer's averages since the last log to the Trainer's own."""
         if "loss" in logs and "learning_rate" in logs:
             before = next((past["step"] for past in reversed(self.state.log_history) if "learning_rate" in past), 0)
-            steps = self.state.global_step - before
+            steps = self.state.global_step - int(before)
             logs |= self.record.drain(lambda sums: self.accelerator.reduce(sums, reduction="sum"), max(steps, 1))
         super().log(logs, start_time)
 
@@ -289,7 +288,9 @@ class MutualKDTrainer(Trainer):
         self._stream(dataloader, evaluator)
         results = self.results[metric_key_prefix] = evaluator.compute()
         metrics = {
-            f"{metric_key_prefix}_{name}/{key}": value for name, values in results.items() for key, value in values.items()
+            f"{metric_key_prefix}_{name}/{key}": value
+            for name, values in results.items()
+            for key, value in values.items()
         }
         losses = [results[name]["loss"] for name in self.peer_names]
         metrics[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
@@ -300,8 +301,7 @@ class MutualKDTrainer(Trainer):
         return self.task.evaluator(self.peer_names, len(self.cohort.label_names), start)
 
     def _stream(self, dataloader: DataLoader, evaluator: Evaluator) -> None:
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        model = self.model_wrapped if sharded else self.model
+        model: Any = self.model_wrapped if self.is_sharded else self.model
         was_training = model.training
         model.eval()
         for batch in dataloader:
@@ -317,7 +317,7 @@ class MutualKDTrainer(Trainer):
         """Per peer: keep the best weights in `output_dir/NAME`, and rest peers that gain no more."""
         values = {name: metrics[f"{self._eval_prefix(metrics)}_{name}/{self.task.metric}"] for name in self.peer_names}
         improved = self.bests.update(values, self.state.global_step)
-        self._save_peers(Path(self.args.output_dir), improved)
+        self._save_peers(improved)
         self.cohort.resting = set(self.bests.stopped)
         if len(self.bests.stopped) == len(self.peer_names):
             self.control.should_training_stop = True
@@ -326,83 +326,10 @@ class MutualKDTrainer(Trainer):
     def _eval_prefix(self, metrics: dict[str, float]) -> str:
         return "eval" if not isinstance(self.eval_dataset, dict) else f"eval_{next(iter(self.eval_dataset))}"
 
-    # Saving and resuming
 
-    def _get_output_dir(self, trial) -> str:
-        return self._saving_into or super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model, trial) -> None:
-        """As the Trainer does, but beside the checkpoint's place; it is renamed when it is whole."""
-        folder = Path(super()._get_output_dir(trial))
-        name = f"checkpoint-{self.state.global_step}"
-        staging = folder / checkpoints.STAGING
-        self.record.flush()
-        self._saving_into = str(staging)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._saving_into = None
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            made = staging / name
-            self._save_cohort_state(made, folder)
-            checkpoints.sync(made)
-            checkpoints.replace_folder(made, folder / name)
-            checkpoints.remove_if_empty(staging)
-            rotate_checkpoints(output_dir=str(folder), save_total_limit=self.args.save_total_limit, use_mtime=True)
-        self.accelerator.wait_for_everyone()
-
-    def _save_cohort_state(self, made: Path, folder: Path) -> None:
-        self.record.role_table.save(made / "roles.parquet")
-        for peer in self.bests.found:
-            checkpoints.link_tree(folder / peer, made / "best" / peer)
-        checkpoints.write_json(made / checkpoints.COHORT_STATE, self._identity() | {"bests": self.bests.state()})
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "task": self.task.name,
-            "peers": self.peer_names,
-            "labels": self.cohort.label_names,
-            "starting_weights": self.start_fingerprint,
-        }
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Every peer an ordinary model folder; no pickled arguments."""
-        if self.args.should_save:
-            self.cohort.save_pretrained(output_dir or self.args.output_dir, state_dict)
-
-    def _save_peers(self, folder: Path, names: list[str]) -> None:
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        weights = self.accelerator.get_state_dict(self.model_wrapped) if sharded and names else None
-        if self.args.should_save:
-            for name in names:
-                with checkpoints.staged(folder / name) as made:
-                    self.cohort.save_peer(name, made, weights)
-        self.accelerator.wait_for_everyone()
-
-    def _check_resume(self, resume: str | bool) -> None:
-        found = get_last_checkpoint(self.args.output_dir) if resume is True else resume
-        if found is not None:
-            checkpoints.check_state(Path(found), checkpoints.read_state(Path(found)), self._identity())
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        checkpoint, folder = Path(resume_from_checkpoint), Path(self.args.output_dir)
-        for name, peer in self.cohort.peers.items():
-            load_weights(name, peer, checkpoint / name)
-        self.bests.load(checkpoints.read_state(checkpoint)["bests"])
-        self.cohort.resting = set(self.bests.stopped)
-        if self.is_world_process_zero():
-            self.record.role_table = RoleTable.load(checkpoint / "roles.parquet", self.peer_names)
-            for name in self.bests.found:
-                with checkpoints.staged(folder / name) as made:
-                    checkpoints.link_tree(checkpoint / "best" / name, made)
-        self.accelerator.wait_for_everyone()
-
-    def _write_records(self, folder: Path) -> None:
-        self.record.flush()
-        if self.args.should_save:
-            self.record.role_table.save(folder / "roles.parquet")
-            checkpoints.write_history(folder / "history.jsonl", self.state.log_history)
+def control_objective() -> Objective:
+    """Supervised loss alone."""
+    return Objective(RULES["best"](), SOURCES["live"](), retain=False, weight=0.0)
 
 
 def objective_for(args: MutualKDConfig, train_dataset: Any) -> Objective:

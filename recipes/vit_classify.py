@@ -36,7 +36,9 @@ def main(argv: list[str]) -> int:
         )
         from hf_mutual_kd.experiment import Experiment
 
-        Experiment("image-classification", recipe.options, recipe.config, "recipes/vit_classify.py", recipe.given).run()
+        Experiment(
+            "image-classification", recipe.options, recipe.config, "recipes/vit_classify.py", recipe.given
+        ).run()
     except MutualKDError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

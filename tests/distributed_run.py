@@ -1,4 +1,4 @@
-"""Trains a tiny cohort, alone or as one of several processes: `python tests/distributed_run.py OUT BATCH [option=value]`."""
+"""Trains a tiny cohort, alone or as one of several processes: `distributed_run.py OUT BATCH [option=value …]`."""
 
 import json
 import sys
@@ -23,8 +23,10 @@ def main(out: str, batch: str, *options: str) -> None:
     resume = changes.pop("resume", "") == "true"
     settings = {key: int(value) for key, value in changes.items()}
     args = MutualKDConfig(
-        out, max_steps=settings.pop("max_steps", 6), per_device_train_batch_size=int(batch), per_device_eval_batch_size=4,
-        learning_rate=0.1, lr_scheduler_type="constant", optim="sgd", use_cpu=True, report_to="none", disable_tqdm=True, logging_steps=3,
+        out, max_steps=settings.pop("max_steps", 6),
+        per_device_train_batch_size=int(batch), per_device_eval_batch_size=4,
+        learning_rate=0.1, lr_scheduler_type="constant", optim="sgd",
+        use_cpu=True, report_to="none", disable_tqdm=True, logging_steps=3,
         eval_strategy="steps", eval_steps=3, save_strategy="steps", save_steps=3, **settings,
     )  # fmt: skip
     cohort = Cohort(peers, label_names=LABELS)

@@ -46,7 +46,10 @@ def test_updates_and_losses_are_equal(one, two):
         for key, value in left.items():
             assert_close(value, right[key], rtol=1e-5, atol=1e-5)
     shown = ("loss", "vit/supervised", "vit/transfer", "cnx/taught", "cnx/accuracy")
-    logs = [[{key: entry[key] for key in shown} for entry in outcome["history"] if "loss" in entry] for _, outcome in (one, two)]
+    logs = [
+        [{key: entry[key] for key in shown} for entry in outcome["history"] if "loss" in entry]
+        for _, outcome in (one, two)
+    ]
     assert len(logs[0]) == 2
     for left, right in zip(*logs, strict=True):
         assert left == pytest.approx(right, abs=1e-5)
@@ -58,9 +61,7 @@ def test_roles_and_metrics_are_equal(one, two):
     assert left.counts() == right.counts()
     assert len(left) == len(right) == 48
     assert (left.lookup(range(48)) == right.lookup(range(48))).all()
-    numbers = [
-        {key: value for key, value in outcome["metrics"].items() if "/" in key} for _, outcome in (one, two)
-    ]
+    numbers = [{key: value for key, value in outcome["metrics"].items() if "/" in key} for _, outcome in (one, two)]
     assert numbers[0] == pytest.approx(numbers[1], abs=1e-5)
     assert numbers[0]["test_cohort/samples"] == 21
 
@@ -71,7 +72,9 @@ def test_resume_with_two_processes_is_exact(two, tmp_path):
     (tmp_path / "outcome.json").unlink()
     run(2, tmp_path, 4, "resume=true")
     for peer in ("vit", "cnx"):
-        straight, resumed = (load_file(out / "checkpoint-6" / peer / "model.safetensors") for out in (two[0], tmp_path))
+        straight, resumed = (
+            load_file(out / "checkpoint-6" / peer / "model.safetensors") for out in (two[0], tmp_path)
+        )
         assert all((straight[key] == resumed[key]).all() for key in straight)
     assert (two[0] / "roles.parquet").read_bytes() == (tmp_path / "roles.parquet").read_bytes()
 

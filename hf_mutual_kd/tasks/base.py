@@ -59,9 +59,7 @@ class Task(ABC):
         """`[N]`: the sum of each peer's `metric` over the labelled units of a training batch."""
 
     @abstractmethod
-    def evaluation_facts(
-        self, logits: Sequence[Tensor], labels: Tensor, sample_ids: Tensor
-    ) -> dict[str, Tensor]:
+    def evaluation_facts(self, logits: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
         """Small tensors with the batch as first dimension: all that an [`Evaluator`] needs of a batch."""
 
     @abstractmethod

@@ -50,9 +50,7 @@ class ImageClassification(Task):
     def quality(self, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
         return torch.stack([(peer.argmax(1) == labels).sum() for peer in logits])
 
-    def evaluation_facts(
-        self, logits: Sequence[Tensor], labels: Tensor, sample_ids: Tensor
-    ) -> dict[str, Tensor]:
+    def evaluation_facts(self, logits: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
         stacked = torch.stack([peer.float() for peer in logits])
         log_probs = stacked.log_softmax(-1)
         truth = labels.clamp_min(0).expand(len(logits), -1).unsqueeze(-1)

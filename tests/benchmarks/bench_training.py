@@ -1,5 +1,6 @@
-"""Training cost as ratios from one run: cohort step, frozen starts, input pipeline, checkpointing memory, evaluation
-memory, import time. `python tests/benchmarks/bench_training.py [--quick]`; bars beside the figures, never a timed test.
+"""Training cost as ratios from one run: steps, frozen starts, input pipeline, memory, import time.
+
+`python tests/benchmarks/bench_training.py [--quick]` prints the bar beside each figure; none of them is a timed test.
 """
 
 from __future__ import annotations
@@ -80,7 +81,6 @@ def bench_step(repeats: int) -> None:
         return run
 
     def cohort_loss(cohort, **extra):
-        views = {name: {"pixel_values": inputs} for name in cohort.names}
         return lambda: cohort(peer_inputs=views, labels=labels, **extra).loss
 
     cases = {
@@ -104,7 +104,7 @@ def bench_input(repeats: int) -> None:
         {"image": Image.new("RGB", (96, 96), (index, 0, 0)), "label": 0, "sample_id": index} for index in range(BATCH)
     ]
     one = RoleTaggingCollator({"a": processor}, SharedView())
-    four = RoleTaggingCollator({name: processor for name in "abcd"}, SharedView())
+    four = RoleTaggingCollator(dict.fromkeys("abcd", processor), SharedView())
     seconds = alternate({"one": lambda: one(rows), "four": lambda: four(rows)}, repeats)
     report("input of 4 peers with one processor / 1 peer", seconds["four"] / seconds["one"], 1.11)
 
@@ -122,7 +122,8 @@ if which in ("vit", "cnn"):
 else:
     cohort = make_cohort(False)
     cohort.peer_checkpointing = which == "checkpointed"
-    run = lambda: cohort(peer_inputs={{n: {{"pixel_values": inputs}} for n in cohort.names}}, labels=labels).loss.backward()
+    views = {{name: {{"pixel_values": inputs}} for name in cohort.names}}
+    run = lambda: cohort(peer_inputs=views, labels=labels).loss.backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 run()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

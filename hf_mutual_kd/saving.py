@@ -1,0 +1,146 @@
+"""How the trainer saves and resumes: every peer an ordinary model folder, every checkpoint whole or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+
+from . import checkpoints
+from .cohort import Cohort
+from .config import MutualKDConfig
+from .errors import ResumeError
+from .peer_bests import PeerBests
+from .peers import load_weights
+from .records import TrainingRecord
+from .role_table import RoleTable
+from .tasks import Task
+
+ROLES = "roles.parquet"
+
+
+class CohortSaving(Trainer):
+    """The half of [`MutualKDTrainer`] that writes and reads folders."""
+
+    args: MutualKDConfig
+    control: Any
+    data_collator: Any
+    optimizer: Any
+    task: Task
+    peer_names: list[str]
+    bests: PeerBests
+    record: TrainingRecord
+    start_fingerprint: str
+    _saving_into: str | None = None
+
+    @property
+    def cohort(self) -> Cohort:
+        """The peers, without the wrappers of a distributed run."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is written."""
+        return Path(str(self.args.output_dir))
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether single processes hold only parts of the weights."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _get_output_dir(self, trial) -> str:
+        return self._saving_into or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the Trainer does, but beside the checkpoint's place; it is renamed when it is whole."""
+        name = f"checkpoint-{self.state.global_step}"
+        staging = self.folder / checkpoints.STAGING
+        self.record.flush()
+        self._saving_into = str(staging)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving_into = None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            made = staging / name
+            self._save_cohort_state(made)
+            checkpoints.sync(made)
+            checkpoints.replace_folder(made, self.folder / name)
+            checkpoints.remove_if_empty(staging)
+            limit = self.args.save_total_limit
+            rotate_checkpoints(output_dir=str(self.folder), save_total_limit=limit, use_mtime=True)
+        self.accelerator.wait_for_everyone()
+
+    def _save_cohort_state(self, made: Path) -> None:
+        self.record.role_table.save(made / ROLES)
+        for peer in self.bests.found:
+            checkpoints.link_tree(self.folder / peer, made / "best" / peer)
+        checkpoints.write_json(made / checkpoints.COHORT_STATE, self._identity() | {"bests": self.bests.state()})
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "task": self.task.name,
+            "peers": self.peer_names,
+            "labels": self.cohort.label_names,
+            "starting_weights": self.start_fingerprint,
+        }
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Every peer an ordinary model folder; no pickled arguments."""
+        if self.args.should_save:
+            self.cohort.save_pretrained(output_dir or self.folder, state_dict)
+
+    def _save_peers(self, names: Sequence[str]) -> None:
+        """Write these peers, as they are now, to the run's own folder."""
+        weights = self.accelerator.get_state_dict(self.model_wrapped) if self.is_sharded and names else None
+        if self.args.should_save:
+            for name in names:
+                with checkpoints.staged(self.folder / name) as made:
+                    self.cohort.save_peer(name, made, weights)
+        self.accelerator.wait_for_everyone()
+
+    def _load_best_peers(self) -> None:
+        self.accelerator.wait_for_everyone()
+        for name in self.bests.found:
+            load_weights(name, self.cohort.peers[name], self.folder / name)
+
+    def _find_checkpoint(self, resume: str | bool | None) -> str | None:
+        """The checkpoint to go on from, after checking that it belongs to this cohort."""
+        if not resume:
+            return None
+        found = get_last_checkpoint(str(self.folder)) if resume is True else resume
+        if found is None:
+            raise ResumeError(
+                f"there is no checkpoint in {self.folder}; leave resume_from_checkpoint out to start anew"
+            )
+        checkpoints.check_state(Path(found), checkpoints.read_state(Path(found)), self._identity())
+        return found
+
+    def _restore_records(self, checkpoint: Path) -> None:
+        """Bring back who taught whom, and each peer's best so far."""
+        self.bests.load(checkpoints.read_state(checkpoint)["bests"])
+        self.cohort.resting = set(self.bests.stopped)
+        if self.is_world_process_zero():
+            self.record.role_table = RoleTable.load(checkpoint / ROLES, self.peer_names)
+            for name in self.bests.found:
+                with checkpoints.staged(self.folder / name) as made:
+                    checkpoints.link_tree(checkpoint / "best" / name, made)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        for name, peer in self.cohort.peers.items():
+            load_weights(name, peer, Path(resume_from_checkpoint) / name)
+
+    def _write_records(self) -> None:
+        self.record.flush()
+        if self.args.should_save:
+            self.record.role_table.save(self.folder / ROLES)
+            checkpoints.write_history(self.folder / "history.jsonl", self.state.log_history)

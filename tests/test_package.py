@@ -1,0 +1,116 @@
+"""The package as a whole: public names, a light import, and examples in docstrings that are true."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import hf_mutual_kd
+
+
+def test_import_is_light():
+    """`--help` that waits seconds for torch feels broken."""
+    code = (
+        "import sys, time; began = time.perf_counter(); import hf_mutual_kd, hf_mutual_kd.options, hf_mutual_kd.errors;"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules);"
+        "print(sorted(heavy), time.perf_counter() - began)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy, seconds = result.stdout.rsplit(maxsplit=1)
+    assert heavy == "[]"
+    assert float(seconds) < 0.3
+
+
+def test_public_names_are_there():
+    """A name in `__all__` that cannot be imported fails only in a user's notebook."""
+    assert sorted(hf_mutual_kd.__all__) == sorted(dir(hf_mutual_kd))
+    for name in hf_mutual_kd.__all__:
+        assert getattr(hf_mutual_kd, name) is not None
+    assert set(hf_mutual_kd._HOMES) | {"__version__"} == set(hf_mutual_kd.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Kohort'"):
+        hf_mutual_kd.Kohort  # noqa: B018
+
+
+def modules():
+    names = [module.name for module in pkgutil.walk_packages(hf_mutual_kd.__path__, "hf_mutual_kd.")]
+    return [importlib.import_module(name) for name in names if not name.endswith("__main__")]
+
+
+def documented():
+    """Every public class and function with its docstring."""
+    for module in modules():
+        for name, thing in vars(module).items():
+            own = getattr(thing, "__module__", None) == module.__name__
+            if own and not name.startswith("_") and (inspect.isclass(thing) or inspect.isfunction(thing)):
+                yield module, name, thing
+
+
+def examples(text):
+    """Runs of `>>>` lines, each with what is printed after it."""
+    blocks, current = [], None
+    for line in inspect.cleandoc(text).splitlines():
+        if line.lstrip().startswith((">>> ", "... ")):
+            if current is None or current[1]:
+                current = ([], [])
+                blocks.append(current)
+            current[0].append(line.lstrip()[4:])
+        elif current is not None and line.strip() and not line.strip().startswith("```"):
+            current[1].append(line.strip())
+        else:
+            current = None
+    return blocks
+
+
+def numbers(text):
+    return [float(value) for value in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", text)]
+
+
+def free_names(source, known):
+    """Names that an example takes from nowhere: a data set, a cohort, the Hub."""
+    tree = ast.parse(source)
+    assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return used - assigned - set(known) - set(dir(__builtins__)) - set(__builtins__ if isinstance(__builtins__, dict) else ())
+
+
+OUTSIDE = ("from_pretrained", "load_splits", "MutualKDConfig(", "runs/", "https://")
+"""What needs the Hub, the working folder or fails on purpose."""
+
+
+def test_public_docstrings_exist():
+    """A public function without a word is one that nobody can use."""
+    assert [f"{module.__name__}.{name}" for module, name, thing in documented() if not inspect.getdoc(thing)] == []
+
+
+def test_docstring_examples_are_true():
+    """An example with a wrong digit is copied into tests and papers."""
+    ran = 0
+    for module, name, thing in documented():
+        if ".hub" in module.__name__:
+            continue
+        namespace = vars(hf_mutual_kd) | {"torch": torch, "np": np, "Image": PIL.Image} | vars(module)
+        for lines, printed in examples(inspect.getdoc(thing) or ""):
+            source = "\n".join(lines)
+            if any(word in source for word in OUTSIDE) or free_names(source, namespace):
+                break
+            *before, last = ast.parse(source).body
+            exec(compile(ast.Module(before, []), name, "exec"), namespace)
+            if not isinstance(last, ast.Expr):
+                exec(compile(ast.Module([last], []), name, "exec"), namespace)
+                continue
+            value = eval(compile(ast.Expression(last.value), name, "eval"), namespace)
+            if printed:
+                with np.printoptions(precision=4):
+                    assert numbers(repr(value)) == pytest.approx(numbers(" ".join(printed)), abs=6e-5), (
+                        f"{module.__name__}.{name}: {source} gives {value!r}, the docstring says {printed}"
+                    )
+                ran += 1
+    assert ran >= 15
