@@ -129,7 +129,7 @@ def push_run(
     if namespace is None and not dry_run:
         to = replace(to, namespace=calls.call("asking the Hub who you are", lambda: calls.api.whoami()["name"]))
         names = names_of(run, chosen, to)
-    packed = with_fresh_cards(run, packed, names if to.namespace else None)
+    packed = with_fresh_cards(run, packed, names_of(run, run.peers, to) if to.namespace else None)
     for peer in chosen:
         files = [replace(file, name=f"{peer}/{file.name}") for file in packed[peer].files]
         refuse_secrets(files, run.folder, to.token_in_use)
@@ -157,7 +157,7 @@ def with_fresh_cards(
     Args:
         run ([`~hf_mutual_kd.hub_names.Run`]): without `results.json`, its cards go as they are.
         packed (`dict[str, Selection]`): what goes, by peer.
-        names (`dict[str, str]`, *optional*): each peer's repository, where its namespace is known.
+        names (`dict[str, str]`, *optional*): repositories of the whole cohort, where the namespace is known.
     """
     if not (run.folder / "results.json").is_file():
         return dict(packed)

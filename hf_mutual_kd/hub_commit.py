@@ -18,6 +18,7 @@ from .hub_names import Destination
 from .readme_merge import merge_readme
 
 README = "README.md"
+BINARY = (".safetensors", ".png")
 ROOT_WEIGHTS = re.compile(r"model(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
 
 
@@ -93,6 +94,11 @@ def send(calls: HubCalls, parcel: Parcel, to: Destination) -> tuple[str, bool]:
         present = api.list_repo_files(repo_id, revision=head)
         operations: list[Any] = [CommitOperationDelete(name) for name in parcel.outdated(present)]
         operations += list(_additions(parcel, calls, head if README in present else None))
+        for operation in operations:
+            # One by one they go up in this thread, a daemon. Several at once would go up in threads that a process
+            # waits for at its end, even where the server has gone silent.
+            if isinstance(operation, CommitOperationAdd) and operation.path_in_repo.endswith(BINARY):
+                api.preupload_lfs_files(repo_id, [operation], revision=to.revision, free_memory=False)
         return api.create_commit(
             repo_id, operations, commit_message=parcel.message, revision=to.revision, parent_commit=head
         ).oid

@@ -76,7 +76,7 @@ def select(folder: Path, custom_code: bool = False) -> Selection:
             if reason:
                 chosen.left_out[relative] = reason
             else:
-                chosen.files.append(Outgoing(relative, _portable(path, custom_code)))
+                chosen.files.append(Outgoing(relative, path if custom_code else _without_auto_map(path)))
     present = {file.name for file in chosen.files}
     if "config.json" not in present and not any(name.endswith(".safetensors") for name in present):
         raise HubError(f"{folder} is no model folder: it has neither config.json nor safetensors weights")
@@ -98,21 +98,16 @@ def _obstacle(path: Path, relative: PurePosixPath, root: Path, custom_code: bool
     return None if suffix in SUFFIXES else "not a kind of file that is pushed"
 
 
-def _portable(path: Path, custom_code: bool) -> Path | bytes:
-    """A file as it should arrive: configurations without what would run code, or keep others from reading them."""
+def _without_auto_map(path: Path) -> Path | bytes:
     if path.suffix.lower() != ".json":
         return path
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return path
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or "auto_map" not in content:
         return path
-    dropped = set() if custom_code or "auto_map" not in content else {"auto_map"}
-    if content.get("model_type") == "timm_wrapper" and content.get("model_args", "") is None:
-        # timm reads these as a mapping and fails on null.
-        dropped.add("model_args")
-    return to_json({key: value for key, value in content.items() if key not in dropped}) if dropped else path
+    return to_json({key: value for key, value in content.items() if key != "auto_map"})
 
 
 def to_json(content: Any) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 import fsspec
 import numpy as np
 from datasets import Dataset, IterableDataset
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from .errors import DataError
@@ -67,6 +67,8 @@ def _from_file(value: dict[str, Any]) -> Image.Image:
         raise DataError(f"{_named(path)}too many pixels: {error}") from None
     except DataError as error:
         raise DataError(f"{_named(path)}{error}") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{_named(path)}no image that Pillow knows") from None
     except FileNotFoundError:
         raise DataError(f"{_named(path)}no such file") from None
     except BROKEN as error:

@@ -562,6 +562,7 @@ class CardData:
     kept_step: int | None
     co2_kg: float | None
     command: str
+    command_is_cut: bool
     versions: Mapping[str, str]
 
     # Whose it is.
@@ -612,6 +613,7 @@ def build_card(run: Run, name: str, counts: Mapping[str, int], figures: Mapping[
         kept_step=run.kept_step(name),
         co2_kg=run.get("co2_kg"),
         command=scrub_command(str(run.get("command") or "")),
+        command_is_cut=bool(ABSOLUTE.search(str(run.get("command") or ""))),
         versions=run.get("versions") or {},
         licence=licence_of(peer),
         non_commercial=non_commercial(run, name, counts),

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import torch
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
@@ -25,6 +26,7 @@ RESERVED_NAMES = {"control", "report", "runs", "best", "cohort", "mean", "nobody
 """What a run's folder or its tables, `--logging_dir`'s default or `nn.ModuleDict` call their own."""
 RESERVED_PREFIXES = ("checkpoint-", "seed-")
 MODULE_WEIGHTS = "model.safetensors"
+LOADING_ERRORS = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -211,7 +213,7 @@ class peer_errors:
         return None
 
     def __exit__(self, kind, error, trace) -> None:
-        if error is None or isinstance(error, PeerError) or not isinstance(error, OSError | ValueError | ImportError):
+        if error is None or isinstance(error, PeerError) or not isinstance(error, LOADING_ERRORS):
             return
         causes = list(chain_of(error))
         at = f" at revision {self.spec.revision}" if self.spec.revision else ""
@@ -229,12 +231,8 @@ class peer_errors:
             return f"{source} brings its own code; read it, then allow it with --trust_remote_code true"
         if "timm" in text and any(isinstance(cause, ImportError) for cause in causes):
             return f"{source} is a timm model; `pip install timm`"
-        if (
-            "safetensors" in text
-            and ".bin" in text
-            or "does not appear to have a file named model.safetensors" in text
-        ):
-            return f"{source}{at} brings only pickled weights, which are never read; convert it to safetensors first"
+        if "file named model.safetensors" in text or ("safetensors" in text and ".bin" in text):
+            return f"{source}{at} brings no weights as safetensors; pickled ones (.bin) are never read: convert them first"
         return f"cannot load {source}{at}: {causes[0]}"
 
 

@@ -73,7 +73,7 @@ class CohortSaving(Trainer):
             checkpoints.replace_folder(made, self.folder / name)
             checkpoints.remove_if_empty(staging)
             limit = self.args.save_total_limit
-            rotate_checkpoints(output_dir=str(self.folder), save_total_limit=limit, use_mtime=True)
+            rotate_checkpoints(output_dir=str(self.folder), save_total_limit=limit)
         self.accelerator.wait_for_everyone()
 
     def _save_cohort_state(self, made: Path) -> None:

@@ -96,6 +96,17 @@ def test_the_command_in_a_failures_message_continues(hub, run, tmp_path):
     assert [item["id"] for item in collection.items] == ["ada/a-beans-mutual", "ada/b-beans-mutual"]
 
 
+def test_a_silent_server_ends_the_command(hub, run, tmp_path):
+    """The client's own upload threads are waited for at exit: the command would hang after its last message."""
+    (run / "a" / "more.safetensors").write_bytes((run / "a" / "model.safetensors").read_bytes() + b" ")
+    hub.fail("PUT", "/lfs/", delay=30, times=9)
+    began = time.monotonic()
+    done = command("push", run, "--namespace", "ada", "--deadline_s", "2", hub=hub, cwd=tmp_path)
+    assert time.monotonic() - began < 10
+    assert done.returncode == 2
+    assert "no answer within" in done.stderr
+
+
 def test_errors_are_one_message_and_exit_code_2(run, tmp_path, capsys):
     """A traceback for a mistyped folder sends users to the issue tracker."""
     assert cli.main(["push", str(tmp_path / "none"), "--namespace", "ada"]) == 2
@@ -121,7 +132,7 @@ def test_help_is_quick_and_loads_no_torch():
     code = (
         "import sys, hf_mutual_kd.cli as cli\n"
         "try: cli.main(['push', '--help'])\n"
-        "except SystemExit as end: print(end.code, sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
+        "except SystemExit as end: print(end.code, sorted({'torch', 'huggingface_hub'} & set(sys.modules)))"
     )
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import sys
-import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
-from conftest import LABELS, SIZE, make_rows, tiny_processor, tiny_vit
+from conftest import LABELS, make_rows, tiny_processor, tiny_vit
 from hub_server import HubServer
 from safetensors.numpy import save_file
+from test_model_card import made_up_record, made_up_results, write_run
 
 from hf_mutual_kd import MutualKDTrainer
 from hf_mutual_kd.errors import HubError
@@ -29,6 +28,7 @@ from hf_mutual_kd.hub_files import Outgoing, refuse_secrets, select
 from hf_mutual_kd.hub_names import Destination, Run, names_of, slug
 from hf_mutual_kd.plain_state import from_plain, to_plain
 from hf_mutual_kd.readme_merge import BEGIN, END, merge_readme, split_front_matter
+from hf_mutual_kd.timm_peers import save_timm_wrapper
 
 TOKEN = "hf_adaTokenThatMustNeverLeave0123456789"
 BRISK = Patience(first_wait_s=0.01, longest_wait_s=0.02, call_s=5.0, deadline_s=20.0)
@@ -220,6 +220,24 @@ def test_what_a_user_wrote_into_the_readme_survives(hub, run):
         merged.split("---\n")[2] == f"\n{BEGIN}\n# A peer\n\nNewer text.\n{END}\n\n## My notes\n\nCiao – not yours.\n"
     )
     assert not push(hub, run, peers=["a"]).peers[0].changed
+
+
+def test_cards_are_built_anew_with_links_and_leave_the_run_as_it_is(hub, tmp_path):
+    """Repositories are known only when a run is pushed: cards of the training would link to no peer."""
+    folder = write_run(tmp_path / "run", made_up_record(), made_up_results())
+    (folder / "vit" / "README.md").write_text(f"{BEGIN}\nold\n{END}\n\n## Mine\n")
+    before = contents(folder)
+    report = push(hub, folder)
+    card = hub.files("ada/vit-clothes-mutual")["README.md"].decode()
+    assert "ada/cnn-clothes-mutual" in card
+    assert card.rstrip().endswith("## Mine")
+    assert card.count(BEGIN) == 1
+    assert report.peers[0].metadata["license"] == "apache-2.0"
+    assert contents(folder) == before
+    assert not any(one.changed for one in push(hub, folder).peers)
+    assert not push(hub, folder, peers=["cnn"]).peers[0].changed
+    everything = hub.everything_received()
+    assert not [secret for secret in (str(tmp_path), "/home/ann", "hf_abcdef") if secret.encode() in everything]
 
 
 @pytest.mark.parametrize(
@@ -497,31 +515,24 @@ print("ANSWER" + json.dumps(found))
 
 
 def tiny_timm():
+    import timm
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
-    cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0, "interpolation": "bicubic"}
+    cfg = timm.create_model("test_vit", pretrained=False).pretrained_cfg
     config = TimmWrapperConfig.from_dict(
-        {
-            "architecture": "test_vit",
-            "pretrained_cfg": cfg | {"num_classes": 3},
-            "num_classes": 3,
-            "label_names": LABELS,
-        }
+        {"architecture": "test_vit", "pretrained_cfg": dict(cfg), "num_classes": 3, "label_names": LABELS}
     )
     return TimmWrapperForImageClassification(config)
 
 
 def test_pushed_peers_load_with_the_stock_classes_in_a_clean_cache(hub, tmp_path):
     """A model that only loads on the machine that trained it is not shared; timm users have no transformers."""
-    from transformers import AutoImageProcessor
-
     folder = tmp_path / "run"
     torch.manual_seed(0)
     models = {"vit": tiny_vit().eval(), "timm": tiny_timm().eval()}
-    for name, model in models.items():
-        model.save_pretrained(folder / name)
+    models["vit"].save_pretrained(folder / "vit")
+    save_timm_wrapper(models["timm"], folder / "timm")
     tiny_processor().save_pretrained(folder / "vit")
-    AutoImageProcessor.from_pretrained(folder / "timm").save_pretrained(folder / "timm")
     write_record(folder, *models, dataset="shapes")
     push(hub, folder)
     env = {**os.environ, **hub.env(cache=tmp_path / "clean")}

@@ -132,7 +132,7 @@ def made_up_record() -> dict:
         "seeds": [0, 1, 2],
         "dataset": dataset,
         "versions": {"hf_mutual_kd": "0.1.0", "torch": "2.15.0"},
-        "command": "accelerate launch recipes/vit_classify.py --output_dir /home/ann/x --hub_token hf_abcdefghijklmnopqrst",
+        "command": "accelerate launch recipes/vit_classify.py --output_dir /home/ann --hub_token hf_abcdefghijklmnop",
         "recipe": {"learning_rate": 1e-5, "output_dir": "/home/ann/runs/x"},
         "hyperparameters": {"changed": {"learning_rate": 1e-5}, "defaults": {"optim": "adamw_torch", "seed": 42}},
         "objective": {
@@ -437,7 +437,7 @@ def test_only_peers_that_taught_are_warned_of(full_run):
         "vit"
     ].read_text("utf-8")
     write_roles(full_run / "roles.parquet", {"vit": [4, 4], "cnn": [0, 0], "<mean>": [0, 0]}, [4, 4])
-    assert "forbidden" not in write_cards(full_run)["vit"].read_text("utf-8")
+    assert "forbidden" not in write_cards(full_run, ["vit"])["vit"].read_text("utf-8")
 
 
 def test_neither_paths_nor_tokens_nor_user_names_are_written(full_run):
@@ -481,9 +481,9 @@ def test_an_unknown_peer_is_refused_before_anything_is_written(full_run):
 # A README that was there
 
 
-def test_a_users_own_text_and_keys_survive(full_run):
+def test_a_users_own_text_and_keys_survive():
     """Sections that a user wrote and that the next push throws away."""
-    new = write_cards(full_run)["vit"].read_text(encoding="utf-8")
+    new = (GOLDEN / "model_card_vit.md").read_text(encoding="utf-8")
     mine = new.replace(BEGIN, f"My intro\n\n{BEGIN}").replace("task", "TASK", 1) + "\n## My section\n\n---\nmine\n"
     mine = mine.replace("---\n", "---\nwidget: []\n", 1).replace("tags:\n", "tags:\n- my-tag\n", 1)
     merged = merge_readme(mine, new)
@@ -503,9 +503,9 @@ def test_a_users_own_text_and_keys_survive(full_run):
 @pytest.mark.parametrize(
     "existing", ["", "Just text\n", "---\nlicense: mit\n---\n# Mine\n", f"lost\n{BEGIN}\nopen\n", "---\n---\nx"]
 )
-def test_a_readme_without_our_card_is_kept_below_it(full_run, existing):
+def test_a_readme_without_our_card_is_kept_below_it(existing):
     """A first push over a README that the user has written; a block whose end was deleted."""
-    new = write_cards(full_run)["cnn"].read_text(encoding="utf-8")
+    new = (GOLDEN / "model_card_cnn.md").read_text(encoding="utf-8")
     merged = merge_readme(existing, new)
     assert merged.count(BEGIN) == merged.count(END) == 1
     for words in re.findall("Just text|# Mine|lost|open|x$", existing):
@@ -521,12 +521,12 @@ def test_metadata_that_cannot_be_read_is_not_thrown_away():
         merge_readme("---\na: [\n---\nx", "---\nlicense: mit\n---\n")
 
 
-def test_text_that_looks_like_a_number_stays_text_on_the_hub(full_run):
+def test_text_that_looks_like_a_number_stays_text_on_the_hub(tmp_path):
     """A commit of digits and one `e`, which the Hub's YAML parser takes for a number."""
-    record = json.loads((full_run / "cohort.json").read_text(encoding="utf-8"))
+    record = made_up_record()
     record["dataset"]["revision"] = "1234567890" * 3 + "12345678e1"
-    (full_run / "cohort.json").write_text(json.dumps(record), encoding="utf-8")
-    assert "revision: '123456789012345678901234567890" in write_cards(full_run)["vit"].read_text(encoding="utf-8")
+    text = write_cards(write_run(tmp_path, record, made_up_results()))["vit"].read_text(encoding="utf-8")
+    assert "revision: '123456789012345678901234567890" in text
 
 
 # What a run records

@@ -55,14 +55,15 @@ class ImageClassification(Task):
         log_probs = stacked.log_softmax(-1)
         truth = labels.clamp_min(0).expand(len(logits), -1).unsqueeze(-1)
         loss = -log_probs.gather(-1, truth).squeeze(-1)
-        # A broken peer is wrong everywhere.
-        top5 = stacked.topk(min(5, stacked.shape[-1])).indices.masked_fill(loss.isnan().unsqueeze(-1), -1)
+        # A broken peer is wrong everywhere, and so is an ensemble of nothing else.
+        broken = loss.isnan()
+        top5 = stacked.topk(min(5, stacked.shape[-1])).indices.masked_fill(broken.unsqueeze(-1), -1)
         return {
             "sample_ids": sample_ids,
             "labels": labels,
             "top5": top5.transpose(0, 1).contiguous(),
             "loss": loss.T.contiguous(),
-            "ensemble": log_probs.exp().nanmean(0).argmax(-1),
+            "ensemble": log_probs.exp().nanmean(0).argmax(-1).masked_fill(broken.all(0), -1),
             "teacher": assign_roles(margin_scores(stacked, labels)),
         }
 
@@ -157,6 +158,8 @@ class ClassificationEvaluator(Evaluator):
             self.rows.add(sample_ids, right)
             return
         known, before = self.start.rows.lookup(sample_ids)
+        if not len(known):
+            return
         for index, name in enumerate(self.peer_names):
             self.flips[name].add_batch(predictions=right[known, index], references=before[:, index])
 

@@ -1,0 +1,104 @@
+"""What the arms of a run found, by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_mutual_kd.results import Arm, collect, describe, difference, verdict
+
+
+def arm(name, seed, start, end, flips=(0.1, 0.05)):
+    """One arm of one peer `vit` with two classes."""
+    measured = {"accuracy": end, "loss": 1.0}
+    if flips:
+        measured |= {"positive_flips": flips[0], "negative_flips": flips[1]}
+    cohort = {"ensemble_accuracy": start, "oracle_accuracy": 1.0, "samples": 10}
+    return Arm(
+        name, seed, steps=40, seconds=1.5 + seed, start={"vit": {"accuracy": start, "loss": 2.0}, "cohort": cohort},
+        end={"vit": measured, "cohort": cohort}, start_by_class={"vit": [start, None]}, end_by_class={"vit": [end, None]},
+        share_taught={"vit": 0.25} if name == "mutual" else {}, best_steps={},
+    )  # fmt: skip
+
+
+def three():
+    """Gains of 0.02, 0.03 and 0.04 over the control."""
+    arms = []
+    for seed, control, mutual in ((1, 0.80, 0.82), (2, 0.85, 0.88), (3, 0.78, 0.82)):
+        arms += [arm("control", seed, 0.7, control, (0.2, 0.15)), arm("mutual", seed, 0.7, mutual)]
+    return arms
+
+
+def test_three_seeds_with_control():
+    """An unpaired difference mixes the seeds' own spread into the gain's."""
+    results = collect([*three()[::-1]], {"seeds": [1, 2, 3]})
+    peer = results["peers"]["vit"]
+    assert list(results["peers"]) == ["vit"]
+    assert peer["start"] == pytest.approx({"accuracy": 0.7, "loss": 2.0})
+    assert peer["mutual"] == pytest.approx({"accuracy": 0.84, "loss": 1.0})
+    assert peer["control"] == pytest.approx({"accuracy": 0.81, "loss": 1.0})
+    assert peer["delta"] == pytest.approx({"mean": 0.03, "sd": 0.01})
+    assert (peer["positive_flips"], peer["negative_flips"]) == pytest.approx((0.1, 0.05))
+    assert peer["control_flips"] == pytest.approx({"positive_flips": 0.2, "negative_flips": 0.15})
+    assert peer["share_taught"] == 0.25
+    assert peer["by_class"]["mutual"] == [pytest.approx(0.84), None]
+    assert peer["by_class"]["control"] == [pytest.approx(0.81), None]
+    assert sorted(zip(*peer["per_seed"].values(), strict=True)) == [(0.82, 0.78), (0.82, 0.80), (0.88, 0.85)]
+    assert (results["steps"], results["seeds"]) == (40, [1, 2, 3])
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+
+
+def test_one_seed_without_control():
+    """A delta against nothing, or an sd of one value, is a number made up."""
+    results = collect([arm("mutual", 1, 0.7, 0.8)], {"seeds": [1]})
+    peer = results["peers"]["vit"]
+    assert not {"control", "delta", "control_flips"} & set(peer)
+    text = describe(results, Path("runs/x"))
+    assert "1 seed, 40 steps" in text
+    row = next(line for line in text.splitlines() if "70.0" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["vit", "70.0", "–", "80.0", "–", "25.0", "+10.0 −5.0"]
+
+
+def test_one_seed_with_control_claims_nothing():
+    """One seed has no spread, so no verdict."""
+    results = collect(three()[:2], {"seeds": [1]})
+    assert results["peers"]["vit"]["delta"] == {"mean": pytest.approx(0.02), "sd": None}
+    assert "+2.00 (one seed)" in describe(results, Path("runs/x"))
+
+
+def test_table_names_folders_and_the_next_command():
+    """A table that is cut at the terminal's width loses the figure that matters."""
+    text = describe(collect(three(), {"seeds": [1, 2, 3]}), Path("runs/x"))
+    row = next(line for line in text.splitlines() if "70.0" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == ["vit", "70.0", "81.0", "84.0", "+3.00 ± 1.00 (better)", "25.0", "+10.0 −5.0"]
+    assert "3 seeds, 40 steps" in text
+    assert "runs/x/vit" in text
+    assert "hf-mutual-kd push runs/x" in text.splitlines()[-1]
+
+
+def test_flips_that_were_not_measured_are_left_out():
+    """A run must not end in an error after hours for want of a figure."""
+    results = collect([arm("mutual", 1, 0.7, 0.8, flips=None)], {"seeds": [1]})
+    assert results["peers"]["vit"]["positive_flips"] is None
+    assert describe(results, Path("runs/x"))
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "seeds", "said"),
+    [
+        (0.03, 0.01, 3, "better"), (-0.03, 0.01, 3, "worse"), (0.01, 0.01, 3, "within noise"),
+        (-0.0115, 0.01, 3, "within noise"), (0.0116, 0.01, 3, "better"), (0.0, 0.0, 3, "within noise"),
+        (0.01, 0.0, 2, "better"), (0.5, None, 1, "one seed"),
+    ],
+)  # fmt: skip
+def test_verdict_is_two_standard_errors(mean, sd, seeds, said):
+    """A gain within the noise that is called better is the claim this table exists to prevent."""
+    assert verdict({"mean": mean, "sd": sd}, seeds) == said
+    assert difference({"mean": mean, "sd": sd}, seeds).endswith(f"({said})")
+
+
+def test_differences_are_in_points():
+    """Points against percent is a factor that nobody sees."""
+    assert difference({"mean": 0.0079, "sd": 0.0004}, 3) == "+0.79 ± 0.04 (better)"
+    assert difference({"mean": -0.012, "sd": None}, 1) == "-1.20 (one seed)"
