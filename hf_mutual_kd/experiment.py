@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import shutil
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +23,10 @@ from .peers import PeerSpec, parse_peers
 from .recipe import to_command
 from .records import share_taught
 from .results import Arm, collect, describe
+from .run_record import COHORT, describe_cohort, versions
 from .trainer import MutualKDTrainer
 
 SUMMARY = "summary.json"
-PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "evaluate", "huggingface-hub")
 
 
 class Experiment:
@@ -132,23 +130,14 @@ class Experiment:
     def _write_cohort_record(self, cohort: Cohort, splits: Splits) -> None:
         if not self.state.is_main_process:
             return
-        peers = {
-            name: {
-                "source": spec.source,
-                "revision": spec.revision,
-                "architecture": type(cohort.peers[name]).__name__,
-                "parameters": sum(parameter.numel() for parameter in cohort.peers[name].parameters()),
-            }
-            for name, spec in cohort.specs.items()
-        }
-        record = {"task": self.task, "peers": peers, "labels": cohort.label_names} | self._facts(splits)
-        checkpoints.write_json(self.folder / "cohort.json", record | {"recipe": self.given})
+        record = describe_cohort(cohort) | self._facts(splits) | {"recipe": self.given}
+        checkpoints.write_json(self.folder / COHORT, record)
 
     def _facts(self, splits: Splits) -> dict[str, Any]:
         return {
             "seeds": self.seeds,
             "dataset": splits.facts,
-            "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+            "versions": versions(),
             "command": self.command,
         }
 

@@ -68,7 +68,7 @@ def _from_file(value: dict[str, Any]) -> Image.Image:
     except DataError as error:
         raise DataError(f"{_named(path)}{error}") from None
     except UnidentifiedImageError:
-        raise DataError(f"{_named(path)}no image that Pillow knows") from None
+        raise DataError(f"{_named(path)}cannot be decoded: no image that Pillow knows") from None
     except FileNotFoundError:
         raise DataError(f"{_named(path)}no such file") from None
     except BROKEN as error:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hub_server import HubServer
 from safetensors.numpy import save_file
+from test_model_card import made_up_record, made_up_results, write_run
 
 from hf_mutual_kd import cli
 from hf_mutual_kd.environment import describe_environment
@@ -114,6 +115,16 @@ def test_errors_are_one_message_and_exit_code_2(run, tmp_path, capsys):
     assert cli.main(["push", str(run), "--namespace", "ada", "--peers", "aa"]) == 2
     assert "it has a, b" in capsys.readouterr().err
     assert cli.main(["card", str(tmp_path)]) == 2
+
+
+def test_card_rebuilds_the_cards_from_the_records_alone(tmp_path, capsys):
+    """A card must not need the models, the data or the network again."""
+    folder = write_run(tmp_path / "run", made_up_record(), made_up_results())
+    assert cli.main(["card", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{name}: {folder / name / 'README.md'}" for name in ("vit", "cnn")
+    ]
+    assert (folder / "cnn" / "README.md").read_text().startswith("---\n")
 
 
 def test_an_interrupt_ends_with_130(monkeypatch, capsys):

@@ -270,7 +270,7 @@ def test_peer_checkpointing_changes_nothing(make_peers):
     torch.manual_seed(0)
     peers = make_peers("cnn", "cnx") | {
         "drop": LoadedPeer(Plain(), None, PeerSpec()),
-        "mean": LoadedPeer(Plain(momentum=None), None, PeerSpec()),
+        "cumulative": LoadedPeer(Plain(momentum=None), None, PeerSpec()),
         "vit": LoadedPeer(tiny_vit(dropout=0.2), None, PeerSpec()),
         "rest": LoadedPeer(Plain(), None, PeerSpec(batch_norm="freeze")),
     }

@@ -22,8 +22,9 @@ from hf_mutual_kd import RoleTable
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "vit_classify.py"
 FAST = [
-    "--max_steps", "4", "--per_device_train_batch_size", "8", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true",
-    "--learning_rate", "1e-2", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2",
+    "--max_steps", "4", "--per_device_train_batch_size", "8", "--learning_rate", "1e-2",
+    "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2",
+    "--use_cpu", "--report_to", "none", "--disable_tqdm", "true",
 ]  # fmt: skip
 
 
@@ -172,11 +173,12 @@ def test_configurations_of_the_paper_run_with_stand_ins(config, place, tmp_path)
     names = list(yaml.safe_load(config.read_text())["peers"])
     stand_ins = [f"{name}={place / ('vit' if index % 2 else 'cnx')}" for index, name in enumerate(names)]
     words = [
-        "--config", str(config), "--peers", *stand_ins, "--dataset", str(place / "data"), "--output_dir", str(tmp_path / "run"),
-        "--image_column", "image", "--label_column", "label", "--train_split", "train", "--validation_split", "validation",
+        "--config", str(config), "--peers", *stand_ins, "--dataset", str(place / "data"),
+        "--output_dir", str(tmp_path / "run"), "--image_column", "image", "--label_column", "label",
+        "--train_split", "train", "--validation_split", "validation", "--test_split", "test",
+        "--dataset_config", "null", "--dataset_revision", "null", "--streaming", "false",
         "--max_steps", "2", "--bf16", "false", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true",
-        "--per_device_train_batch_size", "8", "--dataloader_num_workers", "0", "--streaming", "false", "--dataset_config", "null",
-        "--dataset_revision", "null", "--test_split", "test",
+        "--per_device_train_batch_size", "8", "--dataloader_num_workers", "0",
     ]  # fmt: skip
     assert load_recipe().main(words) == 0
     assert set(json.loads((tmp_path / "run" / "results.json").read_text())["peers"]) == set(names)

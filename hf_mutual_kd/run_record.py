@@ -1,0 +1,51 @@
+"""What a run says of itself: its peers, where they come from, and the software it ran on."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from .cohort import Cohort
+
+PACKAGES = (
+    "hf-mutual-kd",
+    "torch",
+    "torchvision",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "huggingface-hub",
+    "timm",
+)
+COHORT = "cohort.json"
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that shape a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_cohort(cohort: Cohort) -> dict[str, Any]:
+    """Task, labels and every peer with its source, commit, architecture and size; ready for JSON."""
+    return {
+        "task": cohort.task.name,
+        "labels": cohort.label_names,
+        "peers": {
+            name: {
+                "source": spec.source,
+                "revision": spec.revision,
+                "architecture": type(cohort.peers[name]).__name__,
+                "parameters": sum(parameter.numel() for parameter in cohort.peers[name].parameters()),
+            }
+            for name, spec in cohort.specs.items()
+        },
+        "versions": versions(),
+    }
