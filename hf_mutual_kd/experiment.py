@@ -16,15 +16,25 @@ from accelerate import PartialState
 from . import checkpoints
 from .cohort import Cohort
 from .config import MutualKDConfig
-from .data import Splits, check_images, load_splits
+from .data import Splits, check_images, decode_image, load_splits
 from .errors import ConfigError, OutputFolderError
+from .hub import push_run
+from .model_card import (
+    base_facts,
+    emissions_tracker,
+    hardware_facts,
+    hyperparameter_facts,
+    objective_facts,
+    run_snippet,
+    write_cards,
+)
 from .options import RecipeOptions
 from .peers import PeerSpec, parse_peers
+from .pushing import RESULTS
 from .recipe import to_command
-from .records import share_taught
 from .results import Arm, collect, describe
 from .run_record import COHORT, describe_cohort, versions
-from .trainer import MutualKDTrainer
+from .trainer import MutualKDTrainer, objective_for
 
 SUMMARY = "summary.json"
 
@@ -62,15 +72,46 @@ class Experiment:
         self._prepare_folder()
         self._write_cohort_record(cohort, splits)
         del cohort
-        arms = []
-        for seed in self.seeds:
-            for name in ("control", "mutual") if self._with_control else ("mutual",):
-                arms.append(self._arm(name, seed, specs, splits))
+        with emissions_tracker() as tracker:
+            arms = [
+                self._arm(name, seed, specs, splits)
+                for seed in self.seeds
+                for name in (("control", "mutual") if self._with_control else ("mutual",))
+            ]
         results = collect(arms, self._facts(splits))
+        if tracker is not None and tracker.final_emissions is not None:
+            results["co2_kg"] = tracker.final_emissions
         if self.state.is_main_process:
-            checkpoints.write_json(self.folder / "results.json", results)
-            print(describe(results, self.folder))
+            self._finish(results, splits, list(specs))
+        self.state.wait_for_everyone()
         return results
+
+    def _finish(self, results: dict[str, Any], splits: Splits, peers: list[str]) -> None:
+        """Write what was found, show it, build the cards and push where that was asked for."""
+        row = next(iter(splits.test))
+        image = decode_image(row["image"])
+        usage = {name: run_snippet(self.folder / name, image) for name in peers}
+        results["usage"] = {name: text for name, text in usage.items() if text is not None}
+        if splits.label_names:
+            results["example"] = {"row": 0, "label": splits.label_names[row["label"]]}
+        checkpoints.write_json(self.folder / RESULTS, results)
+        write_cards(self.folder)
+        print(describe(results, self.folder))
+        if self.config.push_to_hub:
+            self._push()
+
+    def _push(self) -> None:
+        config = self.config
+        report = push_run(
+            self.folder,
+            namespace=config.hub_namespace,
+            private=config.hub_private_repo,
+            name_template=config.hub_name_template,
+            token=config.hub_token,
+            revision=config.hub_revision,
+        )
+        for pushed in report.peers:
+            print(f"{pushed.peer}: {pushed.url}")
 
     @property
     def _with_control(self) -> bool:
@@ -131,6 +172,11 @@ class Experiment:
         if not self.state.is_main_process:
             return
         record = describe_cohort(cohort) | self._facts(splits) | {"recipe": self.given}
+        for name, spec in cohort.specs.items():
+            record["peers"][name]["base"] = base_facts(spec.source, spec.revision)
+        record["objective"] = objective_facts(objective_for(self.config, splits.train))
+        record["hyperparameters"] = hyperparameter_facts(self.given, self.config, self.options)
+        record["hardware"] = hardware_facts(self.state.num_processes)
         checkpoints.write_json(self.folder / COHORT, record)
 
     def _facts(self, splits: Splits) -> dict[str, Any]:
@@ -150,13 +196,15 @@ class Experiment:
         resume: str | bool | None = self.config.resume_from_checkpoint or None
         if resume and (folder / SUMMARY).is_file():
             return Arm(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
-        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed} | (CONTROL if name == "control" else {})
+        pushes = self.config.push_to_hub and folder == self.folder
+        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": pushes}
+        changes |= CONTROL if name == "control" else {}
         config = dataclasses.replace(self.config, **changes)
         if self.state.is_main_process:
             print(f"\n{name} run, seed {seed}", flush=True)
         cohort = self._load_cohort(specs, splits)
         trainer = self.trainer_class(cohort, config, train_dataset=splits.train, eval_dataset=splits.validation)
-        start = trainer.measure_start(splits.test, "test")
+        trainer.measure_start(splits.test, "test")
         began = time.perf_counter()
         if isinstance(resume, str) and not Path(resume).is_relative_to(folder):
             resume = True
@@ -164,18 +212,7 @@ class Experiment:
         trainer.train(resume_from_checkpoint=resume if resume and has_checkpoint else None)
         seconds = time.perf_counter() - began
         trainer.evaluate(splits.test, metric_key_prefix="test")
-        arm = Arm(
-            name=name,
-            seed=seed,
-            steps=trainer.state.global_step,
-            seconds=round(seconds, 1),
-            start=start,
-            end=trainer.results["test"],
-            start_by_class=trainer.start_evaluators["test"].by_class(),
-            end_by_class=trainer.evaluators["test"].by_class(),
-            share_taught=share_taught(trainer.record.role_table) if name == "mutual" else {},
-            best_steps=trainer.bests.steps,
-        )
+        arm = trainer.arm(name, "test", seconds)
         if self.state.is_main_process:
             checkpoints.write_json(folder / SUMMARY, dataclasses.asdict(arm))
         self.state.wait_for_everyone()

@@ -91,6 +91,9 @@ class TransferOptions:
     early_stopping_patience: int | None = option(None, "Evaluations without gain after which a peer stops learning.")
     pre_flight: bool = option(True, "Before training, report accuracy, ensemble, oracle and expected roles.")
 
+    hub_namespace: str | None = option(None, "User or organisation to push to; unset: yours.")
+    hub_name_template: str = option("{peer}-{dataset}-mutual", "Names of repositories: {peer}, {dataset}, {task}.")
+
     augment: bool = option(True, "Random crop and flip, the same for all peers.")
     crop_min_area: float = option(0.6, "Smallest share of the image that a random crop keeps, above 0, at most 1.")
     color_jitter: float = option(0.0, "Strength of random brightness, contrast and saturation changes.")
@@ -159,7 +162,6 @@ class RecipeOptions:
     control: bool = option(True, "Also run the control: the same without transfer.")
     seeds: list[int] = option([], "Repeat the whole for these seeds; unset: the one of --seed.")
     overwrite_output_dir: bool = option(False, "Replace what is in output_dir.")
-    hub_namespace: str | None = option(None, "User or organisation to push to; unset: yours.")
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:

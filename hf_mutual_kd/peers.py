@@ -20,6 +20,7 @@ from transformers.utils import logging
 from .errors import PeerError
 from .options import BatchNorm
 from .tasks.base import Task
+from .timm_peers import is_timm_wrapper, save_timm_wrapper
 
 PEER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 RESERVED_NAMES = {"control", "report", "runs", "best", "cohort", "mean", "nobody"} | set(dir(nn.ModuleDict({})))
@@ -232,7 +233,7 @@ class peer_errors:
         if "timm" in text and any(isinstance(cause, ImportError) for cause in causes):
             return f"{source} is a timm model; `pip install timm`"
         if "file named model.safetensors" in text or ("safetensors" in text and ".bin" in text):
-            return f"{source}{at} brings no weights as safetensors; pickled ones (.bin) are never read: convert them first"
+            return f"{source}{at} brings no weights as safetensors; pickled ones (.bin) are never read, convert them"
         return f"cannot load {source}{at}: {causes[0]}"
 
 
@@ -265,8 +266,9 @@ def save_peer(model: nn.Module, processor: Any, folder: Path, state_dict: dict[s
     """Write a peer so that the stock Auto classes load it; a plain module leaves its weights as safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, PreTrainedModel):
+        save = save_timm_wrapper if is_timm_wrapper(model) else type(model).save_pretrained
         with without_bars():
-            model.save_pretrained(folder, state_dict=state_dict)
+            save(model, folder, state_dict=state_dict)
     else:
         save_model(model, str(folder / MODULE_WEIGHTS))
     if hasattr(processor, "save_pretrained"):

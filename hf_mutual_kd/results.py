@@ -100,8 +100,8 @@ def without_flips(values: Mapping[str, float]) -> dict[str, float]:
 def verdict(delta: Mapping[str, float | None], seeds: int) -> str:
     """Whether a difference to the control is more than noise, by twice the standard error over seeds."""
     mean, sd = delta["mean"], delta["sd"]
-    if sd is None:
-        return "one seed"
+    if sd is None or seeds < 3:
+        return f"{seeds} seed{'s' if seeds > 1 else ''}"
     noise = 2 * sd / math.sqrt(seeds)
     if abs(mean or 0.0) <= noise:
         return "within noise"

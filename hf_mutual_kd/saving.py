@@ -74,7 +74,11 @@ class CohortSaving(Trainer):
             checkpoints.remove_if_empty(staging)
             limit = self.args.save_total_limit
             rotate_checkpoints(output_dir=str(self.folder), save_total_limit=limit)
+            self._push_checkpoint(self.folder / name)
         self.accelerator.wait_for_everyone()
+
+    def _push_checkpoint(self, checkpoint: Path) -> None:
+        """Called with every finished checkpoint, on the main process of each node."""
 
     def _save_cohort_state(self, made: Path) -> None:
         self.record.role_table.save(made / ROLES)

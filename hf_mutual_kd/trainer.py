@@ -26,12 +26,12 @@ from .errors import ConfigError, DataError
 from .peer_bests import PeerBests
 from .pre_flight import describe_start
 from .progress import CohortProgress
+from .pushing import CohortPushing
 from .records import TrainingRecord
 from .role_table import RoleTable
-from .saving import CohortSaving
 from .start_cache import StartCache
 from .tasks.base import Evaluator
-from .teachers import RULES, SOURCES, Objective
+from .teachers import Objective
 from .transforms import SharedView
 
 logger = logging.get_logger(__name__)
@@ -46,7 +46,7 @@ class LogWithSaves(TrainerCallback):
     on_epoch_end = on_step_end
 
 
-class MutualKDTrainer(CohortSaving):
+class MutualKDTrainer(CohortPushing):
     """Trains a [`Cohort`] so that its peers teach each other.
 
     Args:
@@ -95,7 +95,8 @@ class MutualKDTrainer(CohortSaving):
         model.freeze(args.frozen_peers)
         model.rest_batch_norms(args.batch_norm)
         model.peer_checkpointing = args.peer_checkpointing
-        model.set_objective(objective or objective_for(args, train_dataset))
+        self.objective = objective or objective_for(args, train_dataset)
+        model.set_objective(self.objective)
         self.start_fingerprint = checkpoints.fingerprint(model.peers)
         if view is None and args.augment:
             view = self.view_class(min_area=args.crop_min_area, color_jitter=args.color_jitter, seed=args.seed)
@@ -124,11 +125,6 @@ class MutualKDTrainer(CohortSaving):
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(CohortProgress(self.peer_names, self.task.metric))
-
-    @property
-    def objective(self) -> Objective:
-        """What the peers are trained for."""
-        return self.cohort.objective or control_objective()
 
     # Data
 
@@ -221,6 +217,7 @@ class MutualKDTrainer(CohortSaving):
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
         if self.args.should_save:
             checkpoints.clear_staging(self.folder)
+        self._write_cohort_record()
         with torch.random.fork_rng():
             if self.args.pre_flight and self.eval_dataset is not None:
                 self.measure_start()
@@ -325,11 +322,6 @@ class MutualKDTrainer(CohortSaving):
 
     def _eval_prefix(self, metrics: dict[str, float]) -> str:
         return "eval" if not isinstance(self.eval_dataset, dict) else f"eval_{next(iter(self.eval_dataset))}"
-
-
-def control_objective() -> Objective:
-    """Supervised loss alone."""
-    return Objective(RULES["best"](), SOURCES["live"](), retain=False, weight=0.0)
 
 
 def objective_for(args: MutualKDConfig, train_dataset: Any) -> Objective:

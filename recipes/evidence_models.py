@@ -84,8 +84,8 @@ class MemberRecipe:
 MEMBERS = {
     "mlp": MemberRecipe(Perceptron, epochs=15, learning_rate=2e-3),
     "cnn": MemberRecipe(ConvNet, epochs=15, learning_rate=4e-3),
-    "res": MemberRecipe(build_resnet, epochs=15, learning_rate=5e-3),
-    "vitt": MemberRecipe(build_tiny_vit, epochs=15, learning_rate=3e-3),
+    "res": MemberRecipe(build_resnet, epochs=10, learning_rate=5e-3),
+    "vitt": MemberRecipe(build_tiny_vit, epochs=12, learning_rate=3e-3),
 }
 
 

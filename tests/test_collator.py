@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 from conftest import SIZE, draw, make_rows, tiny_processor
@@ -69,7 +70,8 @@ def test_epochs_differ_in_workers_too():
 def test_epoch_reaches_workers_that_persist():
     """Workers that live on hold a copy of the collator; the epoch must reach it."""
     collator = RoleTaggingCollator({"vit": tiny_processor()}, SharedView(seed=1))
-    loader = DataLoader(identified(make_rows(4)), batch_size=4, num_workers=1, collate_fn=collator, persistent_workers=True)
+    rows = identified(make_rows(4))
+    loader = DataLoader(rows, batch_size=4, num_workers=1, collate_fn=collator, persistent_workers=True)
     seen = []
     for epoch in (0, 1, 0):
         collator.set_epoch(epoch)
@@ -82,7 +84,8 @@ def test_batch_says_what_it_holds():
     """Missing labels that become class 0, or roles of another sample, train silently."""
     table = RoleTable(list(PROCESSORS))
     table.record([1], [2], labels=[0])
-    rows = [{"image": draw(0, torch_generator()), "label": label, "sample_id": i} for i, label in enumerate([2, None, -1])]
+    image = draw(0, np.random.default_rng(0))
+    rows = [{"image": image, "label": label, "sample_id": i} for i, label in enumerate([2, None, -1])]
     batch = RoleTaggingCollator(PROCESSORS, role_table=table)([*rows, {"image": rows[0]["image"], "sample_id": 9}])
     assert batch["labels"].tolist() == [2, -1, -1, -1]
     assert batch["sample_ids"].tolist() == [0, 1, 2, 9]
@@ -90,12 +93,6 @@ def test_batch_says_what_it_holds():
     assert batch["peer_inputs"]["cnn"]["pixel_values"].shape == (4, 3, SIZE, SIZE)
     assert {batch[key].dtype for key in ("labels", "sample_ids", "roles")} == {torch.int64}
     assert RoleTaggingCollator(PROCESSORS)(rows)["roles"].tolist() == [UNDECIDED] * 3
-
-
-def torch_generator():
-    import numpy as np
-
-    return np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -106,7 +103,7 @@ def test_bad_images_are_left_out_and_counted(workers):
     collator = RoleTaggingCollator({"vit": tiny_processor()}, on_bad_image="skip")
     batches = list(DataLoader(identified(rows), batch_size=4, num_workers=workers, collate_fn=collator))
     assert [batch["sample_ids"].tolist() for batch in batches] == [[1, 2, 3], [5, 6, 7]]
-    assert [label for batch in batches for label in batch["labels"].tolist()] == [good[i]["label"] for i in (1, 2, 3, 5, 6, 7)]
+    assert torch.cat([batch["labels"] for batch in batches]).tolist() == [good[i]["label"] for i in (1, 2, 3, 5, 6, 7)]
     assert [len(batch["peer_inputs"]["vit"]["pixel_values"]) for batch in batches] == [3, 3]
     assert collator.skipped == 2
 
@@ -146,7 +143,7 @@ def test_streamed_rows_know_their_content(train_rows):
     second = [row["sample_id"] for row in stream]
     assert first != second
     assert sorted(first) == sorted(second) == sorted(ids)
-    pixels = draw(0, torch_generator())
+    pixels = draw(0, np.random.default_rng(0))
     assert content_id(pixels) == content_id(pixels.copy())
     assert content_id(torch.ones(2)) != content_id(torch.zeros(2))
     assert content_id({"bytes": None, "path": "a.png"}) != content_id({"bytes": None, "path": "b.png"})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import typing
 
 import pytest
 
@@ -32,8 +33,8 @@ CPU = {"use_cpu": True, "report_to": "none"}
         ({"crop_min_area": 1.1}, ["crop_min_area", "1.1"]),
         ({"color_jitter": -1.0}, ["color_jitter", "-1.0"]),
         ({"early_stopping_patience": 0}, ["early_stopping_patience", "1 or more"]),
-        ({"peer_learning_rates": {"vit": -1.0}}, ["peer_learning_rates", "vit=-1.0"]),
-        ({"peer_weight_decays": {"vit": float("nan")}}, ["peer_weight_decays", "vit=nan"]),
+        ({"peer_learning_rates": {"vit": -1.0}}, ["peer_learning_rates", "vit", "-1.0"]),
+        ({"peer_weight_decays": {"vit": float("nan")}}, ["peer_weight_decays", "vit", "nan"]),
         ({"labels": False, "teacher_rule": "best"}, ["needs labels", "confidence"]),
     ],
 )
@@ -85,8 +86,6 @@ def test_every_option_has_help():
 def test_choices_of_optional_literals():
     """Choices that are lost behind `| None` would accept any value."""
     assert choices_of(TransferOptions.__dataclass_fields__["preset"].type) == ()  # a string until it is resolved
-    import typing
-
     hints = typing.get_type_hints(TransferOptions)
     assert choices_of(hints["teacher_rule"]) == ("best", "mean")
     assert choices_of(hints["temperature"]) == ()
@@ -123,7 +122,8 @@ def test_config_refuses_before_training(tmp_path, changes, words):
 
 def test_options_of_unknown_peers_are_refused(tmp_path):
     """A learning rate for a misspelt peer would train it at the default."""
-    for changes in ({"peer_learning_rates": {"vti": 1.0}}, {"peer_weight_decays": {"vti": 1.0}}, {"frozen_peers": ["vti"]}):
+    per_peer = ("peer_learning_rates", "peer_weight_decays")
+    for changes in [{option: {"vti": 1.0}} for option in per_peer] + [{"frozen_peers": ["vti"]}]:
         with pytest.raises(ConfigError, match="names 'vti', but the peers are vit, cnn"):
             MutualKDConfig(str(tmp_path), **CPU, **changes).check_peers(["vit", "cnn"])
     with pytest.raises(ConfigError, match="nothing would learn"):

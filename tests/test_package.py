@@ -1,6 +1,7 @@
 """The package as a whole: public names, a light import, and examples in docstrings that are true."""
 
 import ast
+import builtins
 import importlib
 import inspect
 import pkgutil
@@ -19,7 +20,8 @@ import hf_mutual_kd
 def test_import_is_light():
     """`--help` that waits seconds for torch feels broken."""
     code = (
-        "import sys, time; began = time.perf_counter(); import hf_mutual_kd, hf_mutual_kd.options, hf_mutual_kd.errors;"
+        "import sys, time; began = time.perf_counter();"
+        "import hf_mutual_kd, hf_mutual_kd.options, hf_mutual_kd.errors;"
         "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules);"
         "print(sorted(heavy), time.perf_counter() - began)"
     )
@@ -78,7 +80,7 @@ def free_names(source, known):
     tree = ast.parse(source)
     assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    return used - assigned - set(known) - set(dir(__builtins__)) - set(__builtins__ if isinstance(__builtins__, dict) else ())
+    return used - assigned - set(known) - set(dir(builtins))
 
 
 OUTSIDE = ("from_pretrained", "load_splits", "MutualKDConfig(", "runs/", "https://")

@@ -4,11 +4,10 @@ import json
 
 import pytest
 import torch
-from conftest import LABELS, SIZE, tiny_processor, tiny_resnet, tiny_vit
+from conftest import LABELS, SIZE, make_rows, tiny_processor, tiny_resnet, tiny_vit
 from huggingface_hub import constants
 from torch import nn
 from transformers import (
-    AutoImageProcessor,
     AutoModelForImageClassification,
     SegformerConfig,
     SegformerForSemanticSegmentation,
@@ -17,7 +16,8 @@ from transformers import (
     ViTModel,
 )
 
-from hf_mutual_kd import PeerSpec
+from hf_mutual_kd import PeerSpec, RoleTaggingCollator
+from hf_mutual_kd.collator import identified
 from hf_mutual_kd.errors import PeerError
 from hf_mutual_kd.peers import check_peer_names, label_list, load_peer, load_weights, parse_peers, save_peer
 from hf_mutual_kd.tasks import ImageClassification
@@ -51,8 +51,8 @@ def change_config(folder, **changes):
 
 @pytest.mark.parametrize(
     "name",
-    ["a.b", "../x", "a/b", "keys", "training", "con trol", "checkpoint-3", "Checkpoint-3", "seed-1", "control", "Control",
-     "report", "runs", "best", "mean", "nobody", "cohort", "", "-x", "_x", "x" * 65, "vit\n", "größe", "."],
+    ["a.b", "../x", "a/b", "keys", "training", "con trol", "checkpoint-3", "Checkpoint-3", "seed-1", "control",
+     "Control", "report", "runs", "best", "mean", "nobody", "cohort", "", "-x", "_x", "x" * 65, "vit\n", "größe", "."],
 )  # fmt: skip
 def test_unsafe_names_are_refused(name):
     """A peer's name is a folder: it must stay inside the run and not be one that the run uses."""
@@ -153,8 +153,8 @@ def test_folder_without_config(tmp_path):
 
 def test_models_of_other_tasks(folder, tmp_path):
     """A fresh classifier on a foreign encoder would train, from a random start."""
-    config = SegformerConfig(num_encoder_blocks=1, depths=[1], sr_ratios=[1], hidden_sizes=[4], num_attention_heads=[1],
-                             patch_sizes=[3], strides=[2], decoder_hidden_size=4)  # fmt: skip
+    one = {name: [1] for name in ("depths", "sr_ratios", "num_attention_heads", "strides")}
+    config = SegformerConfig(num_encoder_blocks=1, hidden_sizes=[4], patch_sizes=[3], decoder_hidden_size=4, **one)
     SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "seg")
     refused(str(tmp_path / "seg"), ["SegformerForSemanticSegmentation", "image-classification"])
     ViTModel(tiny_vit().config).save_pretrained(tmp_path / "headless")
@@ -264,38 +264,45 @@ def test_missing_weight_is_refused(tmp_path):
         load_weights("mine", model, tmp_path)
 
 
+def tiny_timm():
+    pytest.importorskip("timm")
+    settings = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear",
+                "crop_pct": 1.0, "num_classes": 3}  # fmt: skip
+    config = TimmWrapperConfig(
+        architecture="resnet10t", num_labels=3, do_pooling=True, pretrained_cfg=settings,
+        id2label=dict(enumerate(LABELS)), label2id={name: index for index, name in enumerate(LABELS)},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return TimmWrapperForImageClassification(config).eval()
+
+
+def seen_by(processor):
+    rows = identified(make_rows(2))
+    return RoleTaggingCollator({"mine": processor})([rows[0], rows[1]])["peer_inputs"]["mine"]["pixel_values"]
+
+
 def test_timm_peer_end_to_end(tmp_path):
     """A wrapped model has its own keys, labels and processor: lost ones show only when somebody loads the result."""
-    timm = pytest.importorskip("timm")
-    config = TimmWrapperConfig(
-        architecture="resnet10t", num_labels=3, id2label=dict(enumerate(LABELS)), do_pooling=True,
-        label2id={name: index for index, name in enumerate(LABELS)},
-        pretrained_cfg={"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear",
-                        "crop_pct": 1.0, "num_classes": 3},
-    )  # fmt: skip
-    assert timm
-    torch.manual_seed(0)
-    model = TimmWrapperForImageClassification(config).eval()
-    processor = AutoImageProcessor.from_pretrained
+    model = tiny_timm()
     model.save_pretrained(tmp_path / "base")
     peer = load_peer("mine", str(tmp_path / "base"), TASK)
-    assert label_list(peer.model) == LABELS
-    from conftest import make_rows
-
-    from hf_mutual_kd import RoleTaggingCollator
-    from hf_mutual_kd.collator import identified
-
-    rows = identified(make_rows(2))
-    batch = RoleTaggingCollator({"mine": peer.processor})([rows[0], rows[1]])
-    pixels = batch["peer_inputs"]["mine"]["pixel_values"]
+    pixels = seen_by(peer.processor)
     assert pixels.shape == (2, 3, 32, 32)
-    said = peer.model.eval()(pixel_values=pixels).logits
-    torch.testing.assert_close(said, model(pixel_values=pixels).logits)
+    torch.testing.assert_close(peer.model.eval()(pixel_values=pixels).logits, model(pixel_values=pixels).logits)
     save_peer(perturb(peer.model), peer.processor, tmp_path / "trained", None)
+    said = peer.model(pixel_values=pixels).logits
     again = load_peer("mine", str(tmp_path / "trained"), TASK)
-    assert label_list(again.model) == LABELS
-    torch.testing.assert_close(again.model.eval()(pixel_values=pixels).logits, peer.model(pixel_values=pixels).logits)
-    assert torch.equal(RoleTaggingCollator({"mine": again.processor})([rows[0]])["peer_inputs"]["mine"]["pixel_values"], pixels[:1])
+    assert label_list(peer.model) == label_list(again.model) == LABELS
+    assert torch.equal(seen_by(again.processor), pixels)
+    torch.testing.assert_close(again.model.eval()(pixel_values=pixels).logits, said)
     load_weights("mine", perturb(again.model), tmp_path / "trained")
-    torch.testing.assert_close(again.model.eval()(pixel_values=pixels).logits, peer.model(pixel_values=pixels).logits)
-    assert processor(tmp_path / "trained")
+    torch.testing.assert_close(again.model.eval()(pixel_values=pixels).logits, said)
+
+
+@pytest.mark.parametrize("labels", [["a", "b", "c"], ["a", "b", "c", "d"]])
+def test_new_labels_of_a_timm_peer_are_saved(tmp_path, labels):
+    """The wrapper saves the names that it was loaded with: new classes under the old names."""
+    tiny_timm().save_pretrained(tmp_path / "base")
+    peer = load_peer("mine", str(tmp_path / "base"), TASK, new_labels=labels)
+    save_peer(peer.model, peer.processor, tmp_path / "trained", None)
+    assert label_list(load_peer("mine", str(tmp_path / "trained"), TASK).model) == labels

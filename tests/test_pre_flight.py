@@ -40,7 +40,8 @@ def test_control_and_single_peers():
 def test_report_holds_every_figure():
     """A peer without its row, or a column in another unit."""
     text = describe_start(results(0.85, vit=0.8, cnn=0.7), OBJECTIVE)
-    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
+    lines = [line.strip("│").split("│") for line in text.splitlines() if line.startswith("│")]
+    rows = [[cell.strip() for cell in line] for line in lines]
     assert rows == [
         ["vit", "80.0", "1.235", "40.0"], ["cnn", "70.0", "1.235", "40.0"],
         ["ensemble (mean)", "85.0", "", ""], ["oracle (any is right)", "95.0", "", ""],

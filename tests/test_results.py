@@ -16,8 +16,8 @@ def arm(name, seed, start, end, flips=(0.1, 0.05)):
     cohort = {"ensemble_accuracy": start, "oracle_accuracy": 1.0, "samples": 10}
     return Arm(
         name, seed, steps=40, seconds=1.5 + seed, start={"vit": {"accuracy": start, "loss": 2.0}, "cohort": cohort},
-        end={"vit": measured, "cohort": cohort}, start_by_class={"vit": [start, None]}, end_by_class={"vit": [end, None]},
-        share_taught={"vit": 0.25} if name == "mutual" else {}, best_steps={},
+        end={"vit": measured, "cohort": cohort}, start_by_class={"vit": [start, None]},
+        end_by_class={"vit": [end, None]}, share_taught={"vit": 0.25} if name == "mutual" else {}, best_steps={},
     )  # fmt: skip
 
 
@@ -27,6 +27,12 @@ def three():
     for seed, control, mutual in ((1, 0.80, 0.82), (2, 0.85, 0.88), (3, 0.78, 0.82)):
         arms += [arm("control", seed, 0.7, control, (0.2, 0.15)), arm("mutual", seed, 0.7, mutual)]
     return arms
+
+
+def cells(text):
+    """The row of the one peer."""
+    row = next(line for line in text.splitlines() if "70.0" in line)
+    return [cell.strip() for cell in row.strip("│").split("│")]
 
 
 def test_three_seeds_with_control():
@@ -55,8 +61,7 @@ def test_one_seed_without_control():
     assert not {"control", "delta", "control_flips"} & set(peer)
     text = describe(results, Path("runs/x"))
     assert "1 seed, 40 steps" in text
-    row = next(line for line in text.splitlines() if "70.0" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == ["vit", "70.0", "–", "80.0", "–", "25.0", "+10.0 −5.0"]
+    assert cells(text) == ["vit", "70.0", "–", "80.0", "–", "25.0", "+10.0 −5.0"]
 
 
 def test_one_seed_with_control_claims_nothing():
@@ -69,9 +74,7 @@ def test_one_seed_with_control_claims_nothing():
 def test_table_names_folders_and_the_next_command():
     """A table that is cut at the terminal's width loses the figure that matters."""
     text = describe(collect(three(), {"seeds": [1, 2, 3]}), Path("runs/x"))
-    row = next(line for line in text.splitlines() if "70.0" in line)
-    cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells == ["vit", "70.0", "81.0", "84.0", "+3.00 ± 1.00 (better)", "25.0", "+10.0 −5.0"]
+    assert cells(text) == ["vit", "70.0", "81.0", "84.0", "+3.00 ± 1.00 (better)", "25.0", "+10.0 −5.0"]
     assert "3 seeds, 40 steps" in text
     assert "runs/x/vit" in text
     assert "hf-mutual-kd push runs/x" in text.splitlines()[-1]

@@ -74,7 +74,7 @@ class ImageClassification(Task):
         return ClassificationEvaluator(peer_names, num_classes, start)
 
     def new_head(self, source: str, label_names: Sequence[str], **load: Any) -> nn.Module:
-        return self.auto_model.from_pretrained(
+        model = self.auto_model.from_pretrained(
             source,
             num_labels=len(label_names),
             id2label=dict(enumerate(label_names)),
@@ -82,6 +82,10 @@ class ImageClassification(Task):
             ignore_mismatched_sizes=True,
             **load,
         )
+        if getattr(model.config, "label_names", None) is not None:
+            # The wrapper of timm models keeps the source's names here and saves them in place of id2label.
+            model.config.label_names = list(label_names)
+        return model
 
 
 class RememberedRows:

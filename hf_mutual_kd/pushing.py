@@ -1,0 +1,138 @@
+"""How the trainer pushes: every peer to a repository of its own, during training and at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import checkpoints
+from .errors import HubError
+from .hub import PushReport, push_run
+from .hub_checkpoints import PushInBackground
+from .hub_names import Destination
+from .model_card import objective_facts, write_cards
+from .records import share_taught
+from .results import Arm, collect
+from .run_record import COHORT, describe_cohort
+from .saving import CohortSaving
+from .tasks.base import Evaluator
+from .teachers import Objective
+
+RESULTS = "results.json"
+
+
+class CohortPushing(CohortSaving):
+    """The part of [`~hf_mutual_kd.trainer.MutualKDTrainer`] that speaks to the Hub."""
+
+    objective: Objective
+    start_evaluators: dict[str, Evaluator]
+    evaluators: dict[str, Evaluator]
+    start_metrics: dict[str, dict[str, dict[str, float]]]
+    results: dict[str, dict[str, dict[str, float]]]
+    _pushes: PushInBackground | None = None
+
+    def push_to_hub(
+        self,
+        namespace: str | None = None,
+        private: bool | None = None,
+        collection: bool = True,
+        peers: list[str] | None = None,
+        commit_message: str | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+    ) -> PushReport | None:
+        """Push the peers as they lie in the run's folder, with their cards; see [`~hf_mutual_kd.hub.push_run`].
+
+        What is unset comes from `args` (`hub_namespace`, `hub_private_repo`, `hub_token`, `hub_revision`).
+
+        Returns:
+            [`~hf_mutual_kd.hub.PushReport`] on the main process, `None` on the others.
+
+        Raises:
+            [`~hf_mutual_kd.errors.HubError`]: nothing is there to push yet, or the Hub refuses.
+        """
+        self._finish_current_push()
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card()
+        to = self._destination()
+        return push_run(
+            self.folder,
+            namespace=namespace or to.namespace,
+            private=to.private if private is None else private,
+            collection=collection,
+            peers=peers,
+            name_template=to.name_template,
+            token=token or to.token,
+            revision=revision or to.revision,
+            commit_message=commit_message,
+        )
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write each peer's card into its folder, from what the run has recorded."""
+        if not self.is_world_process_zero():
+            return
+        if not all((self.folder / name).is_dir() for name in self.peer_names):
+            raise HubError(f"{self.folder} holds no trained peers yet; call `train` first")
+        self._write_cohort_record()
+        self._write_results()
+        write_cards(self.folder)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Nothing: the push makes one repository per peer."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: a checkpoint is pushed once it is whole, by [`_push_checkpoint`]."""
+
+    def _push_checkpoint(self, checkpoint: Path) -> None:
+        if not (self.args.push_to_hub and self.is_world_process_zero()):
+            return
+        if self._pushes is None:
+            self._write_cohort_record()
+            strategy = str(getattr(self.args.hub_strategy, "value", self.args.hub_strategy))
+            self._pushes = PushInBackground(self.folder, strategy, self._destination())
+        self._pushes.push_checkpoint(checkpoint)
+
+    def _finish_current_push(self) -> None:
+        if self._pushes is not None:
+            self._pushes.finish()
+
+    def _destination(self) -> Destination:
+        return Destination(
+            namespace=self.args.hub_namespace,
+            name_template=self.args.hub_name_template,
+            private=self.args.hub_private_repo,
+            token=self.args.hub_token,
+            revision=self.args.hub_revision,
+        )
+
+    def _write_cohort_record(self) -> None:
+        """A recipe has written a fuller one already."""
+        if self.args.should_save and not (self.folder / COHORT).is_file():
+            record = describe_cohort(self.cohort) | {"objective": objective_facts(self.objective)}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoints.write_json(self.folder / COHORT, record)
+
+    def _write_results(self) -> None:
+        """What the last evaluation found, on the test split where it was measured, against the start."""
+        split = next((name for name in ("test", "eval") if name in self.results and name in self.start_metrics), None)
+        if split is None or (self.folder / RESULTS).is_file():
+            return
+        arm = self.arm("mutual" if self.objective.weight > 0 else "control", split, seconds=0.0)
+        facts = {"seeds": [self.args.seed], "measured_on": "validation" if split == "eval" else split}
+        checkpoints.write_json(self.folder / RESULTS, collect([arm], facts))
+
+    def arm(self, name: str, split: str, seconds: float) -> Arm:
+        """This training as one arm of a comparison, measured on `split` before and after."""
+        return Arm(
+            name=name,
+            seed=self.args.seed,
+            steps=self.state.global_step,
+            seconds=round(seconds, 1),
+            start=self.start_metrics[split],
+            end=self.results[split],
+            start_by_class=self.start_evaluators[split].by_class(),
+            end_by_class=self.evaluators[split].by_class(),
+            share_taught=share_taught(self.record.role_table) if self.objective.weight > 0 else {},
+            best_steps=self.bests.steps,
+        )

@@ -1,0 +1,271 @@
+"""Does transfer beat plain fine-tuning? `python recipes/evidence.py [--settings A B …] [--seeds 0 1 2]` measures it.
+
+Every setting (recipes/evidence_settings.py) trains small peers that were pretrained on a part of Fashion-MNIST, once
+with transfer and once without, from the same starts, on the same rows in the same order. [`train`] is also the example
+of a plain loop of one's own around [`Cohort`]: no trainer, no data set library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Unbound threads are many times slower at random on shared machines; the runtime reads this when torch is imported.
+os.environ.setdefault("OMP_PROC_BIND", "true")
+os.environ.setdefault("OMP_PLACES", "cores")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from embedded.make_data import CLASS_NAMES
+from evidence_data import FashionMNIST, Rows, load, shift, slice_of
+from evidence_models import BATCH_SIZE, Start, predict, pretrained
+from evidence_report import Outcome, draw, figures, markdown, table
+from evidence_settings import SETTINGS, Plan, Setting, objective_of
+from torch import Tensor
+from tqdm import tqdm
+
+from hf_mutual_kd import Cohort, Objective, PeerSpec
+from hf_mutual_kd._version import __version__
+from hf_mutual_kd.checkpoints import write_json, write_text
+from hf_mutual_kd.errors import MutualKDError
+from hf_mutual_kd.peers import LoadedPeer
+
+WEIGHT_DECAY = 1e-5
+QUICK_ROWS, QUICK_STEPS = 320, 2
+
+
+def train(
+    cohort: Cohort,
+    objective: Objective,
+    rows: Rows,
+    batches: Sequence[Tensor],
+    learning_rate: float,
+    shifts: torch.Generator | None = None,
+    title: str = "",
+) -> None:
+    """Train a cohort in place, in a plain loop: Adam, a cosine to 0, one step per batch.
+
+    Args:
+        cohort ([`Cohort`]): peers at their start.
+        objective ([`Objective`]): what they are trained for.
+        rows ([`Rows`]): what they learn from; label -1 where there is none.
+        batches (tensors of shape `[B]`): row numbers.
+        learning_rate (`float`): at the first step.
+        shifts (`torch.Generator`, *optional*): moves images by up to one pixel; unset, inputs never change, so that the
+            outputs of frozen starts are computed once.
+        title (`str`): shown beside the progress bar.
+    """
+    cohort.set_objective(objective)
+    cached = None
+    if cohort.starts is not None and shifts is None:
+        pieces = rows.images.split(1_000)
+        cached = torch.cat([torch.stack(cohort.start_logits(inputs(cohort, piece)), dim=1) for piece in pieces])
+        cohort.drop_starts()
+    parameters = [weight for weights in cohort.peer_parameters().values() for weight in weights]
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
+    cohort.train()
+    for index in tqdm(batches, desc=title, unit="step", leave=False):
+        images = rows.images[index] if shifts is None else shift(rows.images[index], shifts)
+        start_logits = None if cached is None else cached[index]
+        output = cohort(peer_inputs=inputs(cohort, images), labels=rows.labels[index], start_logits=start_logits)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def inputs(cohort: Cohort, images: Tensor) -> dict[str, dict[str, Tensor]]:
+    """The same images for every peer."""
+    return {name: {"pixel_values": images} for name in cohort.names}
+
+
+def make_batches(labelled: int, unlabelled: int, plan: Plan, seed: int) -> list[Tensor]:
+    """Row numbers of every step.
+
+    An epoch visits every row once, in batches of about 128; each batch holds its share of the labelled rows (0 to
+    `labelled` - 1), in the same order for every plan with the same epochs. Control and reference see only those.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    alone = plan.labels_alone or not unlabelled
+    steps = max((labelled if alone else labelled + unlabelled) // BATCH_SIZE, 1)
+    batches: list[Tensor] = []
+    for _ in range(plan.epochs):
+        with_label = torch.randperm(labelled, generator=generator).tensor_split(steps)
+        without = (torch.randperm(unlabelled, generator=generator) + labelled).tensor_split(steps)
+        taught = plan.arm == "mean" and not plan.labels_alone
+        batches += [torch.cat(pair) if taught else pair[0] for pair in zip(with_label, without, strict=True)]
+    return batches
+
+
+@dataclass
+class Lab:
+    """Trains what is asked for, at most once: finished runs and pretrained members are kept in a folder.
+
+    Args:
+        data ([`FashionMNIST`]): all rows.
+        folder (`Path`): where results are kept.
+        max_steps (`int`, *optional*): ends every training early, to try the recipe out.
+    """
+
+    data: FashionMNIST
+    folder: Path
+    max_steps: int | None = None
+    measured: dict[Start, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        kind = hashlib.sha256(f"{self.data.source} {self.max_steps} {__version__}".encode()).hexdigest()[:8]
+        self.folder = self.folder / f"cache-{kind}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def outcome(self, name: str, setting: Setting, seeds: Sequence[int], reference: bool) -> Outcome:
+        """All runs of a setting, joined."""
+        per_seed = [self.compare(setting, seed, reference) for seed in seeds]
+        return Outcome(name, setting, {peer: [one[peer] for one in per_seed] for peer in setting.peers})
+
+    def compare(self, setting: Setting, seed: int, reference: bool) -> dict[str, dict[str, Any]]:
+        """For every peer, its start, arm and control (and reference) with one seed."""
+        start = {peer: self.start(start) for peer, start in setting.starts(seed).items()}
+        arm = self.run(setting, setting.arm, seed)
+        controls = [self.run(setting, plan, seed) for plan in setting.controls]
+        beside = self.run(setting, setting.reference, seed) if reference and setting.reference else None
+        found = {}
+        for peer in setting.peers:
+            chosen = max((control[peer] for control in controls), key=lambda one: one["validation"], default=None)
+            plain = {"validation": start[peer]["validation"], "held": start[peer]["held"]}
+            found[peer] = {"start": plain, "arm": arm[peer], "control": chosen or plain | {"gained": 0.0, "lost": 0.0}}
+            if beside is not None:
+                found[peer]["reference"] = beside[peer]
+        return found
+
+    def run(self, setting: Setting, plan: Plan, seed: int) -> dict[str, dict[str, float]]:
+        """One training, measured: per peer the accuracies on validation and held rows, and flips, in percent."""
+        rows = self.rows(setting, seed)
+        labelled = int((rows.labels >= 0).sum())
+        starts = setting.starts(seed)
+        facts = repr((starts, setting.kind, len(rows), labelled, setting.augment, plan, seed))
+        path = self.folder / f"{plan.arm}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))["peers"]
+        began = time.monotonic()
+        models = {peer: self.model(start) for peer, start in starts.items()}
+        cohort = Cohort(
+            {peer: LoadedPeer(model, None, PeerSpec(peer)) for peer, model in models.items()}, label_names=CLASS_NAMES
+        )
+        batches = make_batches(labelled, len(rows) - labelled, plan, seed)[: self.max_steps]
+        shifts = torch.Generator().manual_seed(seed) if setting.augment else None
+        objective = objective_of(plan.arm, plan.weight, labels=labelled > 0)
+        train(cohort, objective, rows, batches, plan.learning_rate, shifts, f"{'+'.join(starts)} {plan.arm} seed {seed}")
+        found = {peer: self.measure(model, starts[peer]) for peer, model in cohort.peers.items()}
+        seconds = round(time.monotonic() - began, 1)
+        write_json(path, {"run": facts, "steps": len(batches), "seconds": seconds, "peers": found})
+        return found
+
+    def rows(self, setting: Setting, seed: int) -> Rows:
+        """What a setting trains on: the peers' own pretraining rows, or fresh ones with as many labels as it says."""
+        if setting.kind == "own":
+            return slice_of(self.data.pretrain, seed)
+        rows = self.data.transfer.take(slice(setting.rows))
+        if setting.labels is None:
+            return rows
+        visible = torch.arange(len(rows)) < min(setting.labels, len(rows) // 2)
+        return Rows(rows.images, rows.labels.where(visible, -1))
+
+    def model(self, start: Start) -> torch.nn.Module:
+        """A fresh copy of a pretrained member."""
+        return pretrained(start, self.data, self.folder / "starts", self.max_steps)
+
+    def start(self, start: Start) -> dict[str, Any]:
+        """How good a start is, and on which held rows it is right."""
+        if start not in self.measured:
+            model = self.model(start)
+            right = predict(model, self.data.held.images).argmax(1) == self.data.held.labels
+            self.measured[start] = {
+                "validation": accuracy(model, self.data.validation),
+                "held": 100 * right.double().mean().item(),
+                "right": right,
+            }
+        return self.measured[start]
+
+    def measure(self, model: torch.nn.Module, start: Start) -> dict[str, float]:
+        """Accuracies of a trained peer and its flips against its start, in percent."""
+        right = predict(model, self.data.held.images).argmax(1) == self.data.held.labels
+        before = self.start(start)["right"]
+        return {
+            "validation": accuracy(model, self.data.validation),
+            "held": 100 * right.double().mean().item(),
+            "gained": 100 * (right & ~before).double().mean().item(),
+            "lost": 100 * (before & ~right).double().mean().item(),
+        }
+
+
+def accuracy(model: torch.nn.Module, rows: Rows) -> float:
+    """In percent."""
+    return 100 * (predict(model, rows.images).argmax(1) == rows.labels).double().mean().item()
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", nargs="+", default=[*SETTINGS, "reference"], choices=[*SETTINGS, "reference"],
+                        help="which to run; 'reference' runs the authors' form beside each (default: all)")  # fmt: skip
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="other starts, rows and order for each")
+    parser.add_argument("--source", help="folder of Debian's dataset-fashion-mnist, or 'embedded' (default: what is there)")
+    parser.add_argument("--output", type=Path, default=Path("runs/evidence"), help="results, and what a restart resumes")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; the peers are too small to gain from many")
+    parser.add_argument("--quick", action="store_true", help="two steps on a few rows: shows that it runs, nothing else")
+    return parser.parse_args(argv)
+
+
+def write_results(outcomes: Sequence[Outcome], facts: Mapping[str, Any], folder: Path) -> None:
+    """`results.json`, `evidence.md` and `evidence.png`, each whole."""
+    write_json(folder / "results.json", {**facts, "settings": {one.name: figures(one) for one in outcomes}})
+    write_text(folder / "evidence.md", markdown(outcomes, facts))
+    draw(outcomes, folder / "evidence.png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the settings, print their tables, write the results."""
+    options = parse(argv)
+    torch.set_num_threads(options.threads)
+    began = time.monotonic()
+    try:
+        data = load(options.source)
+    except MutualKDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.quick:
+        data = data.shortened(QUICK_ROWS)
+    print(f"{data.source}: {len(data.held):,} held-out rows, {len(data.validation):,} for validation", flush=True)
+    lab = Lab(data, options.output, QUICK_STEPS if options.quick else None)
+    outcomes = []
+    for name in (name for name in SETTINGS if name in options.settings):
+        outcomes.append(lab.outcome(name, SETTINGS[name], options.seeds, "reference" in options.settings))
+        print(table(outcomes[-1]), end="\n\n", flush=True)
+    facts = {
+        "source": data.source,
+        "held_rows": len(data.held),
+        "seeds": options.seeds,
+        "quick": options.quick,
+        "command": shlex.join(["python", "recipes/evidence.py", *(sys.argv[1:] if argv is None else argv)]),
+        "versions": {"hf_mutual_kd": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
+        "seconds": round(time.monotonic() - began),
+    }
+    write_results(outcomes, facts, options.output)
+    missed = [one.name for one in outcomes if one.passed is False]
+    print(f"{options.output}/results.json, evidence.md, evidence.png; {facts['seconds']} s")
+    print(f"Figures not reached: {', '.join(missed)}" if missed else "All figures that were promised are reached.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
