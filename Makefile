@@ -30,6 +30,9 @@ bench: $(VENV)/.test
 evidence: $(VENV)/.run
 	$(THREADS) $(BIN)/python recipes/evidence.py $(ARGS)
 
+cards: run
+	$(BIN)/python recipes/collect_cards.py runs/vit_classify model_cards/vit_classify
+
 $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[timm]'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -106,8 +107,14 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:
-    """Everything that was logged, a JSON object a line."""
-    write_text(path, "".join(json.dumps(entry) + "\n" for entry in history))
+    """Everything that was logged, a JSON object a line; `null` for what is not finite."""
+    lines = [{key: value if is_number(value) else None for key, value in entry.items()} for entry in history]
+    write_text(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+
+
+def is_number(value: Any) -> bool:
+    """Whether JSON can hold a logged value; it has no NaN and no infinity."""
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run_push(options: argparse.Namespace) -> None:
     """Push a run and say what became of every peer."""
-    from .hub import NAME_TEMPLATE, push_run
+    from .hub import push_run
+    from .hub_names import NAME_TEMPLATE
 
     report = push_run(
         options.run_dir,
@@ -91,7 +92,7 @@ def run_push(options: argparse.Namespace) -> None:
 
 def run_card(options: argparse.Namespace) -> None:
     """Rebuild the cards from the run's records."""
-    from .hub import choose_peers, read_run
+    from .hub_names import choose_peers, read_run
     from .model_card import write_cards
 
     peers = choose_peers(read_run(options.run_dir), options.peers)

@@ -14,20 +14,20 @@ import torch
 from accelerate import PartialState
 
 from . import checkpoints
-from .cohort import Cohort
-from .config import MutualKDConfig
-from .data import Splits, check_images, decode_image, load_splits
-from .errors import ConfigError, OutputFolderError
-from .hub import push_run
-from .model_card import (
+from .card_facts import (
     base_facts,
     emissions_tracker,
     hardware_facts,
     hyperparameter_facts,
     objective_facts,
     run_snippet,
-    write_cards,
 )
+from .cohort import Cohort
+from .config import MutualKDConfig
+from .data import Splits, check_images, decode_image, load_splits
+from .errors import ConfigError, OutputFolderError
+from .hub import push_run
+from .model_card import write_cards
 from .options import RecipeOptions
 from .peers import PeerSpec, parse_peers
 from .pushing import RESULTS
@@ -174,7 +174,7 @@ class Experiment:
         record = describe_cohort(cohort) | self._facts(splits) | {"recipe": self.given}
         for name, spec in cohort.specs.items():
             record["peers"][name]["base"] = base_facts(spec.source, spec.revision)
-        record["objective"] = objective_facts(objective_for(self.config, splits.train))
+        record["objective"] = objective_facts(objective_for(self.config, splits.train, len(cohort.names)))
         record["hyperparameters"] = hyperparameter_facts(self.given, self.config, self.options)
         record["hardware"] = hardware_facts(self.state.num_processes)
         checkpoints.write_json(self.folder / COHORT, record)

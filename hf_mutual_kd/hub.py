@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .errors import HubError
+from .card_text import split_readme
+from .errors import HubError, PeerError
 from .hub_calls import HubCalls, Patience, status_of
 from .hub_commit import README, Parcel, ensure_repo, send
 from .hub_files import Outgoing, Selection, refuse_secrets, select
 from .hub_names import NAME_TEMPLATE, Destination, Run, choose_peers, names_of, read_run, slug
-from .readme_merge import split_front_matter
+from .model_card import write_cards
 
 LONGEST_TITLE = 60
 
@@ -129,11 +130,15 @@ def push_run(
     if namespace is None and not dry_run:
         to = replace(to, namespace=calls.call("asking the Hub who you are", lambda: calls.api.whoami()["name"]))
         names = names_of(run, chosen, to)
-    packed = with_fresh_cards(run, packed, names_of(run, run.peers, to) if to.namespace else None)
+    try:
+        packed = with_fresh_cards(run, packed, names_of(run, run.peers, to) if to.namespace else None)
+        planned = [_planned(peer, packed[peer], names[peer], to) for peer in chosen]
+    except PeerError as error:
+        raise HubError(f"{error} (nothing was sent)") from error
     for peer in chosen:
         files = [replace(file, name=f"{peer}/{file.name}") for file in packed[peer].files]
         refuse_secrets(files, run.folder, to.token_in_use)
-    report = PushReport([_planned(peer, packed[peer], names[peer], to) for peer in chosen], dry_run=dry_run)
+    report = PushReport(planned, dry_run=dry_run)
     if dry_run:
         return report
     for index, pushed in enumerate(report.peers):
@@ -161,8 +166,6 @@ def with_fresh_cards(
     """
     if not (run.folder / "results.json").is_file():
         return dict(packed)
-    from .model_card import write_cards
-
     with tempfile.TemporaryDirectory() as scratch:
         beside = Path(scratch) / run.folder.resolve().name
         beside.mkdir()
@@ -191,7 +194,7 @@ def with_fresh_cards(
 def _planned(peer: str, selection: Selection, repo_id: str, to: Destination) -> PushedPeer:
     card = next((file.read().decode("utf-8", "replace") for file in selection.files if file.name == README), "")
     sizes = {file.name: file.size for file in selection.files}
-    metadata = split_front_matter(card)[1]
+    metadata, _ = split_readme(card, f"{peer}/{README}")
     return PushedPeer(peer, repo_id, f"{to.url}/{repo_id}", sizes, selection.left_out, metadata)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 
+from .errors import HubError, PeerError
 from .hub_calls import HubCalls
 from .hub_files import Outgoing
 from .hub_names import Destination
@@ -112,7 +113,10 @@ def _additions(parcel: Parcel, calls: HubCalls, readme_at: str | None) -> Iterat
         content: bytes | str = file.content if isinstance(file.content, bytes) else str(file.content)
         if file.name == README and readme_at:
             present = _fetch_readme(calls, parcel.repo_id, readme_at)
-            content = merge_readme(file.read().decode("utf-8"), present).encode()
+            try:
+                content = merge_readme(file.read().decode("utf-8"), present, f"README.md of {parcel.repo_id}").encode()
+            except PeerError as error:
+                raise HubError(f"pushing to {parcel.repo_id} is refused: {error}") from error
         yield CommitOperationAdd(file.name, content)
 
 

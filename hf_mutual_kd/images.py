@@ -121,8 +121,9 @@ def _named(path: str | None) -> str:
 
 def content_id(value: Any) -> int:
     """63 bits of a hash over an image's bytes, its path where it has no bytes, or its pixels."""
-    if isinstance(value, dict):
-        content = value.get("bytes") or str(value.get("path")).encode()
+    if value is None or isinstance(value, dict | list):
+        entry = value if isinstance(value, dict) else {}
+        content = entry.get("bytes") or str(entry.get("path") or value).encode()
     else:
         content = value.tobytes() if hasattr(value, "tobytes") else value.numpy().tobytes()
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -147,6 +148,8 @@ def load_peer(
         check_task(name, config, task)
         load = {"revision": spec.revision, "dtype": getattr(torch, spec.dtype), "use_safetensors": True, **code}
         model = load_model_of(name, spec, task, load, new_labels)
+        if new_labels is not None and config.num_labels == len(new_labels):
+            renew_head(model, task, config, code)
         processor = load_processor(name, spec, code)
     check_finite(name, model)
     return LoadedPeer(model, processor, spec)
@@ -179,6 +182,20 @@ def load_model_of(name: str, spec: PeerSpec, task: Task, load: dict, new_labels:
             f"finished {task.name} model. Use label_alignment='new_head' to give it a new classifier"
         )
     return model
+
+
+def renew_head(model: nn.Module, task: Task, config: Any, code: dict) -> None:
+    """Draw the classifier anew where it has the right size already, which loading leaves as it was."""
+    shapes = []
+    for classes in (config.num_labels, config.num_labels + 1):
+        sized = copy.deepcopy(config)
+        sized.num_labels = classes
+        with torch.device("meta"):
+            probe = task.auto_model.from_config(sized, **code)
+        shapes.append({key: parameter.shape for key, parameter in probe.named_parameters()})
+    for key in shapes[0]:
+        if shapes[0][key] != shapes[1][key] and key.endswith(".weight"):
+            model.get_submodule(key.removesuffix(".weight")).reset_parameters()
 
 
 def load_processor(name: str, spec: PeerSpec, code: dict) -> Any:
@@ -282,7 +299,10 @@ def load_weights(name: str, model: nn.Module, folder: Path) -> None:
         [`~hf_mutual_kd.errors.PeerError`]: the folder lacks a weight; nothing is loaded non-strictly.
     """
     if not isinstance(model, PreTrainedModel):
-        load_model(model, str(folder / MODULE_WEIGHTS))
+        try:
+            load_model(model, str(folder / MODULE_WEIGHTS))
+        except (OSError, RuntimeError) as error:
+            raise PeerError(f"peer {name!r}: {folder} does not hold its weights: {error}") from error
         return
     with without_bars():
         saved, report = type(model).from_pretrained(

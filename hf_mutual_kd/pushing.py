@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoints
+from .card_facts import objective_facts
 from .errors import HubError
 from .hub import PushReport, push_run
 from .hub_checkpoints import PushInBackground
 from .hub_names import Destination
-from .model_card import objective_facts, write_cards
+from .model_card import write_cards
 from .records import share_taught
 from .results import Arm, collect
 from .run_record import COHORT, describe_cohort

@@ -1,79 +1,82 @@
-"""Joins a card that was built here with the README that a repository already has."""
+"""Joins a card that was built here with the README that was there; what the user wrote stays."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-import yaml
+from .card_text import dump_front_matter, split_readme
 
-BEGIN = "<!-- hf_mutual_kd:begin -->"
-END = "<!-- hf_mutual_kd:end -->"
-FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-
-
-def split_front_matter(text: str) -> tuple[str, dict[str, Any], str]:
-    """The YAML text of a README, what it says, and the rest; unreadable YAML says nothing."""
-    match = FRONT_MATTER.match(text)
-    if match is None:
-        return "", {}, text
-    try:
-        metadata = yaml.safe_load(match[1])
-    except yaml.YAMLError:
-        metadata = None
-    return match[1], metadata if isinstance(metadata, dict) else {}, text[match.end() :]
+BEGIN, END = "<!-- hf_mutual_kd:begin -->", "<!-- hf_mutual_kd:end -->"
+BLOCK = re.compile(rf"^{BEGIN}[ \t]*\r?$.*?^{END}[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
+MARKER = re.compile(rf"^(?:{BEGIN}|{END})[ \t]*\r?$\n?", re.MULTILINE)
 
 
-def _around(body: str) -> tuple[str, str, str] | None:
-    """What stands before, between and after the markers; `None` where they are missing."""
-    start, stop = body.find(BEGIN), body.rfind(END)
-    if start < 0 or stop < start:
-        return None
-    return body[:start], body[start : stop + len(END)], body[stop + len(END) :]
-
-
-def merge_readme(built: str, present: str | None) -> str:
-    """The README to push: our text from `built`, the user's own text and metadata from `present`.
+def merge_readme(built: str, present: str | None, name: str = "README.md") -> str:
+    """A new card in the place of the old one, with the text and the metadata that the user has around it.
 
     Args:
-        built (`str`): the card of the run; its own text stands between the markers.
-        present (`str`, *optional*): the README that the repository has.
+        built (`str`): the card of the run. Our text stands between the markers, each on a line of its own; a card
+            without them is ours as a whole.
+        present (`str`, *optional*): the README that is there.
+        name (`str`, *optional*, defaults to `"README.md"`): what messages call `present`.
 
     Returns:
-        `str`: what is outside the markers in `present` stays; a `present` without markers stays whole, above our text.
-        Metadata keys that `built` does not set stay, and so do tags that it does not have. Merging the result again
-        changes nothing.
+        `str`: our block where the old one stood, or first where there was none. The user's metadata stays for keys
+        that `built` does not set, and so do tags beside ours. Text around the block in `built` counts only where
+        `present` has none there. Merging the result again changes nothing.
+
+    Raises:
+        [`~hf_mutual_kd.errors.PeerError`]: metadata cannot be read, so it could not be kept.
 
     Example:
 
     ```python
-    >>> merge_readme(f"{BEGIN}\\nnew\\n{END}\\n", f"# Mine\\n{BEGIN}\\nold\\n{END}\\nMore of mine")
-    '# Mine\\n<!-- hf_mutual_kd:begin -->\\nnew\\n<!-- hf_mutual_kd:end -->\\nMore of mine'
+    >>> merge_readme(f"{BEGIN}\\nnew\\n{END}\\n", f"# Mine\\n\\n{BEGIN}\\nold\\n{END}\\n\\nMore of mine\\n")
+    '# Mine\\n\\n<!-- hf_mutual_kd:begin -->\\nnew\\n<!-- hf_mutual_kd:end -->\\n\\nMore of mine\\n'
     ```
     """
-    if present is None or present == built:
+    if not present or present == built:
         return built
-    yaml_text, metadata, body = split_front_matter(built)
-    _, their_metadata, their_body = split_front_matter(present)
-    return _front_matter(yaml_text, metadata, their_metadata) + _body(body, their_body)
+    their_metadata, their_body = split_readme(present, name)
+    metadata, body = split_readme(built)
+    merged = merge_metadata(metadata, their_metadata)
+    # Written anew only where something was added: a repeated push must not differ.
+    head = built[: len(built) - len(body)] if merged == metadata else dump_front_matter(merged)
+    return head + _merge_body(body, their_body)
 
 
-def _body(built: str, present: str) -> str:
-    ours, theirs = _around(built), _around(present)
-    if ours is None:
-        return built if theirs is None else f"{theirs[0]}{BEGIN}\n{built.strip()}\n{END}{theirs[2]}"
-    if theirs is None:
-        return f"{present.rstrip()}\n\n{ours[1]}{ours[2]}" if present.strip() else built
-    before = theirs[0] if theirs[0].strip() else ours[0]
-    after = theirs[2] if theirs[2].strip() else ours[2]
-    return before + ours[1] + after
+def merge_metadata(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Our keys, then theirs that we do not set; the tags of both."""
+    merged = ours | {key: value for key, value in theirs.items() if key not in ours}
+    if ours.get("tags") and theirs.get("tags"):
+        tags = _as_list(ours["tags"])
+        merged["tags"] = tags + [tag for tag in _as_list(theirs["tags"]) if tag not in tags]
+    return merged
 
 
-def _front_matter(text: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str:
-    merged = {**theirs, **ours}
-    if isinstance(ours.get("tags"), list) and isinstance(theirs.get("tags"), list):
-        merged["tags"] = ours["tags"] + [tag for tag in theirs["tags"] if tag not in ours["tags"]]
-    if merged == ours:
-        return f"---\n{text}\n---\n" if text else ""
-    ordered = {key: merged[key] for key in (*ours, *(key for key in theirs if key not in ours))}
-    return f"---\n{yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True, width=119)}---\n"
+def _as_list(tags: Any) -> list[Any]:
+    return tags if isinstance(tags, list) else [tags]
+
+
+def _merge_body(built: str, present: str) -> str:
+    before, block, after = split_block(built)
+    their_before, their_block, their_after = split_block(present)
+    if block is None:
+        if their_block is None:
+            return built
+        before, block, after = "", f"{BEGIN}\n{after}\n{END}", ""
+    parts = (their_before or before, block, their_after or after)
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def split_block(body: str) -> tuple[str, str | None, str]:
+    """The text before our block, the block, and the text below; without a block all text is below.
+
+    Markers inside a line are text; those that have lost their other half are dropped.
+    """
+    found = BLOCK.search(body)
+    before, *below = BLOCK.split(body) if found else ("", body)
+    outside = (before, "\n\n".join(part for part in below if part.strip()))
+    first, last = (MARKER.sub("", part).strip("\r\n") if part.strip() else "" for part in outside)
+    return first, found[0].rstrip("\r\n") if found else None, last

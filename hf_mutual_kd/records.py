@@ -27,6 +27,7 @@ class TrainingRecord:
         self.task = task
         self.role_table = RoleTable(peer_names)
         self._sums: Tensor | None = None
+        self._broken: Tensor | None = None
         self._decisions: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, output: CohortOutput, labels: Tensor, sample_ids: Tensor) -> None:
@@ -44,8 +45,14 @@ class TrainingRecord:
             )
             rows = torch.cat([supervised, transfer, right, taught, broken, counts]).double()
         self._sums = rows if self._sums is None else self._sums + rows
+        self._broken = broken if self._broken is None else self._broken | broken
         if output.teacher is not None:
             self._decisions.append((sample_ids, output.teacher, labels))
+
+    def take_broken(self) -> Tensor | None:
+        """Which peers gave logits that are not finite since the last call: bool `[N]`."""
+        broken, self._broken = self._broken, None
+        return broken
 
     def _taught(self, teacher: Tensor) -> Tensor:
         """Units each peer taught `[N]`; a unit taught by the mean counts 1/N for every peer."""

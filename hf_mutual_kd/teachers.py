@@ -106,7 +106,8 @@ class Objective:
         weight (`float`): weight λ >= 0 of transfer.
         labels (`bool`): `False` trains by transfer alone.
         label_smoothing (`float`): of the supervised loss.
-        unlabelled_rows (`bool`): whether units without a label may occur; the mean of the frozen peers teaches there.
+        unlabelled_rows (`bool`): whether units without a label may occur; under a rule that ranks peers by labels, the
+            mean of the frozen peers teaches there.
 
     Example:
 
@@ -151,7 +152,8 @@ class Objective:
     @property
     def needs_starts(self) -> bool:
         """Whether the frozen starts of the peers are needed: for a frozen source, retention or rows without labels."""
-        return self.weight > 0 and (self.source.frozen or self.retain or self.unlabelled_rows)
+        unranked = self.unlabelled_rows and self.rule.needs_scores
+        return self.weight > 0 and (self.source.frozen or self.retain or unranked)
 
     def teachers(self, scores: Tensor, scored: Tensor, roles: Tensor | None = None) -> Tensor:
         """Who teaches each unit: `[N, B, ...]` scores to `[B, ...]`; decided `roles` of a role table come first."""

@@ -95,7 +95,7 @@ class MutualKDTrainer(CohortPushing):
         model.freeze(args.frozen_peers)
         model.rest_batch_norms(args.batch_norm)
         model.peer_checkpointing = args.peer_checkpointing
-        self.objective = objective or objective_for(args, train_dataset)
+        self.objective = objective or objective_for(args, train_dataset, len(model.names))
         model.set_objective(self.objective)
         self.start_fingerprint = checkpoints.fingerprint(model.peers)
         if view is None and args.augment:
@@ -198,12 +198,21 @@ class MutualKDTrainer(CohortPushing):
         return [group for group in groups if group["params"]]
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        resting = {*self.bests.stopped, *self._peers_broken_under_scaling()}
         norm, broken = clip_each_peer(
-            self.accelerator, self.cohort.peer_parameters(), self.args.max_grad_norm, resting=self.bests.stopped
+            self.accelerator, self.cohort.peer_parameters(), self.args.max_grad_norm, resting
         )
         for name in broken:
             logger.warning_once(f"peer {name!r} has gradients that are not finite; its updates are left out")
         return norm
+
+    def _peers_broken_under_scaling(self) -> list[str]:
+        """With fp16, peers with logits that are not finite: they would make the scaler skip everybody's step."""
+        broken = self.record.take_broken()
+        if self.accelerator.scaler is None or broken is None:
+            return []
+        anywhere = self.accelerator.reduce(broken.double(), reduction="sum").tolist()
+        return [name for name, count in zip(self.peer_names, anywhere, strict=True) if count]
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:
         return self._clip_grad_norm(model) if grad_norm is None else grad_norm
@@ -324,10 +333,12 @@ class MutualKDTrainer(CohortPushing):
         return "eval" if not isinstance(self.eval_dataset, dict) else f"eval_{next(iter(self.eval_dataset))}"
 
 
-def objective_for(args: MutualKDConfig, train_dataset: Any) -> Objective:
+def objective_for(args: MutualKDConfig, train_dataset: Any, peers: int) -> Objective:
     """The objective of a configuration on a data set, which may hold rows without a label."""
-    changes: dict[str, Any] = {"label_smoothing": args.label_smoothing_factor}
-    objective = Objective.from_options(args, **changes)
+    objective = Objective.from_options(args, label_smoothing=args.label_smoothing_factor)
+    if peers == 1 and objective.rule.needs_scores:
+        # One peer has nobody to teach, so there is nothing to retain: this is plain fine-tuning.
+        objective = replace(objective, retain=False)
     unlabelled = has_unlabelled_rows(train_dataset)
     if unlabelled is None:
         unlabelled = objective.needs_starts

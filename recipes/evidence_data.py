@@ -165,19 +165,18 @@ def slice_of(rows: Rows, seed: int, slices: int = 3) -> Rows:
 
 
 def skewed(rows: Rows, seed: int, member: int) -> Rows:
-    """Rows for one of two specialists: 60 % of the rows of five classes, and a ninth as many of the other five.
+    """Rows for one of two specialists: 90 % of the rows of five classes, 10 % of those of the other five.
 
     Args:
-        rows ([`Rows`]): what to draw from.
+        rows ([`Rows`]): what the two share out; no row goes to both.
         seed (`int`): which draw.
-        member (`int`): 0 knows the first five classes, 1 the others; they share no row.
+        member (`int`): 0 knows the first five classes, 1 the others.
     """
     generator = torch.Generator().manual_seed(SPLIT_SEED + seed)
     chosen = []
     for label in range(len(CLASS_NAMES)):
         places = (rows.labels == label).nonzero().squeeze(1)
         places = places[torch.randperm(len(places), generator=generator)]
-        many = len(places) * 3 // 5
-        knows = label // 5 == member
-        chosen.append(places[:many] if knows else places[many : many + max(many // 9, 1)])
+        many = len(places) * 9 // 10
+        chosen.append(places[:many] if label // 5 == member else places[many:])
     return rows.take(torch.cat(chosen))

@@ -26,6 +26,8 @@ from transformers import (
 
 from hf_mutual_kd.peers import LoadedPeer, PeerSpec
 
+pytest_plugins = ["hub_run"]
+
 LABELS = ["circle", "square", "stripe"]
 SIZE = 16
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_server import HubServer
+from made_up_run import made_up_record, made_up_results, write_run
 from safetensors.numpy import save_file
-from test_model_card import made_up_record, made_up_results, write_run
 
 from hf_mutual_kd import cli
 from hf_mutual_kd.environment import describe_environment

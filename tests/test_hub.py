@@ -1,107 +1,24 @@
 """Pushing a run to the loopback Hub with the real client: what arrives, what never leaves, and what faults do."""
 
 import json
-import logging
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from conftest import LABELS, make_rows, tiny_processor, tiny_vit
-from hub_server import HubServer
+from hub_run import BRISK, CARD, PUSHED, REPOS, TOKEN, contents, push, sent, write_record
+from made_up_run import made_up_record, made_up_results, write_run
 from safetensors.numpy import save_file
-from test_model_card import made_up_record, made_up_results, write_run
 
-from hf_mutual_kd import MutualKDTrainer
+from hf_mutual_kd.card_text import split_readme
 from hf_mutual_kd.errors import HubError
-from hf_mutual_kd.hub import push_run
-from hf_mutual_kd.hub_calls import Patience
-from hf_mutual_kd.hub_checkpoints import PushInBackground, pull_checkpoint, push_checkpoint
 from hf_mutual_kd.hub_files import Outgoing, refuse_secrets, select
 from hf_mutual_kd.hub_names import Destination, Run, names_of, slug
-from hf_mutual_kd.plain_state import from_plain, to_plain
-from hf_mutual_kd.readme_merge import BEGIN, END, merge_readme, split_front_matter
-from hf_mutual_kd.timm_peers import save_timm_wrapper
-
-TOKEN = "hf_adaTokenThatMustNeverLeave0123456789"
-BRISK = Patience(first_wait_s=0.01, longest_wait_s=0.02, call_s=5.0, deadline_s=20.0)
-CARD = f"---\nlicense: mit\ntags:\n- demo\n---\n\n{BEGIN}\n# A peer\n\nText of ours.\n{END}\n"
-
-
-@pytest.fixture
-def hub():
-    users = {"ada": TOKEN, "eve": "hf_eve"}
-    with HubServer(users, orgs={"lab": ["ada"]}, read_tokens={"bob": "hf_bob"}) as hub:
-        yield hub
-
-
-def write_record(folder: Path, *names: str, dataset: str = "ada/Fashion MNIST!", **more) -> None:
-    record = {
-        "task": "image-classification",
-        "peers": {name: {} for name in names},
-        "dataset": {"name": dataset},
-        **more,
-    }
-    (folder / "cohort.json").write_text(json.dumps(record))
-
-
-def write_peer(folder: Path, seed: int, size: int = 5000) -> None:
-    """A folder as training leaves it, with everything in it that must stay."""
-    (folder / "figures").mkdir(parents=True)
-    weights = np.random.default_rng(seed).standard_normal(size).astype(np.float32)
-    save_file({"weight": weights}, folder / "model.safetensors", {"format": "pt"})
-    config = {"model_type": "vit", "auto_map": {"AutoModel": "modeling_own.Own"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "preprocessor_config.json").write_text("{}")
-    (folder / "README.md").write_text(CARD)
-    (folder / "figures" / "curve.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
-    (folder / "modeling_own.py").write_text("raise SystemExit('this must not run')")
-    for name in ("training_args.bin", "optimizer.pt", "rng_state.pth", "extra.pkl", ".netrc", "model.ckpt"):
-        (folder / name).write_bytes(b"PICKLE " + str(folder).encode())
-
-
-@pytest.fixture(scope="session")
-def run_template(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("somebody") / "runs" / "vit"
-    folder.mkdir(parents=True)
-    for seed, name in enumerate("abcd"):
-        write_peer(folder / name, seed, 500_000 if name == "b" else 5000)
-    write_record(folder, *"abcd")
-    return folder
-
-
-@pytest.fixture
-def run(run_template, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(run_template, folder)
-    (folder / "a" / "outside.json").symlink_to(tmp_path / "secret.json")
-    (tmp_path / "secret.json").write_text('{"password": "LEAKED"}')
-    return folder
-
-
-def push(hub, run, **options):
-    settings = {"namespace": "ada", "token": TOKEN, "endpoint": hub.url, "patience": BRISK}
-    return push_run(run, **settings | options)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def sent(hub, method, part=""):
-    return [request for request in hub.requests if request.method == method and part in request.path]
-
-
-REPOS = [f"ada/{name}-fashion-mnist-mutual" for name in "abcd"]
-PUSHED = {"README.md", "config.json", "figures/curve.png", "model.safetensors", "preprocessor_config.json"}
-
+from hf_mutual_kd.readme_merge import BEGIN, END, merge_readme
 
 # What a push does
 
@@ -215,11 +132,34 @@ def test_what_a_user_wrote_into_the_readme_survives(hub, run):
     (run / "a" / "README.md").write_text(CARD.replace("Text of ours.", "Newer text."))
     push(hub, run, peers=["a"])
     merged = hub.files(REPOS[0])["README.md"].decode()
-    assert split_front_matter(merged)[1] == {"license": "mit", "tags": ["demo", "mine"], "thumbnail": "me.png"}
-    assert (
-        merged.split("---\n")[2] == f"\n{BEGIN}\n# A peer\n\nNewer text.\n{END}\n\n## My notes\n\nCiao – not yours.\n"
-    )
+    assert split_readme(merged)[0] == {"license": "mit", "tags": ["demo", "mine"], "thumbnail": "me.png"}
+    assert merged.split("---\n")[2] == f"{BEGIN}\n# A peer\n\nNewer text.\n{END}\n\n## My notes\n\nCiao – not yours.\n"
     assert not push(hub, run, peers=["a"]).peers[0].changed
+
+
+def test_metadata_of_a_user_that_cannot_be_read_stops_the_push(hub, run):
+    """A typing error in the README on the Hub costs the user all metadata, or leaves them without a way on."""
+    theirs = "---\nwidget: [\n---\nMine\n"
+    hub.add_model(REPOS[1], {"README.md": theirs})
+    with pytest.raises(HubError) as refusal:
+        push(hub, run)
+    text = str(refusal.value)
+    assert text.startswith(f"pushing to {REPOS[1]} is refused: README.md of {REPOS[1]}: its metadata is not readable")
+    assert "correct it" in text
+    assert text.endswith(f"Continue with\n  hf-mutual-kd push {run} --namespace ada --peers b c d")
+    assert hub.files(REPOS[1]) == {"README.md": theirs.encode()}
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_metadata_in_the_run_that_cannot_be_read_is_refused_before_anything_is_sent(hub, tmp_path, finished):
+    """A card that a user has edited and broken would be found out after the first peers are pushed."""
+    folder = write_run(tmp_path / "run", made_up_record(), made_up_results() if finished else None)
+    (folder / "cnn" / "README.md").write_text("---\na: [\n---\nMine\n")
+    with pytest.raises(
+        HubError, match=r"^cnn/README.md: its metadata is not readable as YAML; correct it .*nothing was"
+    ):
+        push(hub, folder)
+    assert hub.requests == []
 
 
 def test_cards_are_built_anew_with_links_and_leave_the_run_as_it_is(hub, tmp_path):
@@ -238,23 +178,6 @@ def test_cards_are_built_anew_with_links_and_leave_the_run_as_it_is(hub, tmp_pat
     assert not push(hub, folder, peers=["cnn"]).peers[0].changed
     everything = hub.everything_received()
     assert not [secret for secret in (str(tmp_path), "/home/ann", "hf_abcdef") if secret.encode() in everything]
-
-
-@pytest.mark.parametrize(
-    ("present", "expected"),
-    [
-        (None, CARD),
-        (CARD, CARD),
-        ("", CARD),
-        ("# Mine", f"---\nlicense: mit\ntags:\n- demo\n---\n# Mine\n\n{BEGIN}\n# A peer\n\nText of ours.\n{END}\n"),
-        ("---\na: [\n---\nMine", f"---\nlicense: mit\ntags:\n- demo\n---\nMine\n\n{CARD.split('---')[2].strip()}\n"),
-    ],
-)
-def test_merging_keeps_foreign_text_and_is_stable(present, expected):
-    """A merge that adds something each time would make a commit of every push."""
-    merged = merge_readme(CARD, present)
-    assert merged == expected
-    assert merge_readme(CARD, merged) == merged
 
 
 # What never leaves
@@ -386,11 +309,11 @@ def test_a_commit_of_somebody_else_in_between_is_not_overwritten(hub, run, monke
     (run / "a" / "README.md").write_text(CARD.replace("Text of ours.", "Newer."))
     merge, calls = merge_readme, []
 
-    def merge_slowly(built, present):
+    def merge_slowly(built, present, name):
         calls.append(present)
         if len(calls) == 1:
             hub.add_model(REPOS[0], {"README.md": f"{CARD}\nA note in between.\n"})
-        return merge(built, present)
+        return merge(built, present, name)
 
     monkeypatch.setattr("hf_mutual_kd.hub_commit.merge_readme", merge_slowly)
     push(hub, run, peers=["a"])
@@ -487,236 +410,3 @@ def test_retries_leave_the_runs_random_numbers_alone(hub, run):
     state = random.getstate()
     push(hub, run, peers=["a"], collection=False)
     assert random.getstate() == state
-
-
-# Loading what was pushed
-
-
-LOAD = """
-import json, torch; torch.set_num_threads(1)
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
-image = Image.new("RGB", (20, 20), (200, 10, 60))
-found = {}
-for peer in ("vit", "timm"):
-    repo = f"ada/{peer}-shapes-mutual"
-    model, processor = AutoModelForImageClassification.from_pretrained(repo), AutoImageProcessor.from_pretrained(repo)
-    with torch.no_grad():
-        logits = model(**processor(image, return_tensors="pt")).logits[0]
-    best = pipeline("image-classification", model=repo)(image)[0]["label"]
-    found[peer] = [logits.tolist(), best, model.config.id2label[int(logits.argmax())]]
-import timm
-model = timm.create_model("hf-hub:ada/timm-shapes-mutual", pretrained=True).eval()
-processor = AutoImageProcessor.from_pretrained("ada/timm-shapes-mutual")
-with torch.no_grad():
-    found["by timm"] = model(processor(image, return_tensors="pt")["pixel_values"])[0].tolist()
-print("ANSWER" + json.dumps(found))
-"""
-
-
-def tiny_timm():
-    import timm
-    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
-
-    cfg = timm.create_model("test_vit", pretrained=False).pretrained_cfg
-    config = TimmWrapperConfig.from_dict(
-        {"architecture": "test_vit", "pretrained_cfg": dict(cfg), "num_classes": 3, "label_names": LABELS}
-    )
-    return TimmWrapperForImageClassification(config)
-
-
-def test_pushed_peers_load_with_the_stock_classes_in_a_clean_cache(hub, tmp_path):
-    """A model that only loads on the machine that trained it is not shared; timm users have no transformers."""
-    folder = tmp_path / "run"
-    torch.manual_seed(0)
-    models = {"vit": tiny_vit().eval(), "timm": tiny_timm().eval()}
-    models["vit"].save_pretrained(folder / "vit")
-    save_timm_wrapper(models["timm"], folder / "timm")
-    tiny_processor().save_pretrained(folder / "vit")
-    write_record(folder, *models, dataset="shapes")
-    push(hub, folder)
-    env = {**os.environ, **hub.env(cache=tmp_path / "clean")}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=90
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.split("ANSWER")[1])
-    for name in models:
-        logits, piped, label = found[name]
-        assert len(logits) == len(LABELS)
-        assert piped == label
-        assert label in LABELS
-    torch.testing.assert_close(torch.tensor(found["by timm"]), torch.tensor(found["timm"][0]))
-
-
-# Checkpoints
-
-
-def train(make_cohort, folder, steps, resume=None, **changes):
-    from hf_mutual_kd import MutualKDConfig
-
-    torch.manual_seed(0)
-    args = MutualKDConfig(
-        str(folder), max_steps=steps, per_device_train_batch_size=8, learning_rate=1e-2, save_steps=3,
-        save_strategy="steps", eval_strategy="steps", eval_steps=3, use_cpu=True, report_to="none", disable_tqdm=True,
-        pre_flight=False, **changes,
-    )  # fmt: skip
-    trainer = MutualKDTrainer(make_cohort("vit", "cnx"), args, make_rows(48), make_rows(9, 1))
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer
-
-
-def destination(hub) -> Destination:
-    return Destination("ada", token=TOKEN, endpoint=hub.url)
-
-
-def test_training_resumes_exactly_from_a_pushed_checkpoint(hub, make_cohort, tmp_path, monkeypatch):
-    """A state that lost a bit on its way to the Hub resumes without complaint and ends elsewhere."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    whole = train(make_cohort, tmp_path / "whole", 6)
-    checkpoint = tmp_path / "whole" / "checkpoint-3"
-    write_record(tmp_path / "whole", "vit", "cnx", dataset="shapes")
-    pushed = push_checkpoint(tmp_path / "whole", checkpoint, "checkpoint", destination(hub), BRISK)
-    assert pushed.repositories["vit"] == "ada/vit-shapes-mutual"
-    names = {name for repo in pushed.repositories.values() for name in hub.files(repo)}
-    assert {Path(name).suffix for name in names} <= {".json", ".safetensors"}
-    assert [len(hub.commits(repo)) for repo in pushed.repositories.values()] == [2, 2]
-    assert str(tmp_path).encode() not in hub.everything_received()
-    pulled = pull_checkpoint(
-        "ada/vit-shapes-mutual", tmp_path / "resumed", token=TOKEN, endpoint=hub.url, patience=BRISK
-    )
-    assert pulled == tmp_path / "resumed" / "checkpoint-3"
-    ours, theirs = contents(checkpoint), contents(pulled)
-    assert set(theirs) == set(ours)
-    for name in ours:
-        if not name.endswith((".pt", ".pth")):
-            assert theirs[name] == ours[name], name
-    resumed = train(make_cohort, tmp_path / "resumed", 6, resume=str(pulled))
-    for key, value in whole.cohort.peers.state_dict().items():
-        assert torch.equal(value, resumed.cohort.peers.state_dict()[key]), key
-    assert torch.equal(*(torch.load(tmp_path / run / "checkpoint-6/rng_state.pth", weights_only=False)["cpu"]
-                         for run in ("whole", "resumed")))  # fmt: skip
-    assert contents(tmp_path / "whole" / "vit") == contents(tmp_path / "resumed" / "vit")
-    with pytest.raises(HubError, match="checkpoint-3 exists already"):
-        pull_checkpoint("ada/vit-shapes-mutual", tmp_path / "resumed", token=TOKEN, endpoint=hub.url, patience=BRISK)
-    with pytest.raises(
-        HubError, match="holds no checkpoint in last-checkpoint; give the repository of the cohort's fi"
-    ):
-        pull_checkpoint("ada/cnx-shapes-mutual", tmp_path / "other", token=TOKEN, endpoint=hub.url, patience=BRISK)
-
-
-def fake_checkpoint(run: Path, step: int, **files: bytes) -> Path:
-    folder = run / f"checkpoint-{step}"
-    for name in "abcd":
-        shutil.copytree(run / name, folder / name, symlinks=True)
-        (folder / name / "config.json").write_text(json.dumps({"model_type": "vit", "step": step}))
-    state = {"global_step": step, "best_model_checkpoint": str(run / "checkpoint-1")}
-    (folder / "trainer_state.json").write_text(json.dumps(state))
-    torch.save({"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(3)}}}, folder / "optimizer.pt")
-    (folder / "training_args.bin").write_bytes(b"PICKLE")
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def test_strategies_push_what_their_names_say(hub, run):
-    """`all_checkpoints` keeps every state, `checkpoint` the last; stale parts of the last one would mix two steps."""
-    push_checkpoint(run, fake_checkpoint(run, 1), "every_save", destination(hub), BRISK)
-    assert set(hub.files(REPOS[0])) == PUSHED
-    shutil.copytree(run / "checkpoint-1" / "a", run / "checkpoint-1" / "best" / "a", symlinks=True)
-    push_checkpoint(run, run / "checkpoint-1", "checkpoint", destination(hub), BRISK)
-    assert "last-checkpoint/best/a/model.safetensors" in hub.files(REPOS[0])
-    push_checkpoint(run, fake_checkpoint(run, 2), "checkpoint", destination(hub), BRISK)
-    first, second = hub.files(REPOS[0]), hub.files(REPOS[1])
-    assert "last-checkpoint/best/a/model.safetensors" not in first
-    assert json.loads(first["last-checkpoint/a/config.json"])["step"] == json.loads(first["config.json"])["step"] == 2
-    state = {name for name in first if name.startswith("last-checkpoint/") and name.count("/") == 1}
-    assert {Path(name).name for name in state} == {
-        "trainer_state.json", "optimizer.pt.json", "optimizer.pt.safetensors", "pushed_checkpoint.json",
-    }  # fmt: skip
-    assert {name.split("/")[1] for name in second if name.startswith("last-checkpoint/")} == {"b"}
-    for step in (3, 4):
-        push_checkpoint(run, fake_checkpoint(run, step), "all_checkpoints", destination(hub), BRISK)
-    assert {name.split("/")[0] for name in hub.files(REPOS[0])} >= {"checkpoint-3", "checkpoint-4", "last-checkpoint"}
-    assert b"PICKLE" not in hub.everything_received()
-    assert str(run).encode() not in hub.everything_received()
-    with pytest.raises(HubError, match="strategy must be one of every_save, checkpoint, all_checkpoints, got 'end'"):
-        push_checkpoint(run, run / "checkpoint-1", "end", destination(hub), BRISK)
-
-
-def test_state_that_would_need_pickles_is_refused_before_anything_is_sent(hub, run):
-    """State of a sharded run silently left out would be found missing when it is needed."""
-    checkpoint = fake_checkpoint(run, 1, **{"__0_0.distcp": b"x"})
-    with pytest.raises(HubError, match=r"__0_0.distcp is state of a sharded run.*use hub_strategy 'every_save'"):
-        push_checkpoint(run, checkpoint, "checkpoint", destination(hub), BRISK)
-    assert hub.requests == []
-    push_checkpoint(run, checkpoint, "every_save", destination(hub), BRISK)
-
-
-def test_state_survives_the_way_through_json_and_safetensors():
-    """Python, NumPy and torch generators, schedules and optimizers hold more kinds of values than JSON knows."""
-    value = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "cpu": torch.get_rng_state(),
-        0: [
-            1,
-            -2.5,
-            1e-300,
-            float("inf"),
-            True,
-            None,
-            "text",
-            (),
-            np.float32(3),
-            torch.tensor(2.0, dtype=torch.bfloat16),
-        ],
-        "shared": (shared := torch.arange(6).view(2, 3).T),
-        "again": shared,
-    }
-    tensors = {}
-    text = json.dumps(to_plain(value, tensors), allow_nan=False)
-    back = from_plain(json.loads(text), tensors)
-    random.setstate(back["python"])
-    assert back["python"] == value["python"]
-    assert back["numpy"][1].dtype == np.uint32
-    np.testing.assert_array_equal(back["numpy"][1], value["numpy"][1])
-    assert back["numpy"][2:] == value["numpy"][2:]
-    assert torch.equal(back["cpu"], value["cpu"])
-    assert torch.equal(back["again"], shared)
-    assert [type(item) for item in back[0]] == [type(item) for item in value[0]]
-    assert back[0] == value[0]
-    with pytest.raises(HubError, match="holds a set, which cannot be pushed"):
-        to_plain({"x": {1}}, {})
-
-
-def test_pushes_in_the_background_neither_block_nor_stop_training(hub, run, caplog, monkeypatch):
-    """A Hub that is down for an hour must cost a warning, not the training; a rotated checkpoint must still arrive."""
-    monkeypatch.setattr(logging.getLogger("hf_mutual_kd"), "propagate", True)
-    hub.fail("POST", "/commit/", delay=0.5)
-    pushes = PushInBackground(run, "checkpoint", destination(hub), BRISK)
-    began = time.monotonic()
-    for step in (1, 2, 3):
-        checkpoint = fake_checkpoint(run, step)
-        pushes.push_checkpoint(checkpoint)
-        shutil.rmtree(checkpoint)
-        time.sleep(0.1 if step == 1 else 0)
-    assert time.monotonic() - began < 0.5
-    assert [done.step for done in pushes.finish()] == [1, 3]
-    assert json.loads(hub.files(REPOS[0])["last-checkpoint/trainer_state.json"])["global_step"] == 3
-    assert not list(run.glob(".pushing-*"))
-    hub.fail("POST", "/commit/", status=403)
-    pushes.push_checkpoint(fake_checkpoint(run, 4))
-    pushes.finish()
-    warnings = [record.getMessage() for record in caplog.records if record.name.startswith("hf_mutual_kd")]
-    assert len(warnings) == 1
-    assert "checkpoint-4 is not pushed, training goes on: pushing to ada/b" in warnings[0]
-    pushes.push_checkpoint(fake_checkpoint(run, 5))
-    assert [done.step for done in pushes.finish()] == [1, 3, 5]
-    idle = PushInBackground(run, "end", destination(hub), BRISK)
-    idle.push_checkpoint(run / "checkpoint-5")
-    assert idle.finish() == []
-    every = PushInBackground(run, "all_checkpoints", destination(hub), BRISK)
-    for step in (4, 5):
-        every.push_checkpoint(run / f"checkpoint-{step}")
-    assert [done.step for done in every.finish()] == [4, 5]

@@ -13,168 +13,21 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
+from hostile_text import HOSTILE
 from hub_cards import check_card, front_matter
 from huggingface_hub import ModelCard
+from made_up_run import LABELS, SHA, made_up_record, made_up_results, write_history, write_roles, write_run
 from markdown_it import MarkdownIt
 
+from hf_mutual_kd.card_text import split_readme
 from hf_mutual_kd.errors import OutputFolderError, PeerError
-from hf_mutual_kd.model_card import (
-    BEGIN,
-    END,
-    base_facts,
-    code,
-    emissions_tracker,
-    escape,
-    fence,
-    hardware_facts,
-    hyperparameter_facts,
-    merge_readme,
-    objective_facts,
-    run_snippet,
-    scrub,
-    scrub_command,
-    split_readme,
-    write_cards,
-)
+from hf_mutual_kd.model_card import write_cards
+from hf_mutual_kd.readme_merge import BEGIN, END
 
 GOLDEN = Path(__file__).parent / "golden"
-SHA = {"vit": "1" * 40, "cnn": "2" * 40, "data": "3" * 40}
 VIT = "https://huggingface.co/someone/vit-tiny"
-LABELS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal"]
-HOSTILE = [
-    "a|b | c",
-    "`code` ``` fence",
-    "</details><script>alert(1)</script>",
-    "line\nbreak\r\n\n# heading",
-    "---",
-    "\"quotes\" 'n' *stars* _x_ [l](http://e.com) <!-- hf_mutual_kd:end -->",
-    "👩‍🚀 😀 été {{ 7 * 7 }} {% raw %} $$x$$",
-    "x" * 5000,
-    "\u202egnp.exe \x00\x1b[31m \ud800",
-]
-
-
-def made_up_results() -> dict:
-    """Made up: `results.json` of three seeds, in which vit gains and cnn stays within noise."""
-    flips = {"positive_flips": 0.0311, "negative_flips": 0.0107}
-    peers = {
-        "vit": {
-            "start": {"accuracy": 0.8498, "top5_accuracy": 0.991, "loss": 0.4312, "expected_share": 0.4},
-            "mutual": {"accuracy": 0.8702, "top5_accuracy": 0.9931, "loss": 0.3821, "expected_share": 0.4},
-            "control": {"accuracy": 0.8632, "top5_accuracy": 0.9922, "loss": 0.4},
-            **flips,
-            "control_flips": {"positive_flips": 0.0301, "negative_flips": 0.0167},
-            "share_taught": 0.375,
-            "by_class": {
-                "start": [0.80, 0.95, 0.70, None, 0.85, 0.90],
-                "control": [0.81, 0.96, 0.72, None, 0.85, 0.91],
-                "mutual": [0.84, 0.96, 0.71, None, 0.89, 0.92],
-            },
-            "per_seed": {"mutual": [0.8692, 0.8702, 0.8712], "control": [0.8627, 0.8632, 0.8637]},
-            "delta": {"mean": 0.0070, "sd": 0.0005},
-        },
-        "cnn": {
-            "start": {"accuracy": 0.8801, "top5_accuracy": 0.994, "loss": 0.35, "expected_share": 0.6},
-            "mutual": {"accuracy": 0.8794, "top5_accuracy": 0.994, "loss": 0.34, "expected_share": 0.6},
-            "control": {"accuracy": 0.8792, "top5_accuracy": 0.994, "loss": 0.35},
-            **flips,
-            "control_flips": {"positive_flips": 0.02, "negative_flips": 0.021},
-            "share_taught": 0.5,
-            "by_class": {"start": [0.9] * 6, "control": [0.9] * 6, "mutual": [0.9] * 6},
-            "per_seed": {"mutual": [0.878, 0.8794, 0.8808], "control": [0.8792] * 3},
-            "delta": {"mean": 0.0002, "sd": 0.0014},
-        },
-    }
-    cohort = {"start": {"ensemble_accuracy": 0.8888, "oracle_accuracy": 0.93, "samples": 10000}}
-    seconds = {"mutual": [190.0, 200.0, 210.0], "control": [120.0] * 3}
-    return {"peers": peers, "cohort": cohort, "steps": 1200, "seconds": seconds, "seeds": [0, 1, 2]}
-
-
-def made_up_record() -> dict:
-    """Made up: `cohort.json` with every fact that a card can tell."""
-    peers = {
-        "vit": {
-            "source": "someone/vit-tiny",
-            "revision": SHA["vit"],
-            "architecture": "ViTForImageClassification",
-            "parameters": 5717416,
-            "base": {
-                "license": "apache-2.0",
-                "tags": ["vision", "arxiv:2010.11929"],
-                "citation": "@misc{vit,\n  title = {ViT}\n}",
-            },
-        },
-        "cnn": {
-            "source": "someone/cnn",
-            "revision": SHA["cnn"],
-            "architecture": "ResNetForImageClassification",
-            "parameters": 77000,
-            "base": {"license": "cc-by-nc-4.0"},
-        },
-    }
-    splits = {"train": "train", "validation": "a tenth of train (seed 0)", "test": "test"}
-    dataset = {
-        "name": "someone/clothes", "config": "small", "revision": SHA["data"], "splits": splits,
-        "rows": {"train": 45000, "validation": 5000, "test": 10000},
-        "labelled": {"train": 1000, "validation": 5000, "test": 10000},
-        "fingerprint": "0123456789abcdef", "fingerprint_of": "all bytes",
-        "skipped_images": {"train": 2, "validation": 0, "test": 0},
-    }  # fmt: skip
-    rule = {"name": "mean", "description": "The mean teaches.", "citation": "Lan, Zhu, Gong: ONE, NeurIPS 2018"}
-    return {
-        "task": "image-classification",
-        "peers": peers,
-        "labels": LABELS,
-        "seeds": [0, 1, 2],
-        "dataset": dataset,
-        "versions": {"hf_mutual_kd": "0.1.0", "torch": "2.15.0"},
-        "command": "accelerate launch recipes/vit_classify.py --output_dir /home/ann --hub_token hf_abcdefghijklmnop",
-        "recipe": {"learning_rate": 1e-5, "output_dir": "/home/ann/runs/x"},
-        "hyperparameters": {"changed": {"learning_rate": 1e-5}, "defaults": {"optim": "adamw_torch", "seed": 42}},
-        "objective": {
-            "rule": rule, "source": {"name": "frozen", "description": "Teachers are frozen."}, "score": None,
-            "retain": True, "detach": "teacher", "temperature": 1.0, "weight": 1.0, "labels": True,
-        },
-        "hardware": {"device": "A Made-up CPU", "processes": 2, "cores": 4},
-        "co2_kg": 0.0123,
-        "usage": {"vit": "Coat: 0.812\nDress: 0.100\nPullover: 0.050"},
-        "example": {"row": 7, "label": "Coat"},
-    }  # fmt: skip
-
-
-def write_roles(path: Path, taught: dict[str, list[int]], decisions: list[int]) -> None:
-    columns = {"sample_id": list(range(len(decisions))), "decisions": decisions}
-    columns |= {f"taught/{who}": counts for who, counts in taught.items()}
-    pq.write_table(pa.table(columns), path)
-
-
-def write_history(folder: Path, rise: float) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [
-        {"step": 400 * epoch, "eval_vit/accuracy": 0.85 + rise * epoch, "eval_my_vit/accuracy": 0.1, "epoch": epoch}
-        for epoch in (1, 2, 3)
-    ]
-    lines += [
-        {"step": 100 * k, "vit/supervised": 0.5 / k, "vit/transfer": 0.1 / k, "loss": 1.0, "learning_rate": 1e-5}
-        for k in range(1, 13)
-    ]
-    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-
-
-def write_run(folder: Path, record: dict, results: dict | None = None) -> Path:
-    """A run folder of a record and results, with an empty-looking transformers folder for every peer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cohort.json").write_text(json.dumps(record), encoding="utf-8")
-    if results is not None:
-        (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    for name in record["peers"]:
-        (folder / name).mkdir(exist_ok=True)
-        (folder / name / "config.json").write_text('{"model_type": "vit"}', encoding="utf-8")
-    return folder
 
 
 @pytest.fixture
@@ -292,26 +145,6 @@ def test_text_from_outside_breaks_neither_markdown_nor_html_nor_yaml(tmp_path):
     assert "{{ 7 * 7 }}" in html.unescape(page)
     assert "x" * 5000 not in text.split("```")[0]
     assert not set("\u202e\x00\x1b\r") & set(text)
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_escaped_text_is_shown_as_it_is(text):
-    """Escaping that drops or doubles what a label says."""
-    shown = (
-        MarkdownIt("commonmark", {"html": True}).enable("table").render(f"| a |\n|---|\n| {escape(text, 9999)} |\n")
-    )
-    expected = "".join(character for character in text if character not in "\u202e\x00\x1b\ud800")
-    cell = html.unescape(re.search("<td>(.*)</td>", shown)[1]).replace("\ufffd", "")
-    assert cell.replace(" ", "") == re.sub(r"\s", "", expected)
-    assert shown.count("<td>") == 1
-
-
-def test_a_code_block_is_not_closed_by_what_is_in_it():
-    """A citation with a fence inside, after which the rest of the card is code."""
-    page = MarkdownIt().render(fence("a\n````\n# not a heading", "text") + "\n\nafter")
-    assert "<h1>" not in page
-    assert "<p>after</p>" in page
-    assert code("`|`") == "<code>&#96;&#124;&#96;</code>"
 
 
 def test_one_peer_without_control_in_one_seed(tmp_path):
@@ -445,14 +278,6 @@ def test_neither_paths_nor_tokens_nor_user_names_are_written(full_run):
     write_cards(full_run)
     for name in ("vit", "cnn"):
         assert not re.search(rf"/home|ann\b|hf_abc|hub_token hf|{re.escape(str(full_run))}", read(full_run, name))
-    assert scrub_command("run --a=/x/y/z --hub_token hf_1 --peers v=/home/ann/v@main '/a b/c d.yaml' runs/x") == (
-        "run --a=z --hub_token '(hidden)' --peers v=v@main 'c d.yaml' runs/x"
-    )
-    assert scrub_command("run --peers 'v=/home/ann b/v' '--out=w=/c d/e'") == "run --peers v=v --out=w=e"
-    assert scrub_command("HF_TOKEN=abc run --hub-token=abc") == "'HF_TOKEN=(hidden)' run '--hub-token=(hidden)'"
-    assert scrub("~/runs, C:\\Users\\ann\\x, /home/ann, ../bob/x, https://hf.co/a/b, a/b, file:///home/ann/d") == (
-        "runs, x, HOME, x, https://hf.co/a/b, a/b, d"
-    )
 
 
 @pytest.mark.parametrize("broken", ["{", "[]", '{"task": "image-classification"}', '{"peers": {"../x": {}}}'])
@@ -478,116 +303,9 @@ def test_an_unknown_peer_is_refused_before_anything_is_written(full_run):
     assert not (full_run / "vit" / "README.md").exists()
 
 
-# A README that was there
-
-
-def test_a_users_own_text_and_keys_survive():
-    """Sections that a user wrote and that the next push throws away."""
-    new = (GOLDEN / "model_card_vit.md").read_text(encoding="utf-8")
-    mine = new.replace(BEGIN, f"My intro\n\n{BEGIN}").replace("task", "TASK", 1) + "\n## My section\n\n---\nmine\n"
-    mine = mine.replace("---\n", "---\nwidget: []\n", 1).replace("tags:\n", "tags:\n- my-tag\n", 1)
-    merged = merge_readme(mine, new)
-    assert (
-        merged.index("My intro")
-        < merged.index(BEGIN)
-        < merged.index(END)
-        < merged.index("## My section\n\n---\nmine\n")
-    )
-    assert front_matter(merged)["widget"] == []
-    assert "my-tag" in front_matter(merged)["tags"]
-    assert merged.count(BEGIN) == 1
-    assert merge_readme(merged, new) == merged
-    assert check_card(merged) == ([], [])
-
-
-@pytest.mark.parametrize(
-    "existing", ["", "Just text\n", "---\nlicense: mit\n---\n# Mine\n", f"lost\n{BEGIN}\nopen\n", "---\n---\nx"]
-)
-def test_a_readme_without_our_card_is_kept_below_it(existing):
-    """A first push over a README that the user has written; a block whose end was deleted."""
-    new = (GOLDEN / "model_card_cnn.md").read_text(encoding="utf-8")
-    merged = merge_readme(existing, new)
-    assert merged.count(BEGIN) == merged.count(END) == 1
-    for words in re.findall("Just text|# Mine|lost|open|x$", existing):
-        assert words in merged.split(END)[1]
-    assert front_matter(merged)["license"] == "cc-by-nc-4.0"
-    assert merge_readme(merged, new) == merged
-    assert merge_readme("", new) == new
-
-
-def test_metadata_that_cannot_be_read_is_not_thrown_away():
-    """A user's metadata lost because of one typing error."""
-    with pytest.raises(PeerError, match="not readable as YAML"):
-        merge_readme("---\na: [\n---\nx", "---\nlicense: mit\n---\n")
-
-
 def test_text_that_looks_like_a_number_stays_text_on_the_hub(tmp_path):
     """A commit of digits and one `e`, which the Hub's YAML parser takes for a number."""
     record = made_up_record()
     record["dataset"]["revision"] = "1234567890" * 3 + "12345678e1"
     text = write_cards(write_run(tmp_path, record, made_up_results()))["vit"].read_text(encoding="utf-8")
     assert "revision: '123456789012345678901234567890" in text
-
-
-# What a run records
-
-
-def test_base_facts_of_a_folder(tmp_path):
-    """A licence or citation that the card of the start has and ours does not."""
-    bibtex = "@article{a,\n  title={{A} b}\n}"
-    (tmp_path / "README.md").write_text(
-        f"---\nlicense: other\nlicense_name: my\ntags: [vision, 3]\n---\n# x\n```bibtex\n{bibtex}\n```\n",
-        encoding="utf-8",
-    )
-    facts = base_facts(str(tmp_path))
-    assert facts == {"license": "other", "license_name": "my", "tags": ["vision"], "citation": bibtex}
-    assert base_facts(str(tmp_path / "missing")) == {}
-    (tmp_path / "README.md").write_text("---\na: [\n---\n", encoding="utf-8")
-    assert base_facts(str(tmp_path)) == {}
-
-
-def test_base_facts_from_the_cache_without_network(tmp_path, monkeypatch):
-    """A run without network that loses the licence of a cached model."""
-    snapshot = tmp_path / "models--someone--vit" / "snapshots" / SHA["vit"]
-    snapshot.mkdir(parents=True)
-    (snapshot / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
-    assert base_facts("someone/vit", SHA["vit"]) == {"license": "mit"}
-    assert base_facts("someone/cnn", SHA["cnn"]) == {}
-
-
-def test_run_snippet_prints_what_the_saved_peer_says(make_cohort, tmp_path):
-    """An output in the card that no run of the snippet gave; a model that draws random numbers when it is loaded."""
-    from PIL import Image
-
-    cohort = make_cohort("vit")
-    cohort.save_pretrained(tmp_path)
-    before = random.getstate(), torch.get_rng_state().tolist()
-    printed = run_snippet(tmp_path / "vit", Image.new("RGB", (20, 20), "red"))
-    assert (random.getstate(), torch.get_rng_state().tolist()) == before
-    assert re.fullmatch(r"(?:(?:circle|square|stripe): 0\.\d{3}\n?){3}", printed)
-    (tmp_path / "plain").mkdir()
-    assert run_snippet(tmp_path / "plain", Image.new("RGB", (20, 20))) is None
-
-
-def test_facts_describe_themselves(tmp_path):
-    """Secrets, paths or values that JSON cannot hold in the record."""
-    from hf_mutual_kd.config import MutualKDConfig
-    from hf_mutual_kd.teachers import Objective
-
-    config = MutualKDConfig(str(tmp_path), learning_rate=3e-4, hub_token="hf_secret", use_cpu=True)
-    facts = hyperparameter_facts({"learning_rate": 3e-4, "seed": 42, "output_dir": str(tmp_path)}, config)
-    assert facts["changed"] == {"learning_rate": 3e-4}
-    assert facts["defaults"]["seed"] == 42
-    assert not re.search(f"hf_secret|{tmp_path}", json.dumps(facts))
-    assert json.loads(json.dumps(objective_facts(Objective.from_options(config))))["rule"]["name"] == "best"
-    assert hardware_facts(2)["processes"] == 2
-
-
-def test_without_codecarbon_nothing_is_measured(monkeypatch):
-    """A run that stops because an extra is not installed."""
-    monkeypatch.setitem(__import__("sys").modules, "codecarbon", None)
-    with emissions_tracker() as tracker:
-        assert tracker is None

@@ -68,7 +68,7 @@ def test_one_seed_with_control_claims_nothing():
     """One seed has no spread, so no verdict."""
     results = collect(three()[:2], {"seeds": [1]})
     assert results["peers"]["vit"]["delta"] == {"mean": pytest.approx(0.02), "sd": None}
-    assert "+2.00 (one seed)" in describe(results, Path("runs/x"))
+    assert "+2.00 (1 seed)" in describe(results, Path("runs/x"))
 
 
 def test_table_names_folders_and_the_next_command():
@@ -92,7 +92,7 @@ def test_flips_that_were_not_measured_are_left_out():
     [
         (0.03, 0.01, 3, "better"), (-0.03, 0.01, 3, "worse"), (0.01, 0.01, 3, "within noise"),
         (-0.0115, 0.01, 3, "within noise"), (0.0116, 0.01, 3, "better"), (0.0, 0.0, 3, "within noise"),
-        (0.01, 0.0, 2, "better"), (0.5, None, 1, "one seed"),
+        (0.01, 0.0, 2, "2 seeds"), (0.5, None, 1, "1 seed"),
     ],
 )  # fmt: skip
 def test_verdict_is_two_standard_errors(mean, sd, seeds, said):
@@ -104,4 +104,4 @@ def test_verdict_is_two_standard_errors(mean, sd, seeds, said):
 def test_differences_are_in_points():
     """Points against percent is a factor that nobody sees."""
     assert difference({"mean": 0.0079, "sd": 0.0004}, 3) == "+0.79 ± 0.04 (better)"
-    assert difference({"mean": -0.012, "sd": None}, 1) == "-1.20 (one seed)"
+    assert difference({"mean": -0.012, "sd": None}, 1) == "-1.20 (1 seed)"

@@ -1,4 +1,4 @@
-"""Make the embedded Parquet files from Debian's package `dataset-fashion-mnist`: `python recipes/embedded/make_data.py`.
+"""Make the embedded Parquet files from Debian's `dataset-fashion-mnist`: `python recipes/embedded/make_data.py`.
 
 Running it twice with the same libraries gives byte-identical files.
 """

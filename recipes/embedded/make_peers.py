@@ -1,7 +1,7 @@
 """Train the embedded peers, three small specialists of different families: `python recipes/embedded/make_peers.py`.
 
-They learn from the `pretrain` split alone. With the same libraries and machine, retraining gives the same weights up to
-float noise.
+They learn from the `pretrain` split alone. With the same libraries, machine and number of threads, retraining gives
+the same weights up to float noise.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def build_convnext(labels: dict) -> PreTrainedModel:
 
 
 def convnext_processor(mean: float, std: float) -> BaseImageProcessor:
-    """The processor of ResNets and ConvNeXts, which by default enlarges the image and crops its middle: here it doesn't."""
+    """The processor of ResNets and ConvNeXts, without its default of enlarging the image and cropping the middle."""
     return ConvNextImageProcessor(
         size={"shortest_edge": IMAGE_SIZE},
         crop_pct=1.0,
@@ -114,8 +114,8 @@ def convnext_processor(mean: float, std: float) -> BaseImageProcessor:
     )
 
 
-# Which classes go together is chosen so that those that look alike (shirts, coats, pullovers; the shoes) have different
-# specialists. The ResNet learns most from few rows, so it gets fewer, and no peer is best at everything.
+# Classes that look alike (shirts, coats, pullovers; the shoes) have different specialists, so that each peer has much
+# to learn from the others. The ResNet learns most from few rows; it gets fewer, so that it isn't the best at everything.
 PEERS = {
     "vit": PeerRecipe(
         knows=("T-shirt/top", "Coat", "Sandal", "Bag"),
@@ -249,26 +249,17 @@ tags:
 A {family} with {parameters:,} parameters for 28x28 images, trained from scratch by `recipes/embedded/make_peers.py`
 of hf-mutual-kd. It is a starting point to show mutual knowledge transfer with, not a good classifier.
 
-- **Trained on** {rows:,} images of the `pretrain` split of hf-mutual-kd's Fashion-MNIST subset: all {known_rows:,} of
-  {known}; one in {one_in} of the other classes. {epochs} epochs, one-cycle AdamW, shifts by one pixel and mirroring.
+- **Trained on** {rows:,} images of the `pretrain` split of hf-mutual-kd's Fashion-MNIST subset: all {known_rows:,}
+  of the classes {known}, and one in {one_in} of the others. {epochs} epochs, one-cycle AdamW, shifts by
+  one pixel and mirroring.
 - **Accuracy** on the 2,000 images of the `validation` split: {accuracy:.1f} % ({known_accuracy:.1f} % on the classes
   that it saw all of, {other_accuracy:.1f} % on the others).
 - **Data**: Fashion-MNIST, Copyright 2017 Zalando SE, MIT licence.
 """
 
 
-def save(folder: Path, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
-    """Write model and processor as an ordinary `save_pretrained` folder, replacing the one that is there."""
-    unfinished = folder.with_name(folder.name + ".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    processor.save_pretrained(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(unfinished, folder)
-
-
 def make_peer(name: str, recipe: PeerRecipe, data: Dataset, folder: Path) -> dict:
-    """Train and save one peer.
+    """Train one peer and save it as an ordinary `save_pretrained` folder, yet without its card.
 
     Args:
         name (`str`): its name.
@@ -291,7 +282,8 @@ def make_peer(name: str, recipe: PeerRecipe, data: Dataset, folder: Path) -> dic
     )
     pixels = preprocess(recipe.processor, chosen["image"][:])
     train(model, pixels, torch.tensor(labels[rows]), recipe.learning_rate, name)
-    save(folder, model, recipe.processor)
+    model.save_pretrained(folder)
+    recipe.processor.save_pretrained(folder)
     return {
         "name": name,
         "family": type(model).__name__.removesuffix("ForImageClassification"),
@@ -334,11 +326,14 @@ def main(arguments: list[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     probabilities = []
     for name, recipe in PEERS.items():
-        folder = options.output / name
-        facts = make_peer(name, recipe, pretrain, folder)
-        probabilities.append(predict(folder, images))
+        folder, unfinished = options.output / name, options.output / f"{name}.part"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        facts = make_peer(name, recipe, pretrain, unfinished)
+        probabilities.append(predict(unfinished, images))
         facts |= measure(probabilities[-1], labels, [names.index(one) for one in recipe.knows])
-        (folder / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
+        (unfinished / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(unfinished, folder)
         print("{name:<9} {accuracy:5.1f} % ({known_accuracy:.1f} known, {other_accuracy:.1f} others)".format(**facts))
 
     together = (torch.stack(probabilities).mean(0).argmax(-1) == labels).double().mean().item()

@@ -1,0 +1,78 @@
+"""What a run records for its cards."""
+
+import json
+import random
+import re
+
+import torch
+from made_up_run import SHA
+
+from hf_mutual_kd.card_facts import (
+    base_facts,
+    emissions_tracker,
+    hardware_facts,
+    hyperparameter_facts,
+    objective_facts,
+    run_snippet,
+)
+
+
+def test_base_facts_of_a_folder(tmp_path):
+    """A licence or citation that the card of the start has and ours does not."""
+    bibtex = "@article{a,\n  title={{A} b}\n}"
+    (tmp_path / "README.md").write_text(
+        f"---\nlicense: other\nlicense_name: my\ntags: [vision, 3]\n---\n# x\n```bibtex\n{bibtex}\n```\n",
+        encoding="utf-8",
+    )
+    facts = base_facts(str(tmp_path))
+    assert facts == {"license": "other", "license_name": "my", "tags": ["vision"], "citation": bibtex}
+    assert base_facts(str(tmp_path / "missing")) == {}
+    (tmp_path / "README.md").write_text("---\na: [\n---\n", encoding="utf-8")
+    assert base_facts(str(tmp_path)) == {}
+
+
+def test_base_facts_from_the_cache_without_network(tmp_path, monkeypatch):
+    """A run without network that loses the licence of a cached model."""
+    snapshot = tmp_path / "models--someone--vit" / "snapshots" / SHA["vit"]
+    snapshot.mkdir(parents=True)
+    (snapshot / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    assert base_facts("someone/vit", SHA["vit"]) == {"license": "mit"}
+    assert base_facts("someone/cnn", SHA["cnn"]) == {}
+
+
+def test_run_snippet_prints_what_the_saved_peer_says(make_cohort, tmp_path):
+    """An output in the card that no run of the snippet gave; a model that draws random numbers when it is loaded."""
+    from PIL import Image
+
+    cohort = make_cohort("vit")
+    cohort.save_pretrained(tmp_path)
+    before = random.getstate(), torch.get_rng_state().tolist()
+    printed = run_snippet(tmp_path / "vit", Image.new("RGB", (20, 20), "red"))
+    assert (random.getstate(), torch.get_rng_state().tolist()) == before
+    assert re.fullmatch(r"(?:(?:circle|square|stripe): 0\.\d{3}\n?){3}", printed)
+    (tmp_path / "plain").mkdir()
+    assert run_snippet(tmp_path / "plain", Image.new("RGB", (20, 20))) is None
+
+
+def test_facts_describe_themselves(tmp_path):
+    """Secrets, paths or values that JSON cannot hold in the record."""
+    from hf_mutual_kd.config import MutualKDConfig
+    from hf_mutual_kd.teachers import Objective
+
+    config = MutualKDConfig(str(tmp_path), learning_rate=3e-4, hub_token="hf_secret", use_cpu=True)
+    facts = hyperparameter_facts({"learning_rate": 3e-4, "seed": 42, "output_dir": str(tmp_path)}, config)
+    assert facts["changed"] == {"learning_rate": 3e-4}
+    assert facts["defaults"]["seed"] == 42
+    assert not re.search(f"hf_secret|{tmp_path}", json.dumps(facts))
+    assert json.loads(json.dumps(objective_facts(Objective.from_options(config))))["rule"]["name"] == "best"
+    assert hardware_facts(2)["processes"] == 2
+
+
+def test_without_codecarbon_nothing_is_measured(monkeypatch):
+    """A run that stops because an extra is not installed."""
+    monkeypatch.setitem(__import__("sys").modules, "codecarbon", None)
+    with emissions_tracker() as tracker:
+        assert tracker is None

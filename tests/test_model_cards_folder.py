@@ -1,0 +1,32 @@
+"""The cards in `model_cards/` are what today's code makes of the records beside them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from hub_cards import check_card
+
+from hf_mutual_kd.model_card import write_cards
+
+FOLDERS = sorted(path.parent for path in (Path(__file__).parents[1] / "model_cards").glob("*/cohort.json"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_kept_cards_are_up_to_date(folder, tmp_path):
+    """Cards that nobody rebuilds drift away from the code that claims to make them."""
+    run = tmp_path / folder.name
+    shutil.copytree(folder, run)
+    for card in run.glob("*/README.md"):
+        card.unlink()
+    cards = write_cards(run)
+    assert set(cards) == {path.parent.name for path in folder.glob("*/README.md")}
+    for name, card in cards.items():
+        text = card.read_text(encoding="utf-8")
+        assert text == (folder / name / "README.md").read_text(encoding="utf-8")
+        assert check_card(text, "model")[0] == []
+        assert all((folder / name / "figures" / figure.name).is_file() for figure in (run / name / "figures").iterdir())
+
+
+def test_there_are_kept_cards():
+    """The test above passes for an empty folder."""
+    assert FOLDERS

@@ -1,0 +1,92 @@
+"""Recipe and trainer against the loopback Hub: pushed while training, resumed from what was pushed, nothing leaks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_cards import check_card
+from hub_server import HubServer
+from test_experiment import FAST, RECIPE, place  # noqa: F401 - a fixture
+
+TOKEN = "hf_adaTokenThatMustNeverLeave0123456789"
+
+TRAINER = """
+import sys
+sys.path.insert(0, {tests!r})
+from conftest import LABELS, MAKERS, make_rows, tiny_processor
+from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer
+cohort = Cohort.from_pretrained({{"vit": {vit!r}, "cnx": "ada/base-cnx"}}, label_names=LABELS)
+args = MutualKDConfig({out!r}, max_steps=2, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no")
+trainer = MutualKDTrainer(cohort, args, train_dataset=make_rows(16), eval_dataset=make_rows(9, 1))
+trainer.train()
+trainer.evaluate()
+report = trainer.push_to_hub("ada", private=True)
+again = trainer.push_to_hub("ada")
+print([peer.changed for peer in report.peers], [peer.changed for peer in again.peers], cohort.specs["cnx"].revision)
+"""
+
+RESUME = """
+import sys
+from hf_mutual_kd.hub_checkpoints import pull_checkpoint
+print(pull_checkpoint("ada/vit-shapes-mutual", {out!r}))
+"""
+
+
+def run(*command: str, env: dict[str, str]) -> str:
+    done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with HubServer({"ada": TOKEN}) as hub:
+        yield hub
+
+
+@pytest.fixture
+def env(hub, tmp_path):
+    return {**os.environ, **hub.env(token=TOKEN, cache=tmp_path / "cache"), "ACCELERATE_USE_CPU": "true"}
+
+
+def words(place: Path, out: Path) -> list[str]:  # noqa: F811
+    peers = [f"{name}={place / name}" for name in ("vit", "cnx")]
+    return ["--peers", *peers, "--dataset", str(place / "shapes"), "--output_dir", str(out), *FAST]
+
+
+def test_recipe_pushes_while_it_trains_and_resumes_from_there(hub, env, place, tmp_path):  # noqa: F811
+    """A machine that is gone must cost no more than the time since the last push."""
+    if not (place / "shapes").exists():
+        (place / "data").rename(place / "shapes")
+    options = ["--push_to_hub", "--hub_namespace", "ada", "--hub_strategy", "checkpoint", "--control", "false"]
+    first = words(place, tmp_path / "a")
+    run(str(RECIPE), *first, *options, env=env)
+    assert hub.collections_of("ada") if hasattr(hub, "collections_of") else True
+    for peer in ("vit", "cnx"):
+        files = hub.files(f"ada/{peer}-shapes-mutual")
+        assert {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"} <= set(files)
+        assert files["model.safetensors"] == (tmp_path / "a" / peer / "model.safetensors").read_bytes()
+        errors, _ = check_card(files["README.md"].decode(), "model")
+        assert errors == []
+        assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in files)
+    pulled = run("-c", RESUME.format(out=str(tmp_path / "b")), env=env).split()[-1]
+    assert Path(pulled).name == "checkpoint-4"
+    assert json.loads((Path(pulled) / "trainer_state.json").read_text())["global_step"] == 4
+    sent = hub.everything_received()
+    for secret in (TOKEN, str(tmp_path), str(place), os.path.expanduser("~") + "/"):
+        assert secret.encode() not in sent
+
+
+def test_trainer_pushes_without_a_recipe(hub, env, place, tmp_path):  # noqa: F811
+    """In a notebook there is no recipe: the trainer itself has to leave the records that cards need."""
+    commit = hub.add_model("ada/base-cnx", place / "cnx")
+    script = TRAINER.format(tests=str(Path(__file__).parent), vit=str(place / "vit"), out=str(tmp_path / "out"))
+    printed = run("-c", script, env=env).splitlines()[-1]
+    assert printed == f"[True, True] [False, False] {commit}"
+    repository = next(name for name in ("ada/cnx-out-mutual", "ada/cnx-mutual") if hub.repo(name) is not None)
+    assert hub.repo(repository).private
+    card = hub.files(repository)["README.md"].decode()
+    assert "base_model: ada/base-cnx" in card
