@@ -77,7 +77,8 @@ def objective_facts(objective: Any) -> dict[str, Any]:
         "rule": {key: getattr(objective.rule, key) for key in ("name", "description", "citation")},
         "source": {key: getattr(objective.source, key) for key in ("name", "description")},
         "score": objective.score if objective.rule.needs_scores else None,
-        **{key: getattr(objective, key) for key in ("retain", "detach", "temperature", "weight", "labels")},
+        **{key: getattr(objective, key) for key in ("retain", "detach", "temperature", "weight")},
+        **{key: getattr(objective, key) for key in ("labels", "unlabelled_rows")},
     }
 
 

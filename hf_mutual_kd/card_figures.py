@@ -147,6 +147,35 @@ def training_figure(curves: Curves, metric: str, chosen: int | None = None) -> b
     return _png(draw, width=9.6 if curves.losses and (curves.mutual or curves.control) else 5.4, height=3.3)
 
 
+def results_figure(peers: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Every peer's accuracy on the test split: at its start, in the control and with its peers, a dot per seed.
+
+    Args:
+        peers (`dict`): `peers` of `results.json`.
+    """
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        for row, peer in enumerate(peers.values()):
+            seeds = peer["per_seed"]
+            axes.axhline(row, color=LIGHT, linewidth=0.8, zorder=0)
+            for label, values, offset, style in (
+                ("start", [peer["start"]["accuracy"]], 0.0, {"color": GREY, "marker": "|", "s": 160}),
+                ("control", seeds.get("control", []), 0.14, {"color": ORANGE, "marker": "s", "s": 22}),
+                ("with its peers", seeds["mutual"], -0.14, {"color": BLUE, "marker": "o", "s": 26}),
+            ):
+                shown = {"label": label} if row == 0 and values else {}
+                axes.scatter([100 * value for value in values], [row + offset] * len(values), **style, **shown)
+        axes.set_yticks(range(len(peers)), list(peers))
+        axes.set_ylim(len(peers) - 0.5, -0.5)
+        axes.set_xlabel("accuracy on the test split, %")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=3)
+
+    return _png(draw, width=6.8, height=0.9 + 0.55 * len(peers))
+
+
 def _png(draw: Callable[[Any], None], width: float, height: float) -> bytes:
     """Draw on a fresh white figure of `width` × `height` inches.
 

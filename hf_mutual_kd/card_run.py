@@ -23,10 +23,6 @@ classifier = pipeline("image-classification", model={model})
 for guess in classifier({image}, top_k=3):
     print(f"{{guess['label']}}: {{guess['score']:.3f}}")"""
 
-TIMM_SNIPPET = """import timm
-
-model = timm.create_model({model}, pretrained=True)"""
-
 
 @dataclass(frozen=True)
 class TaskWords:

@@ -22,6 +22,7 @@ from .card_facts import (
     objective_facts,
     run_snippet,
 )
+from .card_figures import results_figure
 from .cohort import Cohort
 from .config import MutualKDConfig
 from .data import Splits, check_images, decode_image, load_splits
@@ -96,6 +97,8 @@ class Experiment:
             results["example"] = {"row": 0, "label": splits.label_names[row["label"]]}
         checkpoints.write_json(self.folder / RESULTS, results)
         write_cards(self.folder)
+        (self.folder / "report").mkdir(exist_ok=True)
+        (self.folder / "report" / "results.png").write_bytes(results_figure(results["peers"]))
         print(describe(results, self.folder))
         if self.config.push_to_hub:
             self._push()

@@ -13,12 +13,6 @@ from typing import Any
 from jinja2 import Environment
 
 from .card_facts import MACHINE_OPTIONS
-from .card_facts import base_facts as base_facts
-from .card_facts import emissions_tracker as emissions_tracker
-from .card_facts import hardware_facts as hardware_facts
-from .card_facts import hyperparameter_facts as hyperparameter_facts
-from .card_facts import objective_facts as objective_facts
-from .card_facts import run_snippet as run_snippet
 from .card_figures import read_curves, teacher_figure, training_figure
 from .card_metadata import licence_of, metadata, non_commercial
 from .card_run import HUB, RunRecords, count_teachers, hub_id, is_timm, kept_value, measured_samples, read_records
@@ -47,7 +41,7 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 METHOD_CITATION = """@article{jain2025simplifying,
   title   = {Simplifying Knowledge Transfer in Pretrained Models},
-  author  = {Jain, Siddharth and Karthik, Shyamgopal and Gandhi, Vineet},
+  author  = {Jain and Karthik and Gandhi},
   journal = {Transactions on Machine Learning Research},
   year    = {2025},
   note    = {arXiv:2510.22208}

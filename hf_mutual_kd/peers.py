@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
@@ -20,6 +21,7 @@ from transformers.utils import logging
 
 from .errors import PeerError
 from .options import BatchNorm
+from .sources import COMMIT
 from .tasks.base import Task
 from .timm_peers import is_timm_wrapper, save_timm_wrapper
 
@@ -142,9 +144,10 @@ def load_peer(
     code = {"trust_remote_code": trust_remote_code}
     if Path(spec.source).is_dir() and not (Path(spec.source) / "config.json").is_file():
         raise PeerError(f"peer {name!r}: the folder {spec.source} has no config.json; it is no model folder")
-    with peer_errors(name, spec):
+    bars = without_bars() if Path(spec.source).is_dir() else contextlib.nullcontext()
+    with peer_errors(name, spec), bars:
+        spec = pinned(spec)
         config = AutoConfig.from_pretrained(spec.source, revision=spec.revision, **code)
-        spec = replace(spec, revision=getattr(config, "_commit_hash", None) or spec.revision)
         check_task(name, config, task)
         load = {"revision": spec.revision, "dtype": getattr(torch, spec.dtype), "use_safetensors": True, **code}
         model = load_model_of(name, spec, task, load, new_labels)
@@ -153,6 +156,15 @@ def load_peer(
         processor = load_processor(name, spec, code)
     check_finite(name, model)
     return LoadedPeer(model, processor, spec)
+
+
+def pinned(spec: PeerSpec) -> PeerSpec:
+    """The same with the commit that a branch or tag of the Hub stands for now, or stood for when it was cached."""
+    if Path(spec.source).exists():
+        return spec
+    config = hf_hub_download(spec.source, "config.json", revision=spec.revision)
+    commit = Path(config).parent.name
+    return replace(spec, revision=commit) if COMMIT.fullmatch(commit) else spec
 
 
 def check_task(name: str, config: Any, task: Task) -> None:
@@ -195,7 +207,8 @@ def renew_head(model: nn.Module, task: Task, config: Any, code: dict) -> None:
         shapes.append({key: parameter.shape for key, parameter in probe.named_parameters()})
     for key in shapes[0]:
         if shapes[0][key] != shapes[1][key] and key.endswith(".weight"):
-            model.get_submodule(key.removesuffix(".weight")).reset_parameters()
+            head: Any = model.get_submodule(key.removesuffix(".weight"))
+            head.reset_parameters()
 
 
 def load_processor(name: str, spec: PeerSpec, code: dict) -> Any:
@@ -269,7 +282,7 @@ def label_list(model: nn.Module) -> list[str]:
 
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
-    """No bars of transformers for files of a run: they would tear the bar of the training."""
+    """No bars of transformers for local files: they would tear the bar of the training."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -26,6 +26,7 @@ def main(run_dir: str, kept: str) -> int:
         ):
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(record, place)
+    shutil.copyfile(run / "report" / "results.png", target / "results.png")
     for name in cards:
         for part in CARD:
             source = run / name / part

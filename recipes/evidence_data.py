@@ -1,4 +1,4 @@
-"""Fashion-MNIST as tensors for `recipes/evidence.py`: the rows that members are made from, learn from and are judged by."""
+"""Fashion-MNIST as tensors for `recipes/evidence.py`: rows to pretrain on, to learn from and to be judged by."""
 
 from __future__ import annotations
 
@@ -62,31 +62,27 @@ class FashionMNIST:
     validation: Rows
     held: Rows
 
-    def shortened(self, rows: int) -> FashionMNIST:
-        """At most `rows` of each part, to try the recipe out."""
-        parts = (part.take(slice(rows)) for part in (self.pretrain, self.transfer, self.validation, self.held))
-        return FashionMNIST(f"{self.source}, {rows} rows of each part", *parts)
 
-
-def load(source: str | None = None) -> FashionMNIST:
+def load(source: str | None = None, limit: int | None = None) -> FashionMNIST:
     """Read the data.
 
     Args:
         source (`str`, *optional*): folder of Debian's package `dataset-fashion-mnist`, or `"embedded"`; unset: the
             package where it is installed, else the embedded Parquet files.
+        limit (`int`, *optional*): read only so many rows of each part, to try the recipe out.
 
     Raises:
         [`~hf_mutual_kd.errors.DataError`]: the folder does not hold the four files of the package.
     """
     if source == "embedded" or (source is None and not has_package(SOURCE)):
-        return load_embedded()
+        return load_embedded(limit)
     folder = Path(source or SOURCE)
     if not has_package(folder):
         raise DataError(
             f"{folder} holds no train-images-idx3-ubyte.gz; expected the folder of Debian's package "
             "dataset-fashion-mnist, or 'embedded' for the smaller files of this repository"
         )
-    return load_package(folder)
+    return load_package(folder, limit)
 
 
 def has_package(folder: Path) -> bool:
@@ -94,7 +90,7 @@ def has_package(folder: Path) -> bool:
     return (folder / "train-images-idx3-ubyte.gz").is_file()
 
 
-def load_package(folder: Path) -> FashionMNIST:
+def load_package(folder: Path, limit: int | None = None) -> FashionMNIST:
     """All 70,000 rows; held-out are the official test file and 15,000 rows of the train file."""
     train, test = (
         make_rows(read_idx(folder / f"{part}-images-idx3-ubyte.gz"), read_idx(folder / f"{part}-labels-idx1-ubyte.gz"))
@@ -104,12 +100,14 @@ def load_package(folder: Path) -> FashionMNIST:
     sizes = [PRETRAIN_ROWS, TRANSFER_ROWS, EXTRA_ROWS, len(train) - PRETRAIN_ROWS - TRANSFER_ROWS - EXTRA_ROWS]
     pretrain, transfer, extra, validation = (train.take(index) for index in order.split(sizes))
     held = Rows(torch.cat([test.images, extra.images]), torch.cat([test.labels, extra.labels]))
-    return FashionMNIST("all of Fashion-MNIST (Debian's dataset-fashion-mnist)", pretrain, transfer, validation, held)
+    parts = (part.take(slice(limit)) for part in (pretrain, transfer, validation, held))
+    return FashionMNIST("all of Fashion-MNIST (Debian's dataset-fashion-mnist)", *parts)
 
 
-def load_embedded() -> FashionMNIST:
+def load_embedded(limit: int | None = None) -> FashionMNIST:
     """The rows that the repository carries: 30,000, of which 1,000 of the 8,000 fresh ones have a label."""
-    parts = {name: read_parquet(EMBEDDED / f"{name}.parquet") for name in ("pretrain", "train", "validation", "test")}
+    names = ("pretrain", "train", "validation", "test")
+    parts = {name: read_parquet(EMBEDDED / f"{name}.parquet", limit) for name in names}
     labelled_first = torch.argsort(parts["train"].labels < 0, stable=True)
     return FashionMNIST(
         "the embedded part of Fashion-MNIST",
@@ -120,9 +118,9 @@ def load_embedded() -> FashionMNIST:
     )
 
 
-def read_parquet(path: Path) -> Rows:
-    """One embedded file."""
-    table = pq.read_table(path)
+def read_parquet(path: Path, limit: int | None = None) -> Rows:
+    """One embedded file, or its first rows."""
+    table = pq.read_table(path).slice(0, limit)
     pixels = [np.asarray(Image.open(io.BytesIO(cell["bytes"]))) for cell in table["image"].to_pylist()]
     return make_rows(np.stack(pixels), np.array(table["label"].to_pylist()))
 

@@ -89,7 +89,7 @@ MEMBERS = {
     "res": MemberRecipe(build_resnet, epochs=10, specialist_epochs=20, learning_rate=5e-3),
     "vitt": MemberRecipe(build_tiny_vit, epochs=12, specialist_epochs=24, learning_rate=3e-3),
 }
-"""Epochs were chosen by the accuracy at the end of pretraining alone: about 87, 88, 89 and 80 %, specialists about 82 %."""
+"""Epochs were chosen by the accuracy after pretraining alone: about 87, 88, 89 and 80 %, specialists about 82 %."""
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,10 @@ def verdict(reached: bool | None) -> str:
     return "–" if reached is None else "yes" if reached else "NO"
 
 
-def rows(outcome: Outcome) -> list[tuple[str, ...]]:
+def rows(outcome: Outcome) -> list[Sequence[str]]:
     """One per peer, and one for their mean where a figure is promised for it."""
-    bar, found = outcome.setting.bar, []
+    bar = outcome.setting.bar
+    found: list[Sequence[str]] = []
     for peer in outcome.peers:
         deltas = outcome.deltas(peer)
         found.append(
@@ -168,6 +169,5 @@ def draw_peer(panel: Any, place: int, outcome: Outcome, peer: str) -> None:
             panel.bar(place + side, statistics.fmean(deltas), width=0.28, color=colour, alpha=0.45, label=label)
             panel.plot([place + side] * len(deltas), deltas, "o", color=colour, markersize=3)
     if peer in outcome.setting.bar.mean:
-        panel.hlines(
-            outcome.setting.bar.mean[peer], place - 0.4, place + 0.4, color="k", linestyles="--", label="figure to reach"
-        )
+        height = outcome.setting.bar.mean[peer]
+        panel.hlines(height, place - 0.4, place + 0.4, color="k", linestyles="--", label="figure to reach")

@@ -1,4 +1,4 @@
-"""The settings that `recipes/evidence.py` compares: who takes part, on which rows, for how long, and the figures to reach."""
+"""The settings that `recipes/evidence.py` compares: who takes part, on which rows, how long, and figures to reach."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Plan:
         learning_rate (`float`): Adam's, falling to 0 along a cosine.
         weight (`float`, *optional*, defaults to 1.0): of transfer.
         labels_alone (`bool`, *optional*, defaults to `False`): epochs and batches of 128 are over the labelled rows
-            only. Unset, batches are those of the whole setting, of which `control` and `reference` see the labelled rows.
+            only. Unset, batches are those of the whole setting, of which `control` and `reference` see the labelled
+            rows.
     """
 
     arm: Arm
@@ -94,11 +95,12 @@ class Setting:
         title (`str`): what it is, in one line.
         peers (`dict[str, str]`): members by peer name, in the order of roles.
         arm ([`Plan`]): what is judged.
-        controls (`tuple[Plan]`): what it is judged against: per peer, the one that is best on the validation rows. None:
-            the starts.
+        controls (`tuple[Plan]`): what it is judged against: per peer, the one that is best on the validation rows; the
+            starts where there are none.
         reference ([`Plan`], *optional*): the authors' form, reported beside it.
         kind (`str`): `"own"`: peers of one seed, all pretrained on the rows that they now learn from; `"specialists"`:
             of one seed, on fresh rows; `"different"`: peers pretrained on different rows, on fresh rows.
+        rows (`int`, *optional*): so many fresh rows take part; unset: all of them.
         labels (`int`, *optional*): so many fresh rows have a label; unset: all rows have one.
         augment (`bool`): shift images by up to one pixel.
         bar ([`Bar`]): figures to reach.

@@ -17,7 +17,6 @@ from safetensors.numpy import save_file
 from hf_mutual_kd.card_text import split_readme
 from hf_mutual_kd.errors import HubError
 from hf_mutual_kd.hub_files import Outgoing, refuse_secrets, select
-from hf_mutual_kd.hub_names import Destination, Run, names_of, slug
 from hf_mutual_kd.readme_merge import BEGIN, END, merge_readme
 
 # What a push does
@@ -215,27 +214,6 @@ def test_words_that_only_look_like_paths_pass(tmp_path, monkeypatch):
         refuse_secrets([Outgoing("README.md", b"in file:///root/x")], tmp_path, None)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"namespace": "../ada"}, "namespace '../ada' is no user"),
-        ({"revision": "a..b"}, "revision 'a..b' is no branch name"),
-        ({"peers": ["aa"]}, r"no peer 'aa' \(nearest: a\); it has a, b, c, d"),
-        ({"name_template": "{peer}-{secret}"}, "name_template has {secret}; it can hold"),
-        ({"name_template": "{peer.__class__}"}, "name_template has {peer.__class__}"),
-        ({"name_template": "{peer"}, "cannot be read"),
-        ({"name_template": "x"}, "gives two peers the repository ada/x"),
-        ({"name_template": "{peer}--x"}, "cannot be pushed as 'ada/a--x'"),
-        ({"name_template": "x/{peer}"}, "the namespace is an option of its own"),
-    ],
-)
-def test_names_are_checked_before_anything_is_sent(hub, run, options, message):
-    """A name that only the server refuses fails after the first peers are pushed."""
-    with pytest.raises(HubError, match=message):
-        push(hub, run, **options)
-    assert hub.requests == []
-
-
 def test_folders_that_are_no_run_are_refused(hub, run, tmp_path):
     """A wrong folder, or a peer's folder that is a link to elsewhere, would push somebody's files."""
     with pytest.raises(HubError, match=r"cohort.json is missing or broken"):
@@ -254,17 +232,6 @@ def test_folders_that_are_no_run_are_refused(hub, run, tmp_path):
     with pytest.raises(HubError, match="no model folder"):
         select(run / "e")
     assert hub.requests == []
-
-
-def test_names_from_outside_become_parts_of_repository_names():
-    """A data set called `…/Été & co.` must not break the push of a trained cohort."""
-    assert slug("Fashion MNIST!") == "fashion-mnist"
-    assert slug("Été -- & co..") == "ete-co"
-    assert slug("../../etc") == "etc"
-    assert slug("数据") == "data"
-    assert len(slug("x" * 200)) == 40
-    run = Run(Path("run"), ["a--b-"], "zalando/fashion_mnist", "", False)
-    assert names_of(run, run.peers, Destination("ada")) == {"a--b-": "ada/a-b-fashion_mnist-mutual"}
 
 
 # Faults

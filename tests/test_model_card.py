@@ -184,6 +184,11 @@ def test_a_control_only_run_claims_no_transfer(tmp_path):
         ({"mean": -0.007, "sd": 0.0005}, [0, 1, 2], "**Worse than the control** by 0.70 points"),
         ({"mean": 0.0002, "sd": 0.001}, [0, 1, 2], "**Within noise of the control**: +0.02 points"),
         ({"mean": 0.007, "sd": None}, [4], "**One seed**: +0.70 points"),
+        (
+            {"mean": 0.007, "sd": 0.0001},
+            [4, 5],
+            "**Two seeds**: +0.70 points against the control, which two seeds cannot",
+        ),
     ],
 )
 def test_the_verdict_is_in_words(tmp_path, delta, seeds, words):

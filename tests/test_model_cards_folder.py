@@ -24,7 +24,8 @@ def test_kept_cards_are_up_to_date(folder, tmp_path):
         text = card.read_text(encoding="utf-8")
         assert text == (folder / name / "README.md").read_text(encoding="utf-8")
         assert check_card(text, "model")[0] == []
-        assert all((folder / name / "figures" / figure.name).is_file() for figure in (run / name / "figures").iterdir())
+        figures = {figure.name for figure in (run / name / "figures").iterdir()}
+        assert figures == {figure.name for figure in (folder / name / "figures").iterdir()}
 
 
 def test_there_are_kept_cards():

@@ -127,14 +127,16 @@ def test_folder_of_tar_files(tmp_path):
 
 def test_stream_that_does_not_say_its_types(tmp_path):
     """A stream of JSON lines knows its columns only from its first row."""
-    (tmp_path / "a.png").write_bytes(png(5))
+    lines = []
+    for value in range(16):
+        (tmp_path / f"{value}.png").write_bytes(png(value))
+        lines.append(json.dumps({"image": str(tmp_path / f"{value}.png"), "label": 1, "note": "x"}))
+    (tmp_path / "d").mkdir()
     for split in ("train", "validation"):
-        line = json.dumps({"image": str(tmp_path / "a.png"), "label": 1, "note": "x"})
-        (tmp_path / "d").mkdir(exist_ok=True)
-        (tmp_path / "d" / f"{split}.jsonl").write_text(f"{line}\n{line}\n")
+        (tmp_path / "d" / f"{split}.jsonl").write_text("\n".join(lines))
     splits = load(tmp_path / "d", streaming=True)
-    assert pixels(splits.train) == [5, 5]
-    assert pixels(splits.test) == [5]
+    assert pixels(splits.train) == list(range(16))
+    assert sorted(pixels(splits.validation) + pixels(splits.test)) == list(range(16))
     with pytest.raises(DataError, match=r"no column img, only: image \(string\), label \(int64\), note \(string\)"):
         load(tmp_path / "d", streaming=True, image_column="img")
     with pytest.raises(DataError, match="column label of split train holds int64, no images"):

@@ -115,7 +115,7 @@ def convnext_processor(mean: float, std: float) -> BaseImageProcessor:
 
 
 # Classes that look alike (shirts, coats, pullovers; the shoes) have different specialists, so that each peer has much
-# to learn from the others. The ResNet learns most from few rows; it gets fewer, so that it isn't the best at everything.
+# to learn from the others. The ResNet learns most from few rows; it gets fewer, so as not to be the best throughout.
 PEERS = {
     "vit": PeerRecipe(
         knows=("T-shirt/top", "Coat", "Sandal", "Bag"),
