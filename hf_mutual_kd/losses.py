@@ -235,7 +235,8 @@ def teacher_log_probs(logits: Peers, teacher: Tensor, temperature: float = 1.0) 
     target = softened_log_probs(chosen, temperature)
     del chosen
     by_mean = teacher == MEAN
-    if not bool(by_mean.any()):
+    # A compiled graph must not depend on values: it takes the mean in any case.
+    if not torch.compiler.is_compiling() and not bool(by_mean.any()):
         return target, known
     usable = torch.stack([_has_distribution(z) for z in peers])
     safe = [z.where(u.unsqueeze(1), 0.0) for z, u in zip(peers, usable, strict=True)]

@@ -163,10 +163,10 @@ def slice_of(rows: Rows, seed: int, slices: int = 3) -> Rows:
 
 
 def skewed(rows: Rows, seed: int, member: int) -> Rows:
-    """Rows for one of two specialists: 90 % of the rows of five classes, 10 % of those of the other five.
+    """Rows for one of two specialists: 60 % of the rows of five classes, and a ninth as many of the other five.
 
     Args:
-        rows ([`Rows`]): what the two share out; no row goes to both.
+        rows ([`Rows`]): what to draw from; no row goes to both.
         seed (`int`): which draw.
         member (`int`): 0 knows the first five classes, 1 the others.
     """
@@ -175,6 +175,6 @@ def skewed(rows: Rows, seed: int, member: int) -> Rows:
     for label in range(len(CLASS_NAMES)):
         places = (rows.labels == label).nonzero().squeeze(1)
         places = places[torch.randperm(len(places), generator=generator)]
-        many = len(places) * 9 // 10
-        chosen.append(places[:many] if label // 5 == member else places[many:])
+        many = len(places) * 3 // 5
+        chosen.append(places[:many] if label // 5 == member else places[many : many + max(many // 9, 1)])
     return rows.take(torch.cat(chosen))

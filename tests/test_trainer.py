@@ -312,6 +312,15 @@ def test_low_precision_and_checkpointing_run(tmp_path, make_cohort, train_rows):
     assert_equal(weights(plain), weights(whole), 1e-6)
 
 
+@pytest.mark.slow
+def test_compiled_cohort_equals_the_plain_one(tmp_path, make_cohort, train_rows):
+    """A graph that is specialised on the first batch's roles would teach wrongly on the second."""
+    plain, compiled = make_cohort("vit", "cnx"), make_cohort("vit", "cnx")
+    train(plain, tmp_path / "a", train_rows, max_steps=4, optim="sgd")
+    train(compiled, tmp_path / "b", train_rows, max_steps=4, optim="sgd", torch_compile=True)
+    assert_equal(weights(plain), weights(compiled), 1e-6)
+
+
 def test_flips_count_against_the_start(tmp_path, make_cohort, train_rows):
     """Accuracy may stay while many samples change sides."""
     trainer = MutualKDTrainer(make_cohort("vit", "cnx"), config(tmp_path, max_steps=20), train_dataset=train_rows)
