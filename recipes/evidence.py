@@ -14,7 +14,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,14 +140,14 @@ class Lab:
         start = {peer: self.start(start) for peer, start in setting.starts(seed).items()}
         arm = self.run(setting, setting.arm, seed)
         controls = [self.run(setting, plan, seed) for plan in setting.controls]
-        beside = self.run(setting, setting.reference, seed) if reference and setting.reference else None
+        references = [self.run(setting, plan, seed) for plan in setting.references if reference]
         found = {}
         for peer in setting.peers:
-            chosen = max((control[peer] for control in controls), key=lambda one: one["validation"], default=None)
-            plain = {"validation": start[peer]["validation"], "held": start[peer]["held"]}
-            found[peer] = {"start": plain, "arm": arm[peer], "control": chosen or plain | {"gained": 0.0, "lost": 0.0}}
-            if beside is not None:
-                found[peer]["reference"] = beside[peer]
+            plain = {"validation": start[peer]["validation"], "held": start[peer]["held"], "gained": 0.0, "lost": 0.0}
+            control = best(one[peer] for one in controls) if controls else plain
+            found[peer] = {"start": plain, "arm": arm[peer], "control": control}
+            if references:
+                found[peer]["reference"] = best(one[peer] for one in references)
         return found
 
     def run(self, setting: Setting, plan: Plan, seed: int) -> dict[str, dict[str, float]]:
@@ -213,6 +213,11 @@ class Lab:
             "gained": 100 * (right & ~before).double().mean().item(),
             "lost": 100 * (before & ~right).double().mean().item(),
         }
+
+
+def best(runs: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The run that is best on the validation rows; the held rows are not looked at."""
+    return max(runs, key=lambda one: one["validation"])
 
 
 def accuracy(model: torch.nn.Module, rows: Rows) -> float:

@@ -97,7 +97,7 @@ class Setting:
         arm ([`Plan`]): what is judged.
         controls (`tuple[Plan]`): what it is judged against: per peer, the one that is best on the validation rows; the
             starts where there are none.
-        reference ([`Plan`], *optional*): the authors' form, reported beside it.
+        references (`tuple[Plan]`): the authors' form, reported beside it; chosen as the control is.
         kind (`str`): `"own"`: peers of one seed, all pretrained on the rows that they now learn from; `"specialists"`:
             of one seed, on fresh rows; `"different"`: peers pretrained on different rows, on fresh rows.
         rows (`int`, *optional*): so many fresh rows take part; unset: all of them.
@@ -110,7 +110,7 @@ class Setting:
     peers: Mapping[str, str]
     arm: Plan
     controls: tuple[Plan, ...]
-    reference: Plan | None = None
+    references: tuple[Plan, ...] = ()
     kind: Literal["own", "specialists", "different"] = "own"
     rows: int | None = None
     labels: int | None = None
@@ -128,6 +128,11 @@ class Setting:
         }
 
 
+def on_labels(arm: Arm) -> tuple[Plan, ...]:
+    """What a user of few labels would do without the other rows: 20 epochs at each of three learning rates."""
+    return tuple(Plan(arm, 20, rate, labels_alone=True) for rate in (1e-3, 3e-4, 1e-4))
+
+
 PAIR = {"mlp": "mlp", "cnn": "cnn"}
 SIX = {f"{member}_{seed}": member for member in ("cnn", "mlp") for seed in range(3)}
 
@@ -137,7 +142,7 @@ SETTINGS = {
         PAIR,
         arm=Plan("default", 24),
         controls=(Plan("control", 24),),
-        reference=Plan("reference", 24),
+        references=(Plan("reference", 24),),
         bar=Bar({"mlp": 0.35, "cnn": 0.35}, every_seed=0.2),
     ),
     "A'": Setting(
@@ -145,7 +150,7 @@ SETTINGS = {
         PAIR,
         arm=Plan("default", 24),
         controls=(Plan("control", 8),),
-        reference=Plan("reference", 24),
+        references=(Plan("reference", 24),),
         bar=Bar({"mlp": 0.0, "cnn": 0.0}, average=0.1),
     ),
     "B": Setting(
@@ -161,12 +166,8 @@ SETTINGS = {
         "specialists, 1,000 labels and 7,000 rows without, frozen mean and labels; against labels alone",
         PAIR,
         arm=Plan("mean", 40, 3e-4),
-        controls=(
-            Plan("control", 40, 3e-4),
-            Plan("control", 20, 3e-4, labels_alone=True),
-            Plan("control", 20, 1e-3, labels_alone=True),
-        ),
-        reference=Plan("reference", 40, 3e-4),
+        controls=(Plan("control", 40, 3e-4), *on_labels("control")),
+        references=(Plan("reference", 40, 3e-4), *on_labels("reference")),
         kind="specialists",
         rows=8_000,
         labels=1_000,
@@ -177,7 +178,7 @@ SETTINGS = {
         {"vitt": "vitt", "cnn": "cnn"},
         arm=Plan("default", 6),
         controls=(Plan("control", 6),),
-        reference=Plan("reference", 6),
+        references=(Plan("reference", 6),),
         augment=True,
         bar=Bar({"cnn": -0.3}),
     ),
@@ -185,8 +186,8 @@ SETTINGS = {
         "six peers pretrained on different rows, 2,000 labels and 8,000 rows without, frozen mean with weight 3",
         SIX,
         arm=Plan("mean", 40, weight=3.0),
-        controls=(Plan("control", 40), Plan("control", 40, 3e-4)),
-        reference=Plan("reference", 40),
+        controls=(Plan("control", 40), Plan("control", 40, 3e-4), *on_labels("control")),
+        references=(Plan("reference", 40), *on_labels("reference")),
         kind="different",
         rows=10_000,
         labels=2_000,
@@ -197,7 +198,7 @@ SETTINGS = {
         PAIR,
         arm=Plan("default", 4),
         controls=(Plan("control", 4),),
-        reference=Plan("reference", 4),
+        references=(Plan("reference", 4),),
         augment=True,
     ),
     "four": Setting(
@@ -205,7 +206,7 @@ SETTINGS = {
         {"mlp": "mlp", "cnn": "cnn", "res": "res", "vitt": "vitt"},
         arm=Plan("default", 4),
         controls=(Plan("control", 4),),
-        reference=Plan("reference", 4),
+        references=(Plan("reference", 4),),
         augment=True,
     ),
 }

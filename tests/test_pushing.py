@@ -93,3 +93,41 @@ def test_trainer_pushes_without_a_recipe(hub, env, place, tmp_path):  # noqa: F8
     assert hub.repo("ada/cnx-data-mutual").private
     card = hub.files("ada/cnx-data-mutual")["README.md"].decode()
     assert "base_model: ada/base-cnx" in card
+
+
+PULL = """
+import sys
+sys.path.insert(0, {tests!r})
+from conftest import LABELS
+from hf_mutual_kd import Cohort, MutualKDError
+for source in sys.argv[1:]:
+    try:
+        print(Cohort.from_pretrained({{"a": source}}, label_names=LABELS).specs["a"].revision)
+    except MutualKDError as error:
+        print(error)
+"""
+
+
+def test_peers_are_pulled_at_a_commit_and_found_again_offline(hub, env, place, tmp_path):  # noqa: F811
+    """A branch that moves between two runs would silently compare two different starts."""
+    commit = hub.add_model("ada/pulled", place / "vit")
+    script = PULL.format(tests=str(Path(__file__).parent))
+    assert run("-c", script, "ada/pulled@main", env=env).split() == [commit]
+    assert run("-c", script, "ada/pulled", env={**env, "HF_HUB_OFFLINE": "1"}).split() == [commit]
+
+
+def test_peers_that_cannot_be_pulled_are_explained(hub, place, tmp_path):  # noqa: F811
+    """The client's own errors for gated, private and missing repositories look alike to a user."""
+    hub.add_model("ada/gated", place / "vit", gated=True)
+    hub.add_model("ada/private", place / "vit", private=True)
+    hub.add_model("ada/open", place / "vit")
+    env = {**os.environ, **hub.env(cache=tmp_path / "cache")}
+    script = PULL.format(tests=str(Path(__file__).parent))
+    gated, private, revision = run(
+        "-c", script, "ada/gated", "ada/private", "ada/open@nowhere", env=env
+    ).splitlines()  # fmt: skip
+    assert "ada/gated is gated" in gated
+    assert "hf auth login" in gated
+    assert "ada/private is neither a folder nor a model" in private
+    assert "hf auth login" in private
+    assert "no revision nowhere" in revision
