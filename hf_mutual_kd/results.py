@@ -11,6 +11,9 @@ from typing import Any
 
 from .tables import percent, render
 
+T_95 = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
+"""Two-sided 95 % quantiles of Student's t by the number of seeds; 2.26 for ten or more."""
+
 Metrics = dict[str, dict[str, float]]
 
 
@@ -98,11 +101,11 @@ def without_flips(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def verdict(delta: Mapping[str, float | None], seeds: int) -> str:
-    """Whether a difference to the control is more than noise, by twice the standard error over seeds."""
+    """Whether a difference to the control is more than noise: the 95 % interval of a paired t-test over seeds."""
     mean, sd = delta["mean"], delta["sd"]
     if sd is None or seeds < 3:
         return f"{seeds} seed{'s' if seeds > 1 else ''}"
-    noise = 2 * sd / math.sqrt(seeds)
+    noise = T_95.get(seeds, 2.26) * sd / math.sqrt(seeds)
     if abs(mean or 0.0) <= noise:
         return "within noise"
     return "better" if (mean or 0.0) > 0 else "worse"
@@ -140,6 +143,10 @@ def describe(results: Mapping[str, Any], folder: Path) -> str:
     title = f"Accuracy in % on the test split, {seeds} seed{'s' if seeds > 1 else ''}, {results['steps']} steps"
     columns = ("peer", "start", "control", "mutual", "Δ against control", "share taught", "flips + −")
     lines = [render(columns, rows, title)]
+    lines.append(
+        "Peers pretrained on the same data, or fine-tuned with plenty of labels, gain nothing over the control: "
+        "see 'What to expect' in the README."
+    )
     lines.append("Improved models: " + "  ".join(str(folder / name) for name in results["peers"]))
     lines.append(f"Next: hf-mutual-kd push {folder} --namespace YOU --dry_run")
     return "\n".join(lines)

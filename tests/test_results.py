@@ -91,11 +91,11 @@ def test_flips_that_were_not_measured_are_left_out():
     ("mean", "sd", "seeds", "said"),
     [
         (0.03, 0.01, 3, "better"), (-0.03, 0.01, 3, "worse"), (0.01, 0.01, 3, "within noise"),
-        (-0.0115, 0.01, 3, "within noise"), (0.0116, 0.01, 3, "better"), (0.0, 0.0, 3, "within noise"),
+        (-0.0248, 0.01, 3, "within noise"), (0.0249, 0.01, 3, "better"), (0.0, 0.0, 3, "within noise"),
         (0.01, 0.0, 2, "2 seeds"), (0.5, None, 1, "1 seed"),
     ],
 )  # fmt: skip
-def test_verdict_is_two_standard_errors(mean, sd, seeds, said):
+def test_verdict_is_a_paired_t_test(mean, sd, seeds, said):
     """A gain within the noise that is called better is the claim this table exists to prevent."""
     assert verdict({"mean": mean, "sd": sd}, seeds) == said
     assert difference({"mean": mean, "sd": sd}, seeds).endswith(f"({said})")
