@@ -28,7 +28,7 @@ bench: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/bench_training.py $(ARGS)
 
 evidence: $(VENV)/.run
-	$(THREADS) $(BIN)/python recipes/evidence.py $(ARGS)
+	$(BIN)/python recipes/evidence.py $(ARGS)
 
 cards: run
 	$(BIN)/python recipes/collect_cards.py runs/vit_classify model_cards/vit_classify

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -99,7 +99,7 @@ class Resampler:
     Example:
 
     ```python
-    >>> widened = Resampler((1, 2), (1, 4), labels=torch.zeros(1, 1, 4))
+    >>> widened = Resampler((1, 2), (1, 4), labels=torch.tensor([[[0, 0, 0, 0]]]))
     >>> widened(torch.tensor([[[[0.0, 4.0]]]]))
     tensor([[[[0., 1., 3., 4.]]]])
     >>> padded = Resampler((1, 2), (1, 4), labels=torch.tensor([[[0, 0, 255, 255]]]))
@@ -110,7 +110,9 @@ class Resampler:
 
     def __init__(self, source: Size, size: Size, labels: Tensor, ignore_index: int = 255) -> None:
         self.source, self.size = (int(source[0]), int(source[1])), (int(size[0]), int(size[1]))
-        self._rows = _taps(self.source[0], self.size[0], labels.device)
+        index, weight = _taps(self.source[0], self.size[0])
+        self._first, self._last = index[0].tolist(), index[-1].tolist()
+        self._rows = index.to(labels.device), weight.to(labels.device)
         self._counts: Tensor | None = None
         if self.source != self.size:
             counts = _count_in_cells(labels != ignore_index, self.source)[0] > 0
@@ -120,8 +122,7 @@ class Resampler:
         """The source's rows, first and one past the last, that rows `start` to `stop` of the grid are made of."""
         if self.source == self.size:
             return start, stop
-        index, _ = self._rows
-        return int(index[0, start]), int(index[-1, stop - 1]) + 1
+        return self._first[start], self._last[stop - 1] + 1
 
     def __call__(self, values: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """
@@ -170,16 +171,20 @@ class Resampler:
         return values
 
 
-def row_chunks(num_classes: int, size: Size, chunk_rows: int | None = None) -> list[tuple[int, int]]:
+def row_chunks(
+    num_classes: int, size: Size, chunk_rows: int | None = None, sources: Sequence[Size] = ()
+) -> list[tuple[int, int]]:
     """
     Rows, first and one past the last, of the chunks in which a grid is handled.
 
     Args:
         num_classes (`int`): C.
-        size (`tuple[int, int]`): rows and columns, of the grid or of the finest source.
+        size (`tuple[int, int]`): rows and columns of the grid.
         chunk_rows (`int`, *optional*):
-            Rows per chunk; `None` is all up to [`AT_ONCE`] values of an image, and [`CHUNK`] values above. It does not
-            depend on the batch, so that an image's numbers do not either.
+            Rows per chunk. `None` is all of them where an image has no more than [`AT_ONCE`] values on the grid and
+            in each source, and as many as come to [`CHUNK`] values where it has more. This does not depend on the
+            batch, so that an image's numbers do not either.
+        sources (`list[tuple[int, int]]`, *optional*): rows and columns of what is resampled to the grid.
 
     Raises:
         [`~hf_mutual_kd.errors.DataError`]: fewer than one row per chunk.
@@ -191,10 +196,10 @@ def row_chunks(num_classes: int, size: Size, chunk_rows: int | None = None) -> l
     [(0, 4), (4, 8), (8, 10)]
     ```
     """
-    rows, columns = size
+    rows = size[0]
     if chunk_rows is None:
-        values = num_classes * columns
-        chunk_rows = rows if values * rows <= AT_ONCE else max(1, CHUNK // values)
+        values = num_classes * max(h * w for h, w in (size, *sources))
+        chunk_rows = rows if values <= AT_ONCE else max(1, rows * CHUNK // values)
     if chunk_rows < 1:
         raise DataError(f"chunk_rows must be 1 or more, got {chunk_rows}")
     return [(start, min(start + chunk_rows, rows)) for start in range(0, rows, chunk_rows)]
@@ -241,7 +246,7 @@ def image_scores(
             [-0.2231]])
     ```
     """
-    peers, size = _checked(log_probs, labels, ignore_index), size or _size(labels)
+    peers, size = _scored(log_probs, labels, ignore_index), size or _size(labels)
     total = count = torch.zeros((), dtype=torch.float64, device=labels.device)
     for values, truth in _cell_scores(peers, labels, ignore_index, size, chunk_rows):
         total = total + values.sum(dim=(2, 3), dtype=torch.float64)
@@ -274,7 +279,7 @@ def class_scores(
             [[0.8000, 0.2000]]])
     ```
     """
-    peers, size = _checked(log_probs, labels, ignore_index), size or _size(labels)
+    peers, size = _scored(log_probs, labels, ignore_index), size or _size(labels)
     images, classes = peers[0].shape[:2]
     total = torch.zeros(len(peers), images, classes + 1, dtype=torch.float64, device=labels.device)
     count = torch.zeros(images, classes + 1, dtype=torch.float64, device=labels.device)
@@ -309,7 +314,7 @@ def pixel_scores(
     tensor([-0.6931, -1.6094])
     ```
     """
-    peers = _checked(log_probs, labels, ignore_index)
+    peers = _scored(log_probs, labels, ignore_index)
     size = size or coarsest_grid(peers)
     return torch.cat([v for v, _ in _cell_scores(peers, labels, ignore_index, size, chunk_rows)], dim=2)
 
@@ -325,12 +330,79 @@ def _cell_scores(
     truth = nearest_labels(labels, size).long()
     truth = truth.masked_fill((truth == ignore_index) | ~valid_cells(labels, size, ignore_index), -1)
     resamplers = [Resampler(_size(z), size, labels, ignore_index) for z in peers]
-    finest = max((size, *map(_size, peers)), key=lambda grid: grid[0] * grid[1])
-    rows = chunk_rows or _grid_rows(peers[0].shape[1], finest, size)
-    for start, stop in row_chunks(peers[0].shape[1], size, rows):
+    for start, stop in row_chunks(peers[0].shape[1], size, chunk_rows, [_size(z) for z in peers]):
         placed = []
         for z, resample in zip(peers, resamplers, strict=True):
             first, last = resample.source_rows(start, stop)
             placed.append(resample(z[:, :, first:last], start, stop))
         chunk = truth[:, start:stop]
         yield loss_scores(placed, chunk), chunk
+
+
+def check_peers(log_probs: Peers, labels: Tensor) -> list[Tensor]:
+    """
+    The peers' `[B, C, h, w]` as a list.
+
+    Raises:
+        [`~hf_mutual_kd.errors.DataError`]: no maps, or batches or numbers of classes that differ.
+    """
+    peers = list(log_probs)
+    shapes = [list(z.shape) for z in peers]
+    same = len({tuple(shape[:2]) for shape in shapes}) == 1 and all(len(shape) == 4 for shape in shapes)
+    if not same or labels.ndim != 3 or len(labels) != shapes[0][0]:
+        raise DataError(
+            f"Peers must have maps [B, C, h, w] of the same images and classes, and labels be [B, H, W], got {shapes} "
+            f"and {list(labels.shape)}. Lists of labels that differ are aligned by name before."
+        )
+    return peers
+
+
+def _scored(log_probs: Peers, labels: Tensor, ignore_index: int) -> list[Tensor]:
+    """The peers' maps, once it is clear that every label can be looked up in them."""
+    peers = check_peers(log_probs, labels)
+    classes = peers[0].shape[1]
+    wrong = ((labels < 0) | (labels >= classes)) & (labels != ignore_index)
+    if bool(wrong.any()):
+        image = int(wrong.flatten(1).any(dim=1).nonzero()[0])
+        raise LabelError(
+            f"Image {image} of the batch has label {int(labels[image][wrong[image]][0])}; labels are 0 to "
+            f"{classes - 1} or ignore_index {ignore_index}. Where 0 stands for no class, reduce the labels first."
+        )
+    return peers
+
+
+def _size(maps: Tensor) -> Size:
+    return maps.shape[-2], maps.shape[-1]
+
+
+def _dtype(peers: list[Tensor]) -> torch.dtype:
+    return torch.promote_types(peers[0].dtype, torch.float32)
+
+
+def _bounds(had: int, wanted: int) -> tuple[Tensor, Tensor]:
+    """First and one past the last of `had` places that each of `wanted` cells covers wholly or in part."""
+    cells = torch.arange(wanted)
+    return cells * had // wanted, ((cells + 1) * had + wanted - 1) // wanted
+
+
+def _count_in_cells(mask: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """How many of the places `[B, H, W]` that each cell covers are True, `[B, h, w]`, and how many there are."""
+    (top, bottom), (left, right) = (_bounds(*pair) for pair in zip(mask.shape[1:], size, strict=True))
+    areas = (bottom - top)[:, None] * (right - left)
+    top, bottom, left, right, areas = (t.to(mask.device) for t in (top, bottom, left, right, areas))
+    sums = F.pad(mask.cumsum(dim=1, dtype=torch.int32).cumsum(dim=2, dtype=torch.int32), (1, 0, 1, 0))
+    band = sums[:, bottom] - sums[:, top]
+    return band[:, :, right] - band[:, :, left], areas
+
+
+def _taps(had: int, wanted: int) -> tuple[Tensor, Tensor]:
+    """Which of `had` rows make each of `wanted`, `[K, wanted]` in ascending order, and their weights, float64."""
+    if had > wanted:
+        first, last = _bounds(had, wanted)
+        index = first + torch.arange(int((last - first).max()))[:, None]
+        weight = (index < last) / (last - first).double()
+        return torch.minimum(index, last - 1), weight
+    place = ((torch.arange(wanted, dtype=torch.float64) + 0.5) * had / wanted - 0.5).clamp(min=0)
+    lower = place.long()
+    share = place - lower
+    return torch.stack([lower, (lower + 1).clamp(max=had - 1)]), torch.stack([1 - share, share])
