@@ -34,29 +34,6 @@ retention) against the same control; it needs labels: B has none, in C and E it 
   reference is chosen among the same schedules, but for the second learning rate in E.
 """
 
-CHOICES = """
-## What was chosen, and how
-
-The peers are rebuilt from the sizes and start accuracies of the experiment that the figures to reach come from; its
-code was not at hand. Pretraining lengths were set by accuracy after pretraining alone, that of the mlp once more after
-one seed of A (+0.40 / +0.32) was seen. Learning rates, weights and lengths of transfer are that experiment's where
-it names them; those it does not name (8 epochs in B, the arm's rate in E) were set before any run and never changed.
-
-Specialists were made three times, the last two after seeing what the one before gave: 10,000 rows each and 15 epochs
-(start 83.7 / 81.0; one seed, B +2.45 / +5.92, C +0.69 / +0.55); 5,000 rows each (start 82.3 / 80.2; three seeds, B
-+2.77 ± 0.47 / +5.32 ± 0.13, C +0.95 ± 0.34 / +0.92 ± 0.11); and, as used here, 10,000 rows each with 8 epochs for the
-mlp, which matches that experiment's start (81.9 / 81.2) and ensemble (87.4) on the validation rows. The draws of
-different seeds overlap; those of the two peers of one seed do not.
-
-In E the control was at first one of two on the same batches alone. That read +1.70, partly because 40 epochs in
-batches of 25 labelled rows harm the control; the controls on labelled rows in batches of 128 were added for this
-reason. The best of them still ends below most starts: read arm minus start as well.
-
-In A the cnn's control hardly decays with longer training, where it lost 0.4 points in that experiment, so that there
-is less for transfer to save. A cnn with batch norm started higher (89.1 % on validation rows), decayed no more
-reliably and was not used.
-"""
-
 
 @dataclass
 class Outcome:
@@ -182,7 +159,7 @@ def markdown(outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> str:
         lines.append("|" + "|".join([" --- ", *[" ---: "] * (len(COLUMNS) - 1)]) + "|")
         lines += ["| " + " | ".join(row) + " |" for row in rows(outcome)]
         lines.append("")
-    return "\n".join(lines) + CHOICES
+    return "\n".join(lines)
 
 
 def missed(outcomes: Sequence[Outcome]) -> str:
