@@ -253,19 +253,25 @@ def _resampled(maps: Tensor, size: tuple[int, int], windows: list[_Window], rows
 
 
 def _cut(maps: Tensor, size: tuple[int, int], window: _Window, rows: tuple[int, int] | None) -> Tensor:
-    """`F.interpolate` of a window that may end within a cell, without a look at the cells behind it."""
-    low, high, weight = _taps(window[0], size[0], maps)
+    """The window, which may end within a cell, without a look at the cells behind it."""
+    height, width = window
+    maps = maps[:, :, : math.ceil(height), : math.ceil(width)]
     if rows is not None:
-        low, high, weight = low[slice(*rows)], high[slice(*rows)], weight[slice(*rows)]
-    maps = torch.lerp(maps.index_select(2, low), maps.index_select(2, high), weight.unsqueeze(1))
-    low, high, weight = _taps(window[1], size[1], maps)
-    return torch.lerp(maps.index_select(3, low), maps.index_select(3, high), weight)
+        low, high, weight = _rows_between(height, size[0], rows, maps)
+        maps = torch.lerp(maps.index_select(2, low), maps.index_select(2, high), weight.unsqueeze(1))
+        size, height = (len(low), size[1]), Fraction(len(low))
+    # The nudge keeps rounding from costing the last row; a window that ends within a cell gives a few rows too many.
+    factors = (size[0] / float(height) * (1 + 1e-12), size[1] / float(width) * (1 + 1e-12))
+    resized = F.interpolate(
+        maps, scale_factor=factors, mode="bilinear", align_corners=False, recompute_scale_factor=False
+    )
+    return resized[:, :, : size[0], : size[1]]
 
 
-def _taps(cells: Fraction, count: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For `count` points spread over the first `cells` cells: the two cells that each lies between, and where."""
+def _rows_between(cells: Fraction, count: int, rows: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `count` rows spread over the first `cells` rows of a grid: the two that each lies between, and where."""
     last = math.ceil(cells) - 1
-    centres = (torch.arange(count, dtype=torch.float64) + 0.5) * (float(cells) / count) - 0.5
+    centres = (torch.arange(*rows, dtype=torch.float64) + 0.5) * (float(cells) / count) - 0.5
     centres = centres.clamp(min=0, max=last)
     low = centres.floor().long()
     weight = (centres - low).to(like.dtype)

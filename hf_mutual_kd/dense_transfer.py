@@ -49,7 +49,7 @@ def cell_teachers(teacher: Tensor, labels: Tensor, size: Size, ignore_index: int
     ```
     """
     valid = valid_cells(labels, size, ignore_index)
-    if len(teacher.shape) not in (1, 2, 3) or len(teacher) != len(labels):
+    if teacher.ndim not in (1, 2, 3) or len(teacher) != len(labels):
         raise DataError(_wrong_roles(teacher, labels, size))
     if teacher.ndim == 1:
         cells = teacher[:, None, None]
@@ -141,7 +141,13 @@ def mean_over_pixels(
             `pull(live, said, teacher)` of logits N x `[B, C, h, w]`, of what teachers say (`None` without `source`)
             and of `[B, h, w]` gives `[N, B, h, w]`. A cell's value may depend on that cell alone, and must be 0 where
             nobody teaches. With chunks it runs twice and must not draw random numbers.
-        log_probs, teacher, labels, source, ignore_index, size, chunk_rows: as in [`dense_transfer`].
+        log_probs (N of `torch.Tensor` `[B, C, h, w]`): the peers' log-probabilities, or logits.
+        teacher (`torch.Tensor`, int64): roles `[B]`, `[B, C]` or `[B, h, w]`.
+        labels (`torch.Tensor` `[B, H, W]`, integer): the truth.
+        source (as `log_probs`, *optional*): what teachers say; resampled as the peers' own maps are.
+        ignore_index (`int`, *optional*, defaults to 255): label of pixels that do not count.
+        size (`tuple[int, int]`, *optional*): the grid on which peers meet, by default the coarsest of theirs.
+        chunk_rows (`int`, *optional*): rows of the grid that are handled at a time, see [`~grids.row_chunks`].
 
     Returns:
         `torch.Tensor` `[N, B]`.
@@ -153,9 +159,8 @@ def mean_over_pixels(
 
     ```python
     >>> peers, labels = torch.zeros(2, 1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
-    >>> taught = mean_over_pixels(lambda live, said, t: torch.stack([t != m for m in (0, 1)]) * 1.0, peers,
-    ...                           torch.tensor([0]), labels)
-    >>> taught
+    >>> learns = lambda live, said, teacher: torch.stack([teacher != m for m in range(2)]).float()
+    >>> mean_over_pixels(learns, peers, torch.tensor([0]), labels)
     tensor([[0.],
             [1.]])
     ```

@@ -41,7 +41,7 @@ def valid_cells(labels: Tensor, size: Size, ignore_index: int = 255) -> Tensor:
     tensor([[[ True, False]]])
     ```
     """
-    valid = labels != ignore_index
+    valid = labels.long() != ignore_index
     if tuple(labels.shape[1:]) == tuple(size):
         return valid
     counts, areas = _count_in_cells(valid, size)
@@ -115,13 +115,11 @@ class Resampler:
         self._rows = index.to(labels.device), weight.to(labels.device)
         self._counts: Tensor | None = None
         if self.source != self.size:
-            counts = _count_in_cells(labels != ignore_index, self.source)[0] > 0
+            counts = _count_in_cells(labels.long() != ignore_index, self.source)[0] > 0
             self._counts = None if bool(counts.all()) else counts.unsqueeze(1)
 
     def source_rows(self, start: int, stop: int) -> tuple[int, int]:
         """The source's rows, first and one past the last, that rows `start` to `stop` of the grid are made of."""
-        if self.source == self.size:
-            return start, stop
         return self._first[start], self._last[stop - 1] + 1
 
     def __call__(self, values: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
@@ -150,16 +148,13 @@ class Resampler:
     def _take_rows(self, values: Tensor, counts: Tensor | None, first: int, start: int, stop: int) -> Tensor:
         if self.source[0] == self.size[0]:
             return values if counts is None else values.where(counts, 0.0)
-        total: Tensor | None = None
+        total = values.new_zeros(())
         for index, weight in zip(*self._rows, strict=True):
             rows = index[start:stop] - first
             part = values.index_select(2, rows)
             if counts is not None:
                 part = part.where(counts.index_select(2, rows), 0.0)
-            part = part * weight[start:stop].to(values.dtype).unsqueeze(1)
-            total = part if total is None else total + part
-        if total is None:
-            raise DataError(f"A grid needs rows and columns, got {list(self.size)}.")
+            total = total + part * weight[start:stop].to(values.dtype).unsqueeze(1)
         return total
 
     def _columns(self, values: Tensor) -> Tensor:
@@ -331,10 +326,8 @@ def _cell_scores(
     truth = truth.masked_fill((truth == ignore_index) | ~valid_cells(labels, size, ignore_index), -1)
     resamplers = [Resampler(_size(z), size, labels, ignore_index) for z in peers]
     for start, stop in row_chunks(peers[0].shape[1], size, chunk_rows, [_size(z) for z in peers]):
-        placed = []
-        for z, resample in zip(peers, resamplers, strict=True):
-            first, last = resample.source_rows(start, stop)
-            placed.append(resample(z[:, :, first:last], start, stop))
+        spans = [slice(*resample.source_rows(start, stop)) for resample in resamplers]
+        placed = [r(z[:, :, rows], start, stop) for r, z, rows in zip(resamplers, peers, spans, strict=True)]
         chunk = truth[:, start:stop]
         yield loss_scores(placed, chunk), chunk
 
@@ -360,7 +353,7 @@ def check_peers(log_probs: Peers, labels: Tensor) -> list[Tensor]:
 def _scored(log_probs: Peers, labels: Tensor, ignore_index: int) -> list[Tensor]:
     """The peers' maps, once it is clear that every label can be looked up in them."""
     peers = check_peers(log_probs, labels)
-    classes = peers[0].shape[1]
+    classes, labels = peers[0].shape[1], labels.long()
     wrong = ((labels < 0) | (labels >= classes)) & (labels != ignore_index)
     if bool(wrong.any()):
         image = int(wrong.flatten(1).any(dim=1).nonzero()[0])
@@ -397,7 +390,7 @@ def _count_in_cells(mask: Tensor, size: Size) -> tuple[Tensor, Tensor]:
 
 def _taps(had: int, wanted: int) -> tuple[Tensor, Tensor]:
     """Which of `had` rows make each of `wanted`, `[K, wanted]` in ascending order, and their weights, float64."""
-    if had > wanted:
+    if had >= wanted:
         first, last = _bounds(had, wanted)
         index = first + torch.arange(int((last - first).max()))[:, None]
         weight = (index < last) / (last - first).double()

@@ -123,8 +123,11 @@ def flips(peer: Mapping[str, Any]) -> str:
     return "–" if gained is None or lost is None else f"+{percent(gained)} −{percent(lost)}"
 
 
-def describe(results: Mapping[str, Any], folder: Path) -> str:
-    """The closing table, where the models lie and what to type next."""
+COLUMNS = ("peer", "start", "control", "mutual", "Δ against control", "share taught", "flips + −")
+
+
+def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row per peer, in the order of `COLUMNS`; percent on the test split, Δ in points."""
     seeds = len(results["seeds"])
     rows = []
     for name, peer in results["peers"].items():
@@ -140,9 +143,20 @@ def describe(results: Mapping[str, Any], folder: Path) -> str:
                 flips(peer),
             )
         )
+    return rows
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The closing table for a README."""
+    rows = [COLUMNS, ("---", *["--:"] * (len(COLUMNS) - 1)), *table_rows(results)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def describe(results: Mapping[str, Any], folder: Path) -> str:
+    """The closing table, where the models lie and what to type next."""
+    seeds = len(results["seeds"])
     title = f"Accuracy in % on the test split, {seeds} seed{'s' if seeds > 1 else ''}, {results['steps']} steps"
-    columns = ("peer", "start", "control", "mutual", "Δ against control", "share taught", "flips + −")
-    lines = [render(columns, rows, title)]
+    lines = [render(COLUMNS, table_rows(results), title)]
     lines.append(
         "Peers pretrained on the same data, or fine-tuned with plenty of labels, gain nothing over the control: "
         "see 'What to expect' in the README."

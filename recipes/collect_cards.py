@@ -4,11 +4,13 @@
 the tests rebuild the cards from the records and compare them whole.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
 
 from hf_mutual_kd.model_card import write_cards
+from hf_mutual_kd.results import markdown
 
 RECORDS = ("cohort.json", "results.json", "history.jsonl", "summary.json", "roles.parquet")
 CARD = ("README.md", "config.json", "figures")
@@ -26,6 +28,8 @@ def main(run_dir: str, kept: str) -> int:
         ):
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(record, place)
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    (target / "results.md").write_text(markdown(results), encoding="utf-8")
     shutil.copyfile(run / "report" / "results.png", target / "results.png")
     for name in cards:
         for part in CARD:

@@ -50,12 +50,13 @@ def confusion_matrix(predictions: Tensor, references: Tensor, num_classes: int, 
             "take the argmax over the classes first."
         )
     predicted, truth = predictions.long(), references.long().to(predictions.device)
-    # Ignored pixels go to a row of their own that is dropped: cheaper than selecting the others.
-    truth = truth.masked_fill(truth == ignore_index, num_classes)
     if not predicted.numel():
         return torch.zeros(num_classes, num_classes, dtype=torch.long)
-    _check_range(predicted, truth, references, num_classes, ignore_index)
-    counts = torch.bincount((truth * num_classes).add_(predicted).flatten(), minlength=num_classes * (num_classes + 1))
+    ignored = truth == ignore_index
+    # Ignored pixels go to a row of their own that is dropped: cheaper than selecting the others.
+    rows = truth.masked_fill(ignored, num_classes)
+    _check_range(predicted, rows, ignored, num_classes, ignore_index)
+    counts = torch.bincount((rows * num_classes).add_(predicted).flatten(), minlength=num_classes * (num_classes + 1))
     return counts.view(num_classes + 1, num_classes)[:num_classes].cpu()
 
 
@@ -207,14 +208,13 @@ def _maps(values: Any) -> list[Tensor]:
     return [torch.as_tensor(values)]
 
 
-def _check_range(predicted: Tensor, truth: Tensor, references: Tensor, num_classes: int, ignore_index: int) -> None:
+def _check_range(predicted: Tensor, rows: Tensor, ignored: Tensor, num_classes: int, ignore_index: int) -> None:
     lowest, highest = (int(v) for v in predicted.aminmax())
     if lowest < 0 or highest >= num_classes:
         raise DataError(f"Predictions must be class ids from 0 to {num_classes - 1}, got {lowest} to {highest}.")
-    lowest, highest = (int(v) for v in truth.aminmax())
-    # Class ids end at C - 1; C stands for ignored pixels, unless it is what the labels really hold.
-    if lowest < 0 or highest > num_classes or (num_classes != ignore_index and bool((references == num_classes).any())):
+    wrong = (rows < 0) | ((rows >= num_classes) & ~ignored)
+    if bool(wrong.any()):
         raise LabelError(
-            f"Labels must be class ids from 0 to {num_classes - 1} or ignore_index {ignore_index}, got others between "
-            f"{lowest} and {highest}. Where 0 stands for no class, reduce the labels first."
+            f"Labels must be class ids from 0 to {num_classes - 1} or ignore_index {ignore_index}, got "
+            f"{int(rows[wrong][0])}. Where 0 stands for no class, reduce the labels first."
         )
