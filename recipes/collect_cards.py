@@ -22,10 +22,9 @@ def main(run_dir: str, kept: str) -> int:
     shutil.rmtree(target, ignore_errors=True)
     for record in (path for name in RECORDS for path in sorted(run.rglob(name))):
         place = target / record.relative_to(run)
-        # Of the other arms a card reads no roles.
-        if not any(part.startswith("checkpoint-") for part in place.parts) and (
-            record.parent == run or record.suffix != ".parquet"
-        ):
+        # In a control nobody teaches.
+        has_no_roles = record.suffix == ".parquet" and record.parent.name == "control"
+        if not has_no_roles and not any(part.startswith("checkpoint-") for part in place.parts):
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(record, place)
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
