@@ -26,6 +26,7 @@ lint: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/bench_losses.py $(ARGS)
 	$(BIN)/python tests/benchmarks/bench_training.py $(ARGS)
+	$(BIN)/python tests/benchmarks/bench_dense.py $(ARGS)
 
 evidence: $(VENV)/.run
 	$(BIN)/python recipes/evidence.py $(ARGS)

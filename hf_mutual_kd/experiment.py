@@ -28,6 +28,7 @@ from .config import MutualKDConfig
 from .data import Splits, check_images, decode_image, load_splits
 from .errors import ConfigError, OutputFolderError
 from .hub import push_run
+from .hub_checkpoints import pull_checkpoint
 from .model_card import write_cards
 from .options import RecipeOptions
 from .peers import PeerSpec, parse_peers
@@ -73,6 +74,7 @@ class Experiment:
         self._prepare_folder()
         self._write_cohort_record(cohort, splits)
         del cohort
+        self._pull_checkpoint()
         with emissions_tracker() as tracker:
             arms = [
                 self._arm(name, seed, specs, splits)
@@ -190,13 +192,29 @@ class Experiment:
             "command": self.command,
         }
 
+    def _pull_checkpoint(self) -> None:
+        """Where `resume_from_checkpoint` is no folder it is the Hub id of the first peer, pushed while it trained."""
+        resume = self.config.resume_from_checkpoint
+        if not isinstance(resume, str) or Path(resume).is_dir():
+            return
+        if self.state.is_main_process:
+            pull_checkpoint(resume, self.folder, token=self.config.hub_token)
+        self.state.wait_for_everyone()
+        found: dict[str, Any] = {"resume_from_checkpoint": True}
+        self.config = dataclasses.replace(self.config, **found)
+
     def _arm_folder(self, name: str, seed: int) -> Path:
         folder = self.folder if seed == self.seeds[0] else self.folder / f"seed-{seed}"
         return folder if name == "mutual" else folder / name
 
+    def _resume_of(self, folder: Path) -> str | bool:
+        """What an arm goes on from: a path that was given is the first mutual run's, others look into their folder."""
+        resume = self.config.resume_from_checkpoint or False
+        return resume if isinstance(resume, bool) or folder == self.folder else True
+
     def _arm(self, name: str, seed: int, specs: dict[str, PeerSpec], splits: Splits) -> Arm:
         folder = self._arm_folder(name, seed)
-        resume: str | bool | None = self.config.resume_from_checkpoint or None
+        resume = self._resume_of(folder)
         if resume and (folder / SUMMARY).is_file():
             return Arm(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
         pushes = self.config.push_to_hub and folder == self.folder
@@ -209,10 +227,8 @@ class Experiment:
         trainer = self.trainer_class(cohort, config, train_dataset=splits.train, eval_dataset=splits.validation)
         trainer.measure_start(splits.test, "test")
         began = time.perf_counter()
-        if isinstance(resume, str) and not Path(resume).is_relative_to(folder):
-            resume = True
-        has_checkpoint = any(folder.glob("checkpoint-*"))
-        trainer.train(resume_from_checkpoint=resume if resume and has_checkpoint else None)
+        has_checkpoint = isinstance(resume, str) or any(folder.glob("checkpoint-*"))
+        trainer.train(resume_from_checkpoint=resume if has_checkpoint else None)
         seconds = time.perf_counter() - began
         trainer.evaluate(splits.test, metric_key_prefix="test")
         arm = trainer.arm(name, "test", seconds)

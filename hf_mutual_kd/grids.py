@@ -87,8 +87,7 @@ class Resampler:
     Where all labels of a source pixel are ignored it has no weight, whatever it holds, NaN too, and its neighbours
     take its share. So a padded image gives what it gives alone: as without padding, the border repeats its last pixel.
 
-    Log-probabilities come out as logits, which a log-softmax normalises again: the same as resampling the logits
-    that they were made of.
+    Log-probabilities come out as logits: a log-softmax makes of them what it makes of resampled logits.
 
     Args:
         source (`tuple[int, int]`): h and w of what is to be resampled.

@@ -148,7 +148,7 @@ def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def markdown(results: Mapping[str, Any]) -> str:
     """The closing table for a README."""
-    rows = [COLUMNS, ("---", *["--:"] * (len(COLUMNS) - 1)), *table_rows(results)]
+    rows: list[tuple[str, ...]] = [COLUMNS, ("---", *["--:"] * (len(COLUMNS) - 1)), *table_rows(results)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 

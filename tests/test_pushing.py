@@ -30,12 +30,6 @@ again = trainer.push_to_hub("ada")
 print([peer.changed for peer in report.peers], [peer.changed for peer in again.peers], cohort.specs["cnx"].revision)
 """
 
-RESUME = """
-import sys
-from hf_mutual_kd.hub_checkpoints import pull_checkpoint
-print(pull_checkpoint("ada/vit-shapes-mutual", {out!r}))
-"""
-
 
 def run(*command: str, env: dict[str, str]) -> str:
     done = subprocess.run(
@@ -76,9 +70,12 @@ def test_recipe_pushes_while_it_trains_and_resumes_from_there(hub, env, place, t
         errors, _ = check_card(files["README.md"].decode(), "model")
         assert errors == []
         assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in files)
-    pulled = run("-c", RESUME.format(out=str(tmp_path / "b")), env=env).split()[-1]
-    assert Path(pulled).name == "checkpoint-4"
-    assert json.loads((Path(pulled) / "trainer_state.json").read_text())["global_step"] == 4
+    resumed = ["--control", "false", "--resume_from_checkpoint", "ada/vit-shapes-mutual", *words(place, tmp_path / "b")]
+    resumed[resumed.index("--max_steps") + 1] = "6"
+    run(str(RECIPE), *resumed, env=env)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "b" / "history.jsonl").open()]
+    assert steps[0] == 2, "the log of the pushed part is kept"
+    assert json.loads((tmp_path / "b" / "results.json").read_text())["steps"] == 6
     sent = hub.everything_received()
     for secret in (TOKEN, str(tmp_path), str(place), os.path.expanduser("~") + "/"):
         assert secret.encode() not in sent

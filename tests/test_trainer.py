@@ -321,6 +321,25 @@ def test_compiled_cohort_equals_the_plain_one(tmp_path, make_cohort, train_rows)
     assert_equal(weights(plain), weights(compiled), 1e-6)
 
 
+def test_transfer_weight_rises_over_the_warm_up(tmp_path, make_cohort, train_rows):
+    """A warm-up that never ends, or never starts, changes results without any error."""
+    seen = []
+    trainer = MutualKDTrainer(
+        make_cohort("vit", "cnx"),
+        config(tmp_path, transfer_warmup_steps=4, transfer_weight=2.0),
+        train_dataset=train_rows,
+    )
+    loss = trainer.compute_loss
+
+    def watched(*args, **kwargs):
+        seen.append(trainer._transfer_weight().item())
+        return loss(*args, **kwargs)
+
+    trainer.compute_loss = watched
+    trainer.train()
+    assert seen == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+
+
 def test_flips_count_against_the_start(tmp_path, make_cohort, train_rows):
     """Accuracy may stay while many samples change sides."""
     trainer = MutualKDTrainer(make_cohort("vit", "cnx"), config(tmp_path, max_steps=20), train_dataset=train_rows)
