@@ -129,7 +129,7 @@ COLUMNS = ("peer", "start", "control", "mutual", "Δ against control", "share ta
 def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row per peer, in the order of `COLUMNS`; percent on the test split, Δ in points."""
     seeds = len(results["seeds"])
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, peer in results["peers"].items():
         delta = peer.get("delta")
         rows.append(

@@ -70,7 +70,8 @@ def test_recipe_pushes_while_it_trains_and_resumes_from_there(hub, env, place, t
         errors, _ = check_card(files["README.md"].decode(), "model")
         assert errors == []
         assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in files)
-    resumed = ["--control", "false", "--resume_from_checkpoint", "ada/vit-shapes-mutual", *words(place, tmp_path / "b")]
+    resumed = words(place, tmp_path / "b")
+    resumed += ["--control", "false", "--resume_from_checkpoint", "ada/vit-shapes-mutual"]
     resumed[resumed.index("--max_steps") + 1] = "6"
     run(str(RECIPE), *resumed, env=env)
     steps = [json.loads(line)["step"] for line in (tmp_path / "b" / "history.jsonl").open()]
