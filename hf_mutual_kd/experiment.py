@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from datasets import IterableDataset
 
 from . import checkpoints
 from .card_facts import (
@@ -26,7 +27,7 @@ from .card_figures import results_figure
 from .cohort import Cohort
 from .config import MutualKDConfig
 from .data import Splits, check_images, decode_image, load_splits
-from .errors import ConfigError, OutputFolderError
+from .errors import ConfigError, OutputFolderError, ResumeError
 from .hub import push_run
 from .hub_checkpoints import pull_checkpoint
 from .model_card import write_cards
@@ -35,7 +36,9 @@ from .peers import PeerSpec, parse_peers
 from .pushing import RESULTS
 from .recipe import to_command
 from .results import Arm, collect, describe
+from .role_table import RoleTable
 from .run_record import COHORT, describe_cohort, versions
+from .sources import HUB_ID
 from .trainer import MutualKDTrainer, objective_for
 
 SUMMARY = "summary.json"
@@ -71,10 +74,12 @@ class Experiment:
         splits = self._load_data()
         cohort = self._load_cohort(specs, splits)
         self.config.check_peers(cohort.names)
+        self._check_training(cohort, splits)
+        self._pull_checkpoint()
+        self._check_resumed(cohort)
         self._prepare_folder()
         self._write_cohort_record(cohort, splits)
         del cohort
-        self._pull_checkpoint()
         with emissions_tracker() as tracker:
             arms = [
                 self._arm(name, seed, specs, splits)
@@ -134,7 +139,51 @@ class Experiment:
                 f"output_dir {self.folder} is in use; go on with it by --resume_from_checkpoint true, "
                 "replace it by --overwrite_output_dir true, or choose another"
             )
+        if self._replaces_folder:
+            self._check_sources()
         self.state.wait_for_everyone()
+
+    @property
+    def _replaces_folder(self) -> bool:
+        return self.options.overwrite_output_dir and self.folder.is_dir() and not self.config.resume_from_checkpoint
+
+    def _check_sources(self) -> None:
+        """What the run reads must not lie in the folder that it is about to replace."""
+        sources = {name: spec.source for name, spec in self._specs().items()}
+        sources |= {f"{name}'s processor": source for name, source in self.options.peer_processors.items()}
+        sources |= {"the data set": str(self.options.dataset), "role_table": str(self.config.role_table)}
+        for what, source in sources.items():
+            path = Path(source).expanduser()
+            if path.exists() and path.resolve().is_relative_to(self.folder.resolve()):
+                raise OutputFolderError(
+                    f"--overwrite_output_dir would delete {source} ({what}), which the run reads; choose another "
+                    "output_dir, or move it first"
+                )
+
+    def _check_training(self, cohort: Cohort, splits: Splits) -> None:
+        """Refuse what the trainer of the mutual arm would, before the control has been trained."""
+        config = self.config
+        if isinstance(splits.train, IterableDataset) and config.max_steps <= 0:
+            raise ConfigError("a stream has no known end: say how long to train with --max_steps")
+        if config.role_table is not None:
+            RoleTable.load(config.role_table, cohort.names)
+        if config.cache_frozen and config.augment:
+            raise ConfigError("cache_frozen keeps outputs for one view of each image; it needs --augment false")
+        try:
+            self.trainer_class.get_optimizer_cls_and_kwargs(config, cohort)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"optim does not work here: {error}") from error
+
+    def _check_resumed(self, cohort: Cohort) -> None:
+        """Refuse to go on with another cohort, before anything of the earlier run is replaced."""
+        resume = self.config.resume_from_checkpoint
+        now = {"task": cohort.task.name, "peers": cohort.names, "labels": cohort.label_names}
+        if resume and (self.folder / COHORT).is_file():
+            record = json.loads((self.folder / COHORT).read_text(encoding="utf-8"))
+            checkpoints.check_state(self.folder, record | {"peers": list(record["peers"])}, now)
+        given = [Path(resume)] if isinstance(resume, str) else self.folder.glob("checkpoint-*")
+        for checkpoint in given if resume else ():
+            checkpoints.check_state(checkpoint, checkpoints.read_state(checkpoint), now)
 
     def _specs(self) -> dict[str, PeerSpec]:
         specs = parse_peers(self.options.peers)
@@ -168,7 +217,7 @@ class Experiment:
 
     def _prepare_folder(self) -> None:
         if self.state.is_main_process:
-            if self.options.overwrite_output_dir and self.folder.is_dir() and not self.config.resume_from_checkpoint:
+            if self._replaces_folder:
                 shutil.rmtree(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
         self.state.wait_for_everyone()
@@ -197,6 +246,8 @@ class Experiment:
         resume = self.config.resume_from_checkpoint
         if not isinstance(resume, str) or Path(resume).is_dir():
             return
+        if not HUB_ID.fullmatch(resume):
+            raise ResumeError(f"resume_from_checkpoint: {resume} is neither a folder nor a repository on the Hub")
         if self.state.is_main_process:
             pull_checkpoint(resume, self.folder, token=self.config.hub_token)
         self.state.wait_for_everyone()
@@ -224,7 +275,11 @@ class Experiment:
         if self.state.is_main_process:
             print(f"\n{name} run, seed {seed}", flush=True)
         cohort = self._load_cohort(specs, splits)
-        trainer = self.trainer_class(cohort, config, train_dataset=splits.train, eval_dataset=splits.validation)
+        train = splits.train
+        if isinstance(train, IterableDataset):
+            order = config.seed if config.data_seed is None else config.data_seed
+            train = train.shuffle(seed=order, buffer_size=SHUFFLE_BUFFER)
+        trainer = self.trainer_class(cohort, config, train_dataset=train, eval_dataset=splits.validation)
         trainer.measure_start(splits.test, "test")
         began = time.perf_counter()
         has_checkpoint = isinstance(resume, str) or any(folder.glob("checkpoint-*"))
@@ -240,6 +295,9 @@ class Experiment:
 
 ONE_TIME = ("config", "resume_from_checkpoint", "overwrite_output_dir")
 """Options that say how a run was started, not what it is."""
+
+SHUFFLE_BUFFER = 1000
+"""Encoded images of a stream that are held to draw from: streams often come sorted by class."""
 
 CONTROL: dict[str, Any] = {"transfer_weight": 0.0, "role_table": None, "pre_flight": False}
 """What differs in the control: nothing but the transfer."""

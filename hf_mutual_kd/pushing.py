@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +109,20 @@ class CohortPushing(CohortSaving):
         )
 
     def _write_cohort_record(self) -> None:
-        """A recipe has written a fuller one already."""
-        if self.args.should_save and not (self.folder / COHORT).is_file():
+        if self.args.should_save and not self._is_recipes(COHORT):
             record = describe_cohort(self.cohort) | {"objective": objective_facts(self.objective)}
             self.folder.mkdir(parents=True, exist_ok=True)
             checkpoints.write_json(self.folder / COHORT, record)
 
+    def _is_recipes(self, record: str) -> bool:
+        """Whether a recipe has written a fuller record; one of an earlier training in this folder is replaced."""
+        path = self.folder / record
+        return path.is_file() and "command" in json.loads(path.read_text(encoding="utf-8"))
+
     def _write_results(self) -> None:
         """What the last evaluation found, on the test split where it was measured, against the start."""
         split = next((name for name in ("test", "eval") if name in self.results and name in self.start_metrics), None)
-        if split is None or (self.folder / RESULTS).is_file():
+        if split is None or self._is_recipes(RESULTS):
             return
         arm = self.arm("mutual" if self.objective.weight > 0 else "control", split, seconds=0.0)
         facts = {"seeds": [self.args.seed], "measured_on": "validation" if split == "eval" else split}

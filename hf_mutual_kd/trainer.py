@@ -228,10 +228,10 @@ class MutualKDTrainer(CohortPushing):
             checkpoints.clear_staging(self.folder)
         self._write_cohort_record()
         with torch.random.fork_rng():
-            if self.args.pre_flight and self.eval_dataset is not None:
-                self.measure_start()
+            if self.args.pre_flight and self.eval_dataset is not None and self._eval_prefix not in self.start_metrics:
+                start = self.measure_start(metric_key_prefix=self._eval_prefix)
                 if self.is_world_process_zero():
-                    print(describe_start(self.start_metrics["eval"], self.objective))
+                    print(describe_start(start, self.objective))
             self._fill_start_cache()
         if checkpoint is not None:
             self._restore_records(Path(checkpoint))
@@ -269,7 +269,14 @@ class MutualKDTrainer(CohortPushing):
             self._load_best_peers()
         output = super()._finalize_training(trial, num_train_samples, start_time)
         self._write_records()
+        self._report_skipped()
         return output
+
+    def _report_skipped(self) -> None:
+        skipped = torch.tensor(self.data_collator.skipped + self.eval_collator.skipped, device=self.args.device)
+        count = int(self.accelerator.reduce(skipped, reduction="sum"))
+        if count and self.is_world_process_zero():
+            logger.warning("unreadable images were left out of batches, %d in all, repeats counted", count)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each peer's averages since the last log to the Trainer's own."""
@@ -321,7 +328,7 @@ class MutualKDTrainer(CohortPushing):
 
     def _determine_best_metric(self, metrics, trial) -> bool:
         """Per peer: keep the best weights in `output_dir/NAME`, and rest peers that gain no more."""
-        values = {name: metrics[f"{self._eval_prefix(metrics)}_{name}/{self.task.metric}"] for name in self.peer_names}
+        values = {name: metrics[f"{self._eval_prefix}_{name}/{self.task.metric}"] for name in self.peer_names}
         improved = self.bests.update(values, self.state.global_step)
         self._save_peers(improved)
         self.cohort.resting = set(self.bests.stopped)
@@ -329,7 +336,9 @@ class MutualKDTrainer(CohortPushing):
             self.control.should_training_stop = True
         return bool(improved)
 
-    def _eval_prefix(self, metrics: dict[str, float]) -> str:
+    @property
+    def _eval_prefix(self) -> str:
+        """Of the evaluation that selects: the first where there are several."""
         return "eval" if not isinstance(self.eval_dataset, dict) else f"eval_{next(iter(self.eval_dataset))}"
 
 

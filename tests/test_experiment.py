@@ -262,3 +262,78 @@ def test_overwriting_replaces_the_folder(finished, place, tmp_path):
     run(place, out, "--overwrite_output_dir", "--control", "false")
     assert not (out / "control").exists()
     assert not (out / "seed-2").exists()
+
+
+LATE = {
+    "stream without an end": (["--streaming", "true", "--max_steps", "-1"], "--max_steps"),
+    "role table": (["--role_table", "nowhere.parquet"], "nowhere.parquet"),
+    "cache of one view": (["--cache_frozen", "true"], "--augment false"),
+    "no checkpoint": (["--resume_from_checkpoint", "no/such/checkpoint-9"], "checkpoint-9"),
+    "optimizer that is not installed": (["--optim", "galore_adamw"], "galore"),
+}
+
+
+@pytest.mark.parametrize("case", LATE)
+def test_what_only_the_mutual_run_needs_is_checked_before_the_control(case, place, tmp_path, capsys):
+    """The control trains first: an error that waits for the mutual run costs half of the whole time."""
+    more, expected = LATE[case]
+    words = argv(place, tmp_path / "run")
+    if "--max_steps" in more:
+        del words[words.index("--max_steps") : words.index("--max_steps") + 2]
+    assert load_recipe().main([*words, *more]) == 2
+    shown = capsys.readouterr()
+    assert expected in shown.err
+    assert "control run" not in shown.out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("is_over", [True, False], ids=["finished", "interrupted"])
+def test_resuming_with_other_peers_leaves_the_earlier_run_alone(is_over, finished, place, tmp_path, capsys):
+    """The old arms would be shown as those of the new peers, under a record that no longer names the old ones."""
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    if not is_over:
+        (out / "summary.json").unlink()
+        (out / "cohort.json").unlink()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    words = argv(place, out, "--seeds", "1", "2", "--resume_from_checkpoint", "true", peers=("vit", "cnn"))
+    assert load_recipe().main(words) == 2
+    assert "other peers" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_overwriting_never_deletes_what_the_run_reads(finished, place, tmp_path, capsys):
+    """Training an improved peer further, in place, must not begin with its deletion."""
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    words = argv(place, out, "--overwrite_output_dir")
+    words[words.index(f"vit={place / 'vit'}")] = f"vit={out / 'vit'}"
+    assert load_recipe().main(words) == 2
+    assert "would delete" in capsys.readouterr().err
+    assert (out / "vit" / "model.safetensors").is_file()
+
+
+def test_streams_are_drawn_from_and_resume_exactly(place, tmp_path):
+    """A stream sorted by class would be learned one class after the other."""
+    rows = make_rows(40)
+    by_class = sorted(range(40), key=lambda index: rows[index]["label"])
+    splits = {"train": rows.select(by_class), "validation": make_rows(12, 1), "test": make_rows(15, 2)}
+    DatasetDict(splits).save_to_disk(tmp_path / "sorted")
+    out = tmp_path / "run"
+    words = argv(
+        place, out, "--streaming", "true", "--label_alignment", "new_head", "--control", "false",
+        "--save_total_limit", "5",
+    )  # fmt: skip
+    words[words.index("--dataset") + 1] = str(tmp_path / "sorted")
+    assert load_recipe().main(words) == 0
+    first = RoleTable.load(out / "checkpoint-2" / "roles.parquet")
+    assert len(first) == 16
+    assert (first.counts_by_class(3).sum(1) > 0).all()
+
+    straight = load_file(out / "checkpoint-4" / "vit" / "model.safetensors")
+    (out / "summary.json").unlink()
+    shutil.rmtree(out / "checkpoint-4")
+    assert load_recipe().main([*words, "--resume_from_checkpoint", "true"]) == 0
+    resumed = load_file(out / "checkpoint-4" / "vit" / "model.safetensors")
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    assert len(RoleTable.load(out / "roles.parquet")) == 32

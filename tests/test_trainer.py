@@ -1,10 +1,13 @@
 """The trainer against what users rely on: equal paths for equal settings, exact resume, peers that stay apart."""
 
 import copy
+import json
+import logging
 
 import pytest
 import torch
 from conftest import LABELS, make_rows, tiny_processor, tiny_vit
+from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
 from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, RoleTable, RoleTaggingCollator, SharedView
@@ -351,6 +354,48 @@ def test_flips_count_against_the_start(tmp_path, make_cohort, train_rows):
         gain = end[f"test_{name}/positive_flips"] - end[f"test_{name}/negative_flips"]
         assert gain == pytest.approx(end[f"test_{name}/accuracy"] - start[name]["accuracy"])
     assert trainer.state.log_history[-1]["test_cohort/samples"] == 30
+
+
+def test_flips_count_against_the_start_in_every_kind_of_evaluation(tmp_path, make_cohort, train_rows):
+    """Several evaluation sets, or a second call of `train`, must not lose or move what flips are counted against."""
+    sets = {"shapes": make_rows(9, 1), "more": make_rows(9, 2)}
+    args = config(tmp_path, pre_flight=True, eval_strategy="steps", eval_steps=3)
+    trainer = MutualKDTrainer(make_cohort("vit", "cnx"), args, train_dataset=train_rows, eval_dataset=sets)
+    trainer.train()
+    assert any("eval_shapes_vit/positive_flips" in entry for entry in trainer.state.log_history)
+    start = copy.deepcopy(trainer.start_metrics)
+    trainer.train()
+    assert trainer.start_metrics == start
+
+
+def test_skipped_images_are_reported(tmp_path, make_cohort, train_rows, caplog, monkeypatch):
+    """Rows that vanish in silence may be half of the data."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    images = train_rows["image"][:]
+    images[3] = {"bytes": b"no image", "path": None}
+    rows = Dataset.from_dict({"image": images, "label": train_rows["label"][:]}, features=train_rows.features)
+    train(make_cohort("vit"), tmp_path, rows, on_bad_image="skip")
+    assert "left out of batches, 1 in all" in caplog.text
+
+
+def test_any_negative_label_is_none(tmp_path, make_cohort, train_rows):
+    """-100 is what the ecosystem writes for rows without a label."""
+    labels = [-100, *train_rows["label"][1:]]
+    rows = train_rows.remove_columns("label").add_column("label", labels)
+    trainer = train(make_cohort("vit", "cnx"), tmp_path, rows)
+    assert trainer.state.global_step == 6
+
+
+def test_records_of_an_earlier_training_are_replaced(tmp_path, make_cohort, train_rows):
+    """A card with the numbers and the base models of yesterday's run in the same folder."""
+    for steps, source in ((4, "ada/old"), (2, "ada/new")):
+        cohort = make_cohort("vit")
+        cohort.specs["vit"] = PeerSpec(source)
+        trainer = train(cohort, tmp_path, train_rows, max_steps=steps, pre_flight=True)
+        trainer.evaluate()
+        trainer.create_model_card()
+    assert json.loads((tmp_path / "results.json").read_text())["steps"] == 2
+    assert json.loads((tmp_path / "cohort.json").read_text())["peers"]["vit"]["source"] == "ada/new"
 
 
 def test_mistakes_are_refused_before_training(tmp_path, make_cohort, train_rows):

@@ -44,7 +44,11 @@ class ImageClassification(Task):
 
     def supervised_loss(self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
         return F.cross_entropy(
-            logits.float(), labels, reduction="none", ignore_index=NO_LABEL, label_smoothing=label_smoothing
+            logits.float(),
+            labels.clamp_min(NO_LABEL),
+            reduction="none",
+            ignore_index=NO_LABEL,
+            label_smoothing=label_smoothing,
         )
 
     def quality(self, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
