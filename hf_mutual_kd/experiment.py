@@ -100,12 +100,13 @@ class Experiment:
         image = decode_image(row["image"])
         usage = {name: run_snippet(self.folder / name, image) for name in peers}
         results["usage"] = {name: text for name, text in usage.items() if text is not None}
-        if splits.label_names:
+        if splits.label_names and row.get("label", -1) >= 0:
             results["example"] = {"row": 0, "label": splits.label_names[row["label"]]}
         checkpoints.write_json(self.folder / RESULTS, results)
         write_cards(self.folder)
-        (self.folder / "report").mkdir(exist_ok=True)
-        (self.folder / "report" / "results.png").write_bytes(results_figure(results["peers"]))
+        if all("accuracy" in peer["start"] for peer in results["peers"].values()):
+            (self.folder / "report").mkdir(exist_ok=True)
+            (self.folder / "report" / "results.png").write_bytes(results_figure(results["peers"]))
         print(describe(results, self.folder))
         if self.config.push_to_hub:
             self._push()

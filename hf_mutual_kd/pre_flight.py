@@ -18,6 +18,9 @@ def describe_start(results: Results, objective: Objective) -> str:
         objective ([`~hf_mutual_kd.teachers.Objective`]): what the peers are about to be trained for.
     """
     peers = {name: values for name, values in results.items() if name != "cohort"}
+    if "ensemble_accuracy" not in results["cohort"]:
+        agreements = ", ".join(f"{name} {percent(values['agreement'])} %" for name, values in peers.items())
+        return f"Without labels no accuracy can be measured. Agreement with the mean of the peers: {agreements}."
     rows = [
         (name, percent(values["accuracy"]), f"{values['loss']:.3f}", percent(values["expected_share"]))
         for name, values in peers.items()

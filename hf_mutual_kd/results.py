@@ -71,7 +71,7 @@ def peer_results(name: str, mutual: Sequence[Arm], control: Mapping[int, Arm]) -
             "start": mean_by_class([arm.start_by_class[name] for arm in mutual]),
             "mutual": mean_by_class([arm.end_by_class[name] for arm in mutual]),
         },
-        "per_seed": {"mutual": [arm.end[name]["accuracy"] for arm in mutual]},
+        "per_seed": {"mutual": [arm.end[name]["accuracy"] for arm in mutual if "accuracy" in arm.end[name]]},
     }
     if control:
         pairs = [(arm.end[name], control[arm.seed].end[name]) for arm in mutual]
@@ -117,6 +117,11 @@ def difference(delta: Mapping[str, float | None], seeds: int) -> str:
     return f"{percent(delta['mean'] or 0.0, sign=True)}{spread} ({verdict(delta, seeds)})"
 
 
+def accuracy(metrics: Mapping[str, float] | None) -> str:
+    """`87.3`; a dash where there was no such arm or there were no labels."""
+    return percent(metrics["accuracy"]) if metrics and "accuracy" in metrics else "–"
+
+
 def flips(peer: Mapping[str, Any]) -> str:
     """`+3.1 −0.4`, in points; a dash where no sample was measured at the start."""
     gained, lost = peer["positive_flips"], peer["negative_flips"]
@@ -135,9 +140,7 @@ def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
         rows.append(
             (
                 name,
-                percent(peer["start"]["accuracy"]),
-                percent(peer["control"]["accuracy"]) if delta else "–",
-                percent(peer["mutual"]["accuracy"]),
+                *(accuracy(peer.get(arm)) for arm in ("start", "control", "mutual")),
                 difference(delta, seeds) if delta else "–",
                 percent(peer["share_taught"]),
                 flips(peer),

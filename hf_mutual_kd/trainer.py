@@ -263,10 +263,12 @@ class MutualKDTrainer(CohortPushing):
         self.cohort.drop_starts()
 
     def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
-        if not self.bests.found:
-            self._save_peers(self.peer_names)
-        elif self.args.load_best_model_at_end:
+        if self.bests.found and self.args.load_best_model_at_end:
             self._load_best_peers()
+        else:
+            # What lies in the folder is what is measured: the last weights.
+            self._save_peers(self.peer_names)
+            self.bests.steps = {}
         output = super()._finalize_training(trial, num_train_samples, start_time)
         self._write_records()
         self._report_skipped()
@@ -305,8 +307,9 @@ class MutualKDTrainer(CohortPushing):
             for name, values in results.items()
             for key, value in values.items()
         }
-        losses = [results[name]["loss"] for name in self.peer_names]
-        metrics[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
+        losses = [results[name]["loss"] for name in self.peer_names if "loss" in results[name]]
+        if losses:
+            metrics[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
         samples = int(results["cohort"]["samples"])
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=samples)
 
@@ -328,7 +331,11 @@ class MutualKDTrainer(CohortPushing):
 
     def _determine_best_metric(self, metrics, trial) -> bool:
         """Per peer: keep the best weights in `output_dir/NAME`, and rest peers that gain no more."""
-        values = {name: metrics[f"{self._eval_prefix}_{name}/{self.task.metric}"] for name in self.peer_names}
+        keys = {name: f"{self._eval_prefix}_{name}/{self.task.metric}" for name in self.peer_names}
+        if any(key not in metrics for key in keys.values()):
+            # Rows without labels select nothing.
+            return False
+        values = {name: metrics[key] for name, key in keys.items()}
         improved = self.bests.update(values, self.state.global_step)
         self._save_peers(improved)
         self.cohort.resting = set(self.bests.stopped)

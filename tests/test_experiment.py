@@ -246,6 +246,22 @@ def test_unreadable_image_is_skipped_and_counted(place, tmp_path):
     assert results["dataset"]["skipped_images"] == {"train": 1, "validation": 0, "test": 0}
 
 
+def test_rows_without_any_label_train_and_say_what_cannot_be_measured(place, tmp_path, capsys):
+    """People with pictures and no labels are whom the label-free mode is for."""
+    parts = {"train": make_rows(24), "validation": make_rows(9, 1), "test": make_rows(9, 2)}
+    bare = {name: rows.remove_columns("label") for name, rows in parts.items()}
+    DatasetDict(bare).save_to_disk(tmp_path / "bare")
+    words = argv(place, tmp_path / "run", "--labels", "false")
+    words[words.index("--dataset") + 1] = str(tmp_path / "bare")
+    assert load_recipe().main(words) == 0
+    assert "no accuracy can be measured" in capsys.readouterr().out
+    peers = json.loads((tmp_path / "run" / "results.json").read_text())["peers"]
+    assert set(peers["vit"]["mutual"]) == {"agreement"}
+    card = (tmp_path / "run" / "vit" / "README.md").read_text()
+    assert "None" not in card
+    assert "nan" not in card.split("```")[0]
+
+
 def test_output_folder_in_use_is_refused(finished, place, capsys):
     """A second run over the first would leave a mixture of both."""
     out, _ = finished

@@ -18,7 +18,7 @@ class Evaluator(ABC):
 
     @abstractmethod
     def compute(self) -> dict[str, dict[str, float]]:
-        """`{peer: {metric: value}}`, with the cohort's own numbers under `"cohort"`."""
+        """`{peer: {metric: value}}`, the cohort's own numbers under `"cohort"`; without labels what needs none."""
 
     @abstractmethod
     def by_class(self) -> dict[str, list[float | None]]:

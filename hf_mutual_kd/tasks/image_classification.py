@@ -129,7 +129,7 @@ class ClassificationEvaluator(Evaluator):
     def __init__(self, peer_names: Sequence[str], num_classes: int, start: ClassificationEvaluator | None = None):
         self.peer_names = list(peer_names)
         self.start = start
-        self.samples = 0
+        self.samples = self.labelled = 0
         self.rows = RememberedRows()
         self.top1 = {name: TopK(k=1) for name in peer_names}
         self.top5 = {name: TopK(k=5) for name in peer_names}
@@ -144,17 +144,24 @@ class ClassificationEvaluator(Evaluator):
     def add(self, facts: dict[str, Tensor]) -> None:
         batch = {key: value.cpu().numpy() for key, value in facts.items()}
         labels, ensemble, top5 = batch["labels"], batch["ensemble"], batch["top5"]
-        if (labels < 0).any():
-            sample = batch["sample_ids"][labels < 0][0]
-            raise DataError(f"sample {sample} of an evaluation split has no label; every row that measures needs one")
-        right = top5[:, :, 0] == labels[:, None]
         self.samples += len(labels)
+        self.labelled += int((labels >= 0).sum())
+        if 0 < self.labelled < self.samples:
+            sample = batch["sample_ids"][labels < 0]
+            named = f"sample {sample[0]}" if len(sample) else "a sample"
+            raise DataError(f"{named} of an evaluation split has no label; every row that measures needs one, or none")
+        for index, name in enumerate(self.peer_names):
+            self.agreement[name].add_batch(predictions=top5[:, index, 0], references=ensemble)
+        if self.labelled:
+            self._measure(batch, labels, top5)
+
+    def _measure(self, batch: dict[str, np.ndarray], labels: np.ndarray, top5: np.ndarray) -> None:
+        right = top5[:, :, 0] == labels[:, None]
         for index, name in enumerate(self.peer_names):
             self.top1[name].add_batch(predictions=top5[:, index], references=labels)
             self.top5[name].add_batch(predictions=top5[:, index], references=labels)
             self.loss[name].add_batch(predictions=batch["loss"][:, index])
-            self.agreement[name].add_batch(predictions=top5[:, index, 0], references=ensemble)
-        self.ensemble.add_batch(predictions=ensemble, references=labels)
+        self.ensemble.add_batch(predictions=batch["ensemble"], references=labels)
         self.oracle.add_batch(predictions=right.any(1), references=np.ones_like(labels))
         self.taught += np.bincount(batch["teacher"] + 1, minlength=len(self.peer_names) + 1)[1:]
         np.add.at(self.class_rows, labels, 1)
@@ -182,21 +189,24 @@ class ClassificationEvaluator(Evaluator):
     def compute(self) -> dict[str, dict[str, float]]:
         if not self.samples:
             raise DataError("an evaluation split has no rows")
-        results = {}
+        results: dict[str, dict[str, float]] = {
+            name: {"agreement": self.agreement[name].compute()["agreement"]} for name in self.peer_names
+        }
+        results["cohort"] = {"samples": self.samples}
+        if not self.labelled:
+            return results
         for index, name in enumerate(self.peer_names):
-            results[name] = {
+            results[name] |= {
                 "accuracy": self.top1[name].compute()["accuracy"],
                 "top5_accuracy": self.top5[name].compute()["accuracy"],
                 "loss": self.loss[name].compute()["mean"],
-                "agreement": self.agreement[name].compute()["agreement"],
                 "expected_share": float(self.taught[index] / self.samples),
             }
             if self.start is not None:
                 flips = self.flips[name].compute()
                 results[name] |= {key: flips[key] for key in ("positive_flips", "negative_flips") if key in flips}
-        results["cohort"] = {
+        results["cohort"] |= {
             "ensemble_accuracy": self.ensemble.compute()["accuracy"],
             "oracle_accuracy": self.oracle.compute()["agreement"],
-            "samples": self.samples,
         }
         return results
