@@ -207,12 +207,17 @@ class Cohort(nn.Module):
         by_labels = supervised.sum() * (1 if objective is None or objective.labels else 0)
         if objective is None or objective.weight == 0:
             return CohortOutput(loss=by_labels, logits=logits, supervised=supervised)
-        starts = self._starts(peer_inputs, start_logits) if objective.needs_starts else None
+        speak_as_started = objective.source.frozen or torch.compiler.is_compiling()
+        starts = list(start_logits.unbind(1)) if start_logits is not None else None
+        if starts is None and objective.needs_starts and speak_as_started:
+            starts = self.start_logits(peer_inputs)
         speakers = starts if objective.source.frozen and starts is not None else live
         label_free = objective.score in self.task.label_free_scores
         scored = torch.ones_like(labelled) if label_free else labelled
         scores = self.task.scores(objective.score, speakers, labels) if objective.rule.needs_scores else labels[None]
         teacher = objective.teachers(scores, scored, roles)
+        if starts is None and objective.needs_starts:
+            starts = self._held_starts(peer_inputs, live, teacher, scored)
         learns = torch.tensor([not spec.frozen for spec in self.specs.values()], device=labels.device)
         pulls = objective.transfer(live, starts, teacher, scored)
         transfer = pulls.flatten(1).sum(1) * learns / units
@@ -254,8 +259,25 @@ class Cohort(nn.Module):
         with torch.no_grad():
             return [self._aligned(name, self.starts[name], peer_inputs[name]) for name in self.names]
 
-    def _starts(self, peer_inputs, start_logits: Tensor | None) -> list[Tensor]:
-        return list(start_logits.unbind(1)) if start_logits is not None else self.start_logits(peer_inputs)
+    def _held_starts(self, peer_inputs, live: list[Tensor], teacher: Tensor, scored: Tensor) -> list[Tensor]:
+        """As [`start_logits`], run only on the samples where a live objective looks at them; 0 elsewhere.
+
+        A peer is held to its start where it teaches, on about 1/N of the samples, and where no label ranks the peers.
+        """
+        if self.starts is None or self.objective is None:
+            raise ConfigError("there are no frozen starts; call `set_objective` with an objective that needs them")
+        unranked = ~scored if self.objective.unlabelled_rows else torch.zeros_like(scored)
+        starts = []
+        for index, (name, logits) in enumerate(zip(self.names, live, strict=True)):
+            wanted = (teacher == index) | unranked
+            rows = wanted.reshape(len(wanted), -1).any(1).nonzero().squeeze(1)
+            start = torch.zeros_like(logits, requires_grad=False)
+            if len(rows):
+                inputs = {key: value[rows] for key, value in peer_inputs[name].items()}
+                with torch.no_grad():
+                    start[rows] = self._aligned(name, self.starts[name], inputs).to(start.dtype)
+            starts.append(start)
+        return starts
 
     def train(self, mode: bool = True) -> Cohort:
         """As `nn.Module.train`; frozen peers, frozen starts and frozen batch norms stay in evaluation mode."""

@@ -346,3 +346,24 @@ def test_saved_peers_are_ordinary_models(tmp_path, make_cohort):
     load_weights("vit", again.peers["vit"], tmp_path / "gathered")
     for key, value in again.peers["vit"].state_dict().items():
         assert torch.equal(value, whole[f"peers.vit.{key}"])
+
+
+def test_starts_are_run_only_where_they_are_looked_at(make_cohort):
+    """The shortcut must give the loss that running every start on every sample gives."""
+    torch.manual_seed(0)
+    labels = torch.tensor([0, 1, 2, -1, 0, 1])
+    images = torch.randn(6, 3, 16, 16)
+    losses = []
+    for full in (False, True):
+        cohort = make_cohort("vit", "cnx", "cnn")
+        cohort.set_objective(Objective(BestRule(), LiveSource(), retain=True, unlabelled_rows=True))
+        with torch.no_grad():
+            for parameter in cohort.peers.parameters():
+                parameter.add_(0.05)
+        inputs = {name: {"pixel_values": images} for name in cohort.names}
+        given = torch.stack(cohort.start_logits(inputs), 1) if full else None
+        cohort.eval()
+        out = cohort(peer_inputs=inputs, labels=labels, start_logits=given)
+        losses.append(out.transfer)
+    torch.testing.assert_close(losses[0], losses[1])
+    assert (losses[0] > 0).all()
