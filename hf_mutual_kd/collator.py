@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
@@ -13,9 +14,11 @@ from .errors import DataError
 from .images import content_id, decode_image
 from .role_table import RoleTable
 from .roles import UNDECIDED
+from .tasks.image_classification import UNREADABLE
 from .transforms import PeerInputs, PeerProcessors
 
 SAMPLE_ID = "sample_id"
+BLANK = (32, 32)
 
 
 class RoleTaggingCollator:
@@ -26,6 +29,8 @@ class RoleTaggingCollator:
         view (callable, *optional*): the shared random view `(image, sample_id, epoch) -> image`; none for evaluation.
         role_table ([`~hf_mutual_kd.role_table.RoleTable`], *optional*): who teaches; other samples stay `UNDECIDED`.
         on_bad_image (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves unreadable images out and counts them.
+        keep_places (`bool`, *optional*, defaults to `False`): a skipped sample stays where it is, with a blank image and
+            the label `UNREADABLE`: evaluations over several processes gather batches by place.
 
     Returns:
         `dict`: `peer_inputs` `{peer: {"pixel_values": [B, 3, H, W]}}`, `labels` `[B]` (-1: none), `sample_ids` `[B]`
@@ -50,11 +55,13 @@ class RoleTaggingCollator:
         view: Callable[[Any, int, int], Any] | None = None,
         role_table: RoleTable | None = None,
         on_bad_image: str = "raise",
+        keep_places: bool = False,
     ):
         self.processors = PeerProcessors(processors)
         self.view = view
         self.role_table = role_table
         self.on_bad_image = on_bad_image
+        self.keep_places = keep_places
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         self._skipped = torch.zeros((), dtype=torch.long).share_memory_()
 
@@ -71,6 +78,8 @@ class RoleTaggingCollator:
         images, kept = [], []
         for row in rows:
             image = self._image(row)
+            if image is None and self.keep_places:
+                image, row = Image.new("RGB", BLANK), {**row, "label": UNREADABLE}
             if image is not None:
                 images.append(image)
                 kept.append(row)

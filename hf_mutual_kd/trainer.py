@@ -101,7 +101,7 @@ class MutualKDTrainer(CohortPushing):
         if view is None and args.augment:
             view = self.view_class(min_area=args.crop_min_area, color_jitter=args.color_jitter, seed=args.seed)
         table = RoleTable.load(args.role_table, model.names) if args.role_table else None
-        self.eval_collator = self.collator_class(model.processors, on_bad_image=args.on_bad_image)
+        self.eval_collator = self.collator_class(model.processors, on_bad_image=args.on_bad_image, keep_places=True)
         self.record = TrainingRecord(model.names, model.task)
         self.bests = PeerBests(model.names, model.task.greater_is_better, args.early_stopping_patience)
         self.start_cache: StartCache | None = None

@@ -353,6 +353,19 @@ def test_transfer_weight_rises_over_the_warm_up(tmp_path, make_cohort, train_row
     assert seen == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
 
 
+def test_unreadable_images_are_passed_over_in_evaluations(tmp_path, make_cohort, train_rows):
+    """Processes gather their batches by place: one that drops a sample would shift, or hang, all others."""
+    rows = make_rows(12, 1)
+    images = rows["image"][:]
+    images[5] = {"bytes": b"no image", "path": None}
+    broken = Dataset.from_dict({"image": images, "label": rows["label"][:]}, features=rows.features)
+    trainer = MutualKDTrainer(make_cohort("vit"), config(tmp_path, on_bad_image="skip"), train_dataset=train_rows)
+    metrics = trainer.evaluate(broken)
+    kept = trainer.evaluate(broken.select([*range(5), *range(6, 12)]))
+    assert metrics["eval_cohort/samples"] == 11
+    assert metrics["eval_vit/loss"] == pytest.approx(kept["eval_vit/loss"])
+
+
 def test_flips_count_against_the_start(tmp_path, make_cohort, train_rows):
     """Accuracy may stay while many samples change sides."""
     trainer = MutualKDTrainer(make_cohort("vit", "cnx"), config(tmp_path, max_steps=20), train_dataset=train_rows)

@@ -17,6 +17,8 @@ from ..roles import assign_roles, confidence_scores, loss_scores, margin_scores
 from .base import Evaluator, Task
 
 NO_LABEL = -1
+UNREADABLE = -2
+"""Marks a sample whose image could not be read; evaluations pass over it."""
 
 
 class ImageClassification(Task):
@@ -142,7 +144,8 @@ class ClassificationEvaluator(Evaluator):
         self.class_right = np.zeros((num_classes, len(self.peer_names)), dtype=np.int64)
 
     def add(self, facts: dict[str, Tensor]) -> None:
-        batch = {key: value.cpu().numpy() for key, value in facts.items()}
+        readable = (facts["labels"] != UNREADABLE).cpu().numpy()
+        batch = {key: value.cpu().numpy()[readable] for key, value in facts.items()}
         labels, ensemble, top5 = batch["labels"], batch["ensemble"], batch["top5"]
         self.samples += len(labels)
         self.labelled += int((labels >= 0).sum())
