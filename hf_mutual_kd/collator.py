@@ -29,8 +29,8 @@ class RoleTaggingCollator:
         view (callable, *optional*): the shared random view `(image, sample_id, epoch) -> image`; none for evaluation.
         role_table ([`~hf_mutual_kd.role_table.RoleTable`], *optional*): who teaches; other samples stay `UNDECIDED`.
         on_bad_image (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves unreadable images out and counts them.
-        keep_places (`bool`, *optional*, defaults to `False`): a skipped sample stays where it is, with a blank image and
-            the label `UNREADABLE`: evaluations over several processes gather batches by place.
+        keep_places (`bool`, *optional*, defaults to `False`): a skipped sample stays where it is, with a blank image
+            and the label `UNREADABLE`: evaluations over several processes gather batches by place.
 
     Returns:
         `dict`: `peer_inputs` `{peer: {"pixel_values": [B, 3, H, W]}}`, `labels` `[B]` (-1: none), `sample_ids` `[B]`

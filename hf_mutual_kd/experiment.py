@@ -294,6 +294,13 @@ class Experiment:
         return arm
 
 
+def leave_together() -> None:
+    """Wait for all processes and close their connections: one that exits while others still talk aborts them."""
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
 ONE_TIME = ("config", "resume_from_checkpoint", "overwrite_output_dir")
 """Options that say how a run was started, not what it is."""
 

@@ -34,11 +34,12 @@ def main(argv: list[str]) -> int:
         recipe = parse_recipe(
             argv, (RecipeOptions, TransferOptions), load_config_class, defaults=DEFAULTS, description=__doc__
         )
-        from hf_mutual_kd.experiment import Experiment
+        from hf_mutual_kd.experiment import Experiment, leave_together
 
         Experiment(
             "image-classification", recipe.options, recipe.config, "recipes/vit_classify.py", recipe.given
         ).run()
+        leave_together()
     except MutualKDError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ import torch
 from conftest import LABELS, MAKERS, make_rows, tiny_processor
 
 from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer
+from hf_mutual_kd.experiment import leave_together
 from hf_mutual_kd.peers import LoadedPeer, PeerSpec
 
 
@@ -37,6 +38,7 @@ def main(out: str, batch: str, *options: str) -> None:
     metrics = trainer.evaluate(make_rows(21, 2), metric_key_prefix="test")
     if trainer.is_world_process_zero():
         Path(out, "outcome.json").write_text(json.dumps({"metrics": metrics, "history": trainer.state.log_history}))
+    leave_together()
 
 
 if __name__ == "__main__":
