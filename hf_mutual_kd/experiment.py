@@ -33,7 +33,7 @@ from .hub_checkpoints import pull_checkpoint
 from .model_card import write_cards
 from .options import RecipeOptions
 from .peers import PeerSpec, parse_peers
-from .pushing import RESULTS
+from .pushing import RESULTS, push_settings
 from .recipe import to_command
 from .results import Arm, collect, describe
 from .role_table import RoleTable
@@ -112,16 +112,7 @@ class Experiment:
             self._push()
 
     def _push(self) -> None:
-        config = self.config
-        report = push_run(
-            self.folder,
-            namespace=config.hub_namespace,
-            private=config.hub_private_repo,
-            name_template=config.hub_name_template,
-            token=config.hub_token,
-            revision=config.hub_revision,
-        )
-        for pushed in report.peers:
+        for pushed in push_run(self.folder, **push_settings(self.config)).peers:
             print(f"{pushed.peer}: {pushed.url}")
 
     @property
@@ -195,9 +186,8 @@ class Experiment:
         return specs
 
     def _load_data(self) -> Splits:
-        seed = self.config.seed if self.config.data_seed is None else self.config.data_seed
         with self.state.main_process_first():
-            splits = load_splits(self.options, seed=seed, labels=self.config.labels)
+            splits = load_splits(self.options, seed=data_seed(self.config), labels=self.config.labels)
         skipped = {}
         for name in ("train", "validation", "test"):
             rows, skipped[name] = check_images(getattr(splits, name), name, self.config.on_bad_image)
@@ -278,8 +268,7 @@ class Experiment:
         cohort = self._load_cohort(specs, splits)
         train = splits.train
         if isinstance(train, IterableDataset):
-            order = config.seed if config.data_seed is None else config.data_seed
-            train = train.shuffle(seed=order, buffer_size=SHUFFLE_BUFFER)
+            train = train.shuffle(seed=data_seed(config), buffer_size=SHUFFLE_BUFFER)
         trainer = self.trainer_class(cohort, config, train_dataset=train, eval_dataset=splits.validation)
         trainer.measure_start(splits.test, "test")
         began = time.perf_counter()
@@ -292,6 +281,11 @@ class Experiment:
             checkpoints.write_json(folder / SUMMARY, dataclasses.asdict(arm))
         self.state.wait_for_everyone()
         return arm
+
+
+def data_seed(config: MutualKDConfig) -> int:
+    """The seed that draws and orders rows."""
+    return config.seed if config.data_seed is None else config.data_seed
 
 
 def leave_together() -> None:

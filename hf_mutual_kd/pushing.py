@@ -8,6 +8,7 @@ from typing import Any
 
 from . import checkpoints
 from .card_facts import objective_facts
+from .config import MutualKDConfig
 from .errors import HubError
 from .hub import PushReport, push_run
 from .hub_checkpoints import PushInBackground
@@ -21,6 +22,17 @@ from .tasks.base import Evaluator
 from .teachers import Objective
 
 RESULTS = "results.json"
+
+
+def push_settings(args: MutualKDConfig) -> dict[str, Any]:
+    """Where and how a configuration pushes, as [`~hf_mutual_kd.hub.push_run`] and `Destination` name it."""
+    return {
+        "namespace": args.hub_namespace,
+        "name_template": args.hub_name_template,
+        "private": args.hub_private_repo,
+        "token": args.hub_token,
+        "revision": args.hub_revision,
+    }
 
 
 class CohortPushing(CohortSaving):
@@ -57,18 +69,9 @@ class CohortPushing(CohortSaving):
         if not self.is_world_process_zero():
             return None
         self.create_model_card()
-        to = self._destination()
-        return push_run(
-            self.folder,
-            namespace=namespace or to.namespace,
-            private=to.private if private is None else private,
-            collection=collection,
-            peers=peers,
-            name_template=to.name_template,
-            token=token or to.token,
-            revision=revision or to.revision,
-            commit_message=commit_message,
-        )
+        given = {"namespace": namespace, "private": private, "token": token, "revision": revision}
+        settings = push_settings(self.args) | {name: value for name, value in given.items() if value not in (None, "")}
+        return push_run(self.folder, collection=collection, peers=peers, commit_message=commit_message, **settings)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write each peer's card into its folder, from what the run has recorded."""
@@ -92,21 +95,12 @@ class CohortPushing(CohortSaving):
         if self._pushes is None:
             self._write_cohort_record()
             strategy = str(getattr(self.args.hub_strategy, "value", self.args.hub_strategy))
-            self._pushes = PushInBackground(self.folder, strategy, self._destination())
+            self._pushes = PushInBackground(self.folder, strategy, Destination(**push_settings(self.args)))
         self._pushes.push_checkpoint(checkpoint)
 
     def _finish_current_push(self) -> None:
         if self._pushes is not None:
             self._pushes.finish()
-
-    def _destination(self) -> Destination:
-        return Destination(
-            namespace=self.args.hub_namespace,
-            name_template=self.args.hub_name_template,
-            private=self.args.hub_private_repo,
-            token=self.args.hub_token,
-            revision=self.args.hub_revision,
-        )
 
     def _write_cohort_record(self) -> None:
         if self.args.should_save and not self._is_recipes(COHORT):
