@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
+
+from torch import Tensor
 
 from .errors import ConfigError, LabelError
 
@@ -144,3 +147,41 @@ def _message(
     else:
         parts.append("--label_alignment new_head gives every peer a new classifier for the data set's labels.")
     return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class ClassColumns:
+    """
+    Which columns of a peer's outputs hold the data set's classes, in the data set's order.
+
+    Args:
+        peer (`str`): its name, for messages.
+        classes (`int`): C, how many classes the data set names; 0 where it names none.
+        index (`torch.LongTensor` of shape `[C]`, *optional*): unset where the peer does not say its labels.
+
+    Example:
+
+    ```python
+    >>> ClassColumns("a", 2, torch.tensor([1, 0])).select(torch.tensor([[0.1, 0.9]]))
+    tensor([[0.9000, 0.1000]])
+    ```
+    """
+
+    peer: str
+    classes: int = 0
+    index: Tensor | None = None
+
+    def select(self, logits: Tensor, dim: int = 1) -> Tensor:
+        """The data set's classes of `logits`.
+
+        Raises:
+            [`~hf_mutual_kd.errors.LabelError`]: a peer without labels has another number of classes.
+        """
+        if self.index is not None:
+            return logits.index_select(dim, self.index)
+        if self.classes and logits.shape[dim] != self.classes:
+            raise LabelError(
+                f"peer {self.peer!r} gives {logits.shape[dim]} classes for {self.classes} labels; "
+                "give it a `config.id2label` with the data set's names, or use label_alignment='new_head'"
+            )
+        return logits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +13,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
-from .alignment import align_labels
+from .adapters import is_adapter, start_of
+from .alignment import ClassColumns, align_labels
 from .errors import ConfigError, LabelError, PeerError
 from .options import LabelAlignment
 from .peers import LoadedPeer, PeerSpec, check_peer_names, label_list, load_peer, save_peer
+from .sharding import loaded_whole
 from .tasks import TASKS, Task
-from .teachers import Objective
+from .teachers import Objective, TeacherRule
 
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
@@ -30,14 +31,15 @@ class CohortOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor`, *optional*): supervised loss plus weighted transfer; given with labels or roles.
-        logits (`dict[str, torch.Tensor]`): per peer `[B, C, ...]`, classes in the data set's order.
-        teacher (`torch.LongTensor` of shape `[B, ...]`, *optional*): a peer's index, `NOBODY` or `MEAN`.
+        answers (`dict[str, Any]`): what each peer says, classes in the data set's order; logits `[B, C]` in image
+            classification, see [`~hf_mutual_kd.tasks.Task`] for others.
+        teacher (`torch.LongTensor` of shape `[B, ...]`, *optional*): a peer's index, `NOBODY`, `MEAN` or `ALL`.
         supervised (`torch.FloatTensor` of shape `[N]`, *optional*): each peer's share of the loss by labels.
         transfer (`torch.FloatTensor` of shape `[N]`, *optional*): each peer's transfer loss, not yet weighted.
     """
 
     loss: Tensor | None = None
-    logits: dict[str, Tensor] | None = None
+    answers: dict[str, Any] | None = None
     teacher: Tensor | None = None
     supervised: Tensor | None = None
     transfer: Tensor | None = None
@@ -82,7 +84,7 @@ class Cohort(nn.Module):
         self.peers = nn.ModuleDict({name: peer.model for name, peer in peers.items()})
         self.specs = {name: peer.spec for name, peer in peers.items()}
         self.processors = {name: peer.processor for name, peer in peers.items()}
-        own_labels = {name: label_list(model) for name, model in self.peers.items()}
+        own_labels = {name: label_list(model) if self.task.has_classes else [] for name, model in self.peers.items()}
         self.label_names = list(label_names or next((names for names in own_labels.values() if names), []))
         self.label_columns: dict[str, list[int] | None] = {
             name: align_labels(name, labels, self.label_names, mode=label_alignment) if labels else None
@@ -92,12 +94,18 @@ class Cohort(nn.Module):
             if columns is not None:
                 self.register_buffer(f"columns_{name}", torch.tensor(columns), persistent=False)
         self.objective: Objective | None = None
+        self.rule: TeacherRule | None = None
+        """The objective's, where there is transfer: what it fits or learns moves and is saved with the cohort."""
         self.starts: nn.ModuleDict | None = None
+        """Copies of the peers that teachers may speak with: as they started, or moving averages."""
         self.peer_checkpointing = False
+        self.is_split = False
+        """Whether every process holds a part of the weights, which a forward gathers from all of them."""
         self.resting: set[str] = set()
         """Peers that early stopping keeps as they are."""
         for name, spec in self.specs.items():
-            self.peers[name].requires_grad_(not spec.frozen)
+            if spec.frozen or not is_adapter(self.peers[name]):
+                self.peers[name].requires_grad_(not spec.frozen)
             if spec.gradient_checkpointing:
                 self._model(name).gradient_checkpointing_enable()
 
@@ -124,10 +132,11 @@ class Cohort(nn.Module):
         new_labels = list(label_names) if label_alignment == "new_head" and label_names else None
         if label_alignment == "new_head" and new_labels is None:
             raise LabelError("label_alignment='new_head' needs the data set's label names; give `label_names`")
-        loaded = {
-            name: load_peer(name, peer, task, new_labels=new_labels, trust_remote_code=trust_remote_code)
-            for name, peer in peers.items()
-        }
+        bases: dict[Any, LoadedPeer] = {}
+        with loaded_whole():
+            loaded = {
+                name: load_peer(name, peer, task, new_labels, trust_remote_code, bases) for name, peer in peers.items()
+            }
         return cls(loaded, task, label_names, "exact" if new_labels else label_alignment)
 
     @property
@@ -139,11 +148,18 @@ class Cohort(nn.Module):
         return self.peers[name]
 
     def set_objective(self, objective: Objective | None) -> None:
-        """Say what the peers are trained for; copies the present weights as frozen starts if it needs them."""
-        self.objective = objective
+        """Say what the peers are trained for; copies the present weights as frozen starts if it needs them.
+
+        Raises:
+            [`~hf_mutual_kd.errors.ConfigError`]: the rule does not fit the peers.
+        """
+        self.objective, self.rule = objective, None
+        if objective is not None and objective.weight > 0:
+            objective.rule.bind(self.names, len(self.label_names))
+            self.rule = objective.rule.to(next(self.peers.parameters(), torch.empty(0)).device)
         if objective is not None and objective.needs_starts and self.starts is None:
             self.starts = nn.ModuleDict(
-                {name: peer if self.specs[name].frozen else frozen_copy(peer) for name, peer in self.peers.items()}
+                {name: peer if self.specs[name].frozen else start_of(peer) for name, peer in self.peers.items()}
             )
 
     def freeze(self, names: Iterable[str]) -> None:
@@ -161,6 +177,20 @@ class Cohort(nn.Module):
         """Free the frozen starts; their outputs then come with every batch as `start_logits`."""
         self.starts = None
 
+    @torch.no_grad()
+    def follow_peers(self) -> None:
+        """Move copies that follow their peers one step towards them; batch-norm statistics are taken over."""
+        decay = None if self.objective is None else self.objective.source.decay
+        if decay is None or self.starts is None:
+            return
+        for name, average in self.starts.items():
+            if self.specs[name].frozen:
+                continue
+            for kept, live in zip(average.parameters(), self.peers[name].parameters(), strict=True):
+                kept.lerp_(live.to(kept.dtype), 1 - decay)
+            for buffer, now in zip(average.buffers(), self.peers[name].buffers(), strict=True):
+                buffer.copy_(now)
+
     def forward(
         self,
         peer_inputs: Mapping[str, Mapping[str, Tensor]],
@@ -170,6 +200,7 @@ class Cohort(nn.Module):
         start_logits: Tensor | None = None,
         row_counts: Tensor | None = None,
         transfer_weight: Tensor | float | None = None,
+        table: Mapping[str, Tensor] | None = None,
     ) -> CohortOutput:
         """Run all peers on one batch.
 
@@ -182,6 +213,8 @@ class Cohort(nn.Module):
             row_counts (`torch.LongTensor` of shape `[2]`, *optional*): units, and units with a label, over which the
                 loss is a mean, where that is more than this batch (accumulation, processes).
             transfer_weight (`float`, *optional*): λ, when it is not the objective's.
+            table (`dict[str, torch.Tensor]`, *optional*): what a score table teaches, see
+                [`~hf_mutual_kd.table_teacher.TableTeacher`]; `roles` then say who.
 
         Returns:
             [`CohortOutput`]
@@ -189,75 +222,101 @@ class Cohort(nn.Module):
         missing = [name for name in self.names if name not in peer_inputs]
         if missing:
             raise ConfigError(f"peer_inputs lacks {', '.join(missing)}; it has {', '.join(peer_inputs)}")
-        logits = {name: self._run(name, peer_inputs[name]) for name in self.names}
+        said = {name: self._run(name, peer_inputs[name], labels) for name in self.names}
+        answers = {name: answer for name, (answer, _) in said.items()}
         if labels is None and roles is None and (self.objective is None or self.objective.labels or not self.training):
-            return CohortOutput(logits=logits)
-        live = list(logits.values())
+            return CohortOutput(answers=answers)
         if labels is None:
-            labels = torch.full(live[0].shape[:1] + live[0].shape[2:], -1, device=live[0].device)
-        return self._loss(logits, peer_inputs, labels, roles, start_logits, row_counts, transfer_weight)
+            labels = self.task.no_labels(self.task.belief(answers[self.names[0]]))
+        nothing = torch.zeros(len(labels), device=labels.device)
+        losses = torch.stack([nothing if loss is None else loss for _, loss in said.values()])
+        return self._loss(
+            answers, losses, peer_inputs, labels, roles, start_logits, row_counts, transfer_weight, table
+        )
 
-    def _loss(self, logits, peer_inputs, labels, roles, start_logits, row_counts, transfer_weight) -> CohortOutput:
-        objective, live = self.objective, list(logits.values())
+    def _loss(
+        self, answers, losses, peer_inputs, labels, roles, start_logits, row_counts, transfer_weight, table
+    ) -> CohortOutput:
+        objective = self.objective
         labelled = self.task.labelled(labels)
-        units, labelled_units = row_counts if row_counts is not None else (labels.numel(), labelled.sum())
-        smoothing = objective.label_smoothing if objective else 0.0
-        per_unit = [self._supervised(name, peer, labels, smoothing) for name, peer in logits.items()]
-        supervised = torch.stack([loss.sum() for loss in per_unit]) / torch.as_tensor(labelled_units).clamp_min(1)
+        units, labelled_units = row_counts if row_counts is not None else (len(labels), labelled.sum())
+        supervised = losses.sum(1) / torch.as_tensor(labelled_units).clamp_min(1)
         by_labels = supervised.sum() * (1 if objective is None or objective.labels else 0)
         if objective is None or objective.weight == 0:
-            return CohortOutput(loss=by_labels, logits=logits, supervised=supervised)
+            return CohortOutput(loss=by_labels, answers=answers, supervised=supervised)
+        live = [self.task.belief(answer) for answer in answers.values()]
+        if objective.source.in_memory:
+            teacher, pulls, by_rule = self._transfer(live, peer_inputs, labels, roles, start_logits)
+            by_labels = by_labels + by_rule / torch.as_tensor(labelled_units).clamp_min(1)
+        elif table is not None:
+            teacher, pulls = roles, objective.transfer_from_table(live, **table)
+        else:
+            raise ConfigError("teacher_source 'table' needs batches that a TableCollator made")
+        learns = torch.tensor([not spec.frozen for spec in self.specs.values()], device=labels.device)
+        transfer = pulls.sum(1) * learns / units
+        weight = objective.weight if transfer_weight is None else transfer_weight
+        loss = by_labels + weight * transfer.sum()
+        return CohortOutput(loss=loss, answers=answers, teacher=teacher, supervised=supervised, transfer=transfer)
+
+    def _transfer(
+        self, live: list[Tensor], peer_inputs, labels: Tensor, roles, start_logits
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Who teaches `[B, ...]`, the pull `[N, B]` on every peer, and what trains the rule, summed over samples."""
+        objective, task = self.objective, self.task
+        if objective is None:
+            raise ConfigError("there is nothing to train for; call `set_objective`")
+        ranked = task.ranked(labels)
         speak_as_started = objective.source.frozen or torch.compiler.is_compiling()
         starts = list(start_logits.unbind(1)) if start_logits is not None else None
         if starts is None and objective.needs_starts and speak_as_started:
             starts = self.start_logits(peer_inputs)
         speakers = starts if objective.source.frozen and starts is not None else live
-        label_free = objective.score in self.task.label_free_scores
-        scored = torch.ones_like(labelled) if label_free else labelled
-        scores = self.task.scores(objective.score, speakers, labels) if objective.rule.needs_scores else labels[None]
-        teacher = objective.teachers(scores, scored, roles)
+        scored = torch.ones_like(ranked) if objective.score in task.label_free_scores else ranked
+        teacher = objective.teachers(self._scores(objective.rule.speak(speakers), labels, ranked), scored, roles)
         if starts is None and objective.needs_starts:
             starts = self._held_starts(peer_inputs, live, teacher, scored)
-        learns = torch.tensor([not spec.frozen for spec in self.specs.values()], device=labels.device)
-        pulls = objective.transfer(live, starts, teacher, scored)
-        transfer = pulls.flatten(1).sum(1) * learns / units
-        weight = objective.weight if transfer_weight is None else transfer_weight
-        loss = by_labels + weight * transfer.sum()
-        return CohortOutput(loss=loss, logits=logits, teacher=teacher, supervised=supervised, transfer=transfer)
+        by_rule = objective.rule.loss(task.units(speakers, labels)).sum() if objective.rule.learns else 0.0
+        return teacher, task.transfer(objective, live, starts, teacher, scored, labels), by_rule
 
-    def _supervised(self, name: str, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-        loss = self.task.supervised_loss(logits, labels, smoothing)
-        return loss.detach() if self.specs[name].frozen else loss
+    def _scores(self, speakers: Sequence[Tensor], labels: Tensor, ranked: Tensor) -> Tensor:
+        """What ranks the peers, `[N, B, ...]`; zeros where the rule asks for nothing."""
+        if self.objective is None or not self.objective.rule.needs_scores:
+            return torch.zeros(len(speakers), *ranked.shape, device=ranked.device)
+        return self.task.scores(self.objective.score, speakers, labels)
 
-    def _run(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
-        model = self.peers[name]
+    def _run(self, name: str, inputs: Mapping[str, Tensor], labels: Tensor | None = None) -> tuple[Any, Tensor | None]:
+        """A peer's answer, and its loss by `labels` `[B]`."""
         if self.specs[name].frozen:
             with torch.no_grad():
-                return self._aligned(name, model, inputs)
+                return self._answer(name, self.peers[name], inputs, labels)
         if self.peer_checkpointing and self.training:
+            model = self.peers[name]
             return checkpoint(
-                self._aligned, name, model, inputs, use_reentrant=False,
+                self._answer, name, model, inputs, labels, use_reentrant=False,
                 context_fn=lambda: (contextlib.nullcontext(), resting_batch_norms(model)),
             )  # fmt: skip
-        return self._aligned(name, model, inputs)
+        return self._answer(name, self.peers[name], inputs, labels)
 
-    def _aligned(self, name: str, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        logits = self.task.logits(model(**inputs))
-        if self.label_columns[name] is not None:
-            return logits.index_select(1, getattr(self, f"columns_{name}"))
-        if self.label_names and logits.shape[1] != len(self.label_names):
-            raise LabelError(
-                f"peer {name!r} gives {logits.shape[1]} classes for {len(self.label_names)} labels; "
-                "give it a `config.id2label` with the data set's names, or use label_alignment='new_head'"
-            )
-        return logits
+    def _answer(
+        self, name: str, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor | None = None
+    ) -> tuple[Any, Tensor | None]:
+        index = getattr(self, f"columns_{name}") if self.label_columns[name] is not None else None
+        columns = ClassColumns(name, len(self.label_names), index)
+        if labels is None:
+            return self.task.answer(model, inputs, columns), None
+        smoothing = self.objective.label_smoothing if self.objective is not None else 0.0
+        return self.task.supervised(model, inputs, columns, labels, smoothing)
 
     def start_logits(self, peer_inputs: Mapping[str, Mapping[str, Tensor]]) -> list[Tensor]:
         """Outputs of the frozen starts, N tensors of shape `[B, C, ...]`, without gradient."""
         if self.starts is None:
             raise ConfigError("there are no frozen starts; call `set_objective` with an objective that needs them")
         with torch.no_grad():
-            return [self._aligned(name, self.starts[name], peer_inputs[name]) for name in self.names]
+            return [self._start_belief(name, self.starts[name], peer_inputs[name]) for name in self.names]
+
+    def _start_belief(self, name: str, start: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        answer, _ = self._answer(name, start, inputs)
+        return self.task.belief(answer)
 
     def _held_starts(self, peer_inputs, live: list[Tensor], teacher: Tensor, scored: Tensor) -> list[Tensor]:
         """As [`start_logits`], run only on the samples where a live objective looks at them; 0 elsewhere.
@@ -268,25 +327,29 @@ class Cohort(nn.Module):
             raise ConfigError("there are no frozen starts; call `set_objective` with an objective that needs them")
         unranked = ~scored if self.objective.unlabelled_rows else torch.zeros_like(scored)
         starts = []
-        for index, (name, logits) in enumerate(zip(self.names, live, strict=True)):
-            wanted = (teacher == index) | unranked
-            rows = wanted.reshape(len(wanted), -1).any(1).nonzero().squeeze(1)
-            start = torch.zeros_like(logits, requires_grad=False)
+        for index, (name, belief) in enumerate(zip(self.names, live, strict=True)):
+            wanted = (teacher == index).flatten(1).any(1) if teacher.ndim > 1 else teacher == index
+            rows = (wanted | unranked).nonzero().squeeze(1)
+            if self.is_split and not len(rows):
+                rows = torch.zeros_like(teacher.flatten()[:1])
+            start = torch.zeros_like(belief, requires_grad=False)
             if len(rows):
                 inputs = {key: value[rows] for key, value in peer_inputs[name].items()}
                 with torch.no_grad():
-                    start[rows] = self._aligned(name, self.starts[name], inputs).to(start.dtype)
+                    start[rows] = self._start_belief(name, self.starts[name], inputs).to(start.dtype)
             starts.append(start)
         return starts
 
     def train(self, mode: bool = True) -> Cohort:
-        """As `nn.Module.train`; frozen peers, frozen starts and frozen batch norms stay in evaluation mode."""
+        """As `nn.Module.train`; frozen peers, starts, adapters' bases and batch norms stay in evaluation mode."""
         super().train(mode)
         for name, spec in self.specs.items():
             if spec.frozen:
                 self.peers[name].eval()
-            elif spec.batch_norm == "freeze" or name in self.resting:
-                for module in batch_norms(self.peers[name]):
+                continue
+            rests = spec.batch_norm == "freeze" or name in self.resting
+            for module in batch_norms(self.peers[name]):
+                if rests or (is_adapter(self.peers[name]) and not any(p.requires_grad for p in module.parameters())):
                     module.eval()
         if self.starts is not None:
             self.starts.eval()
@@ -327,11 +390,6 @@ def make_task(task: Task | str) -> Task:
     if task not in TASKS:
         raise ConfigError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     return TASKS[task]()
-
-
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode that takes no gradient."""
-    return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:

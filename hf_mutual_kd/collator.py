@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from .errors import DataError
-from .images import content_id, decode_image
+from .images import UNREADABLE, content_id, decode_image
 from .role_table import RoleTable
 from .roles import UNDECIDED
-from .tasks.image_classification import UNREADABLE
 from .transforms import PeerInputs, PeerProcessors
 
 SAMPLE_ID = "sample_id"
@@ -49,15 +48,19 @@ class RoleTaggingCollator:
     ```
     """
 
+    processors_class = PeerProcessors
+    classes: int | None = None
+    """How many classes labels may name, where a task checks them batch by batch; the trainer says it."""
+
     def __init__(
         self,
         processors: Mapping[str, Any],
-        view: Callable[[Any, int, int], Any] | None = None,
+        view: Callable[..., Any] | None = None,
         role_table: RoleTable | None = None,
         on_bad_image: str = "raise",
         keep_places: bool = False,
     ):
-        self.processors = PeerProcessors(processors)
+        self.processors = self.processors_class(processors)
         self.view = view
         self.role_table = role_table
         self.on_bad_image = on_bad_image
@@ -75,28 +78,29 @@ class RoleTaggingCollator:
         return int(self._skipped)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, PeerInputs | Tensor]:
-        images, kept = [], []
+        samples, ids = [], []
         for row in rows:
-            image = self._image(row)
-            if image is None and self.keep_places:
-                image, row = Image.new("RGB", BLANK), {**row, "label": UNREADABLE}
-            if image is not None:
-                images.append(image)
-                kept.append(row)
-        if not kept:
+            sample = self._read(row)
+            if sample is None and self.keep_places:
+                sample = self.blank()
+            if sample is not None:
+                samples.append(sample)
+                ids.append(row[SAMPLE_ID])
+        if not samples:
             raise DataError(f"none of the {len(rows)} images of a batch can be read; first {rows[0][SAMPLE_ID]}")
-        sample_ids = torch.tensor([row[SAMPLE_ID] for row in kept])
+        images, labels = zip(*samples, strict=True)
+        sample_ids = torch.tensor(ids)
         undecided = torch.full_like(sample_ids, UNDECIDED)
         return {
             "peer_inputs": self.processors(images),
-            "labels": torch.tensor([-1 if row.get("label") is None else row["label"] for row in kept]),
+            "labels": self.join(labels),
             "sample_ids": sample_ids,
             "roles": self.role_table.lookup(sample_ids) if self.role_table is not None else undecided,
         }
 
-    def _image(self, row: Mapping[str, Any]) -> Any:
+    def _read(self, row: Mapping[str, Any]) -> tuple[Any, Any] | None:
         try:
-            image = row["image"] if isinstance(row["image"], Tensor) else decode_image(row["image"])
+            return self.sample(row, row["image"] if isinstance(row["image"], Tensor) else decode_image(row["image"]))
         except DataError as error:
             if self.on_bad_image == "skip":
                 self._skipped += 1
@@ -105,9 +109,26 @@ class RoleTaggingCollator:
                 f"the image of sample {row[SAMPLE_ID]} cannot be read ({error}); mend it, or leave such rows out "
                 "with --on_bad_image skip"
             ) from error
+
+    # What differs between tasks
+
+    def sample(self, row: Mapping[str, Any], image: Any) -> tuple[Any, Any]:
+        """The image of a row as its view shows it, and its label.
+
+        Raises:
+            [`~hf_mutual_kd.errors.DataError`]: the label cannot be read.
+        """
         if self.view is not None:
             image = self.view(image, row[SAMPLE_ID], int(self._epoch))
-        return image
+        return image, -1 if row.get("label") is None else row["label"]
+
+    def blank(self) -> tuple[Any, Any]:
+        """What stands in the place of an unreadable sample."""
+        return Image.new("RGB", BLANK), UNREADABLE
+
+    def join(self, labels: Sequence[Any]) -> Tensor:
+        """The labels of a batch."""
+        return torch.tensor(labels)
 
 
 class IdentifiedRows(Dataset):
@@ -126,6 +147,11 @@ class IdentifiedRows(Dataset):
         fetch = getattr(self.rows, "__getitems__", None)
         rows = fetch(indices) if fetch is not None else [self.rows[index] for index in indices]
         return [{SAMPLE_ID: index, **row} for index, row in zip(indices, rows, strict=True)]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let rows that draw something for every epoch do so."""
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(epoch)
 
 
 class IdentifiedStream(IterableDataset):

@@ -11,6 +11,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 
 from .errors import DataError, LabelError
+from .label_names import given_names
 from .options import RecipeOptions
 from .sources import Source, explained
 from .written import nearest
@@ -41,14 +42,14 @@ def check_columns(split: AnyDataset, name: str, options: RecipeOptions, labels: 
     needed = {"--image_column": image} | ({"--label_column": label} if labels else {})
     for flag, column in needed.items():
         if column not in features:
-            there = ", ".join(f"{key} ({_kind(feature)})" for key, feature in features.items())
+            there = ", ".join(f"{key} ({kind_of(feature)})" for key, feature in features.items())
             more = "" if column == image else ", or --labels false to train without labels"
             raise DataError(
                 f"split {name} has no column {column}, only: {there}{nearest(column, features)}; "
                 f"choose with {flag}{more}"
             )
-    if not _may_be_image(features[image]):
-        held = _kind(features[image])
+    if not may_be_image(features[image]):
+        held = kind_of(features[image])
         raise DataError(f"column {image} of split {name} holds {held}, no images; choose with --image_column")
     return Features({column: features[column] for column in (image, label) if column in features})
 
@@ -78,19 +79,22 @@ def _feature_of(value: Any) -> Any:
     return Value(kinds[type(value)]) if type(value) in kinds else {}
 
 
-def _kind(feature: Any) -> str:
+def kind_of(feature: Any) -> str:
+    """What a column holds, for messages."""
     return feature.dtype if isinstance(feature, Value) else type(feature).__name__
 
 
-def _is_array(feature: Any) -> bool:
+def is_array(feature: Any) -> bool:
+    """Whether a column holds arrays of numbers."""
     return isinstance(feature, datasets.Array2D | datasets.Array3D | datasets.List)
 
 
-def _may_be_image(feature: Any) -> bool:
+def may_be_image(feature: Any) -> bool:
+    """Whether a column may hold images: image files, their paths, or arrays."""
     if isinstance(feature, Value):
         return feature.dtype.removeprefix("large_") in ("binary", "string")
     is_struct = isinstance(feature, dict) and bool({"bytes", "path"} & set(feature))
-    return is_struct or isinstance(feature, datasets.Image) or _is_array(feature)
+    return is_struct or isinstance(feature, datasets.Image) or is_array(feature)
 
 
 def _is_text(feature: Any) -> bool:
@@ -106,26 +110,34 @@ def _may_be_label(feature: Any) -> bool:
 
 
 def find_label_names(columns: dict[str, Features], source: Source, options: RecipeOptions) -> list[str] | None:
-    """The names of the classes: those of `ClassLabel`, the same in all splits, else the sorted texts of all splits.
+    """The names of the classes: those of `ClassLabel`, the same in all splits, else the sorted texts of all splits,
+    else what `--label_names` says.
 
     Args:
         columns (`dict[str, Features]`): what [`check_columns`] found, by split.
         source ([`Source`]): the splits themselves.
-        options ([`RecipeOptions`]): `label_column` and `streaming`.
+        options ([`RecipeOptions`]): `label_column`, `label_names` and `streaming`.
 
     Returns:
-        `list[str]`, or `None` where labels are plain numbers or absent.
+        `list[str]`, or `None` where labels are plain numbers without names, or absent.
 
     Raises:
-        [`~hf_mutual_kd.errors.LabelError`]: labels of a type that is none, other names in another split, or text in a
-            stream, which does not say which classes there are.
+        [`~hf_mutual_kd.errors.LabelError`]: labels of a type that is none, other names in another split or as given,
+            or text in a stream, which does not say which classes there are.
     """
+    own, given = _own_names(columns, source, options), given_names(options)
+    if own and given and own != given:
+        raise LabelError(f"--label_names names {len(given)} classes, but the data set names its {len(own)} otherwise")
+    return own or given
+
+
+def _own_names(columns: dict[str, Features], source: Source, options: RecipeOptions) -> list[str] | None:
     column = options.label_column
     found = {name: features[column] for name, features in columns.items() if column in features}
     for name, feature in found.items():
         if not _may_be_label(feature):
             raise LabelError(
-                f"column {column} of split {name} holds {_kind(feature)}; labels are whole numbers, class labels or "
+                f"column {column} of split {name} holds {kind_of(feature)}; labels are whole numbers, class labels or "
                 "text; choose with --label_column"
             )
     named = {name: list(feature.names) for name, feature in found.items() if isinstance(feature, ClassLabel)}
@@ -139,7 +151,9 @@ def find_label_names(columns: dict[str, Features], source: Source, options: Reci
         )
     other = [name for name in found if name not in texts]
     if texts and other:
-        raise LabelError(f"column {column} holds text in split {texts[0]} but {_kind(found[other[0]])} in {other[0]}")
+        raise LabelError(
+            f"column {column} holds text in split {texts[0]} but {kind_of(found[other[0]])} in {other[0]}"
+        )
     values = {text for name in texts for text in _label_values(source.splits[name], column).unique().to_pylist()}
     return sorted(values - {None}) or None
 
@@ -182,7 +196,7 @@ def unify(
     split = split.select_columns([image])
     if image != "image":
         split = split.rename_column(image, "image")
-    if not _is_array(features[image]):
+    if not is_array(features[image]):
         split = split.cast_column("image", datasets.Image(decode=False))
     return split if numbers is None else split.add_column("label", numbers)  # type: ignore[call-arg, arg-type]
 
@@ -214,7 +228,7 @@ def _unify_stream(
 ) -> IterableDataset:
     image, label = options.image_column, options.label_column
     keep = [column for column in (image, label) if column in features]
-    target = {"image": features[image] if _is_array(features[image]) else datasets.Image(decode=False)}
+    target = {"image": features[image] if is_array(features[image]) else datasets.Image(decode=False)}
     target |= {"label": Value("int64")} if label in features else {}
     if isinstance(features[image], datasets.Image) and split.features:
         split = split.cast_column(image, datasets.Image(decode=False))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from datasets import Dataset, IterableDataset
@@ -13,11 +14,12 @@ from .columns import AnyDataset, check_columns, find_label_names, has_labels, un
 from .errors import DataError, LabelError
 from .fingerprint import fingerprint, labels_of
 from .images import check_images, content_id, decode_image
+from .mask_columns import check_masks, find_mask_names, has_masks, unify_masks
 from .options import RecipeOptions
 from .sources import SPLIT_ALIASES, Source, open_source
 from .written import nearest
 
-__all__ = ["Splits", "check_images", "decode_image", "load_splits"]
+__all__ = ["Splits", "check_images", "check_masks", "decode_image", "load_splits"]
 
 ROLES = ("train", "validation", "test")
 
@@ -28,7 +30,8 @@ class Splits:
 
     Args:
         train, validation, test (`Dataset` or `IterableDataset`): columns `image` (`{"bytes", "path"}`, for
-            [`decode_image`]) and, where the split has labels, `label` (`int64`, -1 for a row without one).
+            [`decode_image`]) and, where the split has labels, `label`: `int64`, -1 for a row without one, or a mask
+            as it is stored, null for none (for [`~hf_mutual_kd.masks.read_mask`]).
             Validation selects, test is reported; no row is in two of them.
         label_names (`list[str]`, *optional*): names of the classes, where the data set has them.
         facts (`dict[str, Any]`): for the record, ready for JSON: `name`, `config`, `revision` (commit), `splits`
@@ -43,7 +46,23 @@ class Splits:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def load_splits(options: RecipeOptions, *, seed: int, labels: bool = True) -> Splits:
+class _Labels(NamedTuple):
+    """How the labels of one kind are read."""
+
+    names: Callable[..., list[str] | None]
+    unify: Callable[..., AnyDataset]
+    are_in: Callable[..., bool]
+
+
+LABELS = {
+    "class": _Labels(find_label_names, unify, has_labels),
+    "mask": _Labels(find_mask_names, unify_masks, has_masks),
+}
+
+
+def load_splits(
+    options: RecipeOptions, *, seed: int, labels: bool = True, target: Literal["class", "mask"] = "class"
+) -> Splits:
     """Find, choose, check and unify the splits of `--dataset`.
 
     Selection and report never share rows. Without a test split, validation is halved by a permutation of `seed`;
@@ -57,9 +76,11 @@ def load_splits(options: RecipeOptions, *, seed: int, labels: bool = True) -> Sp
         seed (`int`): draws parts and samples; runs that are compared use the same one.
         labels (`bool`, defaults to `True`): `False` lets the label column, or all labels of validation and test, be
             absent (`--labels false`).
+        target (`str`, defaults to `"class"`): what the label column holds: `"class"` of each image, or `"mask"`s with
+            one class for each pixel.
 
     Returns:
-        [`Splits`]; images are not looked at, see [`check_images`].
+        [`Splits`]; images and masks are not looked at, see [`check_images`] and [`check_masks`].
 
     Raises:
         [`~hf_mutual_kd.errors.DataError`]: data set, split or column missing (lists those there are), empty split, two
@@ -71,16 +92,21 @@ def load_splits(options: RecipeOptions, *, seed: int, labels: bool = True) -> Sp
         >>> splits.facts["splits"]
         {'train': 'train', 'validation': 'validation', 'test': 'test'}
     """
+    kind = LABELS[target]
+    if options.reduce_labels and target != "mask":
+        raise LabelError("--reduce_labels is for masks; the labels of this task are classes of whole images")
     source = open_source(options)
     chosen = _choose(source, options)
-    _leave_unlabelled_test(chosen, source, options)
+    _leave_unlabelled_test(chosen, source, options, kind)
     columns = {name: check_columns(source.splits[name], name, options, labels) for name in chosen.values()}
-    names = find_label_names(columns, source, options)
-    ready = {name: unify(source.splits[name], name, features, names, options) for name, features in columns.items()}
+    names = kind.names(columns, source, options)
+    ready = {
+        name: kind.unify(source.splits[name], name, features, names, options) for name, features in columns.items()
+    }
     splits, origin = _part(chosen, ready, seed)
     for role in ROLES:
         splits[role] = _limit(splits[role], role, options, seed)
-        _check_rows(splits[role], role, origin[role], labels)
+        _check_rows(splits[role], role, origin[role], kind if labels else None)
     facts = _facts(source, splits, origin, names, options)
     return Splits(splits["train"], splits["validation"], splits["test"], names, facts)
 
@@ -115,14 +141,14 @@ def _choose(source: Source, options: RecipeOptions) -> dict[str, str]:
     return chosen
 
 
-def _leave_unlabelled_test(chosen: dict[str, str], source: Source, options: RecipeOptions) -> None:
+def _leave_unlabelled_test(chosen: dict[str, str], source: Source, options: RecipeOptions, kind: _Labels) -> None:
     if options.test_split is not None or "test" not in chosen:
         return
     column, test = options.label_column, source.splits[chosen["test"]]
     if isinstance(test, Dataset) and not len(test):
         return
     train = source.splits[chosen["train"]].features
-    if train is not None and column in train and not has_labels(test, column):
+    if train is not None and column in train and not kind.are_in(test, column):
         del chosen["test"]
         if "validation" not in chosen and options.streaming:
             raise DataError(f"{source.name}: the test split has no labels and there is no validation split")
@@ -177,12 +203,12 @@ def _limit(split: AnyDataset, role: str, options: RecipeOptions, seed: int) -> A
     return split.select(np.sort(np.random.default_rng(seed).permutation(len(split))[:limit]))
 
 
-def _check_rows(split: AnyDataset, role: str, origin: str, labels: bool) -> None:
+def _check_rows(split: AnyDataset, role: str, origin: str, kind: _Labels | None) -> None:
     if isinstance(split, Dataset) and not len(split):
         raise DataError(f"{role} is empty ({origin}); give a larger one with --{role}_split")
-    if labels and role != "train" and not has_labels(split):
+    if kind is not None and role != "train" and not kind.are_in(split):
         raise LabelError(
-            f"no row of {role} ({origin}) has a label, so it cannot measure accuracy; give another with "
+            f"no row of {role} ({origin}) has a label, so it can measure nothing; give another with "
             f"--{role}_split, or --labels false"
         )
 
@@ -195,7 +221,8 @@ def _facts(
     options: RecipeOptions,
 ) -> dict[str, Any]:
     sets = {role: split for role in ROLES if isinstance(split := splits[role], Dataset)}
-    extra = [origin, options.max_train_samples, options.max_eval_samples]
+    extra: list[Any] = [origin, options.max_train_samples, options.max_eval_samples]
+    extra += ["reduce_labels"] if options.reduce_labels else []
     digest, covers = fingerprint({role: splits[role] for role in ROLES}, source, names, extra)
     return {
         "name": source.name,

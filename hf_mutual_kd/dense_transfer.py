@@ -15,9 +15,9 @@ from .grids import Resampler, Size, check_peers, coarsest_grid, nearest_labels, 
 from .losses import transfer_loss
 from .roles import NOBODY, Peers
 
-Pull = Callable[[list[Tensor], "list[Tensor] | None", Tensor], Tensor]
-"""What is paid per cell: peers' logits, what teachers say (N of `[B, C, h, w]`) and teachers `[B, h, w]` to
-`[N, B, h, w]`; to be 0 where the teacher is [`~roles.NOBODY`]."""
+Pull = Callable[..., Tensor]
+"""What is paid per cell: peers' logits, what teachers say (N of `[B, C, h, w]`, or `None`), teachers `[B, h, w]` and,
+where they are given, classes `[B, h, w]` to `[N, B, h, w]`; to be 0 where the teacher is [`~roles.NOBODY`]."""
 
 
 def cell_teachers(teacher: Tensor, labels: Tensor, size: Size, ignore_index: int = 255) -> Tensor:
@@ -132,6 +132,7 @@ def mean_over_pixels(
     ignore_index: int = 255,
     size: Size | None = None,
     chunk_rows: int | None = None,
+    classes: Tensor | None = None,
 ) -> Tensor:
     """
     [`dense_transfer`] with any loss per cell, such as one that also holds teachers to their starts.
@@ -148,6 +149,7 @@ def mean_over_pixels(
         ignore_index (`int`, *optional*, defaults to 255): label of pixels that do not count.
         size (`tuple[int, int]`, *optional*): the grid on which peers meet, by default the coarsest of theirs.
         chunk_rows (`int`, *optional*): rows of the grid that are handled at a time, see [`~grids.row_chunks`].
+        classes (`torch.Tensor` `[B, h, w]`, *optional*, int64): of the grid's cells, for a pull that looks at them.
 
     Returns:
         `torch.Tensor` `[N, B]`.
@@ -178,7 +180,8 @@ def mean_over_pixels(
 
     def rows_sum(start: int, stop: int, *rows: Tensor) -> Tensor:
         placed = [resample(z, start, stop) for resample, z in zip(resamplers, rows, strict=True)]
-        values = pull(placed[: len(peers)], placed[len(peers) :] or None, cells[:, start:stop])
+        truth = () if classes is None else (classes[:, start:stop],)
+        values = pull(placed[: len(peers)], placed[len(peers) :] or None, cells[:, start:stop], *truth)
         return values.sum(dim=(2, 3))
 
     chunks = row_chunks(peers[0].shape[1], size, chunk_rows, grids)

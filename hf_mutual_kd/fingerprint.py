@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, IterableDataset
 
+from .mask_columns import has_mask_column, rows_with_mask
+from .masks import REDUCE
 from .sources import Source
 
 HASH_ALL_UP_TO = 20_000
@@ -23,7 +25,8 @@ def fingerprint(
     """What the data of a run is, in 32 hexadecimal digits, and in words what they cover.
 
     Map-style: labels, label names and the stored bytes of the images, in their order; of a split of more than 20,000
-    rows, 2,000 evenly spaced images. Streams are not read: on the Hub the commit, else names and sizes of the files.
+    rows, 2,000 evenly spaced images. Masks count as images do. Streams are not read: on the Hub the commit, else names
+    and sizes of the files.
 
     Args:
         splits (`Mapping[str, Dataset | IterableDataset]`): with columns `image` and, if they have labels, `label`.
@@ -39,8 +42,9 @@ def fingerprint(
     if sets:
         parts: Any = [(name, _hash_rows(split)) for name, split in sets.items()]
         is_whole = all(len(split) <= HASH_ALL_UP_TO for split in sets.values())
+        what = "images and masks" if any(map(has_mask_column, sets.values())) else "images"
         covers = (
-            "all rows" if is_whole else f"all labels, and {HASH_SAMPLE} images of each split above {HASH_ALL_UP_TO}"
+            "all rows" if is_whole else f"all labels, and {HASH_SAMPLE} {what} of each split above {HASH_ALL_UP_TO}"
         )
     elif source.revision:
         parts, covers = [source.name, source.config, source.revision, extra], "commit and splits"
@@ -52,9 +56,11 @@ def fingerprint(
 
 
 def labels_of(split: Dataset) -> np.ndarray:
-    """The label of each row, `[rows]`, -1 for none."""
+    """The label of each row, `[rows]`, -1 for none; 0 for a mask."""
     if "label" not in split.column_names:
         return np.full(len(split), -1, dtype=np.int64)
+    if has_mask_column(split):
+        return rows_with_mask(split).astype(np.int64) - 1
     return np.asarray(split.with_format("numpy")["label"][:], dtype=np.int64)
 
 
@@ -63,8 +69,11 @@ def _hash_rows(split: Dataset) -> str:
     total = len(split)
     if total > HASH_ALL_UP_TO:
         split = split.select(np.linspace(0, total - 1, HASH_SAMPLE).astype(int))
-    for row in split.select_columns(["image"]):
-        digest.update(hashlib.sha256(_content(row["image"])).digest())
+    hashed = ["image", "label"] if has_mask_column(split) else ["image"]
+    digest.update(REDUCE.encode() if REDUCE in split.column_names else b"")
+    for row in split.select_columns(hashed):
+        for column in hashed:
+            digest.update(hashlib.sha256(_content(row[column])).digest())
     return digest.hexdigest()
 
 

@@ -321,14 +321,26 @@ def _cell_scores(
     peers: list[Tensor], labels: Tensor, ignore_index: int, size: Size, chunk_rows: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Scores `[N, B, rows, w]` and labels `[B, rows, w]` of chunk after chunk; -1 and score 0 where a cell is out."""
-    truth = nearest_labels(labels, size).long()
-    truth = truth.masked_fill((truth == ignore_index) | ~valid_cells(labels, size, ignore_index), -1)
+    for placed, chunk in placed_chunks(peers, labels, ignore_index, size, chunk_rows):
+        yield loss_scores(placed, chunk), chunk
+
+
+def placed_chunks(
+    peers: list[Tensor], labels: Tensor, ignore_index: int, size: Size, chunk_rows: int | None = None
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """The peers' logits, N of `[B, C, rows, w]`, and [`cell_classes`] `[B, rows, w]`, chunk after chunk of a grid."""
+    truth = cell_classes(labels, size, ignore_index)
     resamplers = [Resampler(_size(z), size, labels, ignore_index) for z in peers]
     for start, stop in row_chunks(peers[0].shape[1], size, chunk_rows, [_size(z) for z in peers]):
         spans = [slice(*resample.source_rows(start, stop)) for resample in resamplers]
         placed = [r(z[:, :, rows], start, stop) for r, z, rows in zip(resamplers, peers, spans, strict=True)]
-        chunk = truth[:, start:stop]
-        yield loss_scores(placed, chunk), chunk
+        yield placed, truth[:, start:stop]
+
+
+def cell_classes(labels: Tensor, size: Size, ignore_index: int) -> Tensor:
+    """The class at the centre of each cell `[B, h, w]`; -1 where it is ignored or the cell is not valid."""
+    truth = nearest_labels(labels, size).long()
+    return truth.masked_fill((truth == ignore_index) | ~valid_cells(labels, size, ignore_index), -1)
 
 
 def check_peers(log_probs: Peers, labels: Tensor) -> list[Tensor]:

@@ -6,20 +6,25 @@ import hashlib
 import io
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any, BinaryIO, Literal, TypeVar
 
 import fsspec
 import numpy as np
 from datasets import Dataset, IterableDataset
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from .errors import DataError
 
 AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
+Read = TypeVar("Read")
 
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
 """What Pillow's readers raise for damaged files; a decompression bomb is reported apart."""
+
+UNREADABLE = -2
+"""Label of a sample whose image could not be read; evaluations pass over it."""
 
 BAR_FROM = 1000
 """Rows from which checking shows a progress bar."""
@@ -45,7 +50,7 @@ def decode_image(value: Any) -> Image.Image:
         'RGB'
     """
     if isinstance(value, dict):
-        return _from_file(value)
+        return read_file(value, _decoded)
     if isinstance(value, Image.Image):
         return _decoded(value)
     if isinstance(value, list | np.ndarray):
@@ -54,15 +59,24 @@ def decode_image(value: Any) -> Image.Image:
     raise DataError(f"expected an image, a dict of bytes and path, or an array, got {kind}")
 
 
-def _from_file(value: dict[str, Any]) -> Image.Image:
+def read_file(value: dict[str, Any], read: Callable[[Image.Image], Read]) -> Read:
+    """What `read` makes of an opened image file, with errors that say what is wrong with the file.
+
+    Args:
+        value (`dict`): `{"bytes": …, "path": …}`; the path counts where there are no bytes.
+        read (`Callable`): takes the image of which no pixel is decoded yet.
+
+    Raises:
+        [`~hf_mutual_kd.errors.DataError`]: no file, no image, too many pixels, or damaged.
+    """
     path, content = value.get("path"), value.get("bytes")
     if content is None and not path:
         raise DataError("the row has no image (neither bytes nor a path)")
     try:
         if content is not None:
-            return _open(io.BytesIO(content))
+            return read(_open(io.BytesIO(content)))
         with fsspec.open(path, "rb") as stream:
-            return _open(stream)
+            return read(_open(stream))
     except Image.DecompressionBombError as error:
         raise DataError(f"{_named(path)}too many pixels: {error}") from None
     except DataError as error:
@@ -83,7 +97,23 @@ def _open(stream: BinaryIO) -> Image.Image:
             f"{image.width} x {image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = {limit}; "
             "make the image smaller, or raise the limit if you trust the file"
         )
-    return _decoded(image)
+    return image
+
+
+def image_size(value: Any) -> tuple[int, int]:
+    """Height and width that [`decode_image`] gives, of a file without decoding it.
+
+    Raises: as [`decode_image`].
+    """
+    if isinstance(value, dict):
+        return read_file(value, _upright_size)
+    image = decode_image(value)
+    return image.height, image.width
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
 def _decoded(image: Image.Image) -> Image.Image:

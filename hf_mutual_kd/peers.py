@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,25 +13,28 @@ from typing import Any, get_args
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
+from .adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS
+from .adapters import add_adapter, is_adapter, load_adapter, read_setting, save_adapter, saved_config
 from .errors import PeerError
 from .options import BatchNorm
+from .peer_errors import peer_errors
+from .python_peers import is_python_source, make_module
+from .sharding import is_split, load_whole, loaded_whole
 from .sources import COMMIT
 from .tasks.base import Task
 from .timm_peers import is_timm_wrapper, save_timm_wrapper
 
 PEER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-RESERVED_NAMES = {"control", "report", "runs", "best", "cohort", "mean", "nobody"} | set(dir(nn.ModuleDict({})))
+RESERVED_NAMES = {"control", "report", "runs", "best", "cohort", "mean", "all", "nobody"} | set(dir(nn.ModuleDict({})))
 """What a run's folder or its tables, `--logging_dir`'s default or `nn.ModuleDict` call their own."""
 RESERVED_PREFIXES = ("checkpoint-", "seed-")
 MODULE_WEIGHTS = "model.safetensors"
-LOADING_ERRORS = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -39,7 +43,7 @@ class PeerSpec:
     """What the user says of one peer.
 
     Args:
-        source (`str`): Hub id or folder.
+        source (`str`): Hub id, folder, or `python:package.module:function` (see [`~python_peers.make_module`]).
         revision (`str`, *optional*): branch, tag or commit on the Hub.
         learning_rate (`float`, *optional*): the run's when unset.
         weight_decay (`float`, *optional*): the run's when unset.
@@ -49,6 +53,9 @@ class PeerSpec:
         gradient_checkpointing (`bool`, *optional*, defaults to `False`): the model's own, layer by layer.
         processor (`str` or callable, *optional*): id or folder of an image processor, or a callable
             `images -> {"pixel_values": [B, 3, H, W]}`; the source's own when unset.
+        peft (`str` or `dict`, *optional*): train only an adapter: `"lora"`, or a configuration of `peft` as a mapping
+            with its `peft_type` (see [`~adapters.read_setting`]). Peers over the same source share its weights. A
+            source that is an adapter itself is trained on without it.
     """
 
     source: str = ""
@@ -60,8 +67,11 @@ class PeerSpec:
     dtype: str = "float32"
     gradient_checkpointing: bool = False
     processor: str | Callable[..., Mapping[str, Any]] | None = None
+    peft: str | Mapping[str, Any] | None = None
 
     def __post_init__(self):
+        if self.peft is not None:
+            read_setting(self.peft)
         for option, allowed in (("dtype", DTYPES), ("batch_norm", get_args(BatchNorm))):
             if getattr(self, option) not in allowed:
                 raise PeerError(
@@ -128,8 +138,9 @@ def load_peer(
     task: Task,
     new_labels: Sequence[str] | None = None,
     trust_remote_code: bool = False,
+    bases: dict[Any, LoadedPeer] | None = None,
 ) -> LoadedPeer:
-    """Load one peer and check that it can take part.
+    """Load one peer and check that it can take part; `bases` are those that adapters of other peers are on.
 
     Raises:
         [`~hf_mutual_kd.errors.PeerError`]: it does not exist, is gated, is of another task, has no processor, needs
@@ -140,8 +151,16 @@ def load_peer(
     if isinstance(peer, nn.Module):
         return LoadedPeer(peer, getattr(peer, "processor", None), PeerSpec(source=type(peer).__name__))
     spec = peer if isinstance(peer, PeerSpec) else PeerSpec.parse(str(peer))
+    if is_python_source(spec.source):
+        if spec.peft is not None:
+            raise PeerError(f"peer {name!r}: peft is for models of transformers; put adapters into your own function")
+        return own_module(name, spec, make_module(name, spec.source, trust_remote_code), task)
     # False, not unset: unset makes transformers ask on the terminal.
     code = {"trust_remote_code": trust_remote_code}
+    with peer_errors(name, spec):
+        adapter = find_adapter(spec)
+    if adapter is not None or spec.peft is not None:
+        return load_adapted(name, spec, adapter, task, new_labels, trust_remote_code, {} if bases is None else bases)
     if Path(spec.source).is_dir() and not (Path(spec.source) / "config.json").is_file():
         raise PeerError(f"peer {name!r}: the folder {spec.source} has no config.json; it is no model folder")
     bars = without_bars() if Path(spec.source).is_dir() else contextlib.nullcontext()
@@ -150,12 +169,75 @@ def load_peer(
         config = AutoConfig.from_pretrained(spec.source, revision=spec.revision, **code)
         check_task(name, config, task)
         load = {"revision": spec.revision, "dtype": getattr(torch, spec.dtype), "use_safetensors": True, **code}
-        model = load_model_of(name, spec, task, load, new_labels)
+        model = load_model_of(name, spec, task, config, load, new_labels)
         if new_labels is not None and config.num_labels == len(new_labels):
             renew_head(model, task, config, code)
-        processor = load_processor(name, spec, code)
+        processor = load_processor(name, spec, task, code)
+    task.check_peer(name, model)
     check_finite(name, model)
     return LoadedPeer(model, processor, spec)
+
+
+def find_adapter(spec: PeerSpec) -> Path | None:
+    """The folder of the adapter that a source is; of the Hub's a folder in the cache, named after its commit."""
+    if Path(spec.source).exists():
+        is_whole = (Path(spec.source) / "config.json").is_file()
+        return Path(spec.source) if (Path(spec.source) / ADAPTER_CONFIG).is_file() and not is_whole else None
+    try:
+        hf_hub_download(spec.source, "config.json", revision=spec.revision)
+    except EntryNotFoundError:
+        with contextlib.suppress(EntryNotFoundError):
+            hf_hub_download(spec.source, ADAPTER_WEIGHTS, revision=spec.revision)
+            with contextlib.suppress(EntryNotFoundError):
+                hf_hub_download(spec.source, LABELS, revision=spec.revision)
+            return Path(hf_hub_download(spec.source, ADAPTER_CONFIG, revision=spec.revision)).parent
+    return None
+
+
+def load_adapted(
+    name: str,
+    spec: PeerSpec,
+    adapter: Path | None,
+    task: Task,
+    new_labels: Sequence[str] | None,
+    trust_remote_code: bool,
+    bases: dict[Any, LoadedPeer],
+) -> LoadedPeer:
+    """A peer that trains an adapter, a new one or a saved one, on a base that peers over the same source share."""
+    if adapter is None:
+        config, base_spec = read_setting(spec.peft or "lora"), replace(spec, peft=None)
+    elif spec.peft is not None:
+        raise PeerError(f"peer {name!r}: {spec.source} is an adapter, which is trained on; leave peft out for it")
+    else:
+        config = saved_config(name, adapter)
+        base_spec = replace(spec, source=str(config.base_model_name_or_path), revision=config.revision)
+        if new_labels is None and (adapter / LABELS).is_file():
+            labels = json.loads((adapter / LABELS).read_text(encoding="utf-8"))
+            new_labels = [labels[index] for index in sorted(labels, key=int)]
+    key = (base_spec.source, base_spec.revision, base_spec.dtype, str(base_spec.processor), tuple(new_labels or ()))
+    if key not in bases:
+        bases[key] = load_peer(name, base_spec, task, new_labels, trust_remote_code)
+    base = bases[key]
+    code = {"trust_remote_code": trust_remote_code}
+    head = {weight.rpartition(".")[0] for weight in head_weights(task, base.model.config, code)}
+    model: Any = add_adapter(name, base.model, config, base.spec.source, base.spec.revision, sorted(head))
+    model.is_relabelled = new_labels is not None
+    if adapter is None:
+        return LoadedPeer(model, base.processor, replace(spec, revision=base.spec.revision))
+    load_adapter(name, model, adapter)
+    check_finite(name, model)
+    commit = adapter.name if COMMIT.fullmatch(adapter.name) else spec.revision
+    return LoadedPeer(model, base.processor, replace(spec, revision=commit))
+
+
+def own_module(name: str, spec: PeerSpec, model: nn.Module, task: Task) -> LoadedPeer:
+    """A module of the user's own code as a peer, in the dtype and with the processor that the user asked for."""
+    check_finite(name, model)
+    if isinstance(spec.processor, str):
+        processor = load_processor(name, spec, task, {"trust_remote_code": False})
+    else:
+        processor = spec.processor or getattr(model, "processor", None)
+    return LoadedPeer(model.to(getattr(torch, spec.dtype)), processor, spec)
 
 
 def pinned(spec: PeerSpec) -> PeerSpec:
@@ -169,24 +251,23 @@ def pinned(spec: PeerSpec) -> PeerSpec:
 
 def check_task(name: str, config: Any, task: Task) -> None:
     """Refuse a checkpoint whose architecture was made for another task."""
-    known = {model.__name__ for model in task.auto_model._model_mapping.values() if not isinstance(model, tuple)}
-    known |= {
-        m.__name__ for group in task.auto_model._model_mapping.values() if isinstance(group, tuple) for m in group
-    }
     architectures = getattr(config, "architectures", None) or []
     own_code = bool(getattr(config, "auto_map", None)) or config.model_type == "timm_wrapper"
-    if architectures and not own_code and not known.intersection(architectures):
+    if architectures and not own_code and not task.architectures().intersection(architectures):
         raise PeerError(
             f"peer {name!r} is a {architectures[0]}, not a model for {task.name}; "
-            f"expected a checkpoint of {task.auto_model.__name__}"
+            f"expected a checkpoint of {' or '.join(cls.__name__ for cls in task.auto_models)}"
         )
 
 
-def load_model_of(name: str, spec: PeerSpec, task: Task, load: dict, new_labels: Sequence[str] | None) -> nn.Module:
+def load_model_of(
+    name: str, spec: PeerSpec, task: Task, config: Any, load: dict, new_labels: Sequence[str] | None
+) -> nn.Module:
     """The model itself, with every weight found."""
     if new_labels is not None:
         return task.new_head(spec.source, new_labels, **load)
-    model, report = task.auto_model.from_pretrained(spec.source, output_loading_info=True, **load)
+    auto_model = task.auto_model(config)
+    model, report = auto_model.from_pretrained(spec.source, output_loading_info=True, **load)
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report.get("mismatched_keys", ()))
     if missing:
         raise PeerError(
@@ -198,26 +279,31 @@ def load_model_of(name: str, spec: PeerSpec, task: Task, load: dict, new_labels:
 
 def renew_head(model: nn.Module, task: Task, config: Any, code: dict) -> None:
     """Draw the classifier anew where it has the right size already, which loading leaves as it was."""
+    for key in head_weights(task, config, code):
+        if key.endswith(".weight"):
+            head: Any = model.get_submodule(key.removesuffix(".weight"))
+            head.reset_parameters()
+
+
+def head_weights(task: Task, config: Any, code: dict) -> list[str]:
+    """Names of the weights whose shape depends on the number of classes."""
     shapes = []
     for classes in (config.num_labels, config.num_labels + 1):
         sized = copy.deepcopy(config)
         sized.num_labels = classes
         with torch.device("meta"):
-            probe = task.auto_model.from_config(sized, **code)
+            probe = task.auto_model(sized).from_config(sized, **code)
         shapes.append({key: parameter.shape for key, parameter in probe.named_parameters()})
-    for key in shapes[0]:
-        if shapes[0][key] != shapes[1][key] and key.endswith(".weight"):
-            head: Any = model.get_submodule(key.removesuffix(".weight"))
-            head.reset_parameters()
+    return [key for key in shapes[0] if shapes[0][key] != shapes[1][key]]
 
 
-def load_processor(name: str, spec: PeerSpec, code: dict) -> Any:
+def load_processor(name: str, spec: PeerSpec, task: Task, code: dict) -> Any:
     """The image processor that a peer was pretrained with."""
     if callable(spec.processor):
         return spec.processor
     source = spec.processor or spec.source
     try:
-        return AutoImageProcessor.from_pretrained(source, revision=None if spec.processor else spec.revision, **code)
+        return task.load_processor(source, None if spec.processor else spec.revision, code)
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise
@@ -232,46 +318,6 @@ def check_finite(name: str, model: nn.Module) -> None:
     for key, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise PeerError(f"peer {name!r}: the weights hold NaN or infinity (first in {key}); the file is damaged")
-
-
-class peer_errors:
-    """Turns what transformers and the Hub raise while a peer is loaded into a [`PeerError`] with the way out."""
-
-    def __init__(self, name: str, spec: PeerSpec):
-        self.name, self.spec = name, spec
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind, error, trace) -> None:
-        if error is None or isinstance(error, PeerError) or not isinstance(error, LOADING_ERRORS):
-            return
-        causes = list(chain_of(error))
-        at = f" at revision {self.spec.revision}" if self.spec.revision else ""
-        raise PeerError(f"peer {self.name!r}: {self._explain(causes, at)}") from error
-
-    def _explain(self, causes: list[BaseException], at: str) -> str:
-        source, text = self.spec.source, " ".join(map(str, causes))
-        if any(isinstance(cause, GatedRepoError) for cause in causes):
-            return f"{source} is gated; ask for access on its page, then `hf auth login`"
-        if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
-            return f"{source} has no revision {self.spec.revision}"
-        if any(isinstance(cause, RepositoryNotFoundError | HFValidationError) for cause in causes):
-            return f"{source} is neither a folder nor a model on the Hub{at}; if it is private, `hf auth login` first"
-        if "trust_remote_code" in text:
-            return f"{source} brings its own code; read it, then allow it with --trust_remote_code true"
-        if "timm" in text and any(isinstance(cause, ImportError) for cause in causes):
-            return f"{source} is a timm model; `pip install timm`"
-        if "file named model.safetensors" in text or ("safetensors" in text and ".bin" in text):
-            return f"{source}{at} brings no weights as safetensors; pickled ones (.bin) are never read, convert them"
-        return f"cannot load {source}{at}: {causes[0]}"
-
-
-def chain_of(error: BaseException | None) -> Iterable[BaseException]:
-    """An exception and all that caused it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def label_list(model: nn.Module) -> list[str]:
@@ -295,10 +341,14 @@ def without_bars() -> Iterator[None]:
 def save_peer(model: nn.Module, processor: Any, folder: Path, state_dict: dict[str, torch.Tensor] | None) -> None:
     """Write a peer so that the stock Auto classes load it; a plain module leaves its weights as safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(model, PreTrainedModel):
+    if is_adapter(model):
+        save_adapter(model, folder, state_dict)
+    elif isinstance(model, PreTrainedModel):
         save = save_timm_wrapper if is_timm_wrapper(model) else type(model).save_pretrained
         with without_bars():
             save(model, folder, state_dict=state_dict)
+    elif state_dict is not None:
+        save_file({key: value.contiguous() for key, value in state_dict.items()}, folder / MODULE_WEIGHTS)
     else:
         save_model(model, str(folder / MODULE_WEIGHTS))
     if hasattr(processor, "save_pretrained"):
@@ -311,13 +361,19 @@ def load_weights(name: str, model: nn.Module, folder: Path) -> None:
     Raises:
         [`~hf_mutual_kd.errors.PeerError`]: the folder lacks a weight; nothing is loaded non-strictly.
     """
+    if is_adapter(model):
+        load_adapter(name, model, folder)
+        return
     if not isinstance(model, PreTrainedModel):
         try:
-            load_model(model, str(folder / MODULE_WEIGHTS))
+            if is_split(model):
+                load_whole(model, load_file(folder / MODULE_WEIGHTS))
+            else:
+                load_model(model, str(folder / MODULE_WEIGHTS))
         except (OSError, RuntimeError) as error:
             raise PeerError(f"peer {name!r}: {folder} does not hold its weights: {error}") from error
         return
-    with without_bars():
+    with without_bars(), loaded_whole():
         saved, report = type(model).from_pretrained(
             folder, dtype=model.dtype, output_loading_info=True, use_safetensors=True, local_files_only=True
         )
@@ -325,4 +381,4 @@ def load_weights(name: str, model: nn.Module, folder: Path) -> None:
         raise PeerError(
             f"peer {name!r}: {folder} lacks {sorted(report['missing_keys'])[:3]}; the checkpoint is damaged"
         )
-    model.load_state_dict(saved.state_dict())
+    load_whole(model, saved.state_dict())

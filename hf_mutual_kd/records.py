@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .cohort import CohortOutput
 from .role_table import RoleTable
-from .roles import MEAN
+from .roles import ALL, MEAN, NOBODY
 from .tasks import Task
 
 
@@ -28,26 +28,29 @@ class TrainingRecord:
         self.role_table = RoleTable(peer_names)
         self._sums: Tensor | None = None
         self._broken: Tensor | None = None
-        self._decisions: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._decisions: list[tuple[Tensor, ...]] = []
 
-    def add(self, output: CohortOutput, labels: Tensor, sample_ids: Tensor) -> None:
-        """Take in one batch of a step."""
+    def add(self, output: CohortOutput, labels: Tensor, sample_ids: Tensor, counts: bool = True) -> None:
+        """Take in one batch of a step; one that does not count adds nothing, but keeps processes in step."""
         with torch.no_grad():
-            logits = list((output.logits or {}).values())
+            answers = list((output.answers or {}).values())
             supervised = torch.as_tensor(output.supervised)
-            right = self.task.quality(logits, labels)
-            broken = torch.stack([~peer.isfinite().all() for peer in logits])
+            right = self.task.quality(answers, labels)
+            broken = torch.stack([~self.task.belief(answer).isfinite().all() for answer in answers])
             nothing = torch.zeros_like(supervised)
             taught = nothing if output.teacher is None else self._taught(output.teacher)
             transfer = nothing if output.transfer is None else output.transfer
-            counts = torch.stack(
-                [self.task.labelled(labels).sum(), torch.tensor(labels.numel(), device=labels.device)]
+            rows_seen = torch.stack(
+                [self.task.labelled(labels).sum(), torch.tensor(len(labels), device=labels.device)]
             )
-            rows = torch.cat([supervised, transfer, right, taught, broken, counts]).double()
+            rows = torch.cat([supervised, transfer, right, taught, broken, rows_seen]).double()
+            rows = rows if counts else torch.zeros_like(rows)
         self._sums = rows if self._sums is None else self._sums + rows
         self._broken = broken if self._broken is None else self._broken | broken
         if output.teacher is not None:
-            self._decisions.append((sample_ids, output.teacher, labels))
+            classes = labels if labels.ndim == 1 else torch.full_like(sample_ids, -1)
+            decided = (sample_ids, main_teacher(output.teacher, len(self.peer_names)), classes)
+            self._decisions.append(decided if counts else tuple(part[:0] for part in decided))
 
     def take_broken(self) -> Tensor | None:
         """Which peers gave logits that are not finite since the last call: bool `[N]`."""
@@ -55,10 +58,13 @@ class TrainingRecord:
         return broken
 
     def _taught(self, teacher: Tensor) -> Tensor:
-        """Units each peer taught `[N]`; a unit taught by the mean counts 1/N for every peer."""
+        """Samples each peer taught `[N]`: by parts where units are finer; 1/N each where the mean or all did."""
         peers = torch.arange(len(self.peer_names), device=teacher.device)
-        own = (teacher.flatten() == peers[:, None]).sum(1)
-        return own + (teacher == MEAN).sum() / len(self.peer_names)
+        units = teacher.flatten(1) if teacher.ndim > 1 else teacher.unsqueeze(1)
+        decided = (units != NOBODY).sum(1).clamp(min=1)
+        own = (units == peers[:, None, None]).sum(2) / decided
+        together = (units == MEAN) | (units == ALL)
+        return (own + together.sum(1) / decided / len(self.peer_names)).sum(1)
 
     def drain(self, reduce: Callable[[Tensor], Tensor], steps: int) -> dict[str, float]:
         """Averages over the `steps` since the last call, `{peer/metric: value}`; `reduce` sums over all processes."""
@@ -73,7 +79,7 @@ class TrainingRecord:
             supervised, transfer, right, taught, broken = (row[index].item() for row in rows)
             logs[f"{name}/supervised"] = round(supervised / steps, 6)
             logs[f"{name}/transfer"] = round(transfer / steps, 6)
-            logs[f"{name}/{self.task.metric}"] = round(right / labelled, 6)
+            logs[f"{name}/{self.task.quality_name}"] = round(right / labelled, 6)
             logs[f"{name}/taught"] = round(taught / units, 6)
             if broken:
                 logs[f"{name}/not_finite"] = broken
@@ -88,8 +94,18 @@ class TrainingRecord:
                 self.role_table.record(sample_ids, teacher, labels)
 
 
+def main_teacher(teacher: Tensor, peers: int) -> Tensor:
+    """Who taught most of each sample: `[B, ...]` to `[B]`, `NOBODY` where nobody taught any of it."""
+    if teacher.ndim == 1:
+        return teacher
+    speakers = torch.tensor([*range(peers), MEAN, ALL], device=teacher.device)
+    counts = (teacher.flatten(1).unsqueeze(2) == speakers).sum(1)
+    return speakers[counts.argmax(1)].masked_fill(counts.sum(1) == 0, NOBODY)
+
+
 def share_taught(table: RoleTable) -> dict[str, float]:
-    """Each peer's share of all decisions in which somebody could have taught; the mean's decisions count 1/N each."""
+    """Each peer's share of all decisions in which somebody could have taught; 1/N of those of the mean and of all."""
     counts = table.counts()
     total = max(sum(counts.values()), 1)
-    return {name: (counts[name] + counts["mean"] / len(table.peer_names)) / total for name in table.peer_names}
+    together = (counts["mean"] + counts.get("all", 0)) / len(table.peer_names)
+    return {name: (counts[name] + together) / total for name in table.peer_names}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,14 +45,21 @@ class SharedView:
         self.color = v2.ColorJitter(*strength) if color_jitter else None
 
     def __call__(self, image: Image.Image, sample_id: int, epoch: int) -> Image.Image:
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: it would also seed the GPUs, whose state is not put back.
-            torch.default_generator.manual_seed((self.seed * 1_000_003 + epoch * 7_919 + sample_id * MIX) & MASK)
+        with draws_of(self.seed, epoch, sample_id):
             top, left, height, width = v2.RandomResizedCrop.get_params(image, [self.min_area, 1.0], [3 / 4, 4 / 3])
             image = vision.crop(image, top, left, height, width)
             if self.flip and torch.rand(()) < 0.5:
                 image = vision.horizontal_flip(image)
             return self.color(image) if self.color is not None else image
+
+
+@contextmanager
+def draws_of(seed: int, epoch: int, sample_id: int) -> Iterator[None]:
+    """Inside, torch draws what depends on these three alone; outside, nothing has been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: it would also seed the GPUs, whose state is not put back.
+        torch.default_generator.manual_seed((seed * 1_000_003 + epoch * 7_919 + sample_id * MIX) & MASK)
+        yield
 
 
 class PeerInputs(dict):
@@ -105,10 +113,17 @@ class PeerProcessors:
     def __call__(self, images: Sequence[Any]) -> PeerInputs:
         inputs: dict[str, Mapping[str, Tensor]] = {}
         for processor, names in self.groups:
-            is_plain = not hasattr(processor, "save_pretrained")
-            made = processor(images) if is_plain else processor(images=images, return_tensors="pt")
-            inputs.update(dict.fromkeys(names, dict(made)))
+            inputs.update(dict.fromkeys(names, self.run(processor, images)))
         return PeerInputs({name: inputs[name] for name in self.names})
+
+    def run(self, processor: Any, images: Sequence[Any]) -> dict[str, Tensor]:
+        """What one processor makes of the images."""
+        return dict(processor(images) if is_plain(processor) else processor(images=images, return_tensors="pt"))
+
+
+def is_plain(processor: Any) -> bool:
+    """Whether it is a callable of the user's, not a processor of transformers."""
+    return not hasattr(processor, "save_pretrained")
 
 
 def settings_of(processor: Any) -> str:

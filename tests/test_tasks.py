@@ -1,5 +1,6 @@
 """What every task answers, from one table of cases, and the figures of classification by hand."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,11 @@ import torch
 from conftest import LABELS, tiny_vit
 from torch import Tensor
 
+from hf_mutual_kd.alignment import ClassColumns
 from hf_mutual_kd.errors import ConfigError, DataError
+from hf_mutual_kd.masks import UNLABELLED
 from hf_mutual_kd.roles import assign_roles
-from hf_mutual_kd.tasks import TASKS, ImageClassification, Task
+from hf_mutual_kd.tasks import TASKS, ImageClassification, SemanticSegmentation, Task, VideoSaliency
 from hf_mutual_kd.tasks.image_classification import RememberedRows
 
 NAN = float("nan")
@@ -19,27 +22,56 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Case:
-    """Two peers, four units: the first is better on unit 0, the second on 1; unit 2 has no label, 3 is a tie."""
+    """Two peers, four samples: the first is better on 0, the second on 1; 2 has no label, 3 is a tie."""
 
     task: Task
     logits: Tensor
     """`[N, B, C, ...]`"""
     labels: Tensor
     right: list[float]
-    """Sum of the metric per peer over labelled units."""
-    outputs: Any
-    """What a peer's forward may return for logits."""
+    """Summed quality per peer over labelled samples."""
+    scores: tuple[str, ...]
+    inputs: Callable[[Tensor], dict[str, Tensor]] = lambda logits: {"pixel_values": logits}
+    """What a peer is given that says `logits`."""
+
+    def answers(self, rows=slice(None)) -> list[Any]:
+        return [self.task.answer(say, self.inputs(peer[rows]), ClassColumns("a")) for peer in self.logits]
+
+    def beliefs(self, logits: Tensor) -> list[Tensor]:
+        answers = [self.task.answer(say, self.inputs(peer), ClassColumns("a")) for peer in logits]
+        return [self.task.belief(answer) for answer in answers]
 
 
+def say(pixel_values: Tensor) -> Tensor:
+    """A peer whose input is what it says."""
+    return pixel_values
+
+
+say.saliency_output = "log_density"
+
+LOGITS = torch.tensor([[[3.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 2]], [[1.0, 0, 0], [0, 3, 0], [0, 0, 1], [0, 0, 2]]])
 CASES = {
     "image-classification": Case(
         task=ImageClassification(),
-        logits=torch.tensor(
-            [[[3.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 2]], [[1.0, 0, 0], [0, 3, 0], [0, 0, 1], [0, 0, 2]]]
-        ),
+        logits=LOGITS,
         labels=torch.tensor([0, 1, -1, 0]),
         right=[2.0, 2.0],
-        outputs=lambda logits: [logits, type("Output", (), {"logits": logits})()],
+        scores=("margin", "loss", "confidence"),
+    ),
+    "semantic-segmentation": Case(
+        task=SemanticSegmentation(),
+        logits=LOGITS[..., None, None].expand(-1, -1, -1, 2, 2),
+        labels=torch.tensor([0, 1, UNLABELLED, 0])[:, None, None].expand(-1, 2, 2),
+        right=[2.0, 2.0],
+        scores=("loss",),
+        inputs=lambda logits: {"pixel_values": logits, "valid_sizes": torch.tensor([[2, 2]] * len(logits))},
+    ),
+    "video-saliency": Case(
+        task=VideoSaliency(),
+        logits=LOGITS[..., None],
+        labels=torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]])[:, None, :, None].expand(-1, 2, -1, -1),
+        right=[1.5, 1.5],
+        scores=("loss",),
     ),
 }
 case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -52,30 +84,36 @@ def test_every_task_is_in_the_table():
 
 
 @case
-def test_logits_are_taken_from_any_output(case):
+def test_answers_are_taken_from_any_output(case):
     """Plain modules return tensors, Hub models objects."""
-    logits = case.logits[0]
-    assert all(case.task.logits(output) is logits for output in case.outputs(logits))
+
+    def say_as_object(**inputs):
+        return type("Output", (), {"logits": say(**inputs)})()
+
+    inputs = case.inputs(case.logits[0])
+    said = [case.task.belief(case.task.answer(model, inputs, ClassColumns("a"))) for model in (say, say_as_object)]
+    torch.testing.assert_close(said[0], said[1])
+    assert len(said[0]) == len(case.labels)
 
 
 @case
 def test_scores_rank_the_peers(case):
     """A score that is upside down lets the worse peer teach."""
     labelled = case.task.labelled(case.labels)
-    assert labelled.shape == case.labels.shape
     assert labelled.tolist() == [True, True, False, True]
-    for kind in ("margin", "loss", "confidence"):
-        logits = case.logits.clone().requires_grad_()
-        scores = case.task.scores(kind, list(logits), case.labels)
-        assert scores.shape == (2, *case.labels.shape)
+    assert case.task.default_score in case.scores
+    for kind in case.scores:
+        beliefs = case.beliefs(case.logits.clone().requires_grad_())
+        scores = case.task.scores(kind, beliefs, case.labels)
+        assert scores.shape == (2, 4)
         assert scores.dtype == torch.float32
         assert not scores.requires_grad
         assert assign_roles(scores).tolist() == [0, 1, -1, -1]
         if kind in case.task.label_free_scores:
-            torch.testing.assert_close(case.task.scores(kind, list(logits), None), scores)
+            torch.testing.assert_close(case.task.scores(kind, beliefs, None), scores)
         else:
-            with pytest.raises(ConfigError, match=f"'{kind}' needs labels"):
-                case.task.scores(kind, list(logits), None)
+            with pytest.raises(ConfigError, match="needs labels"):
+                case.task.scores(kind, beliefs, None)
 
 
 @case
@@ -83,26 +121,27 @@ def test_supervised_loss_leaves_unlabelled_units_out(case):
     """Loss or gradient of a unit without a label teaches class -1, or divides by it."""
     for dtype, smoothing in ((torch.float32, 0.0), (torch.bfloat16, 0.0), (torch.float32, 0.1)):
         logits = case.logits[0].to(dtype).requires_grad_()
-        loss = case.task.supervised_loss(logits, case.labels, smoothing)
-        assert (loss.dtype, loss.shape) == (torch.float32, case.labels.shape)
+        _, loss = case.task.supervised(say, case.inputs(logits), ClassColumns("a"), case.labels, smoothing)
+        assert (loss.dtype, loss.shape) == (torch.float32, (4,))
         loss.sum().backward()
         without = ~case.task.labelled(case.labels)
         assert not loss[without].any()
         assert not logits.grad[without].any()
         assert loss[~without].all()
-    assert case.task.quality(list(case.logits), case.labels).tolist() == case.right
+    assert case.task.quality(case.answers(), case.labels).tolist() == pytest.approx(case.right, abs=1e-5)
 
 
 @case
 def test_evaluation_does_not_depend_on_batches(case):
     """A metric that is a mean of batch means changes with the batch size."""
     labels = case.labels.clamp_min(0)
+    rows = torch.arange(4)
     results = []
     for size in (1, 3, 4):
         evaluator = case.task.evaluator(["a", "b"], 3)
         for start in range(0, 4, size):
             part = slice(start, start + size)
-            evaluator.add(case.task.evaluation_facts(list(case.logits[:, part]), labels[part], torch.arange(4)[part]))
+            evaluator.add(case.task.evaluation_facts(case.answers(part), labels[part], rows[part]))
         results.append((evaluator.compute(), evaluator.by_class()))
     for result, by_class in results:
         assert by_class == results[0][1]

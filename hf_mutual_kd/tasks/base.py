@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from transformers import AutoImageProcessor
+
+from ..alignment import ClassColumns
+from ..data import Splits, check_images, load_splits
+from ..errors import ConfigError
+from ..options import OnBadImage, RecipeOptions, TransferOptions
+from ..predictions import PredictionRecorder
+from ..teachers import Objective
 
 
 class Evaluator(ABC):
     """Streams over an evaluation: `add` what [`Task.evaluation_facts`] made of each batch, then `compute`."""
+
+    predictions: PredictionRecorder | None = None
+    """Single samples for the run's report, where the task records them."""
 
     @abstractmethod
     def add(self, facts: dict[str, Tensor]) -> None:
@@ -26,46 +38,163 @@ class Evaluator(ABC):
 
 
 class Task(ABC):
-    """One task: how its peers are loaded, scored, trained and measured."""
+    """One task: how its peers are loaded, run, scored, trained and measured.
+
+    A peer's *answer* is whatever the task makes of its outputs, classes in the data set's order; its *belief* is the
+    part of an answer that peers teach each other, a tensor `[B, C, ...]` of logits or log-probabilities.
+    """
 
     name: ClassVar[str]
-    """Also the `pipeline_tag` on the Hub."""
-    auto_model: ClassVar[Any]
-    """The `AutoModelFor…` class whose checkpoints can be peers."""
+    """As in `cohort.json`; [`~hf_mutual_kd.task_words.TaskWords`] holds what is said of it."""
+    auto_models: ClassVar[tuple[Any, ...]]
+    """The `AutoModelFor…` classes whose checkpoints can be peers."""
     metric: ClassVar[str]
     """The metric that selects each peer's best checkpoint."""
     greater_is_better: ClassVar[bool] = True
+    default_score: ClassVar[str]
+    """The score that ranks the peers where the user names none."""
     label_free_scores: ClassVar[frozenset[str]] = frozenset()
     """Names of scores that need no label."""
+    collator_class: ClassVar[type]
+    """A [`~hf_mutual_kd.collator.RoleTaggingCollator`]."""
+    has_classes: ClassVar[bool] = False
+    """Whether a unit's truth is a class, which some rules are fitted or trained by, see [`Task.units`]."""
+    caches_starts: ClassVar[bool] = True
+    """Whether beliefs are of one small shape, so that those of every sample can be kept."""
+
+    def configured(self, options: TransferOptions) -> Task:
+        """This task with what a user sets of it.
+
+        Raises:
+            [`~hf_mutual_kd.errors.ConfigError`]: an option that this task does not know.
+        """
+        if options.granularity != "image" or options.transfer_grid != "coarsest":
+            raise ConfigError(
+                f"granularity={options.granularity!r} and transfer_grid={options.transfer_grid!r} are for tasks with "
+                f"maps; {self.name} knows only 'image' and 'coarsest', the defaults"
+            )
+        return self
+
+    def load_splits(self, options: RecipeOptions, seed: int, labels: bool) -> Splits:
+        """The data of a run, see [`~hf_mutual_kd.data.load_splits`]."""
+        return load_splits(options, seed=seed, labels=labels)
+
+    def check_splits(self, splits: Splits, on_bad_image: OnBadImage) -> None:
+        """Read rows before training, so that a damaged one does not end a run after hours."""
+        skipped = {}
+        for name in ("train", "validation", "test"):
+            rows, skipped[name] = check_images(getattr(splits, name), name, on_bad_image)
+            setattr(splits, name, rows)
+        splits.facts["skipped_images"] = skipped
 
     @abstractmethod
-    def logits(self, outputs: Any) -> Tensor:
-        """What peers teach each other with: `[B, C, ...]` from whatever a peer's forward returned."""
+    def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> Callable[..., Any]:
+        """The random view that all peers share, for these peers' processors."""
+
+    def compare_with(self, train_rows: Any) -> None:  # noqa: B027
+        """Learn from the training rows what evaluations compare the peers with, for tasks that do."""
+
+    def architectures(self) -> set[str]:
+        """Names of the model classes that can be peers, besides those that bring their own code."""
+        models = [model for cls in self.auto_models for model in cls._model_mapping.values()]
+        return {one.__name__ for model in models for one in (model if isinstance(model, tuple) else (model,))}
+
+    def auto_model(self, config: Any) -> Any:
+        """The one of `auto_models` that loads a checkpoint with this configuration."""
+        return next((cls for cls in self.auto_models if type(config) in cls._model_mapping), self.auto_models[0])
+
+    def check_peer(self, name: str, model: nn.Module) -> None:  # noqa: B027
+        """Raise [`~hf_mutual_kd.errors.PeerError`] for a model that loads but cannot take part."""
+
+    def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
+        """The processor that lies beside a checkpoint."""
+        return AutoImageProcessor.from_pretrained(source, revision=revision, **code)
+
+    @abstractmethod
+    def new_head(self, source: str, label_names: Sequence[str], **load: Any) -> nn.Module:
+        """Load a peer with a fresh classifier for `label_names`."""
+
+    @abstractmethod
+    def answer(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Any:
+        """Run a peer without the truth."""
+
+    @abstractmethod
+    def supervised(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        columns: ClassColumns,
+        labels: Tensor,
+        label_smoothing: float,
+    ) -> tuple[Any, Tensor]:
+        """Run a peer with the truth: its answer, and its loss `[B]` in fp32, 0 where there is no label."""
+
+    def belief(self, answer: Any) -> Tensor:
+        """What peers teach each other with: `[B, C, ...]`."""
+        return answer
+
+    @abstractmethod
+    def no_labels(self, belief: Tensor) -> Tensor:
+        """Labels of a batch that has none."""
 
     @abstractmethod
     def labelled(self, labels: Tensor) -> Tensor:
-        """`[B, ...]` bool: the units that have a label."""
+        """`[B]` bool: the samples that have a label."""
+
+    def ranked(self, labels: Tensor) -> Tensor:
+        """`[B]` bool: the samples on which scores by labels say who teaches; the starts' mean may on others."""
+        return self.labelled(labels)
 
     @abstractmethod
-    def scores(self, kind: str, logits: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+    def scores(self, kind: str, beliefs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         """`[N, B, ...]` fp32, higher is better, no gradient, the same function for every peer."""
 
-    @abstractmethod
-    def supervised_loss(self, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-        """`[B, ...]` fp32 loss of one peer per unit, 0 where there is no label."""
+    def transfer(
+        self,
+        objective: Objective,
+        live: Sequence[Tensor],
+        starts: Sequence[Tensor] | None,
+        teacher: Tensor,
+        scored: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        """The pull `[N, B]` on every peer, see [`~hf_mutual_kd.teachers.Objective.transfer`].
+
+        Args:
+            objective ([`~hf_mutual_kd.teachers.Objective`]): who speaks, and how strongly it is heard.
+            live (N tensors of shape `[B, C, ...]`): this step's beliefs.
+            starts (N tensors of shape `[B, C, ...]`, *optional*): beliefs of the frozen starts, where needed.
+            teacher (`torch.LongTensor` of shape `[B, ...]`): who teaches, as fine as the scores are.
+            scored (`torch.BoolTensor` of shape `[B]`): samples that scores could rank.
+            labels (`torch.LongTensor` of shape `[B, ...]`): the truth.
+        """
+        return objective.transfer(live, starts, teacher, scored, labels if self.has_classes else None)
+
+    def units(self, beliefs: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """A batch in chunks: the peers' logits, N of `[B, C, ...]`, and classes `[B, ...]`, < 0 for none."""
+        yield list(beliefs), labels
 
     @abstractmethod
-    def quality(self, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """`[N]`: the sum of each peer's `metric` over the labelled units of a training batch."""
+    def quality(self, answers: Sequence[Any], labels: Tensor) -> Tensor:
+        """`[N]`: each peer's summed quality, 0 to 1 per sample, over the labelled samples of a training batch."""
+
+    quality_name: ClassVar[str]
+    """What the training log calls it."""
 
     @abstractmethod
-    def evaluation_facts(self, logits: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
+    def evaluation_facts(self, answers: Sequence[Any], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
         """Small tensors with the batch as first dimension: all that an [`Evaluator`] needs of a batch."""
 
     @abstractmethod
     def evaluator(self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None) -> Evaluator:
         """A fresh evaluator; with the `start`'s it also counts flips."""
 
-    @abstractmethod
-    def new_head(self, source: str, label_names: Sequence[str], **load: Any) -> nn.Module:
-        """Load a peer with a fresh classifier for `label_names`."""
+    def examples(self, before: Any, after: Any, rows: Sequence[Mapping[str, Any]], path: Path) -> None:  # noqa: B027
+        """Draw a few test samples into the PNG `path`, for tasks whose words have a text on it.
+
+        Args:
+            before ([`~hf_mutual_kd.cohort.Cohort`]): the peers as they started.
+            after ([`~hf_mutual_kd.cohort.Cohort`]): the peers with the weights that were kept.
+            rows (`list[dict]`): of the test split, with their `sample_id`.
+            path (`Path`): where the figure goes, in a folder that exists.
+        """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,41 +11,49 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForImageClassification
 
+from ..alignment import ClassColumns
+from ..collator import RoleTaggingCollator
 from ..errors import ConfigError, DataError
+from ..images import UNREADABLE
 from ..metrics.classification import Agreement, Flips, Mean, TopK
+from ..options import TransferOptions
+from ..predictions import PredictionRecorder
 from ..roles import assign_roles, confidence_scores, loss_scores, margin_scores
+from ..transforms import SharedView
 from .base import Evaluator, Task
 
 NO_LABEL = -1
-UNREADABLE = -2
-"""Marks a sample whose image could not be read; evaluations pass over it."""
 
 
 class ImageClassification(Task):
     """Peers of `AutoModelForImageClassification`, timm models through it, and any module that returns `[B, C]`."""
 
     name = "image-classification"
-    auto_model = AutoModelForImageClassification
-    metric = "accuracy"
+    auto_models = (AutoModelForImageClassification,)
+    metric = quality_name = "accuracy"
+    default_score = "margin"
     label_free_scores = frozenset({"confidence"})
+    has_classes = True
+    collator_class = RoleTaggingCollator
 
-    def logits(self, outputs: Any) -> Tensor:
-        return outputs.logits if hasattr(outputs, "logits") else outputs
+    def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> SharedView:
+        return SharedView(min_area=options.crop_min_area, color_jitter=options.color_jitter, seed=seed)
 
-    def labelled(self, labels: Tensor) -> Tensor:
-        return labels >= 0
+    def answer(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Tensor:
+        outputs = model(**inputs)
+        logits = outputs.logits if hasattr(outputs, "logits") else outputs
+        return columns.select(logits)
 
-    def scores(self, kind: str, logits: Sequence[Tensor], labels: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            stacked = torch.stack([peer.float() for peer in logits])
-            if kind == "confidence":
-                return confidence_scores(stacked)
-            if labels is None:
-                raise ConfigError(f"role_score={kind!r} needs labels; give labels or use role_score='confidence'")
-            return margin_scores(stacked, labels) if kind == "margin" else loss_scores(stacked, labels)
-
-    def supervised_loss(self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        return F.cross_entropy(
+    def supervised(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        columns: ClassColumns,
+        labels: Tensor,
+        label_smoothing: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        logits = self.answer(model, inputs, columns)
+        return logits, F.cross_entropy(
             logits.float(),
             labels.clamp_min(NO_LABEL),
             reduction="none",
@@ -53,13 +61,28 @@ class ImageClassification(Task):
             label_smoothing=label_smoothing,
         )
 
-    def quality(self, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-        return torch.stack([(peer.argmax(1) == labels).sum() for peer in logits])
+    def no_labels(self, belief: Tensor) -> Tensor:
+        return torch.full((len(belief),), NO_LABEL, device=belief.device)
 
-    def evaluation_facts(self, logits: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
-        stacked = torch.stack([peer.float() for peer in logits])
+    def labelled(self, labels: Tensor) -> Tensor:
+        return labels >= 0
+
+    def scores(self, kind: str, beliefs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            stacked = torch.stack([peer.float() for peer in beliefs])
+            if kind == "confidence":
+                return confidence_scores(stacked)
+            if labels is None:
+                raise ConfigError(f"role_score={kind!r} needs labels; give labels or use role_score='confidence'")
+            return margin_scores(stacked, labels) if kind == "margin" else loss_scores(stacked, labels)
+
+    def quality(self, answers: Sequence[Tensor], labels: Tensor) -> Tensor:
+        return torch.stack([(peer.argmax(1) == labels).sum() for peer in answers])
+
+    def evaluation_facts(self, answers: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
+        stacked = torch.stack([peer.float() for peer in answers])
         log_probs = stacked.log_softmax(-1)
-        truth = labels.clamp_min(0).expand(len(logits), -1).unsqueeze(-1)
+        truth = labels.clamp_min(0).expand(len(answers), -1).unsqueeze(-1)
         loss = -log_probs.gather(-1, truth).squeeze(-1)
         # A broken peer is wrong everywhere, and so is an ensemble of nothing else.
         broken = loss.isnan()
@@ -69,6 +92,7 @@ class ImageClassification(Task):
             "labels": labels,
             "top5": top5.transpose(0, 1).contiguous(),
             "loss": loss.T.contiguous(),
+            "confidence": log_probs.amax(-1).exp().T.contiguous(),
             "ensemble": log_probs.exp().nanmean(0).argmax(-1).masked_fill(broken.all(0), -1),
             "teacher": assign_roles(margin_scores(stacked, labels)),
         }
@@ -80,7 +104,7 @@ class ImageClassification(Task):
         return ClassificationEvaluator(peer_names, num_classes, start)
 
     def new_head(self, source: str, label_names: Sequence[str], **load: Any) -> nn.Module:
-        model = self.auto_model.from_pretrained(
+        model = AutoModelForImageClassification.from_pretrained(
             source,
             num_labels=len(label_names),
             id2label=dict(enumerate(label_names)),
@@ -133,6 +157,7 @@ class ClassificationEvaluator(Evaluator):
         self.start = start
         self.samples = self.labelled = 0
         self.rows = RememberedRows()
+        self.predictions: PredictionRecorder = PredictionRecorder()
         self.top1 = {name: TopK(k=1) for name in peer_names}
         self.top5 = {name: TopK(k=5) for name in peer_names}
         self.loss = {name: Mean() for name in peer_names}
@@ -146,6 +171,7 @@ class ClassificationEvaluator(Evaluator):
     def add(self, facts: dict[str, Tensor]) -> None:
         readable = (facts["labels"] != UNREADABLE).cpu().numpy()
         batch = {key: value.cpu().numpy()[readable] for key, value in facts.items()}
+        self.predictions.add(batch)
         labels, ensemble, top5 = batch["labels"], batch["ensemble"], batch["top5"]
         self.samples += len(labels)
         self.labelled += int((labels >= 0).sum())

@@ -1,0 +1,72 @@
+"""Runs a peer on images of different sizes so that none of them sees the padding that the others ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .dense_processors import IMAGE_KEYS
+
+SIZE_KEYS = ("valid_sizes", "own_sizes")
+"""What a batch says of its images beside what a model takes."""
+
+
+def run_alone(
+    call: Callable[[dict[str, Tensor]], Mapping[str, Tensor]], inputs: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], tuple[int, int], Tensor]:
+    """
+    A peer's outputs for a batch, every image as if it were alone in it.
+
+    No head of transformers leaves the padding of a batch out of its attention and convolutions (5.23; `pixel_mask` is
+    accepted and not looked at). So images of different sizes are run apart, those of one size together.
+
+    Args:
+        call (`Callable`): runs the model on some rows: `{"pixel_values": [b, 3, h, w], …}` to a mapping of tensors
+            with b rows, of which one may be maps `[b, K, h', w']`.
+        inputs (`Mapping[str, torch.Tensor]`): as of [`~hf_mutual_kd.dense_processors.DenseProcessors`].
+
+    Returns:
+        `tuple` of the outputs, maps padded below and to the right with 0; `padded` (height and width) and `valid`
+        `[B, 2]` for [`~hf_mutual_kd.dense_outputs.dense_log_probs`], which say where in the maps each image is.
+
+    Example:
+
+    ```python
+    >>> pixels = torch.ones(2, 3, 4, 8)
+    >>> sizes = torch.tensor([[4, 8], [4, 4]])
+    >>> run_alone(lambda part: {"logits": part["pixel_values"].mean((2, 3), keepdim=True)},
+    ...           {"pixel_values": pixels, "valid_sizes": sizes, "own_sizes": sizes})[0]["logits"].shape
+    torch.Size([2, 3, 1, 1])
+    ```
+    """
+    given = {key: value for key, value in inputs.items() if key not in SIZE_KEYS}
+    height, width = next(value.shape[2:] for value in given.values() if value.ndim == 4)
+    padded = (height, width)
+    if "own_sizes" not in inputs:
+        return dict(call(given)), padded, inputs["valid_sizes"]
+    sizes, group = inputs["own_sizes"].unique(dim=0, return_inverse=True)
+    outputs, valid = [], []
+    pairs: list[list[int]] = sizes.tolist()
+    for number, (height, width) in enumerate(pairs):
+        rows = (group == number).nonzero().squeeze(1)
+        part = {key: value[rows] for key, value in given.items()}
+        part |= {key: part[key][..., :height, :width] for key in IMAGE_KEYS if key in part}
+        outputs.append(dict(call(part)))
+        grid = next(value.shape[-2:] for value in outputs[-1].values() if value.ndim == 4)
+        scale = sizes.new_tensor(grid)
+        # Cells of the grid that hold the image, counted whole.
+        valid.append(-(-inputs["valid_sizes"][rows] * scale // sizes[number]))
+    order = torch.cat([(group == number).nonzero().squeeze(1) for number in range(len(sizes))]).argsort()
+    joined = {key: _joined([part[key] for part in outputs])[order] for key in outputs[0]}
+    maps = next(value for value in joined.values() if value.ndim == 4)
+    return joined, (maps.shape[-2], maps.shape[-1]), torch.cat(valid)[order]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    if parts[0].ndim != 4:
+        return torch.cat(parts)
+    height, width = (max(part.shape[axis] for part in parts) for axis in (-2, -1))
+    return torch.cat([F.pad(part, (0, width - part.shape[-1], 0, height - part.shape[-2])) for part in parts])

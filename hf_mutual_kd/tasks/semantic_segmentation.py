@@ -1,0 +1,281 @@
+"""Semantic segmentation: a sample is an image, what peers say are log-probabilities of every class at every pixel."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSemanticSegmentation,
+    AutoModelForUniversalSegmentation,
+)
+
+from ..alignment import ClassColumns
+from ..data import Splits, check_masks, load_splits
+from ..dense_batches import run_alone
+from ..dense_collator import DenseCollator
+from ..dense_figures import examples_figure, read_examples
+from ..dense_heads import head_of
+from ..dense_outputs import semantic_map
+from ..dense_processors import load_dense_processor
+from ..dense_transfer import mean_over_pixels
+from ..dense_view import DenseView
+from ..errors import ConfigError
+from ..grids import (
+    SCORES,
+    cell_classes,
+    coarsest_grid,
+    image_scores,
+    nearest_labels,
+    placed_chunks,
+    valid_cells,
+)
+from ..losses import mean_log_probs
+from ..masks import IGNORE, UNLABELLED, UNREADABLE, fill, image_sizes, labels_for_peer
+from ..metrics.segmentation import confusion_matrix
+from ..options import Granularity, OnBadImage, RecipeOptions, TransferGrid, TransferOptions
+from ..roles import assign_roles
+from ..teachers import Objective
+from .base import Evaluator, Task
+from .segmentation_evaluator import SegmentationEvaluator
+from .segmentation_heads import DenseAnswer, aligned, as_answer, has_labels, own_labels, pixel_loss, query_loss
+
+
+class SemanticSegmentation(Task):
+    """Peers of `AutoModelForSemanticSegmentation`, heads with queries, and modules that return `[B, C, h, w]`.
+
+    Peers are ranked by minus their mean cross-entropy over an image's valid pixels, whatever their own loss is; each
+    keeps its own training loss (Hungarian matching and all). Transfer is the mean over an image's valid pixels of the
+    KL between all classes.
+
+    Args:
+        granularity (`str`, *optional*, defaults to `"image"`): who teaches is decided per image, per class of each
+            image or per pixel.
+        grid (`str`, *optional*, defaults to `"coarsest"`): where peers meet: the coarsest of their grids, or that of
+            the labels (`"label"`).
+    """
+
+    name = "semantic-segmentation"
+    auto_models = (AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation)
+    metric = "mIoU"
+    quality_name = "pACC"
+    default_score = "loss"
+    collator_class = DenseCollator
+    has_classes = True
+    caches_starts = False
+
+    def __init__(self, granularity: Granularity = "image", grid: TransferGrid = "coarsest"):
+        self.granularity = granularity
+        self.grid = grid
+
+    def configured(self, options: TransferOptions) -> SemanticSegmentation:
+        if options.role_score not in (None, self.default_score):
+            raise ConfigError(
+                f"role_score={options.role_score!r}: maps are ranked by 'loss', minus the mean cross-entropy of their "
+                "pixels; leave it unset"
+            )
+        if getattr(options, "label_smoothing_factor", 0):
+            raise ConfigError(
+                "label_smoothing_factor: each segmentation head keeps its own loss, which knows none; leave it at 0"
+            )
+        if options.role_table is not None and options.granularity != "image":
+            raise ConfigError(
+                f"a role table names one teacher per image and does not fit granularity={options.granularity!r}; "
+                "use granularity 'image', or leave role_table out"
+            )
+        configured = copy.copy(self)
+        configured.granularity, configured.grid = options.granularity, options.transfer_grid
+        return configured
+
+    def load_splits(self, options: RecipeOptions, seed: int, labels: bool) -> Splits:
+        return load_splits(options, seed=seed, labels=labels, target="mask")
+
+    def check_splits(self, splits: Splits, on_bad_image: OnBadImage) -> None:
+        super().check_splits(splits, on_bad_image)
+        classes, checked = len(splits.label_names) if splits.label_names else None, {}
+        for name in ("train", "validation", "test"):
+            rows, skipped, checked[name] = check_masks(getattr(splits, name), name, classes, on_bad_image)
+            setattr(splits, name, rows)
+            splits.facts["skipped_images"][name] += skipped
+        splits.facts["checked_masks"] = checked
+
+    def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> DenseView:
+        return DenseView.from_options(options, processors, seed)
+
+    def check_peer(self, name: str, model: nn.Module) -> None:
+        head_of(model, name)
+
+    def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
+        return load_dense_processor(source, revision, code)
+
+    def new_head(self, source: str, label_names: Sequence[str], **load: Any) -> nn.Module:
+        keep = {key: load[key] for key in ("revision", "trust_remote_code") if key in load}
+        auto_model = self.auto_model(AutoConfig.from_pretrained(source, **keep))
+        return auto_model.from_pretrained(
+            source,
+            num_labels=len(label_names),
+            id2label=dict(enumerate(label_names)),
+            label2id={name: index for index, name in enumerate(label_names)},
+            ignore_mismatched_sizes=True,
+            **load,
+        )
+
+    # One peer
+
+    def answer(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> DenseAnswer:
+        def call(part: dict[str, Tensor]) -> dict[str, Tensor]:
+            return aligned(model, model(**part), columns)
+
+        return as_answer(model, *run_alone(call, inputs))
+
+    def supervised(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        columns: ClassColumns,
+        labels: Tensor,
+        label_smoothing: float = 0.0,
+    ) -> tuple[DenseAnswer, Tensor]:
+        """The head's own loss, which is a mean over a batch: every sample with a label bears an equal part of it."""
+        # Not all modules call it pixel_values.
+        height, width = next(value.shape[2:] for value in inputs.values() if value.ndim == 4)
+        truth = own_labels(labels_for_peer(labels, inputs["valid_sizes"], (height, width)), columns)
+        own_loss = query_loss if head_of(model) == "query" else pixel_loss
+
+        def call(part: dict[str, Tensor]) -> dict[str, Tensor]:
+            height, width = next(value.shape[2:] for value in part.values() if value.ndim == 4)
+            wanted = part.pop("truth")[:, :height, :width]
+            outputs, loss = own_loss(model, part, wanted)
+            return aligned(model, outputs, columns) | {"loss": loss * has_labels(wanted)}
+
+        outputs, padded, valid = run_alone(call, {**inputs, "truth": truth})
+        loss = outputs.pop("loss")
+        return as_answer(model, outputs, padded, valid), loss
+
+    def belief(self, answer: DenseAnswer) -> Tensor:
+        return answer.log_probs
+
+    # All peers
+
+    def no_labels(self, belief: Tensor) -> Tensor:
+        return torch.full((len(belief), *belief.shape[2:]), UNLABELLED, device=belief.device)
+
+    def labelled(self, labels: Tensor) -> Tensor:
+        return ((labels >= 0) & (labels != IGNORE)).flatten(1).any(1)
+
+    def scores(self, kind: str, beliefs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        if labels is None or kind != self.default_score:
+            raise ConfigError(f"maps are ranked by role_score 'loss', which needs labels; got {kind!r}")
+        truth = scored_labels(labels)
+        return SCORES[self.granularity](list(beliefs), truth, IGNORE, size=self._grid(beliefs, truth)).float()
+
+    def transfer(
+        self,
+        objective: Objective,
+        live: Sequence[Tensor],
+        starts: Sequence[Tensor] | None,
+        teacher: Tensor,
+        scored: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        whole = fill(labels, (labels.shape[1], labels.shape[2]))
+        # A pixel that was never labelled can be taught; one that is labelled to be ignored cannot.
+        regions = whole.masked_fill(whole == UNLABELLED, 0)
+
+        def pull(said: list[Tensor], by_starts: list[Tensor] | None, cells: Tensor, *truth: Tensor) -> Tensor:
+            return objective.transfer(said, by_starts, cells, scored, *truth)
+
+        size = self._grid(live, regions)
+        classes = cell_classes(scored_labels(labels), size, IGNORE) if objective.rule.knows_classes else None
+        return mean_over_pixels(
+            pull, list(live), teacher, regions, source=starts, ignore_index=IGNORE, size=size, classes=classes
+        )
+
+    def units(self, beliefs: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
+        truth = scored_labels(labels)
+        return placed_chunks(list(beliefs), truth, IGNORE, self._grid(beliefs, truth))
+
+    def _grid(self, beliefs: Sequence[Tensor], labels: Tensor) -> tuple[int, int]:
+        return coarsest_grid(beliefs) if self.grid == "coarsest" else (labels.shape[1], labels.shape[2])
+
+    def quality(self, answers: Sequence[DenseAnswer], labels: Tensor) -> Tensor:
+        """Share of right pixels of every image, at each peer's own grid."""
+        truth = scored_labels(labels)
+        shares = []
+        for answer in answers:
+            guess = answer.log_probs.argmax(1)
+            wanted = truth_at(truth, guess.shape[1:])
+            valid = wanted != IGNORE
+            right = (valid & (guess == wanted)).flatten(1).sum(1)
+            shares.append((right / valid.flatten(1).sum(1).clamp(min=1)).sum())
+        return torch.stack(shares)
+
+    # Evaluation
+
+    def evaluation_facts(
+        self, answers: Sequence[DenseAnswer], labels: Tensor, sample_ids: Tensor
+    ) -> dict[str, Tensor]:
+        readable = (labels != UNREADABLE).flatten(1).all(1)
+        beliefs = [answer.log_probs for answer in answers]
+        truth = scored_labels(labels)
+        scores = image_scores(beliefs, truth, IGNORE, size=coarsest_grid(beliefs)).float()
+        sizes = image_sizes(labels)
+        classes, maps = beliefs[0].shape[1], self._maps(answers, beliefs, sizes)
+        counted = [confusions(truth, list(seen), classes) for truth, *seen in zip(labels, *maps, strict=True)]
+        facts = {key: torch.stack([one[key] for one in counted]) for key in counted[0]}
+        return facts | {
+            "sample_ids": sample_ids,
+            "readable": readable,
+            "labelled": self.labelled(labels),
+            "loss": -scores.T.contiguous(),
+            "teacher": assign_roles(scores),
+        }
+
+    def _maps(self, answers: Sequence[DenseAnswer], beliefs: Sequence[Tensor], sizes: Tensor) -> list[list[Tensor]]:
+        """Every peer's label maps at the images' own sizes, and last those of the peers' mean."""
+        grid = coarsest_grid(beliefs)
+        met = [F.interpolate(belief, size=grid, mode="area").log_softmax(1) for belief in beliefs]
+        ensemble = semantic_map(mean_log_probs(met), target_sizes=sizes)
+        return [*(answer.semantic_maps(sizes) for answer in answers), ensemble]
+
+    def evaluator(
+        self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None
+    ) -> SegmentationEvaluator:
+        return SegmentationEvaluator(peer_names, num_classes)
+
+    def examples(self, before: Any, after: Any, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+        if found := read_examples(before, after, rows):
+            path.write_bytes(examples_figure(found, before.names, before.label_names))
+
+
+def scored_labels(labels: Tensor) -> Tensor:
+    """Labels in which every image fills the batch's size, `IGNORE` where there is no truth."""
+    whole = fill(labels, (labels.shape[1], labels.shape[2]))
+    return whole.masked_fill(whole < 0, IGNORE)
+
+
+def truth_at(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """The label at the centre of each cell, `IGNORE` where most of the cell is not labelled."""
+    grid = (size[0], size[1])
+    return nearest_labels(labels, grid).masked_fill(~valid_cells(labels, grid, IGNORE), IGNORE)
+
+
+def confusions(labels: Tensor, maps: Sequence[Tensor], classes: int) -> dict[str, Tensor]:
+    """What an image adds to every count: N peers' maps `[h, w]` and last the ensemble's, against its `[H, W]`."""
+    height, width = maps[0].shape
+    truth = labels[:height, :width]
+    truth = truth.masked_fill(truth < 0, IGNORE)
+    valid = truth != IGNORE
+    *peers, ensemble = maps
+    return {
+        "confusion": torch.stack([confusion_matrix(one, truth, classes, IGNORE) for one in maps]).to(labels.device),
+        "agreeing": torch.stack([(one == ensemble).sum() for one in peers]),
+        "pixels": torch.tensor(truth.numel(), device=labels.device),
+        "any_right": (torch.stack([one == truth for one in peers]).any(0) & valid).sum(),
+    }

@@ -1,0 +1,72 @@
+"""Trains a per-pixel and a query-based peer, alone or in one of several processes: `segmentation_run.py OUT BATCH`."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, Image
+from PIL import Image as PILImage
+from segmentation_peers import CLASSES, SIZE, tiny_segmenter
+from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
+
+from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer
+from hf_mutual_kd.experiment import leave_together
+from hf_mutual_kd.peers import LoadedPeer, PeerSpec
+
+PEERS = ("segformer", "mask2former")
+SQUARE = {"height": SIZE, "width": SIZE}
+
+
+def segmentation_rows(count: int, seed: int = 0) -> Dataset:
+    """Images of blocks whose colours tell their classes; every fifth has no mask."""
+    generator = np.random.default_rng(seed)
+    images, masks = [], []
+    for index in range(count):
+        height, width = 8 * generator.integers(5, 9, size=2)
+        classes = generator.integers(0, len(CLASSES), size=(4, 4)).repeat(height // 4, 0).repeat(width // 4, 1)
+        pixels = 50 * classes[..., None] + generator.integers(0, 40, size=(*classes.shape, 3))
+        images.append(PILImage.fromarray(pixels.astype(np.uint8)))
+        masks.append(None if index % 5 == 4 and seed == 0 else PILImage.fromarray(classes.astype(np.uint8)))
+    features = Features({"image": Image(), "label": Image()})
+    rows = Dataset.from_dict({"image": images, "label": masks}, features)
+    return rows.cast_column("image", Image(decode=False)).cast_column("label", Image(decode=False))
+
+
+def segmentation_cohort() -> Cohort:
+    processors = (SegformerImageProcessor(size=SQUARE), Mask2FormerImageProcessor(size=SQUARE, ignore_index=255))
+    peers = {
+        name: LoadedPeer(tiny_segmenter(name), processor, PeerSpec(name))
+        for name, processor in zip(PEERS, processors, strict=True)
+    }
+    return Cohort(peers, task="semantic-segmentation", label_names=CLASSES)
+
+
+def segmentation_trainer(out: str, **changes) -> MutualKDTrainer:
+    settings = {
+        "max_steps": 4, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 2, "learning_rate": 1e-3,
+        "use_cpu": True, "report_to": "none", "disable_tqdm": True, "pre_flight": False, "logging_steps": 2,
+        "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "crop_size": SIZE,
+    }  # fmt: skip
+    args = MutualKDConfig(out, **settings | changes)
+    train, validation = segmentation_rows(8), segmentation_rows(5, 1)
+    return MutualKDTrainer(segmentation_cohort(), args, train_dataset=train, eval_dataset=validation)
+
+
+def main(out: str, batch: str) -> None:
+    torch.set_num_threads(1)
+    # Nothing that depends on an image's batch: no update, no batch statistics, no dropout.
+    trainer = segmentation_trainer(out, per_device_train_batch_size=int(batch), learning_rate=0.0, batch_norm="freeze")
+    for module in trainer.cohort.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    trainer.train()
+    metrics = trainer.evaluate(segmentation_rows(5, 2), metric_key_prefix="test")
+    if trainer.is_world_process_zero():
+        Path(out, "outcome.json").write_text(json.dumps({"metrics": metrics, "history": trainer.state.log_history}))
+    leave_together()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
