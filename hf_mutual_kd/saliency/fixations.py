@@ -1,0 +1,99 @@
+"""Fixation points, and the maps and densities that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+
+def fixation_density(points: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
+    """A Gaussian at every fixation, summed and made a density.
+
+    Pixel centres have whole coordinates; the Gaussians are exact at sub-pixel positions and are not cut off. Mass that
+    falls outside the frame is lost before the density is made to sum to 1.
+
+    Args:
+        points (`np.ndarray` of shape `[K, 2]`): rows and columns in pixels; points outside the frame are left out.
+        size (`tuple[int, int]`): H and W.
+        sigma (`float`): in pixels, above 0; by custom 1 degree of visual angle.
+
+    Returns:
+        `np.ndarray`: float32 `[H, W]` that sums to 1, or is 0 everywhere without a point in the frame.
+
+    Raises:
+        `ValueError`: a sigma that is not above 0, or points of another shape.
+
+    Example:
+
+    ```python
+    >>> fixation_density(np.array([[0, 1]]), (1, 3), sigma=1.0).round(3)
+    array([[0.274, 0.452, 0.274]], dtype=float32)
+    ```
+    """
+    if not sigma > 0:
+        raise ValueError(f"sigma of a fixation density must be above 0, got {sigma}")
+    kept = _inside(points, size)
+    if not len(kept):
+        return np.zeros(size, np.float32)
+    bells = [np.exp(-0.5 * ((np.arange(n) - kept[:, axis, None]) / sigma) ** 2) for axis, n in enumerate(size)]
+    density = bells[0].T @ bells[1]
+    return (density / density.sum()).astype(np.float32)
+
+
+def fixation_map(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bool `[H, W]`: the pixels nearest to points `[K, 2]` (row, column); several points in a pixel count once."""
+    marked = np.zeros(size, bool)
+    rows, columns = np.rint(_inside(points, size)).astype(int).T
+    marked[rows, columns] = True
+    return marked
+
+
+def fixation_points(marked: np.ndarray) -> np.ndarray:
+    """Float32 `[K, 2]`: row and column of every pixel of a fixation map `[H, W]` that is not 0."""
+    return np.argwhere(marked).astype(np.float32)
+
+
+def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    points = np.asarray(points, np.float64).reshape(-1, 2) if np.size(points) == 0 else np.asarray(points, np.float64)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"fixation points must have the shape [K, 2], got {list(points.shape)}")
+    nearest = np.rint(points)
+    return points[((nearest >= 0) & (nearest < np.array(size))).all(1)]
+
+
+class FixationList:
+    """The fixation points of every frame of a video in one array.
+
+    Args:
+        frames (`Sequence`): for each frame its points, K pairs of row and column (K may be 0 and differ).
+
+    Raises:
+        `ValueError`: something else than pairs of numbers.
+
+    Example:
+
+    ```python
+    >>> FixationList([[[1, 2], [3, 4]], []])[0]
+    array([[1., 2.],
+           [3., 4.]], dtype=float32)
+    ```
+    """
+
+    def __init__(self, frames: Sequence[Any]):
+        try:
+            points = np.array([point for frame in frames for point in frame], np.float32)
+            self._ends = list(accumulate((len(frame) for frame in frames), initial=0))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"fixations must be a list of frames, each a list of pairs: {error}") from None
+        if points.size and points.shape[1:] != (2,):
+            raise ValueError(f"fixations must be pairs of row and column, got an array {list(points.shape)}")
+        self._points = points.reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, frame: int) -> np.ndarray:
+        return self._points[self._ends[frame] : self._ends[frame + 1]]

@@ -1,0 +1,72 @@
+"""Where people looked, for the clips of a batch: densities and fixations of different sizes in one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .fixations import fixation_map
+
+DENSITY, FIXATIONS = 0, 1
+"""The two planes of a truth."""
+
+OUTSIDE, UNREADABLE = -1.0, -2.0
+"""Values of cells beyond a smaller truth's size, and of the whole truth of a clip that could not be read."""
+
+
+def as_truth(density: np.ndarray, points: np.ndarray) -> Tensor:
+    """
+    One clip's truth, float32 `[2, H, W]`: the density, and 1 in every pixel that somebody fixated.
+
+    Args:
+        density (`np.ndarray` `[H, W]`): sums to 1, or is 0 everywhere.
+        points (`np.ndarray` `[K, 2]`): row and column in pixels.
+
+    Example:
+
+    ```python
+    >>> as_truth(np.array([[0.25, 0.75]], np.float32), np.array([[0, 1]], np.float32))[1]
+    tensor([[0., 1.]])
+    ```
+    """
+    size = (density.shape[0], density.shape[1])
+    return torch.stack([torch.from_numpy(density), torch.from_numpy(fixation_map(points, size)).float()])
+
+
+def join_truths(truths: Sequence[Tensor]) -> Tensor:
+    """B truths `[2, H_i, W_i]` as `[B, 2, H, W]`, smaller ones padded below and to the right with `OUTSIDE`."""
+    height, width = (max(truth.shape[axis] for truth in truths) for axis in (1, 2))
+    return torch.stack(
+        [F.pad(truth, (0, width - truth.shape[2], 0, height - truth.shape[1]), value=OUTSIDE) for truth in truths]
+    )
+
+
+def split_truths(labels: Tensor) -> list[Tensor]:
+    """
+    Each clip's truth at its own size: what [`join_truths`] joined, B views `[2, H_i, W_i]`.
+
+    Example:
+
+    ```python
+    >>> parts = [torch.ones(2, 1, 3), torch.ones(2, 2, 2)]
+    >>> [tuple(part.shape) for part in split_truths(join_truths(parts))]
+    [(2, 1, 3), (2, 2, 2)]
+    ```
+    """
+    inside = labels[:, DENSITY] != OUTSIDE
+    sizes = torch.stack([inside[:, :, 0].sum(1), inside[:, 0].sum(1)], dim=1).tolist()
+    return [truth[:, :height, :width] for truth, (height, width) in zip(labels, sizes, strict=True)]
+
+
+def has_density(labels: Tensor) -> Tensor:
+    """`[B]` bool: clips of which somebody looked at the target frame."""
+    return labels[:, DENSITY].clamp_min(0).sum((1, 2)) > 0
+
+
+def is_readable(labels: Tensor) -> Tensor:
+    """`[B]` bool: clips that could be read."""
+    return labels[:, DENSITY, 0, 0] != UNREADABLE
