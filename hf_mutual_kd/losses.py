@@ -35,14 +35,16 @@ def softened_log_probs(logits: Tensor, temperature: float = 1.0, dim: int = 1) -
     return _softened(logits, temperature).log_softmax(dim)
 
 
-def mean_log_probs(log_probs: Peers, weights: Tensor | None = None) -> Tensor:
+def mean_log_probs(log_probs: Peers, weights: Tensor | None = None, shares: Tensor | None = None) -> Tensor:
     """
-    Log of the peers' mean probability, `logsumexp_m log p_m - log N`.
+    Log of the peers' mean probability, `logsumexp_m log p_m - log N`, or of their weighted mean.
 
     Args:
         log_probs (`torch.Tensor` `[N, B, C, ...]`, or N of `[B, C, ...]`): each peer's log-probabilities.
         weights (`torch.Tensor` `[N, B, ...]`, *optional*, bool):
             Which peers count on which unit; what the others hold there, NaN too, reaches neither value nor gradient.
+        shares (`torch.Tensor` `[N, B, ...]`, *optional*):
+            How much each peer counts on each unit, >= 0; only the ratios among the peers that count matter.
 
     Returns:
         `torch.Tensor` `[B, C, ...]`. On a unit where no peer counts every class is `-inf`: as a target it teaches
@@ -60,6 +62,10 @@ def mean_log_probs(log_probs: Peers, weights: Tensor | None = None) -> Tensor:
     if weights is not None:
         rows = [row.where(w.unsqueeze(1), float("-inf")) for row, w in zip(rows, weights.bool(), strict=True)]
         count = weights.sum(dim=0).clamp(min=1).unsqueeze(1)
+    if shares is not None:
+        rows = [row + share.log().unsqueeze(1) for row, share in zip(rows, shares, strict=True)]
+        counted = shares if weights is None else shares * weights
+        count = counted.sum(dim=0).clamp(min=torch.finfo(shares.dtype).tiny).unsqueeze(1)
     with torch.no_grad():
         top = rows[0]
         for row in rows[1:]:
@@ -133,7 +139,7 @@ def kl_to_target(
     tensor([0.3681])
     ```
     """
-    _check_temperature(temperature)
+    check_temperature(temperature)
     if student_logits.shape != target_log_probs.shape:
         raise DataError(
             f"Student and target must have one shape [B, C, ...], got {list(student_logits.shape)} "
@@ -191,7 +197,7 @@ def transfer_loss(
             [0.3278, 0.0000]])
     ```
     """
-    _check_temperature(temperature)
+    check_temperature(temperature)
     if detach not in ("teacher", "none"):
         raise ConfigError(f"detach must be one of teacher, none, got {detach!r}")
     peers = list(logits)
@@ -204,7 +210,9 @@ def transfer_loss(
     return values
 
 
-def teacher_log_probs(logits: Peers, teacher: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def teacher_log_probs(
+    logits: Peers, teacher: Tensor, temperature: float = 1.0, shares: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """
     What is taught: the softened log-probabilities `[B, C, ...]`, and the units `[B, ...]` on which something is.
 
@@ -212,6 +220,7 @@ def teacher_log_probs(logits: Peers, teacher: Tensor, temperature: float = 1.0) 
         logits (`torch.Tensor` `[N, B, C, ...]`, or N of `[B, C, ...]`): what each peer says.
         teacher (`torch.Tensor` `[B, ...]`, int64): a peer's index or [`~roles.MEAN`]; nothing is taught elsewhere.
         temperature (`float`, *optional*, defaults to 1.0): > 0.
+        shares (`torch.Tensor` `[N, B, ...]`, *optional*): how much each peer counts in the mean, >= 0.
 
     Returns:
         `(torch.Tensor [B, C, ...], torch.BoolTensor [B, ...])`. Nothing is taught either where the teacher's logits
@@ -229,7 +238,7 @@ def teacher_log_probs(logits: Peers, teacher: Tensor, temperature: float = 1.0) 
     peers = list(logits)
     single = (teacher >= 0) & (teacher < len(peers))
     chosen = gather_teacher(peers, teacher)
-    known = single & _has_distribution(chosen)
+    known = single & has_distribution(chosen)
     if torch.is_grad_enabled():  # log_softmax would answer a broken row with a NaN gradient
         chosen = chosen.where(known.unsqueeze(1), 0.0)
     target = softened_log_probs(chosen, temperature)
@@ -238,18 +247,19 @@ def teacher_log_probs(logits: Peers, teacher: Tensor, temperature: float = 1.0) 
     # A compiled graph must not depend on values: it takes the mean in any case.
     if not torch.compiler.is_compiling() and not bool(by_mean.any()):
         return target, known
-    usable = torch.stack([_has_distribution(z) for z in peers])
+    usable = torch.stack([has_distribution(z) for z in peers])
     safe = [z.where(u.unsqueeze(1), 0.0) for z, u in zip(peers, usable, strict=True)]
-    mean = mean_log_probs([softened_log_probs(z, temperature) for z in safe], usable)
+    mean = mean_log_probs([softened_log_probs(z, temperature) for z in safe], usable, shares)
     return torch.where(by_mean.unsqueeze(1), mean, target), known | (by_mean & usable.any(dim=0))
 
 
-def _has_distribution(z: Tensor) -> Tensor:
+def has_distribution(z: Tensor) -> Tensor:
     """Units `[B, ...]` whose softmax exists: no NaN, no +inf, not `-inf` throughout (single classes may be masked)."""
     return z.detach().amax(dim=1).isfinite()
 
 
-def _check_temperature(temperature: float) -> None:
+def check_temperature(temperature: float) -> None:
+    """Raise [`~hf_mutual_kd.errors.ConfigError`] for a temperature that is not above 0."""
     if not (math.isfinite(temperature) and temperature > 0):
         raise ConfigError(f"temperature must be greater than 0, got {temperature}")
 
@@ -284,7 +294,7 @@ class _KLToTarget(torch.autograd.Function):
             buffer = _gap(logits, target, temperature, buffer)
             value = buffer.mul_(probs).nan_to_num_(0.0, math.inf, -math.inf).sum(dim=1).mul_(temperature**2)
             if where is None:
-                value.masked_fill_(~_has_distribution(logits) | mass.isnan(), math.nan)
+                value.masked_fill_(~has_distribution(logits) | mass.isnan(), math.nan)
             else:
                 kept.append(where[m] & (value < math.inf))
                 value.masked_fill_(~kept[m], 0.0)

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from .errors import DataError, PeerError, ResumeError
-from .roles import MEAN, NOBODY, UNDECIDED
+from .roles import ALL, MEAN, NOBODY, UNDECIDED
 
 MEAN_NAME = "<mean>"
 """How the table writes that the peers' mean taught; no peer can have this name, as it is no folder name."""
-RESERVED = ("nobody", "mean", MEAN_NAME)
+ALL_NAME = "<all>"
+"""How it writes that every other peer taught each peer."""
+RESERVED = ("nobody", "mean", "all", MEAN_NAME, ALL_NAME)
 NO_LABEL = -1
 
 Integers = Tensor | np.ndarray | Sequence[int]
@@ -29,10 +31,11 @@ class RoleTable:
     The last teacher of every sample, and how often each peer taught it.
 
     Each row: `sample_id` (int64, any value), `label` (int32 or null), `teacher` (the last decision: a peer's name,
-    `"<mean>"`, null for nobody), `decisions` (int32), `taught/NAME` (int32) for every peer and for `<mean>`.
+    `"<mean>"`, `"<all>"`, null for nobody), `decisions` (int32), `taught/NAME` (int32) for every peer, for `<mean>`
+    and, where it occurs, for `<all>`.
 
     Args:
-        peer_names (`list[str]`): the N peers in the order of their indices; not `nobody`, `mean` or `<mean>`.
+        peer_names (`list[str]`): the N peers in the order of their indices; none of `nobody`, `mean`, `all`.
 
     Raises:
         [`~hf_mutual_kd.errors.PeerError`]: no name, a name twice, or a reserved one.
@@ -69,7 +72,8 @@ class RoleTable:
 
         Args:
             sample_ids (`[B]`, int64): which samples; one that occurs twice counts twice, its last teacher stays.
-            teacher (`[B]`, int64): peer index, [`~roles.NOBODY`], [`~roles.MEAN`] or [`~roles.UNDECIDED`].
+            teacher (`[B]`, int64): peer index, [`~roles.NOBODY`], [`~roles.MEAN`], [`~roles.ALL`] or
+                [`~roles.UNDECIDED`].
             labels (`[B]`, *optional*): the truth; below 0 is none, and then a known label is kept.
 
         Raises:
@@ -109,11 +113,13 @@ class RoleTable:
         return torch.from_numpy(np.where(rows < 0, UNDECIDED, self._teacher[rows]).astype(np.int64))
 
     def counts(self) -> dict[str, int]:
-        """How many decisions went to each peer, to `"nobody"` and to `"mean"`; together all that were recorded."""
+        """How many decisions went to each peer, to `"nobody"`, to `"mean"` and, where there are any, to `"all"`."""
         taught = self._taught[: len(self)].sum(axis=0, dtype=np.int64).tolist()
         total = int(self._decisions[: len(self)].sum(dtype=np.int64))
         counts = dict(zip(self.peer_names, taught, strict=False))
-        return {**counts, "nobody": total - sum(taught), "mean": taught[-1]}
+        *_, mean, everyone = taught
+        by_all = {"all": everyone} if everyone else {}
+        return {**counts, "nobody": total - sum(taught), "mean": mean, **by_all}
 
     def share_taught(self) -> dict[str, float]:
         """Each peer's share of all recorded decisions, 0 to 1; 0 where nothing was recorded."""
@@ -134,7 +140,7 @@ class RoleTable:
         label = self._label[: len(self)]
         rows = np.flatnonzero((label >= 0) & (label < num_classes))
         counts = np.zeros((num_classes, len(self.peer_names)), dtype=np.int64)
-        np.add.at(counts, label[rows], self._taught[rows, :-1])
+        np.add.at(counts, label[rows], self._taught[rows, : len(self.peer_names)])
         return counts
 
     def merge(self, other: RoleTable) -> None:
@@ -197,7 +203,7 @@ class RoleTable:
             raise DataError(f"No role table can be read from {os.fspath(path)!r}: {error}") from error
         prefix = "taught/"
         stored = [name.removeprefix(prefix) for name in table.column_names if name.startswith(prefix)]
-        stored = [name for name in stored if name != MEAN_NAME]
+        stored = [name for name in stored if name not in (MEAN_NAME, ALL_NAME)]
         if peer_names is not None and set(stored) != set(peer_names):
             raise ResumeError(
                 f"The role table {os.fspath(path)!r} belongs to the peers {stored}, this run has {list(peer_names)}. "
@@ -214,17 +220,18 @@ class RoleTable:
         self._teacher = np.full(size, UNDECIDED, dtype=np.int64)
         self._label = np.full(size, NO_LABEL, dtype=np.int32)
         self._decisions = np.zeros(size, dtype=np.int32)
-        self._taught = np.zeros((size, len(self.peer_names) + 1), dtype=np.int32)
+        self._taught = np.zeros((size, len(self.peer_names) + 2), dtype=np.int32)
 
     def _columns(self, teacher: np.ndarray) -> np.ndarray:
-        """Columns of `taught` `[B]`: the peers, then the mean; -1 for nobody and for no decision."""
+        """Columns of `taught` `[B]`: the peers, then the mean and all; -1 for nobody and for no decision."""
         mean = len(self.peer_names)
-        wrong = (teacher >= mean) | (teacher < MEAN)
+        wrong = (teacher >= mean) | (teacher < ALL)
         if wrong.any():
             raise DataError(
-                f"teacher must be below {mean}, the number of peers, and {MEAN} or more, got {teacher[wrong][0]}."
+                f"teacher must be below {mean}, the number of peers, and {ALL} or more, got {teacher[wrong][0]}."
             )
-        return np.where(teacher == MEAN, mean, np.maximum(teacher, NOBODY))
+        several = np.select([teacher == MEAN, teacher == ALL], [mean, mean + 1], NOBODY)
+        return np.where(teacher >= 0, teacher, several)
 
     def _rows_of(self, ids: np.ndarray) -> np.ndarray:
         """The row of every id, new ones at the end; storage doubles when it is full."""
@@ -242,25 +249,30 @@ class RoleTable:
         ids = np.fromiter(self._rows, dtype=np.int64, count=len(self))
         order = np.argsort(ids)
         label, teacher = self._label[order], self._teacher[order]
-        names = np.array([*self.peer_names, MEAN_NAME, None], dtype=object)
+        names = np.array([*self.peer_names, MEAN_NAME, ALL_NAME, None], dtype=object)
         columns = {
             "sample_id": pa.array(ids[order], pa.int64()),
             "label": pa.array(label, pa.int32(), mask=label < 0),
             "teacher": pa.array(names[self._columns(teacher)], pa.string()),
             "decisions": pa.array(self._decisions[order], pa.int32()),
         }
-        for i, name in enumerate([*self.peer_names, MEAN_NAME]):
-            columns[f"taught/{name}"] = pa.array(self._taught[order, i], pa.int32())
+        for i, name in enumerate([*self.peer_names, MEAN_NAME, ALL_NAME]):
+            if name != ALL_NAME or self._taught[order, i].any():
+                columns[f"taught/{name}"] = pa.array(self._taught[order, i], pa.int32())
         return pa.table(columns)
 
     def _fill(self, table: pa.Table) -> None:
         """Take over a stored table after checking its columns and values."""
         counted = [f"taught/{name}" for name in (*self.peer_names, MEAN_NAME)]
+        by_all = f"taught/{ALL_NAME}"
         ids = _column(table, "sample_id", pa.int64())
         label = _column(table, "label", pa.int32(), null=NO_LABEL)
         decisions = _column(table, "decisions", pa.int32())
-        taught = np.stack([_column(table, name, pa.int32()) for name in counted], axis=1)
-        codes = {name: i for i, name in enumerate(self.peer_names)} | {MEAN_NAME: MEAN, None: NOBODY}
+        columns = [_column(table, name, pa.int32()) for name in counted]
+        has_all = by_all in table.column_names
+        columns.append(_column(table, by_all, pa.int32()) if has_all else np.zeros_like(columns[0]))
+        taught = np.stack(columns, axis=1)
+        codes = {name: i for i, name in enumerate(self.peer_names)} | {MEAN_NAME: MEAN, ALL_NAME: ALL, None: NOBODY}
         names = _checked(table, "teacher", pa.string()).to_pylist()
         if unknown := [name for name in names if name not in codes]:
             raise DataError(f"column 'teacher' names {unknown[0]!r}, which is no peer of it.")

@@ -15,7 +15,9 @@ NOBODY = -1
 UNDECIDED = -2
 """The trainer is to decide from this step's scores."""
 MEAN = -3
-"""The peers' mean probability teaches every peer on this unit."""
+"""The peers' mean probability, plain or weighted, teaches every peer on this unit."""
+ALL = -4
+"""Every other peer teaches each peer on this unit."""
 
 Peers = Tensor | Sequence[Tensor]
 """Logits of N peers: one tensor `[N, B, C, ...]`, or N tensors `[B, C, ...]`, which need no copy to be joined."""

@@ -4,90 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .errors import ConfigError
 from .losses import kl_to_target, softened_log_probs, teacher_log_probs
-from .options import TransferOptions
-from .roles import MEAN, UNDECIDED, assign_roles
+from .options import Detach, TransferOptions
+from .pairwise import kl_from_others
+from .roles import ALL, MEAN, NOBODY, UNDECIDED
+from .rules import (
+    RULES,
+    AllRule,
+    BestRule,
+    ClassRule,
+    FixedRule,
+    GatedRule,
+    MeanRule,
+    TeacherRule,
+    like_units,
+    make_rule,
+)
+from .teacher_sources import SOURCES, EmaSource, FrozenSource, LiveSource, TableSource, TeacherSource
 
-
-class TeacherRule:
-    """Turns scores into a teacher per unit. Subclasses differ in who speaks, never in the number of peers."""
-
-    name: ClassVar[str]
-    description: ClassVar[str]
-    citation: ClassVar[str]
-    needs_scores: ClassVar[bool]
-
-    def teachers(self, scores: Tensor, scored: Tensor) -> Tensor:
-        """Decide who teaches.
-
-        Args:
-            scores (`torch.Tensor` of shape `[N, B, ...]`): how good each peer is on a unit, higher is better.
-            scored (`torch.BoolTensor` of shape `[B, ...]`): whether the scores of a unit mean anything.
-
-        Returns:
-            `torch.LongTensor` of shape `[B, ...]`: a peer's index, `NOBODY` or `MEAN`.
-        """
-        raise NotImplementedError
-
-
-class BestRule(TeacherRule):
-    """On every unit the peer with the strictly best score teaches all others; unscored units learn from the mean."""
-
-    name = "best"
-    description = "On every sample the peer that is most certain of the truth teaches all others."
-    citation = (
-        "Jain, Karthik, Gandhi: Simplifying Knowledge Transfer in Pretrained Models, TMLR 2025, arXiv 2510.22208"
-    )
-    needs_scores = True
-
-    def teachers(self, scores: Tensor, scored: Tensor) -> Tensor:
-        return torch.where(scored, assign_roles(scores), MEAN)
-
-
-class MeanRule(TeacherRule):
-    """The mean probability of all peers teaches every peer on every unit."""
-
-    name = "mean"
-    description = "On every sample the mean of all peers' probabilities teaches every peer."
-    citation = "Lan, Zhu, Gong: Knowledge Distillation by On-the-Fly Native Ensemble, NeurIPS 2018, arXiv 1806.04606"
-    needs_scores = False
-
-    def teachers(self, scores: Tensor, scored: Tensor) -> Tensor:
-        return torch.full_like(scored, MEAN, dtype=torch.long)
-
-
-class TeacherSource:
-    """Where teachers' outputs come from: this step's weights or copies of the starts."""
-
-    name: ClassVar[str]
-    description: ClassVar[str]
-    frozen: ClassVar[bool]
-
-
-class LiveSource(TeacherSource):
-    """Teachers speak with this step's weights."""
-
-    name = "live"
-    description = "Teachers speak with the weights they have at this step."
-    frozen = False
-
-
-class FrozenSource(TeacherSource):
-    """Teachers speak with copies of the weights they started from."""
-
-    name = "frozen"
-    description = "Teachers speak with frozen copies of the weights they started from."
-    frozen = True
-
-
-RULES: dict[str, type[TeacherRule]] = {rule.name: rule for rule in (BestRule, MeanRule)}
-SOURCES: dict[str, type[TeacherSource]] = {source.name: source for source in (LiveSource, FrozenSource)}
+__all__ = [
+    "RULES",
+    "SOURCES",
+    "AllRule",
+    "BestRule",
+    "ClassRule",
+    "EmaSource",
+    "FixedRule",
+    "FrozenSource",
+    "GatedRule",
+    "LiveSource",
+    "MeanRule",
+    "Objective",
+    "TableSource",
+    "TeacherRule",
+    "TeacherSource",
+    "like_units",
+    "make_rule",
+]
 
 
 @dataclass(frozen=True)
@@ -123,7 +81,7 @@ class Objective:
     rule: TeacherRule
     source: TeacherSource
     retain: bool = True
-    detach: str = "teacher"
+    detach: Detach = "teacher"
     score: str = "margin"
     temperature: float = 1.0
     weight: float = 1.0
@@ -134,14 +92,14 @@ class Objective:
     @classmethod
     def from_options(cls, options: TransferOptions, **changes) -> Objective:
         """The objective that resolved options describe; the control where `transfer_weight` is 0."""
-        if options.teacher_rule not in RULES or options.teacher_source not in SOURCES or options.detach is None:
+        if options.teacher_rule is None or options.teacher_source is None or options.detach is None:
             raise ConfigError("the options are not resolved: call `options.resolve()` first")
         objective = cls(
-            rule=RULES[options.teacher_rule](),
-            source=SOURCES[options.teacher_source](),
+            rule=make_rule(options.teacher_rule, options.calibrate),
+            source=SOURCES[options.teacher_source].from_options(options),
             retain=bool(options.retain),
             detach=options.detach,
-            score=options.role_score,
+            score=options.role_score or cls.score,
             temperature=options.temperature,
             weight=options.transfer_weight,
             labels=options.labels,
@@ -153,29 +111,51 @@ class Objective:
     def needs_starts(self) -> bool:
         """Whether the frozen starts of the peers are needed: for a frozen source, retention or rows without labels."""
         unranked = self.unlabelled_rows and self.rule.needs_scores
-        return self.weight > 0 and (self.source.frozen or self.retain or unranked)
+        return self.weight > 0 and self.source.in_memory and (self.source.frozen or self.retain or unranked)
 
     def teachers(self, scores: Tensor, scored: Tensor, roles: Tensor | None = None) -> Tensor:
         """Who teaches each unit: `[N, B, ...]` scores to `[B, ...]`; decided `roles` of a role table come first."""
         decided = self.rule.teachers(scores, scored)
-        return decided if roles is None else torch.where(roles == UNDECIDED, decided, roles)
+        if roles is None:
+            return decided
+        roles = like_units(roles, decided)
+        return torch.where(roles == UNDECIDED, decided, roles)
 
     def transfer(
-        self, live: Sequence[Tensor], starts: Sequence[Tensor] | None, teacher: Tensor, labelled: Tensor
+        self,
+        live: Sequence[Tensor],
+        starts: Sequence[Tensor] | None,
+        teacher: Tensor,
+        labelled: Tensor,
+        classes: Tensor | None = None,
     ) -> Tensor:
         """The pull on every student.
 
         Args:
             live (N tensors of shape `[B, C, ...]`): this step's logits.
-            starts (N tensors of shape `[B, C, ...]`, *optional*): logits of the frozen starts, where needed.
+            starts (N tensors of shape `[B, C, ...]`, *optional*): logits of the source's copies, where needed.
             teacher (`torch.LongTensor` of shape `[B, ...]`): who teaches each unit.
-            labelled (`torch.BoolTensor` of shape `[B, ...]`): units that scores could rank; the frozen mean
-                teaches the others.
+            labelled (`torch.BoolTensor` of shape `[B]`): samples that scores could rank; the frozen mean teaches the
+                others.
+            classes (`torch.LongTensor` of shape `[B, ...]`, *optional*): the truth, < 0 where there is none, for rules
+                that know classes.
 
         Returns:
             `torch.Tensor` of shape `[N, B, ...]` in nats: T² · KL(teacher ‖ student), 0 where a peer learns nothing.
         """
-        target, taught = self._target(live, starts, teacher, labelled)
+        by_all = teacher == ALL
+        # A compiled graph must not depend on values: there only the rule says whether peers teach one by one.
+        eager = not torch.compiler.is_compiling()
+        if not (bool(by_all.any()) if eager else self.rule.pairwise):
+            return self._towards_one(live, starts, teacher, labelled, classes)
+        from_others = self._towards_all(live, starts, by_all)
+        if eager and bool((by_all | (teacher == NOBODY)).all()):
+            return from_others
+        return torch.where(by_all, from_others, self._towards_one(live, starts, teacher, labelled, classes))
+
+    def _towards_one(self, live, starts, teacher, labelled, classes) -> Tensor:
+        """The pull towards one distribution per unit: a peer's or a mean."""
+        target, taught = self._target(live, starts, teacher, labelled, classes)
         pulls = []
         for peer, logits in enumerate(live):
             own = teacher == peer
@@ -186,12 +166,35 @@ class Objective:
                 pulls.append(kl_to_target(logits, target, temperature=self.temperature, where=taught & ~own))
         return torch.stack(pulls)
 
-    def _target(self, live, starts, teacher, labelled) -> tuple[Tensor, Tensor]:
-        speakers = starts if self.source.frozen else live
+    def _towards_all(self, live, starts, where: Tensor) -> Tensor:
+        """The mean pull towards every other peer, 0 outside `where`."""
+        said = self.rule.speak(starts if self.source.frozen else live)
+        return kl_from_others(live, temperature=self.temperature, detach=self.detach, source=said, where=where)
+
+    def transfer_from_table(self, live: Sequence[Tensor], targets: Tensor, taught: Tensor) -> Tensor:
+        """The pull `[N, B]` on every student towards targets that came with the batch.
+
+        Args:
+            live (N tensors of shape `[B, C]`): this step's logits.
+            targets (`torch.Tensor` of shape `[B, C]`): log-probabilities, softened by `temperature`.
+            taught (`torch.BoolTensor` of shape `[B, N]`): which of them are for whom.
+        """
+        return torch.stack(
+            [
+                kl_to_target(logits, targets, temperature=self.temperature, where=taught[:, peer])
+                for peer, logits in enumerate(live)
+            ]
+        )
+
+    def _target(self, live, starts, teacher, labelled, classes) -> tuple[Tensor, Tensor]:
+        speakers = self.rule.speak(starts if self.source.frozen else live)
+        shares = self.rule.shares(speakers, classes if self.labels else None)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.detach == "none"):
-            target, taught = teacher_log_probs(speakers, teacher, self.temperature)
+            target, taught = teacher_log_probs(speakers, teacher, self.temperature, shares)
         if not self.unlabelled_rows or self.source.frozen or not self.rule.needs_scores:
             return target, taught
-        mean, known = teacher_log_probs(starts, torch.full_like(teacher, MEAN), self.temperature)
-        by_starts = ~labelled & (teacher == MEAN)
+        by_mean = torch.full_like(teacher, MEAN)
+        with torch.no_grad():
+            mean, known = teacher_log_probs(self.rule.speak(starts), by_mean, self.temperature)
+        by_starts = ~like_units(labelled, teacher) & (teacher == MEAN)
         return torch.where(by_starts.unsqueeze(1), mean, target), torch.where(by_starts, known, taught)
