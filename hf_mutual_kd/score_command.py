@@ -1,0 +1,139 @@
+"""The command `hf-mutual-kd score`: its options, which need no torch, and what runs it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError
+from .options import RecipeOptions
+
+if TYPE_CHECKING:
+    from .data import Splits
+    from .peers import PeerSpec
+    from .score_table import ScoreTable
+
+DATA = (
+    "dataset", "dataset_config", "dataset_revision", "train_split", "validation_split", "test_split", "image_column",
+    "label_column", "max_train_samples", "max_eval_samples",
+)  # fmt: skip
+"""Options of a recipe that say which rows there are."""
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the data, as recipes have them."""
+    for item in dataclasses.fields(RecipeOptions):
+        if item.name in DATA:
+            kind = int if item.name.startswith("max_") else str
+            text = item.metadata["help"]
+            parser.add_argument(
+                f"--{item.name}", default=item.default, type=kind, required=item.name == "dataset", help=text
+            )
+    parser.add_argument("--seed", type=int, default=42, help="draws halves and samples as a run's does (default: 42)")
+    parser.add_argument("--on_bad_image", choices=("raise", "skip"), default="raise", help="stop, or leave rows out")
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """How scoring runs."""
+    parser.add_argument("--batch_size", type=int, default=64, help="rows at a time and process (default: 64)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode images (default: 0)")
+    parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="unset: what accelerate is set to")
+    parser.add_argument("--use_cpu", action="store_true", help="leave an accelerator alone")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that a repository brings")
+
+
+def add_score_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `score`."""
+    parser.add_argument("--peers", nargs="+", required=True, metavar="NAME=ID_OR_FOLDER[@REVISION]")
+    parser.add_argument("--peer_processors", nargs="+", default=[], metavar="NAME=ID_OR_FOLDER")
+    parser.add_argument("--out", required=True, metavar="TABLE", help="folder of the table; what is done stays")
+    parser.add_argument("--keep", default="none", help="of each distribution: none, topk:K or full (default: none)")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="train", help="rows to score")
+    parser.add_argument("--no_labels", action="store_true", help="the data set may lack labels")
+    parser.add_argument(
+        "--label_alignment", choices=("exact", "subset"), default="exact", help="'subset': peers may know more classes"
+    )
+    parser.add_argument("--shard_rows", type=int, default=2048, help="rows of a file of the table (default: 2048)")
+    add_data_options(parser)
+    add_machine_options(parser)
+
+
+def run_score(options: argparse.Namespace) -> None:
+    """Score the peers and say what was found."""
+    from accelerate import Accelerator
+
+    from .cohort import Cohort
+    from .experiment import leave_together
+    from .scoring import score_peers
+
+    specs = peer_specs(options.peers, options.peer_processors)
+    accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    with accelerator.main_process_first():
+        splits = load_checked(options, options.split, labels=not options.no_labels)
+        cohort = Cohort.from_pretrained(
+            specs,
+            label_names=splits.label_names,
+            label_alignment=options.label_alignment,
+            trust_remote_code=options.trust_remote_code,
+        )
+    table = score_peers(
+        cohort,
+        getattr(splits, options.split),
+        options.out,
+        name=f"{splits.facts['name']}, {splits.facts['splits'][options.split]}",
+        keep=options.keep,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        shard_rows=options.shard_rows,
+        accelerator=accelerator,
+    )
+    if accelerator.is_main_process:
+        print(describe_table(table))
+    leave_together()
+
+
+def peer_specs(peers: list[str], processors: list[str]) -> dict[str, PeerSpec]:
+    """The peers of the command line with the processors that were given for them."""
+    from .peers import parse_peers
+
+    specs = parse_peers(peers)
+    for entry in processors:
+        name, separator, source = entry.partition("=")
+        if not separator or not source or name not in specs:
+            raise ConfigError(
+                f"peer_processors: expected NAME=ID_OR_FOLDER of one of {', '.join(specs)}, got {entry!r}"
+            )
+        specs[name] = dataclasses.replace(specs[name], processor=source)
+    return specs
+
+
+def load_checked(options: argparse.Namespace, split: str, labels: bool = True) -> Splits:
+    """The splits as a recipe would load them, the images of `split` looked at."""
+    from .data import check_images, load_splits
+
+    recipe = RecipeOptions(**{name: getattr(options, name) for name in DATA})
+    splits = load_splits(recipe, seed=options.seed, labels=labels)
+    rows, _ = check_images(getattr(splits, split), split, options.on_bad_image)
+    setattr(splits, split, rows)
+    return splits
+
+
+def describe_table(table: ScoreTable) -> str:
+    """Each peer's accuracy, on how many samples it is the best, and what lies where."""
+    from .cli import size_of
+    from .tables import percent, render
+
+    labelled = table.labels >= 0
+    teacher, known = table.teachers()[labelled], max(int(labelled.sum()), 1)
+    rows: list[Any] = []
+    for index, (name, chosen) in enumerate(zip(table.names, table.predictions(), strict=True)):
+        right = int((chosen == table.labels)[labelled].sum())
+        best = int((teacher == index).sum())
+        measured = (percent(right / known), percent(best / known)) if labelled.any() else ("", "")
+        rows.append((name, *measured, table.facts[name]["source"]))
+    size = sum(file.stat().st_size for file in Path(table.folder).rglob("*") if file.is_file())
+    title = f"Scored {len(table):,} rows of {table.manifest['data']['name']}, {int(labelled.sum()):,} labelled"
+    shown = render(("peer", "accuracy %", "best on %", "source"), rows)
+    return f"{title}\n{shown}\n{table.folder}: {size_of(size)}, log-probabilities kept: {table.manifest['keep']}"

@@ -1,0 +1,200 @@
+"""Teachers that speak from a score table: their targets come with every batch, no teacher is in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from .checkpoints import epoch_of
+from .cohort import Cohort
+from .collator import RoleTaggingCollator
+from .config import MutualKDConfig
+from .errors import ConfigError, ResumeError
+from .losses import mean_log_probs, softened_log_probs
+from .roles import MEAN, UNDECIDED
+from .score_table import ScoreTable, describe_rows
+from .scoring import peer_facts, score_peers
+from .teachers import Objective
+
+REFRESHED = "score_table"
+"""Folder of a run that holds the tables which `refresh_epochs` made, one per refresh."""
+
+
+class TableTeacher:
+    """
+    What a score table teaches on each sample.
+
+    All peers of the table can teach, also those that are not trained. Where a trained peer is itself the teacher, its
+    target is what it believed when it was scored: that is retention, at no cost.
+
+    Args:
+        table ([`~hf_mutual_kd.score_table.ScoreTable`]): scores and log-probabilities of all teachers.
+        peer_names (`list[str]`): the P peers that are trained, a part of the table's.
+        objective ([`~hf_mutual_kd.teachers.Objective`]): its rule, score, temperature and retention.
+
+    Raises:
+        [`~hf_mutual_kd.errors.ConfigError`]: a rule that cannot speak from a table.
+
+    Example:
+
+    ```python
+    >>> TableTeacher(table, ["vit"], objective)(torch.tensor([4, 0]))
+    {'roles': tensor([-2,  0]), 'table': {'targets': tensor([[…]]), 'taught': tensor([[True], [False]])}}
+    ```
+    """
+
+    def __init__(self, table: ScoreTable, peer_names: Sequence[str], objective: Objective):
+        self.table, self.temperature, self.retain = table, objective.temperature, objective.retain
+        self.teachers = table.teachers(objective.rule.name, objective.score).to(torch.int32)
+        self.places = torch.tensor([table.names.index(name) for name in peer_names])
+        """Place in the table of each trained peer, `[P]`."""
+        self._roles = torch.full((len(table.names),), UNDECIDED)
+        self._roles[self.places] = torch.arange(len(peer_names))
+
+    def __call__(self, sample_ids: Tensor) -> dict[str, Any]:
+        """
+        One batch's targets.
+
+        Args:
+            sample_ids (`torch.LongTensor` of shape `[B]`): row numbers.
+
+        Returns:
+            `dict`: `roles` `[B]`, the teacher among the trained peers, [`~roles.NOBODY`], [`~roles.MEAN`], or
+            [`~roles.UNDECIDED`] where it is a peer that is not trained; `table`, with `targets` `[B, C]` (softened
+            log-probabilities) and `taught` `[B, P]` (whom they are for).
+        """
+        teacher = self.teachers[sample_ids].long()
+        targets = self._targets(sample_ids, teacher)
+        taught = targets.isfinite().any(1, keepdim=True).expand(-1, len(self.places)).clone()
+        if not self.retain:
+            taught &= teacher.unsqueeze(1) != self.places
+        roles = torch.where(teacher >= 0, self._roles[teacher.clamp_min(0)], teacher)
+        return {"roles": roles, "table": {"targets": targets, "taught": taught}}
+
+    def _targets(self, ids: Tensor, teacher: Tensor) -> Tensor:
+        """Softened log-probabilities `[B, C]`, nothing finite where nobody teaches."""
+        targets = torch.full((len(ids), len(self.table.label_names)), float("nan"))
+        for place in teacher[teacher >= 0].unique().tolist():
+            here = teacher == place
+            targets[here] = self._said(self.table.names[place], ids[here])
+        here = teacher == MEAN
+        if here.any():
+            said = torch.stack([self._said(name, ids[here]) for name in self.table.names])
+            targets[here] = mean_log_probs(said, ~said.isnan().any(2))
+        return targets
+
+    def _said(self, name: str, ids: Tensor) -> Tensor:
+        return softened_log_probs(self.table.log_probs(name, ids), self.temperature)
+
+
+class TableCollator:
+    """A collator whose batches also hold what a [`TableTeacher`] says of their samples."""
+
+    def __init__(self, collator: RoleTaggingCollator, teacher: TableTeacher):
+        self.collator, self.teacher = collator, teacher
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = self.collator(rows)
+        return {**batch, **self.teacher(batch["sample_ids"])}
+
+    def set_epoch(self, epoch: int) -> None:
+        """As the collator's."""
+        self.collator.set_epoch(epoch)
+
+    @property
+    def skipped(self) -> int:
+        """As the collator's."""
+        return self.collator.skipped
+
+
+def open_table(
+    args: MutualKDConfig, cohort: Cohort, rows: Any, objective: Objective, view: Any = None
+) -> ScoreTable | None:
+    """
+    The score table of a configuration, checked against the rows and the peers; `None` where none is used.
+
+    Raises:
+        [`~hf_mutual_kd.errors.DataError`]: it does not fit, naming what differs, or keeps no log-probabilities that
+            `teacher_source="table"` could speak with.
+        [`~hf_mutual_kd.errors.ConfigError`]: what it teaches would be wrong of what the peers see.
+    """
+    if args.score_table is None or objective.weight == 0 or rows is None:
+        return None
+    table = ScoreTable.load(args.score_table)
+    table.check(describe_rows(rows, cohort.label_names), {name: peer_facts(cohort, name) for name in cohort.names})
+    table.teachers(objective.rule.name, objective.score)
+    if objective.source.in_memory:
+        return table
+    if view is not None:
+        raise ConfigError("teacher_source 'table' was computed on images without a random view; leave out `view`")
+    if args.refresh_epochs is not None and args.dataloader_persistent_workers:
+        raise ConfigError("refresh_epochs needs dataloader_persistent_workers false: they would keep the old table")
+    table.log_probs(table.names[0], torch.arange(1))
+    return table
+
+
+def refreshed(
+    table: ScoreTable,
+    cohort: Cohort,
+    rows: Any,
+    run: Path,
+    epoch: int,
+    every: int,
+    accelerator: Accelerator,
+    resumed_at: float | None = None,
+) -> ScoreTable:
+    """
+    The table for an epoch, the trained peers scored anew at the start of every `every`-th.
+
+    Args:
+        table ([`~hf_mutual_kd.score_table.ScoreTable`]): the one before.
+        cohort ([`~hf_mutual_kd.Cohort`]): the trained peers.
+        rows: the training rows.
+        run (`Path`): folder of the run.
+        epoch (`int`): that begins, from 0.
+        every (`int`): epochs between refreshes.
+        accelerator (`accelerate.Accelerator`): of the training.
+        resumed_at (`float`, *optional*): in the first epoch of a resumed training, how many epochs lie behind it;
+            what this epoch began with is then read.
+
+    Raises:
+        [`~hf_mutual_kd.errors.ResumeError`]: that is gone.
+    """
+    latest = epoch // every * every
+    place = run / REFRESHED / f"epoch-{latest:04d}"
+    if latest == 0:
+        return table
+    if latest < epoch or (resumed_at or 0) > epoch:
+        if resumed_at is None:
+            return table
+        if not place.is_dir():
+            raise ResumeError(f"{place} is missing: training cannot go on inside epoch {epoch}; resume an earlier one")
+        return table.take_over(ScoreTable.load(place))
+    if accelerator.is_main_process:
+        shutil.rmtree(place, ignore_errors=True)
+        place.parent.mkdir(exist_ok=True)
+        _remove_unneeded(run, every, place)
+    accelerator.wait_for_everyone()
+    manifest = table.manifest
+    with torch.random.fork_rng():
+        newer = score_peers(
+            cohort, rows, place, name=manifest["data"]["name"], keep=manifest["keep"],
+            shard_rows=manifest["shard_rows"], accelerator=accelerator,
+        )  # fmt: skip
+    return table.take_over(newer)
+
+
+def _remove_unneeded(run: Path, every: int, newest: Path) -> None:
+    """Remove earlier refreshes that no checkpoint would go on from."""
+    needed = {newest.name}
+    for state in run.glob("checkpoint-*/trainer_state.json"):
+        needed.add(f"epoch-{int(epoch_of(state.parent)) // every * every:04d}")
+    for folder in newest.parent.glob("epoch-*"):
+        if folder.name not in needed:
+            shutil.rmtree(folder)
