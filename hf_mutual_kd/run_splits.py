@@ -1,0 +1,47 @@
+"""The data of a finished run, found again from its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from .data import Splits
+from .errors import DataError
+from .options import RecipeOptions
+from .tasks import TASKS
+
+DEFAULT_SEED = 42
+"""Of `transformers.TrainingArguments`."""
+
+
+def load_run_splits(record: Mapping[str, Any], dataset: str | None = None) -> Splits:
+    """
+    Load the splits that a run used, in the same order and without the same unreadable rows.
+
+    Args:
+        record (`dict`): `cohort.json`, of which `task`, `recipe` and `dataset` are looked at.
+        dataset (`str`, *optional*): where the data set is now; as recorded when unset.
+
+    Raises:
+        [`~hf_mutual_kd.errors.DataError`]: it cannot be found, or holds another number of rows than the run's.
+    """
+    recipe = dict(record.get("recipe") or {})
+    if dataset is not None:
+        recipe["dataset"] = dataset
+    if not recipe.get("dataset"):
+        raise DataError("there is no record of the data set that was used; give it with --dataset")
+    known = {item.name for item in fields(RecipeOptions)}
+    options = RecipeOptions(**{name: value for name, value in recipe.items() if name in known})
+    seed = next((recipe[key] for key in ("data_seed", "seed") if recipe.get(key) is not None), DEFAULT_SEED)
+    task = TASKS[record["task"]]()
+    splits = task.load_splits(options, seed, recipe.get("labels", True))
+    task.check_splits(splits, recipe.get("on_bad_image", "raise"))
+    ours, theirs = splits.facts["rows"], (record.get("dataset") or {}).get("rows")
+    skipped = (record.get("dataset") or {}).get("skipped_images")
+    if ours and theirs and (ours != theirs or splits.facts.get("skipped_images") != skipped):
+        raise DataError(
+            f"{recipe['dataset']} is not the data of this run: it has {ours} rows, of which "
+            f"{splits.facts.get('skipped_images')} are unreadable; the run had {theirs} and {skipped}"
+        )
+    return splits

@@ -1,0 +1,186 @@
+"""Exports: files that do what PyTorch does, say nothing of this machine, and vanish where they do not."""
+
+import json
+import re
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import LABELS, make_rows, tiny_processor
+from datasets import DatasetDict
+from PIL import Image
+from segmentation_peers import tiny_segmenter
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from hf_mutual_kd import cli
+from hf_mutual_kd import export as module
+from hf_mutual_kd.errors import DataError, ExportError
+from hf_mutual_kd.export import Samples, export_peers
+from hf_mutual_kd.hub_files import select
+from hf_mutual_kd.images import decode_image
+from hf_mutual_kd.model_card import write_cards
+from hf_mutual_kd.peers import LoadedPeer, PeerSpec
+
+SECRET_PLACE = "a_folder_of_mine"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, _models):
+    """A run of two tiny peers; vit has its labels in another order than the data."""
+    folder = tmp_path_factory.mktemp(SECRET_PLACE)
+    splits = {"train": make_rows(40), "validation": make_rows(12, 1), "test": make_rows(33, 2)}
+    DatasetDict(splits).save_to_disk(folder / "data")
+    for name in ("vit", "cnn"):
+        model = AutoModelForImageClassification.from_config(_models[name].config)
+        model.load_state_dict(_models[name].state_dict())
+        if name == "vit":
+            model.config.id2label = dict(enumerate(LABELS[::-1]))
+            model.config.label2id = {label: index for index, label in enumerate(LABELS[::-1])}
+        model.save_pretrained(folder / "run" / name)
+        tiny_processor().save_pretrained(folder / "run" / name)
+    rows = {name: len(split) for name, split in splits.items()}
+    record = {
+        "task": "image-classification", "peers": {"vit": {}, "cnn": {}}, "labels": LABELS,
+        "recipe": {"dataset": str(folder / "data")},
+        "dataset": {"name": "shapes", "rows": rows, "skipped_images": dict.fromkeys(rows, 0)},
+    }  # fmt: skip
+    (folder / "run" / "cohort.json").write_text(json.dumps(record), encoding="utf-8")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    return {one.peer: one for one in export_peers(run, int8=True, samples=30, max_drop=1.0)}
+
+
+@pytest.mark.parametrize("name", ["vit", "cnn"])
+@pytest.mark.parametrize("size", [1, 5])
+def test_the_file_gives_what_the_peer_gives_for_any_batch(run, exported, name, size):
+    """A batch size that is frozen into the file, or other logits than the model's."""
+    images = [decode_image(row["image"]) for row in make_rows(size, 3)]
+    pixels = AutoImageProcessor.from_pretrained(run / name)(images=images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = AutoModelForImageClassification.from_pretrained(run / name)(pixel_values=pixels).logits.numpy()
+    session = onnxruntime.InferenceSession(str(exported[name].folder / "model.onnx"))
+    (found,) = session.run(["logits"], {"pixel_values": pixels.numpy()})
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("vit", "dynamic"), ("cnn", "static")])
+def test_int8_suits_the_model_and_is_measured(exported, name, kind):
+    """A quantised file that is as large as the other, or that nobody has measured."""
+    measured = exported[name].measured
+    assert list(measured) == ["pytorch", "model.onnx", "model_int8.onnx"]
+    assert measured["model_int8.onnx"].what == f"int8, {kind}"
+    assert measured["model_int8.onnx"].max_difference > measured["model.onnx"].max_difference
+    content = (exported[name].folder / "model_int8.onnx").read_bytes()
+    assert len(content) == measured["model_int8.onnx"].bytes
+    assert b"Quantize" in content
+
+
+def test_accuracy_is_counted_by_label_names(run, exported):
+    """A peer with labels in another order that seems to know nothing after its export."""
+    processor, right = AutoImageProcessor.from_pretrained(run / "vit"), 0
+    model = AutoModelForImageClassification.from_pretrained(run / "vit")
+    for row in list(make_rows(33, 2))[:30]:
+        with torch.no_grad():
+            logits = model(**processor(images=decode_image(row["image"]), return_tensors="pt")).logits
+        right += model.config.id2label[int(logits.argmax())] == LABELS[row["label"]]
+    measured = exported["vit"].measured
+    assert measured["pytorch"].accuracy == measured["model.onnx"].accuracy == pytest.approx(right / 30)
+
+
+def test_files_say_nothing_of_this_machine_and_are_pushed(run, exported):
+    """Stack traces with a user's folders inside a public file, or an export that stays at home."""
+    for one in exported.values():
+        for name in ("model.onnx", "model_int8.onnx", "export.json"):
+            content = (one.folder / name).read_bytes()
+            assert not re.search(rb"site-packages|\.py\b|" + SECRET_PLACE.encode(), content)
+    names = {file.name for file in select(run / "vit").files}
+    assert {"onnx/model.onnx", "onnx/model_int8.onnx", "onnx/export.json"} <= names
+
+
+def test_facts_are_kept_for_the_card(run, exported):
+    """Numbers that are printed once and gone, or a table whose rows have another width."""
+    facts = json.loads((exported["cnn"].folder / "export.json").read_text(encoding="utf-8"))
+    assert (facts["opset"], facts["samples"], facts["split"]) == (module.OPSET, 30, "test")
+    assert facts["measured"]["model.onnx"]["agreement"] == 1.0
+    assert set(facts["versions"]) == {"torch", "onnx", "onnxruntime"}
+    card = write_cards(run, ["cnn"])["cnn"].read_text(encoding="utf-8")
+    assert "(opset 20), checked against PyTorch on 30 samples of the test split" in card
+    rows = [row.split("|") for row in card.split("## ONNX")[1].split("##")[0].splitlines() if row.startswith("|")]
+    assert len(rows) == 5
+    assert {len(row) for row in rows} == {9}
+    assert [row[2].strip() for row in rows[2:]] == ["PyTorch", "float32", "int8, static"]
+
+
+def test_an_int8_file_that_loses_too_much_is_deleted_and_the_command_fails(run, tmp_path, capsys):
+    """A broken file that is pushed because nobody read the table."""
+    words = ["export", str(run), "--int8", "--peers", "vit", "--out", str(tmp_path), "--samples", "9"]
+    assert cli.main([*words, "--max_drop", "-101"]) == 2
+    shown = capsys.readouterr()
+    assert "vit: model_int8.onnx was deleted: it loses" in shown.err
+    assert "deleted" in shown.out
+    assert {path.name for path in (tmp_path / "vit" / "onnx").iterdir()} == {"model.onnx", "export.json"}
+
+
+def test_float32_that_differs_leaves_nothing(run, tmp_path, monkeypatch):
+    """A wrong export beside a right model."""
+    monkeypatch.setattr(module, "TOLERANCE", 0.0)
+    monkeypatch.setattr(module, "_run_torch", lambda *given: np.zeros((9, 3), np.float32))
+    with pytest.raises(ExportError, match="other logits than PyTorch"):
+        export_peers(run, peers=["vit"], out=tmp_path, samples=9)
+    assert not list((tmp_path / "vit").glob("**/*.onnx"))
+
+
+def test_a_model_folder_goes_elsewhere_with_its_processor(run, tmp_path):
+    """A file without the preprocessing that it needs."""
+    (one,) = export_peers(run / "cnn", out=tmp_path, samples=4)
+    assert one.folder == tmp_path / "cnn" / "onnx"
+    assert AutoImageProcessor.from_pretrained(tmp_path / "cnn").size == {"height": 16, "width": 16}
+
+
+def test_a_segmentation_peer_is_checked_pixel_by_pixel(tmp_path):
+    """Maps that are compared as if they were one class."""
+    model = tiny_segmenter("beit")
+    images = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)) for i in range(3)]
+    processor = tiny_processor()
+    processor.size = {"height": 64, "width": 64}
+    loaded = LoadedPeer(model, processor, PeerSpec(source="seg"))
+    report = module._export("seg", loaded, tmp_path / "onnx", Samples(images, [-1] * 3, [], []), False, 0.02)
+    found = report.measured["model.onnx"]
+    assert (found.agreement, found.accuracy) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"samples": 0}, ExportError, "samples must be 1 or more, got 0"),
+        ({"dataset": "no/where/here"}, DataError, "no/where/here"),
+        ({"place": "."}, ExportError, "neither a run .* nor a model folder"),
+    ],
+)
+def test_mistakes_are_named(run, tmp_path, monkeypatch, change, error, words):
+    """A traceback from the depth of a library."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=words):
+        export_peers(**{"place": run, "out": tmp_path, **change})
+
+
+def test_other_data_are_refused(run, tmp_path):
+    """An export that is checked with rows that the peer learned from."""
+    DatasetDict({"train": make_rows(20), "validation": make_rows(6), "test": make_rows(6)}).save_to_disk(
+        tmp_path / "d"
+    )
+    with pytest.raises(DataError, match="is not the data of this run"):
+        export_peers(run, dataset=str(tmp_path / "d"))
+
+
+def test_missing_packages_and_a_push_from_elsewhere_are_told_first(run, monkeypatch, capsys):
+    """An import error after the data has been read, or a push without the files."""
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert cli.main(["export", str(run)]) == 2
+    assert "pip install 'hf-mutual-kd[onnx]'" in capsys.readouterr().err
+    assert cli.main(["export", str(run), "--push", "me", "--out", "x"]) == 2
+    assert "give RUN_DIR and no --out" in capsys.readouterr().err
