@@ -2,18 +2,21 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+CARD_RUNS ?= runs/vit_classify
+RECIPE ?= vit_classify
 BIN := $(VENV)/bin
 # Unbound threads are many times slower at random on shared machines.
 THREADS := OMP_PROC_BIND=true OMP_PLACES=cores OMP_WAIT_POLICY=ACTIVE
 
-.PHONY: run test test-slow lint bench evidence cards clean
+.PHONY: run test test-slow lint docs bench evidence land-cover cards clean
 
 run: $(VENV)/.run
 	$(THREADS) $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
-	    --dynamo_backend no recipes/vit_classify.py $(ARGS)
+	    --dynamo_backend no recipes/$(RECIPE).py $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term-missing:skip-covered \
+	    --cov-fail-under=90 $(ARGS)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -23,16 +26,24 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
 bench: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/bench_losses.py $(ARGS)
 	$(BIN)/python tests/benchmarks/bench_training.py $(ARGS)
 	$(BIN)/python tests/benchmarks/bench_dense.py $(ARGS)
+	$(BIN)/python tests/benchmarks/bench_saliency.py $(ARGS)
+	$(BIN)/python tests/benchmarks/bench_cost.py $(ARGS)
 
 evidence: $(VENV)/.run
 	$(BIN)/python recipes/evidence.py $(ARGS)
 
+land-cover: $(VENV)/.test
+	$(BIN)/python recipes/land_cover_benchmark.py $(ARGS)
+
 cards: run
-	$(BIN)/python recipes/collect_cards.py runs/vit_classify model_cards/vit_classify
+	$(BIN)/python recipes/collect_cards.py model_cards $(CARD_RUNS)
 
 $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -43,6 +54,11 @@ $(VENV)/.test: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@ $(VENV)/.run
+
+$(VENV)/.docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info

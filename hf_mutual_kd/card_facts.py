@@ -15,9 +15,11 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from .card_run import COMMIT, PIPELINE_SNIPPET, REPOSITORY
+from .adapter_files import ADAPTER_CONFIG, model_type_of, relabelled
+from .card_run import COMMIT, REPOSITORY
 from .card_text import one_line, split_readme
 from .errors import PeerError
+from .task_words import TaskWords
 from .written import is_secret
 
 
@@ -73,9 +75,11 @@ def find_bibtex(text: str) -> str | None:
 
 def objective_facts(objective: Any) -> dict[str, Any]:
     """How an [`~hf_mutual_kd.teachers.Objective`] describes itself; recorded as `objective` of `cohort.json`."""
+    source_citation = {"citation": objective.source.citation} if objective.source.citation else {}
     return {
         "rule": {key: getattr(objective.rule, key) for key in ("name", "description", "citation")},
-        "source": {key: getattr(objective.source, key) for key in ("name", "description")},
+        "source": {key: getattr(objective.source, key) for key in ("name", "description")} | source_citation,
+        **({"calibrate": True} if objective.rule.calibrate else {}),
         "score": objective.score if objective.rule.needs_scores else None,
         **{key: getattr(objective, key) for key in ("retain", "detach", "temperature", "weight")},
         **{key: getattr(objective, key) for key in ("labels", "unlabelled_rows")},
@@ -144,15 +148,16 @@ def emissions_tracker() -> Iterator[Any]:
         yield tracker
 
 
-def run_snippet(peer_dir: str | Path, example_image: Any) -> str | None:
+def run_snippet(peer_dir: str | Path, example_image: Any, words: TaskWords) -> str | None:
     """Run the card's snippet on a saved peer; recorded as `usage[NAME]` of `results.json`.
 
     Args:
         peer_dir (`str` or `Path`): the peer's folder.
         example_image (`PIL.Image.Image`): best one of the test split.
+        words ([`~hf_mutual_kd.task_words.TaskWords`]): of the task, with the snippet.
 
     Returns:
-        `str`: what the snippet printed; `None` where the folder is no model that `pipeline` loads. Random states of
+        `str`: what the snippet printed; `None` where the folder is no model of transformers. Random states of
         Python, numpy and torch stay as they were.
     """
     import random
@@ -162,7 +167,11 @@ def run_snippet(peer_dir: str | Path, example_image: Any) -> str | None:
     import numpy as np
     import torch
 
-    if not (Path(peer_dir) / "config.json").is_file():
+    peer_dir = Path(peer_dir)
+    if not (peer_dir / "config.json").is_file() and not (peer_dir / ADAPTER_CONFIG).is_file():
+        return None
+    snippet = relabelled(words.snippet_of(model_type_of(peer_dir)), peer_dir)
+    if snippet is None:
         return None
     states = random.getstate(), np.random.get_state()
     printed = StringIO()
@@ -170,7 +179,7 @@ def run_snippet(peer_dir: str | Path, example_image: Any) -> str | None:
         with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(), contextlib.redirect_stdout(printed):
             image = Path(folder) / "example.png"
             example_image.save(image)
-            program = PIPELINE_SNIPPET.format(model=repr(str(peer_dir)), image=repr(str(image)))
+            program = snippet.format(model=repr(str(peer_dir)), example=repr(str(image)))
             exec(compile(program, "the card's snippet", "exec"), {})  # our own text; only the two paths vary
     finally:
         random.setstate(states[0])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import OutputFolderError
+from .task_words import TaskWords
 
 Points = list[tuple[int, float]]
 
@@ -100,7 +101,7 @@ def teacher_figure(shares: Sequence[tuple[str, float]], own: str) -> bytes:
         axes.set_xlabel("share of training decisions, %")
         axes.spines[["top", "right"]].set_visible(False)
 
-    return _png(draw, width=6.4, height=0.95 + 0.42 * len(shares))
+    return png(draw, width=6.4, height=0.95 + 0.42 * len(shares))
 
 
 def training_figure(curves: Curves, metric: str, chosen: int | None = None) -> bytes:
@@ -144,14 +145,15 @@ def training_figure(curves: Curves, metric: str, chosen: int | None = None) -> b
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, label=label)
         axes.set_ylabel("training loss, nats")
 
-    return _png(draw, width=9.6 if curves.losses and (curves.mutual or curves.control) else 5.4, height=3.3)
+    return png(draw, width=9.6 if curves.losses and (curves.mutual or curves.control) else 5.4, height=3.3)
 
 
-def results_figure(peers: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Every peer's accuracy on the test split: at its start, in the control and with its peers, a dot per seed.
+def results_figure(peers: Mapping[str, Mapping[str, Any]], words: TaskWords) -> bytes:
+    """Every peer's deciding metric on the test split: at its start, in the control and with its peers, a dot per seed.
 
     Args:
         peers (`dict`): `peers` of `results.json`.
+        words ([`~hf_mutual_kd.task_words.TaskWords`]): of their task.
     """
 
     def draw(figure: Any) -> None:
@@ -160,24 +162,24 @@ def results_figure(peers: Mapping[str, Mapping[str, Any]]) -> bytes:
             seeds = peer["per_seed"]
             axes.axhline(row, color=LIGHT, linewidth=0.8, zorder=0)
             for label, values, offset, style in (
-                ("start", [peer["start"]["accuracy"]], 0.0, {"color": GREY, "marker": "|", "s": 160}),
+                ("start", [peer["start"][words.metric]], 0.0, {"color": GREY, "marker": "|", "s": 160}),
                 ("control", seeds.get("control", []), 0.14, {"color": ORANGE, "marker": "s", "s": 22}),
                 ("with its peers", seeds["mutual"], -0.14, {"color": BLUE, "marker": "o", "s": 26}),
             ):
                 shown = {"label": label} if row == 0 and values else {}
-                axes.scatter([100 * value for value in values], [row + offset] * len(values), **style, **shown)
+                axes.scatter([words.scale * value for value in values], [row + offset] * len(values), **style, **shown)
         axes.set_yticks(range(len(peers)), list(peers))
         axes.set_ylim(len(peers) - 0.5, -0.5)
-        axes.set_xlabel("accuracy on the test split, %")
+        axes.set_xlabel(f"{words.metric} on the test split{', %' if words.share else ''}")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=3)
 
-    return _png(draw, width=6.8, height=0.9 + 0.55 * len(peers))
+    return png(draw, width=6.8, height=0.9 + 0.55 * len(peers))
 
 
-def _png(draw: Callable[[Any], None], width: float, height: float) -> bytes:
-    """Draw on a fresh white figure of `width` × `height` inches.
+def png(draw: Callable[[Any], None], width: float, height: float) -> bytes:
+    """Draw on a fresh white figure of `width` × `height` inches; the PNG.
 
     The user's matplotlib settings neither change the figure nor are changed; pyplot is not loaded.
     """

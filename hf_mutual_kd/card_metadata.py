@@ -9,7 +9,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .card_run import HUB, RunRecords, hub_id, is_timm, kept_value
+from .adapter_files import base_on_hub, read_adapter
+from .card_run import HUB, RunRecords, hub_id, is_timm
 from .card_text import last_part, one_line
 
 TAGS = ("mutual-knowledge-transfer", "knowledge-distillation", "hf_mutual_kd")
@@ -39,20 +40,22 @@ def metadata(run: RunRecords, name: str) -> dict[str, Any]:
     """The card's YAML, by the Hub's rules; what is not known is absent."""
     peer, facts = run.peers[name], run.fact("dataset") or {}
     base_facts = peer.get("base") or {}
-    base = hub_id(peer.get("source"), peer.get("revision"))
+    adapter = read_adapter(run.folder / name)
+    found = base_on_hub(adapter) if adapter else (peer.get("source"), peer.get("revision"))
+    base = hub_id(*found) if found else None
     dataset = hub_id(facts.get("name"), facts.get("revision"))
-    task = str(run.record["task"])
     carried = [tag for tag in base_facts.get("tags", []) if ":" not in tag and tag not in LEFT_TAGS]
+    library = "timm" if is_timm(run, name) else "transformers"
     is_transformers = (run.folder / name / "config.json").is_file()
     card = ModelCardData(
         language=base_facts.get("language"),
-        library_name=("timm" if is_timm(run, name) else "transformers") if is_transformers else None,
-        pipeline_tag=task,
+        library_name="peft" if adapter else (library if is_transformers else None),
+        pipeline_tag=run.words.pipeline_tag,
         base_model=base,
-        base_model_relation="finetune" if base else None,
+        base_model_relation=("adapter" if adapter else "finetune") if base else None,
         datasets=[dataset] if dataset else None,
-        tags=[*TAGS, *carried] if not run.is_control else [TAGS[-1], *carried],
-        metrics=[run.words.metric],
+        tags=[*(TAGS[-1:] if run.is_control else TAGS), *run.words.tags, *carried],
+        metrics=[kind for kind, _ in run.words.hub_metrics.values()],
         model_name=name,
         eval_results=eval_results(run, name, dataset),
         **licence_metadata(base_facts, base, peer.get("revision")),
@@ -95,23 +98,28 @@ def licence_metadata(base_facts: Mapping[str, Any], base: str | None, revision: 
 def eval_results(run: RunRecords, name: str, dataset: str | None) -> list[EvalResult] | None:
     """What these weights reached on the test split, as a share of 1, for `model-index`."""
     facts = run.fact("dataset") or {}
-    after = kept_value(run, (run.results.get("peers") or {}).get(name) or {})
-    if after is None or not math.isfinite(after) or not facts.get("name"):
+    reached = {
+        metric: value
+        for metric in run.words.hub_metrics
+        if (value := run.kept_metrics(name).get(metric)) is not None and math.isfinite(value)
+    }
+    if not reached or not facts.get("name"):
         return None
     shown = dataset or one_line(last_part(str(facts["name"])), 120)
-    result = EvalResult(
-        task_type=str(run.record["task"]),
-        task_name=run.words.title.capitalize(),
-        dataset_type=shown,
-        dataset_name=shown,
-        dataset_config=one_line(facts["config"]) if facts.get("config") else None,
-        dataset_split=one_line((facts.get("splits") or {}).get("test", "test")),
-        dataset_revision=facts["revision"] if dataset else None,
-        metric_type=run.words.metric,
-        metric_name=run.words.metric.capitalize(),
-        metric_value=round(after, 4),
-    )
-    return [result]
+    place: dict[str, Any] = {
+        "task_type": run.words.pipeline_tag or str(run.record["task"]),
+        "task_name": run.words.title.capitalize(),
+        "dataset_type": shown,
+        "dataset_name": shown,
+        "dataset_config": one_line(facts["config"]) if facts.get("config") else None,
+        "dataset_split": one_line((facts.get("splits") or {}).get("test", "test")),
+        "dataset_revision": facts["revision"] if dataset else None,
+    }
+    return [
+        EvalResult(metric_type=kind, metric_name=shown_name, metric_value=round(reached[metric], 4), **place)
+        for metric, (kind, shown_name) in run.words.hub_metrics.items()
+        if metric in reached
+    ]
 
 
 def licence_of(peer: Mapping[str, Any]) -> str | None:
@@ -124,6 +132,7 @@ def licence_of(peer: Mapping[str, Any]) -> str | None:
 
 def non_commercial(run: RunRecords, name: str, counts: Mapping[str, int]) -> list[tuple[str, str]]:
     """Of this peer's start and of all that taught it: those whose licence forbids commercial use."""
-    taught = {} if run.is_control else {other for other in run.peers if counts.get(other) or counts.get("<mean>")}
+    together = counts.get("<mean>") or counts.get("<all>")
+    taught = {} if run.is_control else {other for other in run.peers if counts.get(other) or together}
     licences = {other: licence_of(run.peers[other]) for other in run.peers if other == name or other in taught}
     return [(other, licence) for other, licence in licences.items() if licence and NON_COMMERCIAL.search(licence)]

@@ -9,46 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .adapter_files import model_type_of
 from .errors import OutputFolderError
 from .hub_names import PEER_FOLDER
 from .results import Arm, collect
+from .task_words import TASK_WORDS, TaskWords
 
 HUB = "https://huggingface.co"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
-
-PIPELINE_SNIPPET = """from transformers import pipeline
-
-classifier = pipeline("image-classification", model={model})
-for guess in classifier({image}, top_k=3):
-    print(f"{{guess['label']}}: {{guess['score']:.3f}}")"""
-
-
-@dataclass(frozen=True)
-class TaskWords:
-    """What a card says of a task.
-
-    Args:
-        title (`str`): in a sentence, `"for …"`.
-        metric (`str`): the metric that decides, a share between 0 and 1.
-        shown (`dict[str, str]`): metrics of the table and their names; a name that ends in `%` is a share.
-        snippet (`str`): code with `{model}` and `{image}`.
-    """
-
-    title: str
-    metric: str
-    shown: Mapping[str, str]
-    snippet: str
-
-
-TASKS = {
-    "image-classification": TaskWords(
-        "image classification",
-        "accuracy",
-        {"accuracy": "accuracy, %", "top5_accuracy": "top-5 accuracy, %", "loss": "cross-entropy, nats"},
-        PIPELINE_SNIPPET,
-    )
-}
 
 
 @dataclass
@@ -99,6 +68,13 @@ class RunRecords:
         """The step whose weights the validation split chose, in the first seed."""
         return (_read_json(self.folder / "summary.json").get("best_steps") or {}).get(name)
 
+    def kept_metrics(self, name: str) -> dict[str, float]:
+        """What the weights in the peer's folder, which are those of the first seed, reached on the test split."""
+        measured = (_read_json(self.folder / "summary.json").get("end") or {}).get(name) or {}
+        result = (self.results.get("peers") or {}).get(name) or {}
+        decided = kept_value(self, result)
+        return measured if decided is None else measured | {self.words.metric: decided}
+
     def arm_folders(self) -> dict[str, list[Path]]:
         """The folders of both arms, the first seed's first."""
         seeds = self.fact("seeds") or [None]
@@ -115,9 +91,11 @@ def read_records(folder: Path, repositories: Mapping[str, str] | None = None) ->
     record = _read_json(folder / "cohort.json")
     if not (record and isinstance(record.get("peers"), dict) and all(map(PEER_FOLDER.fullmatch, record["peers"]))):
         raise OutputFolderError(f"{folder} is no run: it has no usable cohort.json; give the output_dir of a run")
-    words = TASKS.get(str(record.get("task")))
+    words = TASK_WORDS.get(str(record.get("task")))
     if words is None:
-        raise OutputFolderError(f"{folder}: no card is known for task {record.get('task')!r}, only {', '.join(TASKS)}")
+        raise OutputFolderError(
+            f"{folder}: no card is known for task {record.get('task')!r}, only {', '.join(TASK_WORDS)}"
+        )
     run = RunRecords(
         folder, record, _read_json(folder / "results.json"), words, repositories or record.get("repositories") or {}
     )
@@ -144,15 +122,16 @@ def _join_arms(run: RunRecords) -> dict[str, Any]:
     controls = [Arm(**summary) for summary in arms["control"] if summary]
     seeds = {arm.seed for arm in done} & {arm.seed for arm in controls} if controls else {arm.seed for arm in done}
     kept = [arm for arm in (*done, *controls) if arm.seed in seeds]
-    return collect(kept, {"seeds": [arm.seed for arm in done if arm.seed in seeds]}) if kept else {}
+    facts = {"task": run.record["task"], "seeds": [arm.seed for arm in done if arm.seed in seeds]}
+    return collect(kept, facts) if kept else {}
 
 
 def count_teachers(run: RunRecords) -> dict[str, int]:
-    """Decisions over all seeds that went to each peer, to `"<mean>"` and to `"nobody"`; empty without role tables."""
+    """Decisions over all seeds of each peer, `"<mean>"`, `"<all>"` and `"nobody"`; empty without role tables."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    counts = dict.fromkeys([*run.peers, "<mean>", "nobody"], 0)
+    counts = dict.fromkeys([*run.peers, "<mean>", "<all>", "nobody"], 0)
     for folder in run.arm_folders()["mutual"]:
         if not (folder / "roles.parquet").is_file():
             continue
@@ -174,7 +153,13 @@ def count_teachers(run: RunRecords) -> dict[str, int]:
 def measured_samples(run: RunRecords) -> int | None:
     """Number of samples that were measured."""
     counted = (run.fact("dataset") or {}).get("rows") or {}
-    return counted.get("test") or (run.results.get("cohort") or {}).get("start", {}).get("samples")
+    samples = counted.get("test") or cohort_start(run).get("samples")
+    return None if samples is None else int(samples)
+
+
+def cohort_start(run: RunRecords) -> dict[str, float]:
+    """What the cohort as a whole, and what it is compared with, reached on the test split before training."""
+    return (run.results.get("cohort") or {}).get("start") or {}
 
 
 def kept_value(run: RunRecords, result: Mapping[str, Any]) -> float | None:
@@ -183,12 +168,47 @@ def kept_value(run: RunRecords, result: Mapping[str, Any]) -> float | None:
     return seeds[0] if seeds else result.get("mutual", {}).get(run.words.metric)
 
 
+def model_type(run: RunRecords, name: str) -> str | None:
+    """The `model_type` of a saved peer's `config.json`, `None` where it is no model of transformers."""
+    return model_type_of(run.folder / name)
+
+
 def is_timm(run: RunRecords, name: str) -> bool:
     """Whether a saved peer is a timm model in transformers' wrapper."""
-    return _read_json(run.folder / name / "config.json").get("model_type") == "timm_wrapper"
+    return model_type(run, name) == "timm_wrapper"
+
+
+def onnx_facts(run: RunRecords, name: str) -> dict[str, Any]:
+    """What an export left beside the model, without the files that it refused; empty where there was none."""
+    facts = _read_json(run.folder / name / "onnx" / "export.json")
+    kept = {file: one for file, one in (facts.get("measured") or {}).items() if not one.get("refused")}
+    return facts | {"measured": kept, "has_accuracy": any("accuracy" in one for one in kept.values())} if kept else {}
 
 
 def hub_id(source: Any, revision: Any) -> str | None:
     """The Hub id of a source that came from the Hub, which only then has a commit as its revision."""
     from_hub = REPOSITORY.fullmatch(str(source)) and COMMIT.fullmatch(str(revision))
     return str(source) if from_hub else None
+
+
+RULE_FACTS = {
+    "temperatures": "Temperatures of the teachers, fitted on validation rows before training",
+    "log_likelihood_by_class": "Mean log-likelihood of the truth on validation rows, by which peers are trusted, over "
+    "the classes",
+    "gate_bias": "Bias of the gate after training",
+    "gate_slope": "Slope of the gate after training, by the log-probability of a peer's first class",
+}
+"""What is said of [`~hf_mutual_kd.rules.TeacherRule.facts`]."""
+
+
+def rule_facts(run: RunRecords) -> list[str]:
+    """What the rule was fitted to or learned in the first seed, a sentence each."""
+    sentences = []
+    for fact, peers in (run.fact("rule") or {}).items():
+        values = {
+            name: sum(value) / max(len(value), 1) if isinstance(value, list) else value
+            for name, value in peers.items()
+        }
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+        sentences.append(f"{RULE_FACTS.get(fact, fact)}: {shown}.")
+    return sentences

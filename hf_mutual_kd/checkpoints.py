@@ -117,6 +117,11 @@ def is_number(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
+def epoch_of(checkpoint: Path) -> float:
+    """How many epochs of training lie behind a checkpoint."""
+    return float(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")).get("epoch") or 0.0)
+
+
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint says of its cohort.
 

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._version import __version__
+from .compare_command import add_compare_options, run_compare
 from .errors import MutualKDError
+from .export_command import add_export_options, run_export
+from .report_command import add_report_options, run_report
+from .saliency.commands import add_saliency_options, run_saliency
+from .score_command import add_score_options, run_score
+from .scout_command import add_scout_options, run_scout
+from .space_command import add_space_options, run_space
 
 if TYPE_CHECKING:
     from .hub import PushedPeer, PushReport
@@ -160,7 +167,14 @@ def size_of(size: int) -> str:
 
 
 COMMANDS = {
+    "scout": Command("Find models that complement mine.", add_scout_options, run_scout),
+    "score": Command("Score peers on a data set once, for training to read.", add_score_options, run_score),
+    "saliency": Command("Video saliency: score folders of maps.", add_saliency_options, run_saliency),
+    "compare": Command("Compare settings over seeds, each with its control.", add_compare_options, run_compare),
     "push": Command("Push the peers of a run to the Hub, one repository each.", add_push_options, run_push),
     "card": Command("Rebuild the model cards of a run from its records.", add_run_options, run_card),
+    "report": Command("Rebuild the report of a run, or compare runs.", add_report_options, run_report),
+    "export": Command("Write peers as ONNX, checked against PyTorch.", add_export_options, run_export),
+    "space": Command("Make a Space in which visitors ask the peers.", add_space_options, run_space),
     "env": Command("Print versions, devices and settings for a bug report.", lambda parser: None, run_env),
 }

@@ -65,5 +65,8 @@ class MutualKDConfig(TransferOptions, TrainingArguments):
             for name in getattr(self, option):
                 if name not in names:
                     raise ConfigError(f"{option} names {name!r}, but the peers are {', '.join(names)}")
+        kind, _, teacher = (self.teacher_rule or "").partition(":")
+        if kind == "fixed" and self.teacher_source != "table" and teacher not in names:
+            raise ConfigError(f"teacher_rule names {teacher!r}, but the peers are {', '.join(names)}")
         if names and set(names) == set(self.frozen_peers):
             raise ConfigError("frozen_peers names every peer: nothing would learn")

@@ -31,3 +31,7 @@ class ResumeError(MutualKDError):
 
 class HubError(MutualKDError):
     """The Hub refused or could not be reached."""
+
+
+class ExportError(MutualKDError):
+    """A peer cannot be exported, or the exported file does not do what the peer does."""

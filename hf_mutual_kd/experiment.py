@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 import time
@@ -15,6 +16,7 @@ from accelerate import PartialState
 from datasets import IterableDataset
 
 from . import checkpoints
+from .adapters import settings_of
 from .card_facts import (
     base_facts,
     emissions_tracker,
@@ -24,22 +26,28 @@ from .card_facts import (
     run_snippet,
 )
 from .card_figures import results_figure
-from .cohort import Cohort
+from .cohort import Cohort, make_task
+from .collator import SAMPLE_ID
 from .config import MutualKDConfig
-from .data import Splits, check_images, decode_image, load_splits
+from .data import Splits, decode_image
 from .errors import ConfigError, OutputFolderError, ResumeError
 from .hub import push_run
 from .hub_checkpoints import pull_checkpoint
-from .model_card import write_cards
-from .options import RecipeOptions
+from .model_card import EXAMPLES, write_cards
+from .options import LabelAlignment, RecipeOptions
 from .peers import PeerSpec, parse_peers
+from .predictions import PREDICTIONS, write_predictions
 from .pushing import RESULTS, push_settings
 from .recipe import to_command
+from .report import write_report
 from .results import Arm, collect, describe
 from .role_table import RoleTable
 from .run_record import COHORT, describe_cohort, versions
 from .sources import HUB_ID
-from .trainer import MutualKDTrainer, objective_for
+from .table_teacher import open_table
+from .task_words import TaskWords, words_of
+from .trainer import MutualKDTrainer
+from .training_objective import objective_for
 
 SUMMARY = "summary.json"
 
@@ -90,26 +98,53 @@ class Experiment:
         if tracker is not None and tracker.final_emissions is not None:
             results["co2_kg"] = tracker.final_emissions
         if self.state.is_main_process:
-            self._finish(results, splits, list(specs))
+            self._finish(results, splits, specs)
         self.state.wait_for_everyone()
         return results
 
-    def _finish(self, results: dict[str, Any], splits: Splits, peers: list[str]) -> None:
+    def _finish(self, results: dict[str, Any], splits: Splits, specs: dict[str, PeerSpec]) -> None:
         """Write what was found, show it, build the cards and push where that was asked for."""
-        row = next(iter(splits.test))
-        image = decode_image(row["image"])
-        usage = {name: run_snippet(self.folder / name, image) for name in peers}
-        results["usage"] = {name: text for name, text in usage.items() if text is not None}
-        if splits.label_names and row.get("label", -1) >= 0:
-            results["example"] = {"row": 0, "label": splits.label_names[row["label"]]}
+        words = words_of(results)
+        # The numbers are on disk before anything that only shows what the peers do.
+        checkpoints.write_json(self.folder / RESULTS, results)
+        (self.folder / "report").mkdir(exist_ok=True)
+        if all(words.metric in peer["start"] for peer in results["peers"].values()):
+            (self.folder / "report" / "results.png").write_bytes(results_figure(results["peers"], words))
+        results |= self._usage(splits, list(specs), words)
+        if words.examples:
+            results |= self._examples(splits, specs)
         checkpoints.write_json(self.folder / RESULTS, results)
         write_cards(self.folder)
-        if all("accuracy" in peer["start"] for peer in results["peers"].values()):
-            (self.folder / "report").mkdir(exist_ok=True)
-            (self.folder / "report" / "results.png").write_bytes(results_figure(results["peers"]))
         print(describe(results, self.folder))
+        print(f"Report: {write_report(self.folder, splits.test)}")
         if self.config.push_to_hub:
             self._push()
+
+    def _usage(self, splits: Splits, peers: list[str], words: TaskWords) -> dict[str, Any]:
+        """What the cards' snippet prints for each peer, and for which row."""
+        row = next(iter(splits.test))
+        if "image" not in row:
+            return {}
+        image = decode_image(row["image"])
+        usage = {name: run_snippet(self.folder / name, image, words) for name in peers}
+        example: dict[str, Any] = {"row": 0}
+        label = row.get("label")
+        if splits.label_names and isinstance(label, int) and label >= 0:
+            example["label"] = splits.label_names[label]
+        return {"usage": {name: text for name, text in usage.items() if text is not None}, "example": example}
+
+    def _examples(self, splits: Splits, specs: dict[str, PeerSpec]) -> dict[str, Any]:
+        """Let the task draw a few test samples as the first seed's peers see them before and after."""
+        rows = few_rows(splits.test)
+        before = self._cohort(specs, splits, self.options.label_alignment)
+        trained = {
+            name: dataclasses.replace(spec, source=str(self.folder / name), revision=None, peft=None)
+            for name, spec in specs.items()
+        }
+        aligned = "exact" if self.options.label_alignment == "new_head" else self.options.label_alignment
+        after = self._cohort(trained, splits, aligned)
+        before.task.examples(before, after, rows, self.folder / EXAMPLES)
+        return {"examples": {"rows": [row.get("name", row[SAMPLE_ID]) for row in rows]}}
 
     def _push(self) -> None:
         for pushed in push_run(self.folder, **push_settings(self.config)).peers:
@@ -144,6 +179,7 @@ class Experiment:
         sources = {name: spec.source for name, spec in self._specs().items()}
         sources |= {f"{name}'s processor": source for name, source in self.options.peer_processors.items()}
         sources |= {"the data set": str(self.options.dataset), "role_table": str(self.config.role_table)}
+        sources |= {"score_table": str(self.config.score_table)}
         for what, source in sources.items():
             path = Path(source).expanduser()
             if path.exists() and path.resolve().is_relative_to(self.folder.resolve()):
@@ -159,6 +195,7 @@ class Experiment:
             raise ConfigError("a stream has no known end: say how long to train with --max_steps")
         if config.role_table is not None:
             RoleTable.load(config.role_table, cohort.names)
+        open_table(config, cohort, splits.train, objective_for(config, splits.train, len(cohort.names), cohort.task))
         if config.cache_frozen and config.augment:
             raise ConfigError("cache_frozen keeps outputs for one view of each image; it needs --augment false")
         try:
@@ -183,28 +220,32 @@ class Experiment:
             if name not in specs:
                 raise ConfigError(f"peer_processors names {name!r}, but the peers are {', '.join(specs)}")
             specs[name] = dataclasses.replace(specs[name], processor=processor)
+        for name, setting in settings_of(self.options.peft, list(specs)).items():
+            specs[name] = dataclasses.replace(specs[name], peft=setting)
         return specs
 
     def _load_data(self) -> Splits:
+        task = make_task(self.task)
         with self.state.main_process_first():
-            splits = load_splits(self.options, seed=data_seed(self.config), labels=self.config.labels)
-        skipped = {}
-        for name in ("train", "validation", "test"):
-            rows, skipped[name] = check_images(getattr(splits, name), name, self.config.on_bad_image)
-            setattr(splits, name, rows)
-        splits.facts["skipped_images"] = skipped
+            splits = task.load_splits(self.options, data_seed(self.config), self.config.labels)
+        task.check_splits(splits, self.config.on_bad_image)
+        if self.options.dataset_note:
+            splits.facts["note"] = self.options.dataset_note
         return splits
 
     def _load_cohort(self, specs: dict[str, PeerSpec], splits: Splits) -> Cohort:
-        torch.manual_seed(self.config.seed)
         with self.state.main_process_first():
-            return Cohort.from_pretrained(
-                specs,
-                task=self.task,
-                label_names=splits.label_names,
-                label_alignment=self.options.label_alignment,
-                trust_remote_code=self.options.trust_remote_code,
-            )
+            return self._cohort(specs, splits, self.options.label_alignment)
+
+    def _cohort(self, specs: dict[str, PeerSpec], splits: Splits, label_alignment: LabelAlignment) -> Cohort:
+        torch.manual_seed(self.config.seed)
+        return Cohort.from_pretrained(
+            specs,
+            task=self.task,
+            label_names=splits.label_names,
+            label_alignment=label_alignment,
+            trust_remote_code=self.options.trust_remote_code,
+        )
 
     def _prepare_folder(self) -> None:
         if self.state.is_main_process:
@@ -219,13 +260,14 @@ class Experiment:
         record = describe_cohort(cohort) | self._facts(splits) | {"recipe": self.given}
         for name, spec in cohort.specs.items():
             record["peers"][name]["base"] = base_facts(spec.source, spec.revision)
-        record["objective"] = objective_facts(objective_for(self.config, splits.train, len(cohort.names)))
+        record["objective"] = objective_facts(objective_for(self.config, splits.train, len(cohort.names), cohort.task))
         record["hyperparameters"] = hyperparameter_facts(self.given, self.config, self.options)
         record["hardware"] = hardware_facts(self.state.num_processes)
         checkpoints.write_json(self.folder / COHORT, record)
 
     def _facts(self, splits: Splits) -> dict[str, Any]:
         return {
+            "task": self.task,
             "seeds": self.seeds,
             "dataset": splits.facts,
             "versions": versions(),
@@ -278,9 +320,19 @@ class Experiment:
         trainer.evaluate(splits.test, metric_key_prefix="test")
         arm = trainer.arm(name, "test", seconds)
         if self.state.is_main_process:
+            before, after = (found["test"].predictions for found in (trainer.start_evaluators, trainer.evaluators))
+            write_predictions(folder / PREDICTIONS, cohort.names, before, after)
             checkpoints.write_json(folder / SUMMARY, dataclasses.asdict(arm))
         self.state.wait_for_everyone()
         return arm
+
+
+def few_rows(rows: Any, most: int = 4) -> list[dict[str, Any]]:
+    """Rows from all over a data set, the first of a stream, each with its place in it as `sample_id`."""
+    if isinstance(rows, IterableDataset):
+        return [{SAMPLE_ID: index, **row} for index, row in enumerate(itertools.islice(rows, most))]
+    count = min(most, len(rows))
+    return [{SAMPLE_ID: index, **rows[index]} for index in (len(rows) * place // count for place in range(count))]
 
 
 def data_seed(config: MutualKDConfig) -> int:

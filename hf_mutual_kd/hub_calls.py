@@ -113,7 +113,7 @@ class HubCalls:
         attempt = 0
         while True:
             attempt += 1
-            seconds = min(self.patience.upload_s(size), self._left())
+            seconds = min(self.patience.upload_s(size), self.left)
             try:
                 return bounded(function, seconds)
             except HubError:
@@ -129,7 +129,9 @@ class HubCalls:
         if self.patience.deadline_s is None:
             self._ends += self.patience.upload_s(size)
 
-    def _left(self) -> float:
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline."""
         return self._ends - time.monotonic()
 
     def _pause(self, error: Exception, attempt: int) -> float | None:
@@ -138,7 +140,7 @@ class HubCalls:
             return None
         pause = self.patience.first_wait_s * 2 ** (attempt - 1) * _JITTER.uniform(0.5, 1.0)
         pause = min(max(pause, asked_pause(error)), self.patience.longest_wait_s)
-        return pause if pause < self._left() else None
+        return pause if pause < self.left else None
 
 
 def bounded(function: Callable[[], T], seconds: float) -> T:

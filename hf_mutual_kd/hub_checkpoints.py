@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from . import checkpoints
+from .adapter_files import ADAPTER_CONFIG
 from .errors import HubError
 from .hub_calls import FAILURES, HubCalls, Patience, explained
 from .hub_commit import Parcel, ensure_repo, send
@@ -213,7 +214,8 @@ def pull_checkpoint(
                 read_plain(path, made)
             elif path.name != MANIFEST:
                 shutil.copyfile(path, made / path.name)
-        missing = [name for name in others if not (made / name / "config.json").is_file()]
+        kinds = ("config.json", ADAPTER_CONFIG)
+        missing = [name for name in others if not any((made / name / kind).is_file() for kind in kinds)]
         if missing:
             raise HubError(f"{folder} of {repo_id} is not whole: peer {missing[0]!r} is missing from its repository")
     return place

@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .adapter_files import ADAPTER_CONFIG, without_local_base
 from .errors import HubError
 
-SUFFIXES = frozenset({".json", ".safetensors", ".md", ".png", ".txt", ".jinja"})
+SUFFIXES = frozenset({".json", ".safetensors", ".md", ".png", ".txt", ".jinja", ".onnx"})
 CODE_SUFFIX = ".py"
+MODEL_CODE = Path(__file__).parent / "saliency"
+"""The code that saved video saliency models bring, so that transformers alone loads them."""
+
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 TOKENS = re.compile(rb"\b(?:hf_[A-Za-z0-9]{20,}|hf_oauth_[A-Za-z0-9_.-]{20,}|api_org_[A-Za-z0-9]{20,})")
@@ -58,15 +62,16 @@ class Selection:
 def select(folder: Path, custom_code: bool = False) -> Selection:
     """The files of a model folder that may be pushed.
 
-    Only known kinds go (JSON, safetensors, Markdown, PNG, text, chat templates); never pickles, hidden files, or links
-    that lead out of the folder. Without `custom_code` no Python goes either, and `auto_map`, which tells the next
-    loader to run code, is taken out of the JSON files.
+    Only known kinds go (JSON, safetensors, ONNX, Markdown, PNG, text, chat templates); never pickles, hidden files, or
+    links that lead out of the folder. Without `custom_code` no Python goes either, and `auto_map`, which tells the
+    next loader to run code, is taken out of the JSON files, unless all Python in the folder is this package's own.
 
     Raises:
         [`~hf_mutual_kd.errors.HubError`]: the folder holds no model.
     """
     chosen = Selection()
     root = folder.resolve()
+    custom_code = custom_code or holds_our_code(folder)
     for at, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted([*names, *(f for f in folders if (Path(at) / f).is_symlink())]):
@@ -76,11 +81,23 @@ def select(folder: Path, custom_code: bool = False) -> Selection:
             if reason:
                 chosen.left_out[relative] = reason
             else:
-                chosen.files.append(Outgoing(relative, path if custom_code else _without_auto_map(path)))
+                keeps = custom_code and path.name != ADAPTER_CONFIG
+                chosen.files.append(Outgoing(relative, path if keeps else _without_auto_map(path)))
     present = {file.name for file in chosen.files}
     if "config.json" not in present and not any(name.endswith(".safetensors") for name in present):
         raise HubError(f"{folder} is no model folder: it has neither config.json nor safetensors weights")
     return chosen
+
+
+def holds_our_code(folder: Path) -> bool:
+    """Whether a folder holds Python, all of it byte for byte what this package saves beside its own models."""
+    files = [file for file in folder.rglob(f"*{CODE_SUFFIX}") if file.is_file()]
+    return bool(files) and all(
+        file.parent == folder
+        and (MODEL_CODE / file.name).is_file()
+        and file.read_bytes() == (MODEL_CODE / file.name).read_bytes()
+        for file in files
+    )
 
 
 def _obstacle(path: Path, relative: PurePosixPath, root: Path, custom_code: bool) -> str | None:
@@ -105,6 +122,8 @@ def _without_auto_map(path: Path) -> Path | bytes:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return path
+    if isinstance(content, dict) and path.name == ADAPTER_CONFIG:
+        return to_json(without_local_base(content))
     if not isinstance(content, dict) or "auto_map" not in content:
         return path
     return to_json({key: value for key, value in content.items() if key != "auto_map"})

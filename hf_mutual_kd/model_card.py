@@ -12,10 +12,24 @@ from typing import Any
 
 from jinja2 import Environment
 
+from .adapter_files import ADAPTER_CONFIG, relabelled
 from .card_facts import MACHINE_OPTIONS
 from .card_figures import read_curves, teacher_figure, training_figure
 from .card_metadata import licence_of, metadata, non_commercial
-from .card_run import HUB, RunRecords, count_teachers, hub_id, is_timm, kept_value, measured_samples, read_records
+from .card_run import (
+    HUB,
+    RunRecords,
+    cohort_start,
+    count_teachers,
+    hub_id,
+    is_timm,
+    kept_value,
+    measured_samples,
+    model_type,
+    onnx_facts,
+    read_records,
+    rule_facts,
+)
 from .card_text import (
     ABSOLUTE,
     TOKEN,
@@ -36,6 +50,7 @@ from .card_text import (
 from .errors import PeerError
 from .readme_merge import BEGIN, END, merge_readme
 from .results import verdict
+from .task_words import TaskWords
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
@@ -51,6 +66,9 @@ TIMM_SNIPPET = """import timm
 
 model = timm.create_model({model}, pretrained=True)"""
 
+EXAMPLES = Path("report") / "examples.png"
+"""The figure of a run that [`~hf_mutual_kd.tasks.base.Task.examples`] draws."""
+
 
 @dataclass
 class CardData:
@@ -59,10 +77,11 @@ class CardData:
 
     # Who it is: links to what it started from, to the other peers and to the data set.
     name: str
-    task: str
+    words: TaskWords
     architecture: str
     parameters: int | None
     base: Markdown | None
+    adapter: Mapping[str, Any]
     others: list[Markdown]
     dataset: Markdown | None
     control_only: bool
@@ -80,12 +99,15 @@ class CardData:
     # Who taught it: shares of decisions over all seeds.
     teachers: list[dict[str, Any]]
 
-    # How to use it, and what the snippet printed.
+    # How to use it, and what the snippet printed; which rows the figure of examples shows.
     usage: dict[str, Any]
+    examples: list[int | str]
+    onnx: dict[str, Any]
 
     # How it was made.
     data: Mapping[str, Any]
     objective: Mapping[str, Any]
+    rule: list[str]
     hyperparameters: dict[str, dict[str, str]]
     hardware: Mapping[str, Any]
     seconds: Mapping[str, list[float]]
@@ -101,7 +123,7 @@ class CardData:
     base_citation: str | None
 
     figures: Mapping[str, str]
-    """Paths inside the peer's folder, by `"teachers"` and `"training"`."""
+    """Paths inside the peer's folder, by `"teachers"`, `"training"` and `"examples"`."""
 
 
 def build_card(run: RunRecords, name: str, counts: Mapping[str, int], figures: Mapping[str, str]) -> CardData:
@@ -113,10 +135,11 @@ def build_card(run: RunRecords, name: str, counts: Mapping[str, int], figures: M
     start, after = (result.get(key, {}).get(run.words.metric) for key in ("start", "mutual"))
     return CardData(
         name=name,
-        task=run.words.title,
+        words=run.words,
         architecture=peer.get("architecture") or "",
         parameters=peer.get("parameters"),
         base=source_link(peer),
+        adapter=(peer.get("adapter") or {}) if (run.folder / name / ADAPTER_CONFIG).is_file() else {},
         others=[link(other, run.address(other)) for other in run.peers if other != name],
         dataset=dataset_link(run.fact("dataset") or {}),
         control_only=run.is_control,
@@ -126,7 +149,8 @@ def build_card(run: RunRecords, name: str, counts: Mapping[str, int], figures: M
             "seeds": seeds,
             "steps": run.results.get("steps"),
             "samples": measured_samples(run),
-            "kept": kept_value(run, result),
+            "centre_prior": with_unit(run.words, cohort_start(run).get(f"centre_prior_{run.words.metric}")),
+            "kept": with_unit(run.words, kept_value(run, result)),
         },
         verdict=verdict(delta, len(seeds)) if delta else None,
         delta=delta,
@@ -135,8 +159,11 @@ def build_card(run: RunRecords, name: str, counts: Mapping[str, int], figures: M
         classes=class_rows(run, result),
         teachers=teacher_rows(run, name, counts),
         usage=usage(run, name),
+        onnx=onnx_facts(run, name),
+        examples=(run.fact("examples") or {}).get("rows") or [],
         data=data_facts(run.fact("dataset") or {}),
         objective=run.record.get("objective") or {},
+        rule=rule_facts(run),
         hyperparameters=hyperparameters(run),
         hardware=run.fact("hardware") or {},
         seconds={arm: values for arm, values in (run.results.get("seconds") or {}).items() if values},
@@ -150,6 +177,14 @@ def build_card(run: RunRecords, name: str, counts: Mapping[str, int], figures: M
         base_citation=(peer.get("base") or {}).get("citation"),
         figures=figures,
     )
+
+
+def with_unit(words: TaskWords, value: float | None) -> str | None:
+    """The deciding metric with its name, `"86.92 % accuracy"` or `"a CC of 0.512"`."""
+    if value is None:
+        return None
+    shown = number(value, words.share)
+    return f"{shown} % {words.metric}" if words.share else f"a {words.metric} of {shown}"
 
 
 def source_link(peer: Mapping[str, Any]) -> Markdown | None:
@@ -179,7 +214,7 @@ def result_rows(run: RunRecords, result: Mapping[str, Any]) -> list[dict[str, st
         known = values and all(isinstance(value, int | float) and math.isfinite(value) for value in values.values())
         if not known or (key.startswith("top5") and len(run.labels) <= 5):
             continue
-        share, decides = title.endswith("%"), key == run.words.metric
+        share, decides = run.words.is_share(key), key == run.words.metric
         row = {"metric": title}
         for arm, value in values.items():
             seeds = (result.get("per_seed") or {}).get(arm, []) if decides else []
@@ -232,16 +267,20 @@ def teacher_rows(run: RunRecords, name: str, counts: Mapping[str, int]) -> list[
         for other, peer in run.peers.items()
         if total
     ]
-    others = {"<mean>": "mean of all peers", "nobody": "nobody"}
+    others = {"<mean>": "mean of all peers", "<all>": "all other peers", "nobody": "nobody"}
     return rows + [{"who": who, "share": counts[key] / total} for key, who in others.items() if counts.get(key)]
 
 
 def usage(run: RunRecords, name: str) -> dict[str, Any]:
     """The snippet, for timm peers also theirs, and what it printed when it was run."""
-    if not (run.folder / name / "config.json").is_file():
+    folder, repository = run.folder / name, run.repositories.get(name)
+    if not (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file():
         return {}
-    model = json.dumps(run.repositories.get(name, name))
-    found = {"snippet": run.words.snippet.format(model=model, image='"image.png"')}
+    model = json.dumps(repository or name)
+    snippet = relabelled(run.words.snippet_of(model_type(run, name)), folder, repository or name)
+    if snippet is None:
+        return {}
+    found = {"snippet": snippet.format(model=model, example=json.dumps(run.words.example))}
     if is_timm(run, name) and name in run.repositories:
         found["timm"] = TIMM_SNIPPET.format(model=json.dumps(f"hf-hub:{run.repositories[name]}"))
     output = (run.fact("usage") or {}).get(name)
@@ -256,7 +295,7 @@ def data_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         for role, origin in (facts.get("splits") or {}).items()
     ]
     unreadable = sum(count if isinstance(count, int) else len(count or ()) for count in skipped.values())
-    kept = {key: facts[key] for key in ("config", "revision", "fingerprint") if facts.get(key)}
+    kept = {key: facts[key] for key in ("config", "revision", "fingerprint", "note") if facts.get(key)}
     return kept | {"splits": splits, "unreadable": unreadable} if splits or kept else {}
 
 
@@ -277,7 +316,7 @@ def hyperparameters(run: RunRecords) -> dict[str, dict[str, str]]:
 def render(card: CardData, data: Mapping[str, Any]) -> str:
     """The whole README."""
     environment = Environment(finalize=escape, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    environment.filters |= {"code": code, "fence": fence, "sentence": sentence, "duration": duration}
+    environment.filters |= {"code": code, "fence": fence, "sentence": sentence, "duration": duration, "ours": Markdown}
     environment.globals = {
         "number": number,
         "METHOD_CITATION": METHOD_CITATION,
@@ -295,6 +334,8 @@ def draw_figures(run: RunRecords, name: str, counts: Mapping[str, int]) -> dict[
         drawn["teachers"] = teacher_figure(shares, name)
     if curves := read_curves(run.arm_folders(), name, run.words.metric):
         drawn["training"] = training_figure(curves, run.words.shown[run.words.metric], run.kept_step(name))
+    if (run.folder / EXAMPLES).is_file():
+        drawn["examples"] = (run.folder / EXAMPLES).read_bytes()
     return drawn
 
 
@@ -326,7 +367,7 @@ def write_cards(
     for name in peers or [name for name in run.peers if (run.folder / name).is_dir()]:
         folder = run.folder / name
         figures = draw_figures(run, name, counts)
-        for figure in ("teachers", "training"):
+        for figure in ("teachers", "training", "examples"):
             _write(folder / "figures" / f"{figure}.png", figures.get(figure))
         card = build_card(run, name, counts, {figure: f"figures/{figure}.png" for figure in figures})
         text, path = render(card, metadata(run, name)), folder / "README.md"

@@ -5,37 +5,55 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .tables import percent, render
+from .task_words import TaskWords
 from .teachers import Objective
 
 Results = Mapping[str, Mapping[str, float]]
 
 
-def describe_start(results: Results, objective: Objective) -> str:
+REFERENCES = {"ensemble": "ensemble (mean)", "oracle": "oracle (any is right)", "centre_prior": "centre prior"}
+"""What the cohort's own numbers `KIND_METRIC` are called in the report."""
+
+
+def describe_start(results: Results, objective: Objective, words: TaskWords) -> str:
     """The pre-flight report: a table of the peers as they start, and one plain sentence on what to expect.
 
     Args:
         results (`dict`): what [`MutualKDTrainer.measure_start`] returned.
         objective ([`~hf_mutual_kd.teachers.Objective`]): what the peers are about to be trained for.
+        words ([`~hf_mutual_kd.task_words.TaskWords`]): of their task.
     """
-    peers = {name: values for name, values in results.items() if name != "cohort"}
-    if "ensemble_accuracy" not in results["cohort"]:
-        agreements = ", ".join(f"{name} {percent(values['agreement'])} %" for name, values in peers.items())
-        return f"Without labels no accuracy can be measured. Agreement with the mean of the peers: {agreements}."
+    peers, cohort = {name: values for name, values in results.items() if name != "cohort"}, results["cohort"]
+    if f"ensemble_{words.metric}" not in cohort:
+        said = f"Without labels no {words.metric} can be measured."
+        agreements = [f"{name} {percent(peer['agreement'])} %" for name, peer in peers.items() if "agreement" in peer]
+        return f"{said} Agreement with the mean of the peers: {', '.join(agreements)}." if agreements else said
     rows = [
-        (name, percent(values["accuracy"]), f"{values['loss']:.3f}", percent(values["expected_share"]))
+        (name, words.text(values[words.metric]), f"{values['loss']:.3f}", percent(values["expected_share"]))
         for name, values in peers.items()
     ]
-    cohort = results["cohort"]
-    rows.append(("ensemble (mean)", percent(cohort["ensemble_accuracy"]), "", ""))
-    rows.append(("oracle (any is right)", percent(cohort["oracle_accuracy"]), "", ""))
+    rows += [(name, value, "", "") for name, value in references(cohort, words)]
     title = f"Before training, on {int(cohort['samples']):,} validation samples"
-    table = render(("peer", "accuracy %", "loss", "best on %"), rows, title)
-    return f"{table}\n{expectation(results, objective)}"
+    table = render(("peer", words.column, "loss", "best on %"), rows, title)
+    return f"{table}\n{expectation(results, objective, words)}"
 
 
-def expectation(results: Results, objective: Objective) -> str:
+def references(cohort: Mapping[str, float], words: TaskWords) -> list[tuple[str, str]]:
+    """The cohort's own numbers with their names: in the deciding metric, and an oracle also in another."""
+    rows = []
+    for kind, name in REFERENCES.items():
+        for metric, title in words.shown.items():
+            if f"{kind}_{metric}" in cohort and (metric == words.metric or kind == "oracle"):
+                shown = name if metric == words.metric else f"{name}, {title}"
+                rows.append((shown, words.text_of(metric, cohort[f"{kind}_{metric}"])))
+    return rows
+
+
+def expectation(results: Results, objective: Objective, words: TaskWords) -> str:
     """One sentence: what ensemble minus best peer says of the gain to expect."""
-    peers = {name: values["accuracy"] for name, values in results.items() if name != "cohort"}
+    peers = {name: values[words.metric] for name, values in results.items() if name != "cohort"}
+    if objective.weight > 0 and not objective.source.in_memory:
+        return "All peers of the score table teach, also those that are not trained here."
     if len(peers) == 1:
         kind = (
             "fine-tuning held to its own start (--retain false: plain)"
@@ -46,12 +64,13 @@ def expectation(results: Results, objective: Objective) -> str:
     if objective.weight == 0:
         return "Control: the transfer weight is 0, every peer learns from labels alone."
     best = max(peers, key=lambda name: peers[name])
-    margin = results["cohort"]["ensemble_accuracy"] - peers[best]
+    margin = results["cohort"][f"ensemble_{words.metric}"] - peers[best]
     if margin <= 0:
         return (
-            f"The ensemble is not above the best peer ({percent(margin, sign=True)} points to {best}): "
+            f"The ensemble is not above the best peer ({words.text(margin, sign=True)} {words.points} to {best}): "
             f"expect nothing from transfer; one-way from {best} instead (--frozen_peers {best})?"
         )
     return (
-        f"The ensemble is {percent(margin, sign=True)} points above the best peer ({best}): the peers complement it."
+        f"The ensemble is {words.text(margin, sign=True)} {words.points} above the best peer ({best}): "
+        "the peers complement it."
     )

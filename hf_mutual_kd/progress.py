@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from transformers.trainer_callback import ProgressCallback
 
 from .tables import percent
+from .task_words import TaskWords
 
 
 class CohortProgress(ProgressCallback):
@@ -14,12 +15,13 @@ class CohortProgress(ProgressCallback):
 
     Args:
         peer_names (`list[str]`): the cohort's peers.
-        metric (`str`): the task's metric, a share between 0 and 1.
+        words ([`~hf_mutual_kd.task_words.TaskWords`]): of their task.
+        quality (`str`): what training logs call the quality of a peer: the deciding metric, or a share.
     """
 
-    def __init__(self, peer_names: Sequence[str], metric: str):
+    def __init__(self, peer_names: Sequence[str], words: TaskWords, quality: str):
         super().__init__()
-        self.peer_names, self.metric = list(peer_names), metric
+        self.peer_names, self.words, self.quality = list(peer_names), words, quality
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Write the line above the bar; logs without figures of peers are left to the history."""
@@ -29,14 +31,17 @@ class CohortProgress(ProgressCallback):
 
     def line(self, step: int, logs: Mapping[str, float]) -> str:
         """`step 40 · loss 2.310 · vit 81.2 % taught 40 % · cnn 79.9 % taught 60 %`, or `""`."""
-        suffix = f"_{self.peer_names[0]}/{self.metric}"
-        measured = min((key.removesuffix(suffix) for key in logs if key.endswith(suffix)), key=len, default="")
-        if f"{self.peer_names[0]}/{self.metric}" in logs:
+        if f"{self.peer_names[0]}/{self.quality}" in logs:
             peers = [
-                f"{name} {percent(logs[f'{name}/{self.metric}'])} % taught {percent(logs[f'{name}/taught'])} %"
+                f"{name} {self._quality(logs[f'{name}/{self.quality}'])} taught {percent(logs[f'{name}/taught'])} %"
                 for name in self.peer_names
             ]
             return " · ".join([f"step {step}", f"loss {logs['loss']:.3f}", *peers])
-        shown = {name: logs.get(f"{measured}_{name}/{self.metric}") for name in self.peer_names}
-        peers = [f"{name} {percent(value)} %" for name, value in shown.items() if value is not None]
+        suffix = f"_{self.peer_names[0]}/{self.words.metric}"
+        measured = min((key.removesuffix(suffix) for key in logs if key.endswith(suffix)), key=len, default="")
+        shown = {name: logs.get(f"{measured}_{name}/{self.words.metric}") for name in self.peer_names}
+        peers = [f"{name} {self.words.unit(value)}" for name, value in shown.items() if value is not None]
         return " · ".join([f"step {step} · {measured}", *peers]) if peers else ""
+
+    def _quality(self, value: float) -> str:
+        return self.words.unit(value) if self.quality == self.words.metric else f"{percent(value)} %"

@@ -119,7 +119,8 @@ class CohortPushing(CohortSaving):
         if split is None or self._is_recipes(RESULTS):
             return
         arm = self.arm("mutual" if self.objective.weight > 0 else "control", split, seconds=0.0)
-        facts = {"seeds": [self.args.seed], "measured_on": "validation" if split == "eval" else split}
+        measured_on = "validation" if split == "eval" else split
+        facts = {"task": self.task.name, "seeds": [self.args.seed], "measured_on": measured_on}
         checkpoints.write_json(self.folder / RESULTS, collect([arm], facts))
 
     def arm(self, name: str, split: str, seconds: float) -> Arm:
@@ -135,4 +136,6 @@ class CohortPushing(CohortSaving):
             end_by_class=self.evaluators[split].by_class(),
             share_taught=share_taught(self.record.role_table) if self.objective.weight > 0 else {},
             best_steps=self.bests.steps,
+            validation=self.start_metrics.get("eval", {}) if split != "eval" else {},
+            rule={} if self.cohort.rule is None else self.cohort.rule.facts(),
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import shlex
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -114,6 +115,30 @@ def parse_recipe(
     for name, items in words.items():
         _take(values, options, name, _from_words(name, items, options), problems)
     _raise_if_any(problems)
+    return _recipe(own_class, config_class, values)
+
+
+def build_recipe(
+    layers: Sequence[Mapping[str, Written]],
+    option_classes: tuple[type, ...],
+    load_config_class: Callable[[], type],
+    *,
+    defaults: dict[str, Any] | None = None,
+) -> Recipe:
+    """As [`parse_recipe`], from mappings that have been read, of which a later one wins over those before it."""
+    problems: list[str] = []
+    config_class = load_config_class()
+    own_class = _own_class(option_classes, config_class)
+    options = {item.name: item for cls in (own_class, config_class) for item in _options_of(cls)}
+    values = copy.deepcopy(defaults or {})
+    for layer in layers:
+        for name, written in layer.items():
+            _take(values, options, name, written, problems)
+    _raise_if_any(problems)
+    return _recipe(own_class, config_class, values)
+
+
+def _recipe(own_class: type, config_class: type, values: dict[str, Any]) -> Recipe:
     given = {name: HIDDEN if is_secret(name) and value else _to_plain(value) for name, value in values.items()}
     return Recipe(_build(own_class, values), _build(config_class, values), given)
 
@@ -139,10 +164,17 @@ def to_command(script: str, given: dict[str, Any]) -> str:
         if is_secret(name):
             continue
         plain = _to_plain(value)
-        parts = [f"{key}={item}" for key, item in plain.items()] if isinstance(plain, dict) else plain
+        parts = _dict_words(plain) if isinstance(plain, dict) else plain
         shown = [_spell(part) for part in (parts if isinstance(parts, list) else [parts])]
         words += [f"--{name}", *map(shlex.quote, shown)]
     return " ".join(words)
+
+
+def _dict_words(entries: dict[str, Any]) -> list[str]:
+    """`NAME=VALUE` for each entry; one word of JSON, which is YAML too, where a value has parts of its own."""
+    if any(isinstance(item, dict | list) or item is None for item in entries.values()):
+        return [json.dumps(entries, ensure_ascii=False)]
+    return [f"{key}={item}" for key, item in entries.items()]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -312,7 +344,7 @@ def _help_entry(item: Field[Any], hint: Any) -> list[str]:
     help_text = item.metadata.get("help", "") + shown
     indent = " " * 6
     entry = textwrap.wrap(help_text, WIDTH, initial_indent=indent, subsequent_indent=indent)
-    return [f"  --{item.name} {_spell_type(hint)}", *entry]
+    return [f"  --{item.name} {item.metadata.get('metavar') or _spell_type(hint)}", *entry]
 
 
 def _spell(value: Any) -> str:

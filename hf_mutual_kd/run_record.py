@@ -6,6 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from .adapters import adapter_facts, base_of
 from .cohort import Cohort
 
 PACKAGES = (
@@ -18,6 +19,7 @@ PACKAGES = (
     "evaluate",
     "huggingface-hub",
     "timm",
+    "peft",
 )
 COHORT = "cohort.json"
 
@@ -42,8 +44,9 @@ def describe_cohort(cohort: Cohort) -> dict[str, Any]:
             name: {
                 "source": spec.source,
                 "revision": spec.revision,
-                "architecture": type(cohort.peers[name]).__name__,
+                "architecture": type(base_of(cohort.peers[name])).__name__,
                 "parameters": sum(parameter.numel() for parameter in cohort.peers[name].parameters()),
+                **adapter_facts(cohort.peers[name]),
             }
             for name, spec in cohort.specs.items()
         },

@@ -7,23 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from . import checkpoints
-from .cohort import Cohort
+from .adapters import is_adapter, merged
 from .config import MutualKDConfig
-from .errors import ResumeError
+from .errors import ConfigError, ResumeError
 from .peer_bests import PeerBests
-from .peers import load_weights
+from .peers import load_weights, save_peer
+from .processes import CohortProcesses
 from .records import TrainingRecord
 from .role_table import RoleTable
 from .tasks import Task
+from .teacher_state import load_teachers, save_teachers
 
 ROLES = "roles.parquet"
 
 
-class CohortSaving(Trainer):
+class CohortSaving(CohortProcesses):
     """The half of [`MutualKDTrainer`] that writes and reads folders."""
 
     args: MutualKDConfig
@@ -38,19 +39,9 @@ class CohortSaving(Trainer):
     _saving_into: str | None = None
 
     @property
-    def cohort(self) -> Cohort:
-        """The peers, without the wrappers of a distributed run."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-
-    @property
     def folder(self) -> Path:
         """Where the run is written."""
         return Path(str(self.args.output_dir))
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether single processes hold only parts of the weights."""
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def _get_output_dir(self, trial) -> str:
         return self._saving_into or super()._get_output_dir(trial)
@@ -60,6 +51,7 @@ class CohortSaving(Trainer):
         name = f"checkpoint-{self.state.global_step}"
         staging = self.folder / checkpoints.STAGING
         self.record.flush()
+        self._share_buffers()
         self._saving_into = str(staging)
         try:
             super()._save_checkpoint(model, trial)
@@ -82,9 +74,12 @@ class CohortSaving(Trainer):
 
     def _save_cohort_state(self, made: Path) -> None:
         self.record.role_table.save(made / ROLES)
+        save_teachers(self.cohort, made)
         for peer in self.bests.found:
             checkpoints.link_tree(self.folder / peer, made / "best" / peer)
-        checkpoints.write_json(made / checkpoints.COHORT_STATE, self._identity() | {"bests": self.bests.state()})
+        rows = self.get_total_train_batch_size(self.args)
+        state = {"bests": self.bests.state(), "processes": self.args.world_size, "rows_per_step": rows}
+        checkpoints.write_json(made / checkpoints.COHORT_STATE, self._identity() | state)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -93,6 +88,13 @@ class CohortSaving(Trainer):
             "labels": self.cohort.label_names,
             "starting_weights": self.start_fingerprint,
         }
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the Trainer's; weights that are split are gathered, whatever their optimizer is saved as."""
+        if self.is_sharded:
+            self._save(output_dir, self.accelerator.get_state_dict(self.model_wrapped))
+        else:
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Every peer an ordinary model folder; no pickled arguments."""
@@ -106,6 +108,22 @@ class CohortSaving(Trainer):
             for name in names:
                 with checkpoints.staged(self.folder / name) as made:
                     self.cohort.save_peer(name, made, weights)
+        self.accelerator.wait_for_everyone()
+
+    def _check_merging(self) -> None:
+        """Merge once before training, so that a method that cannot be merged is not found out after it."""
+        if self.is_sharded:
+            raise ConfigError("merge_adapters needs whole peers on every process, which FSDP and ZeRO 3 split")
+        for peer in self.cohort.peers.values():
+            merged(peer)
+
+    def _merge_adapters(self) -> None:
+        """Put whole models in the place of the adapters in the run's own folder, where that was asked for."""
+        if self.args.merge_adapters and self.args.should_save:
+            for name in self.peer_names:
+                if is_adapter(self.cohort.peers[name]):
+                    with checkpoints.staged(self.folder / name) as made:
+                        save_peer(merged(self.cohort.peers[name]), self.cohort.processors[name], made, None)
         self.accelerator.wait_for_everyone()
 
     def _load_best_peers(self) -> None:
@@ -127,7 +145,9 @@ class CohortSaving(Trainer):
 
     def _restore_records(self, checkpoint: Path) -> None:
         """Bring back who taught whom, and each peer's best so far."""
-        self.bests.load(checkpoints.read_state(checkpoint)["bests"])
+        state = checkpoints.read_state(checkpoint)
+        self._go_on_from(state)
+        self.bests.load(state["bests"])
         self.cohort.resting = set(self.bests.stopped)
         if self.is_world_process_zero():
             self.record.role_table = RoleTable.load(checkpoint / ROLES, self.peer_names)
@@ -137,9 +157,7 @@ class CohortSaving(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
+        load_teachers(self.cohort, Path(resume_from_checkpoint))
         for name, peer in self.cohort.peers.items():
             load_weights(name, peer, Path(resume_from_checkpoint) / name)
 

@@ -29,8 +29,12 @@ class StartCache:
     @staticmethod
     def obstacle(dataset: Any, view: Any, cohort: Cohort, asked: bool = False) -> str | None:
         """Why there can be no cache, in words; `None` when there can."""
+        if cohort.objective is not None and cohort.objective.source.decay is not None:
+            return "moving averages change with every step; set cache_frozen=false"
         if isinstance(dataset, IterableDataset):
             return "the rows of a stream have no place in a cache; set cache_frozen=false"
+        if not cohort.task.caches_starts:
+            return f"the maps of {cohort.task.name} are too large to keep for every sample; set cache_frozen=false"
         if view is not None:
             return "outputs for one random view do not fit the next; set augment=false, or cache_frozen=false"
         size = len(dataset) * len(cohort.names) * len(cohort.label_names) * 4

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -20,19 +18,24 @@ from transformers.utils import logging
 from . import checkpoints
 from .clipping import clip_each_peer
 from .cohort import Cohort
-from .collator import RoleTaggingCollator, identified
+from .collator import IdentifiedRows, RoleTaggingCollator, identified
 from .config import MutualKDConfig
 from .errors import ConfigError, DataError
+from .own_rows import REPEATED
 from .peer_bests import PeerBests
 from .pre_flight import describe_start
+from .processes import check_processes
 from .progress import CohortProgress
 from .pushing import CohortPushing
 from .records import TrainingRecord
 from .role_table import RoleTable
 from .start_cache import StartCache
+from .table_teacher import TableCollator, TableTeacher, open_table, refreshed
+from .task_words import TASK_WORDS
 from .tasks.base import Evaluator
+from .teacher_state import FollowPeers, fit_rule
 from .teachers import Objective
-from .transforms import SharedView
+from .training_objective import objective_for
 
 logger = logging.get_logger(__name__)
 
@@ -70,8 +73,8 @@ class MutualKDTrainer(CohortPushing):
     ```
     """
 
-    collator_class = RoleTaggingCollator
-    view_class = SharedView
+    collator_class: type[RoleTaggingCollator] | None = None
+    """In place of the task's own."""
     # The loss is a mean over all units of an optimizer step, whatever the accumulation.
     loss_is_scaled_for_ga = True
 
@@ -90,41 +93,55 @@ class MutualKDTrainer(CohortPushing):
             raise ConfigError(f"model must be a Cohort, got {type(model).__name__}; see Cohort.from_pretrained")
         args = copy.copy(args)
         args.check_peers(model.names)
-        self.task = model.task
+        check_processes(args, train_dataset)
+        self.task = model.task = model.task.configured(args)
+        self.task.compare_with(train_dataset)
         self.peer_names = model.names
         model.freeze(args.frozen_peers)
         model.rest_batch_norms(args.batch_norm)
         model.peer_checkpointing = args.peer_checkpointing
-        self.objective = objective or objective_for(args, train_dataset, len(model.names))
+        self.objective = objective or objective_for(args, train_dataset, len(model.names), self.task)
         model.set_objective(self.objective)
         self.start_fingerprint = checkpoints.fingerprint(model.peers)
         if view is None and args.augment:
-            view = self.view_class(min_area=args.crop_min_area, color_jitter=args.color_jitter, seed=args.seed)
+            view = self.task.view(args, model.processors, args.seed)
+        self.score_table = open_table(args, model, train_dataset, self.objective, view)
         table = RoleTable.load(args.role_table, model.names) if args.role_table else None
-        self.eval_collator = self.collator_class(model.processors, on_bad_image=args.on_bad_image, keep_places=True)
+        if self.score_table is not None and self.objective.source.in_memory:
+            table = self.score_table.only(model.names).roles(self.objective.rule.name, self.objective.score)
+        collator_class = self.collator_class or self.task.collator_class
+        self.eval_collator = collator_class(model.processors, on_bad_image=args.on_bad_image, keep_places=True)
         self.record = TrainingRecord(model.names, model.task)
         self.bests = PeerBests(model.names, model.task.greater_is_better, args.early_stopping_patience)
         self.start_cache: StartCache | None = None
+        self._resumed_at: float | None = None
         self.start_evaluators: dict[str, Evaluator] = {}
         self.start_metrics: dict[str, dict[str, dict[str, float]]] = {}
         self.evaluators: dict[str, Evaluator] = {}
         self.results: dict[str, dict[str, dict[str, float]]] = {}
+        collator = collator_class(model.processors, view, table, args.on_bad_image, keep_places=args.world_size > 1)
+        self.eval_collator.classes = collator.classes = len(model.label_names) or None
+        if self.score_table is not None and not self.objective.source.in_memory:
+            collator = TableCollator(collator, TableTeacher(self.score_table, model.names, self.objective))
         super().__init__(
             model=model,
             args=args,
-            data_collator=self.collator_class(model.processors, view, table, args.on_bad_image),
+            data_collator=collator,
             train_dataset=identified(train_dataset),
             eval_dataset=identify_each(eval_dataset),
-            callbacks=[*(callbacks or []), LogWithSaves()],
+            callbacks=[*(callbacks or []), LogWithSaves(), FollowPeers(model)],
             optimizers=optimizers,
         )
         if self.args.n_gpu > 1:
             logger.warning("only one of %d GPUs is used; start with `accelerate launch` to use all", self.args.n_gpu)
             self.args._n_gpu = 1
+        self._prepare_sharding(model, self.objective)
+        if self.args.merge_adapters:
+            self._check_merging()
         self.view = view
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
-            self.add_callback(CohortProgress(self.peer_names, self.task.metric))
+            self.add_callback(CohortProgress(self.peer_names, TASK_WORDS[self.task.name], self.task.quality_name))
 
     # Data
 
@@ -138,29 +155,36 @@ class MutualKDTrainer(CohortPushing):
 
     def _run_epoch(self, model, epoch, train_dataloader, **kwargs):
         self.data_collator.set_epoch(epoch)
+        if isinstance(self.train_dataset, IdentifiedRows):
+            # Of several processes, accelerate tells the sampler alone.
+            self.train_dataset.set_epoch(epoch)
+        self._refresh_table(epoch)
         super()._run_epoch(model=model, epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
-    # Loss and update
-
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
-        """Units, and labelled units, of one optimizer step over all its batches and processes: `[2]`."""
-        labels = [batch["labels"] for batch in batch_samples]
-        counts = torch.tensor(
-            [sum(part.numel() for part in labels), sum(int(self.task.labelled(part).sum()) for part in labels)],
-            device=device,
+    def _refresh_table(self, epoch: int) -> None:
+        resumed_at, self._resumed_at = self._resumed_at, None
+        every = self.args.refresh_epochs
+        if every is None or self.score_table is None:
+            return
+        self.score_table = refreshed(
+            self.score_table, self.cohort, self.train_dataset, self.folder, epoch, every, self.accelerator, resumed_at
         )
-        return self.accelerator.reduce(counts, reduction="sum") if self.args.world_size > 1 else counts
+        self.data_collator.teacher = TableTeacher(self.score_table, self.peer_names, self.objective)
+
+    # Loss and update
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The cohort's loss; gradients of the processes are averaged later, so each counts `world_size` times."""
         if self.start_cache is not None:
             inputs["start_logits"] = self.start_cache.lookup(inputs["sample_ids"])
+        counts = not inputs.pop(REPEATED, False)
         outputs = model(**inputs, row_counts=num_items_in_batch, transfer_weight=self._transfer_weight())
         if model.training:
-            self.record.add(outputs, inputs["labels"], inputs["sample_ids"])
+            self.record.add(outputs, inputs["labels"], inputs["sample_ids"], counts)
         loss = outputs.loss
         if num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes
+            loss = loss * (self.accelerator.num_processes if counts else 0)
+        loss = self._with_all_peers(loss, outputs.answers)
         return (loss, outputs) if return_outputs else loss
 
     def _transfer_weight(self) -> Tensor:
@@ -169,7 +193,7 @@ class MutualKDTrainer(CohortPushing):
         return torch.tensor(self.objective.weight * risen, device=self.args.device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """One optimizer with two parameter groups per peer: with and without weight decay."""
+        """One optimizer with two parameter groups per peer, with and without weight decay, and one for the rule."""
         if self.optimizer is not None:
             return self.optimizer
         cohort = self.accelerator.unwrap_model(model) if model is not None else self.cohort
@@ -178,7 +202,10 @@ class MutualKDTrainer(CohortPushing):
             raise ConfigError(
                 f"optim={self.args.optim!r} builds its own parameter groups, which peers need themselves"
             )
-        self.optimizer = cls([group for name in self.peer_names for group in self._groups(cohort, name)], **kwargs)
+        groups = [group for name in self.peer_names for group in self._groups(cohort, name)]
+        if cohort.rule is not None and (learned := list(cohort.rule.parameters())):
+            groups.append({"params": learned, "weight_decay": 0.0, "lr": self.args.gate_learning_rate})
+        self.optimizer = cls(groups, **kwargs)
         return self.optimizer
 
     def _groups(self, cohort: Cohort, name: str) -> list[dict[str, Any]]:
@@ -198,6 +225,8 @@ class MutualKDTrainer(CohortPushing):
         return [group for group in groups if group["params"]]
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        if self.is_deepspeed_enabled:
+            return super()._clip_grad_norm(model)
         resting = {*self.bests.stopped, *self._peers_broken_under_scaling()}
         norm, broken = clip_each_peer(
             self.accelerator, self.cohort.peer_parameters(), self.args.max_grad_norm, resting
@@ -231,10 +260,13 @@ class MutualKDTrainer(CohortPushing):
             if self.args.pre_flight and self.eval_dataset is not None and self._eval_prefix not in self.start_metrics:
                 start = self.measure_start(metric_key_prefix=self._eval_prefix)
                 if self.is_world_process_zero():
-                    print(describe_start(start, self.objective))
+                    print(describe_start(start, self.objective, TASK_WORDS[self.task.name]))
+            if checkpoint is None:
+                self._fit_rule()
             self._fill_start_cache()
         if checkpoint is not None:
             self._restore_records(Path(checkpoint))
+            self._resumed_at = checkpoints.epoch_of(Path(checkpoint))
         return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def measure_start(self, dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, dict[str, float]]:
@@ -248,6 +280,15 @@ class MutualKDTrainer(CohortPushing):
 
     def _main_eval_dataset(self) -> Any:
         return next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
+
+    def _fit_rule(self) -> None:
+        """Fit the rule to validation rows; a checkpoint brings what was fitted when its run began."""
+        if self.cohort.rule is None or not self.cohort.rule.fits():
+            return
+        if self.eval_dataset is None:
+            raise ConfigError("teacher_rule 'class' and calibrate are fitted on validation rows; give eval_dataset")
+        loader = self.get_eval_dataloader(identified(self._main_eval_dataset()))
+        fit_rule(self.cohort, self.model, loader, self._prepare_inputs, self.accelerator)
 
     def _fill_start_cache(self) -> None:
         wanted = self.args.cache_frozen
@@ -269,6 +310,7 @@ class MutualKDTrainer(CohortPushing):
             # What lies in the folder is what is measured: the last weights.
             self._save_peers(self.peer_names)
             self.bests.steps = {}
+        self._merge_adapters()
         output = super()._finalize_training(trial, num_train_samples, start_time)
         self._write_records()
         self._report_skipped()
@@ -317,14 +359,15 @@ class MutualKDTrainer(CohortPushing):
         return self.task.evaluator(self.peer_names, len(self.cohort.label_names), start)
 
     def _stream(self, dataloader: DataLoader, evaluator: Evaluator) -> None:
+        self._share_buffers()
         model: Any = self.model_wrapped if self.is_sharded else self.model
         was_training = model.training
         model.eval()
         for batch in dataloader:
             batch = self._prepare_inputs(batch)
             with torch.no_grad(), self.accelerator.autocast():
-                logits = list(model(peer_inputs=batch["peer_inputs"]).logits.values())
-                facts = self.task.evaluation_facts(logits, batch["labels"], batch["sample_ids"])
+                answers = list(model(peer_inputs=batch["peer_inputs"]).answers.values())
+                facts = self.task.evaluation_facts(answers, batch["labels"], batch["sample_ids"])
             evaluator.add(self.accelerator.gather_for_metrics(facts))
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         model.train(was_training)
@@ -347,27 +390,6 @@ class MutualKDTrainer(CohortPushing):
     def _eval_prefix(self) -> str:
         """Of the evaluation that selects: the first where there are several."""
         return "eval" if not isinstance(self.eval_dataset, dict) else f"eval_{next(iter(self.eval_dataset))}"
-
-
-def objective_for(args: MutualKDConfig, train_dataset: Any, peers: int) -> Objective:
-    """The objective of a configuration on a data set, which may hold rows without a label."""
-    objective = Objective.from_options(args, label_smoothing=args.label_smoothing_factor)
-    if peers == 1 and objective.rule.needs_scores:
-        # One peer has nobody to teach, so there is nothing to retain: this is plain fine-tuning.
-        objective = replace(objective, retain=False)
-    unlabelled = has_unlabelled_rows(train_dataset)
-    if unlabelled is None:
-        unlabelled = objective.needs_starts
-    return replace(objective, unlabelled_rows=objective.unlabelled_rows or unlabelled)
-
-
-def has_unlabelled_rows(dataset: Any) -> bool | None:
-    """Whether a data set holds rows without a label; `None` where one cannot know without reading it all."""
-    if not isinstance(dataset, datasets.Dataset):
-        return None
-    if "label" not in dataset.column_names:
-        return True
-    return any(label is None or label < 0 for label in dataset["label"])
 
 
 def identify_each(dataset: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Keeps the cards of a finished run with the records they were made from: `collect_cards.py RUN_DIR model_cards/NAME`.
+"""Keeps the cards of finished runs with the records they were made from: `collect_cards.py model_cards RUN_DIR …`.
 
-`model_cards/NAME/PEER/` holds a peer's card as it would lie on the Hub, `model_cards/NAME/*.json*` the records;
-the tests rebuild the cards from the records and compare them whole.
+`model_cards/NAME/PEER/` holds a peer's card as it would lie on the Hub, `model_cards/NAME/*.json*` the records, NAME
+being the name of the run's folder; the tests rebuild the cards from the records and compare them whole.
 """
 
 import json
@@ -9,15 +9,22 @@ import shutil
 import sys
 from pathlib import Path
 
-from hf_mutual_kd.model_card import write_cards
+from hf_mutual_kd.model_card import EXAMPLES, write_cards
 from hf_mutual_kd.results import markdown
 
 RECORDS = ("cohort.json", "results.json", "history.jsonl", "summary.json", "roles.parquet")
 CARD = ("README.md", "config.json", "figures")
 
 
-def main(run_dir: str, kept: str) -> int:
-    run, target = Path(run_dir), Path(kept)
+def main(kept: str, *run_dirs: str) -> int:
+    for run_dir in run_dirs:
+        for card in collect(Path(run_dir), Path(kept) / Path(run_dir).name):
+            print(card)
+    return 0
+
+
+def collect(run: Path, target: Path) -> list[Path]:
+    """Build the cards of a run and put them with its records into `target`, which is replaced."""
     cards = write_cards(run)
     shutil.rmtree(target, ignore_errors=True)
     for record in (path for name in RECORDS for path in sorted(run.rglob(name))):
@@ -25,22 +32,28 @@ def main(run_dir: str, kept: str) -> int:
         # In a control nobody teaches.
         has_no_roles = record.suffix == ".parquet" and record.parent.name == "control"
         if not has_no_roles and not any(part.startswith("checkpoint-") for part in place.parts):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(record, place)
+            copy(record, place)
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     (target / "results.md").write_text(markdown(results), encoding="utf-8")
-    shutil.copyfile(run / "report" / "results.png", target / "results.png")
+    for figure, place in (
+        (run / "report" / "results.png", target / "results.png"),
+        (run / EXAMPLES, target / EXAMPLES),
+    ):
+        if figure.is_file():
+            copy(figure, place)
     for name in cards:
         for part in CARD:
-            source = run / name / part
-            copy = shutil.copytree if source.is_dir() else shutil.copyfile
-            (target / name).mkdir(parents=True, exist_ok=True)
-            copy(source, target / name / part)
-        print(target / name / "README.md")
-    return 0
+            copy(run / name / part, target / name / part)
+    return [target / name / "README.md" for name in cards]
+
+
+def copy(source: Path, place: Path) -> None:
+    """Copy a file or a folder, with the folders it lies in."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    (shutil.copytree if source.is_dir() else shutil.copyfile)(source, place)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: collect_cards.py RUN_DIR model_cards/NAME")
+    if len(sys.argv) < 3:
+        sys.exit("usage: collect_cards.py model_cards RUN_DIR …")
     sys.exit(main(*sys.argv[1:]))

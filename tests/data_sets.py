@@ -41,8 +41,8 @@ def save(folder: Path, **splits: Dataset) -> str:
     return str(folder)
 
 
-def load(path, *, seed: int = 0, labels: bool = True, **options) -> Splits:
-    return load_splits(RecipeOptions(dataset=str(path), **options), seed=seed, labels=labels)
+def load(path, *, seed: int = 0, labels: bool = True, target: str = "class", **options) -> Splits:
+    return load_splits(RecipeOptions(dataset=str(path), **options), seed=seed, labels=labels, target=target)
 
 
 def pixels(split) -> list[int]:

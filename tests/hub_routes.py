@@ -186,7 +186,7 @@ def auth_check(call: Call):
 
 @route("GET", "/api/{kind}")
 def list_repos(call: Call):
-    """Filters of `list_models` that need no machine learning: author, search, filter, pipeline_tag, gated; sort."""
+    """Filters of `list_models`: author, search, filter, pipeline_tag, gated, num_parameters (`max:N`); sort."""
     wanted = {tag for value in call.query.get("filter", []) for tag in value.split(",")}
     found = []
     for (kind, _), repo in call.store.repos.items():
@@ -195,6 +195,8 @@ def list_repos(call: Call):
         info = repo_info(repo)
         fits = call.one("author") in ("", repo.namespace) and call.one("search").lower() in repo.id.lower()
         fits = fits and call.one("pipeline_tag") in ("", info.get("pipeline_tag")) and wanted <= set(info["tags"])
+        most, size = call.one("num_parameters").rpartition("max:")[2], (info.get("safetensors") or {}).get("total")
+        fits = fits and (not most or (size is not None and size <= int(most)))
         if fits and ("gated" not in call.query or call.flag("gated") == bool(repo.gated)):
             found.append(info)
     found.sort(key=lambda info: info.get(call.one("sort")) or info["likes"], reverse=True)

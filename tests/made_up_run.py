@@ -1,14 +1,20 @@
-"""A run whose records say all that a card can tell. All its numbers are made up: it tests cards, not the method."""
+"""Runs of every task whose records say all that a card can tell. All numbers are made up: they test cards, no method.
+
+`python tests/made_up_run.py` writes the cards of these runs to `tests/golden/`: run it by hand, and read them.
+"""
 
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 SHA = {"vit": "1" * 40, "cnn": "2" * 40, "data": "3" * 40}
+MODEL_TYPES = {"seg": "segformer", "m2f": "mask2former", "mae": "video_saliency", "s3d": "video_saliency"}
 LABELS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal"]
 
 
@@ -106,14 +112,122 @@ def write_roles(path: Path, taught: dict[str, list[int]], decisions: list[int]) 
     pq.write_table(pa.table(columns), path)
 
 
-def write_history(folder: Path, rise: float) -> None:
+def segmentation_results() -> dict:
+    """Made up: three seeds in which seg gains and m2f is better without its peer; the third class does not occur."""
+
+    def peer(start: float, control: list[float], mutual: list[float], delta: dict[str, float]) -> dict:
+        def metrics(value: float) -> dict[str, float]:
+            return {"mIoU": value, "fwIoU": value + 0.2, "mACC": value + 0.1, "pACC": value + 0.3,
+                    "loss": 1 - value, "expected_share": 0.5, "agreement": 0.8}  # fmt: skip
+
+        return {
+            "start": metrics(start), "control": metrics(sum(control) / 3), "mutual": metrics(sum(mutual) / 3),
+            "positive_flips": None, "negative_flips": None,
+            "control_flips": {"positive_flips": None, "negative_flips": None}, "share_taught": 0.4,
+            "by_class": {"start": [0.8, 0.3, None], "control": [0.82, 0.32, None], "mutual": [0.83, 0.31, None]},
+            "per_seed": {"mutual": mutual, "control": control}, "delta": delta,
+        }  # fmt: skip
+
+    return {
+        "peers": {
+            "seg": peer(0.41, [0.43, 0.44, 0.42], [0.45, 0.46, 0.44], {"mean": 0.02, "sd": 0.0}),
+            "m2f": peer(0.47, [0.49, 0.50, 0.48], [0.46, 0.47, 0.45], {"mean": -0.03, "sd": 0.001}),
+        },
+        "cohort": {"start": {"ensemble_mIoU": 0.5, "oracle_pACC": 0.9, "samples": 66}},
+        "steps": 300, "seconds": {"mutual": [90.0] * 3, "control": [80.0] * 3}, "seeds": [0, 1, 2],
+        "task": "semantic-segmentation", "usage": {"seg": "water: 61.0% of the pixels"}, "example": {"row": 0},
+        "examples": {"rows": [0, 17, 34, 51]},
+    }  # fmt: skip
+
+
+def saliency_results() -> dict:
+    """Made up: one seed with a control, and a metric of which less is better."""
+
+    def metrics(value: float) -> dict[str, float]:
+        return {"CC": value, "SIM": value - 0.1, "NSS": 4 * value, "AUC-J": 0.9, "sAUC": 0.7, "KLD": 2 - value,
+                "loss": 2 - 2 * value, "expected_share": 0.5}  # fmt: skip
+
+    def peer(start: float, control: float, mutual: float) -> dict:
+        return {
+            "start": metrics(start), "control": metrics(control), "mutual": metrics(mutual),
+            "positive_flips": None, "negative_flips": None, "share_taught": 0.5,
+            "control_flips": {"positive_flips": None, "negative_flips": None},
+            "by_class": {"start": [], "control": [], "mutual": []},
+            "per_seed": {"mutual": [mutual], "control": [control]},
+            "delta": {"mean": mutual - control, "sd": None},
+        }  # fmt: skip
+
+    return {
+        "peers": {"mae": peer(0.41, 0.44, 0.4625), "s3d": peer(0.51, 0.52, 0.505)},
+        "cohort": {"start": {"ensemble_CC": 0.55, "centre_prior_CC": 0.2, "samples": 40}},
+        "steps": 100, "seconds": {"mutual": [60.0], "control": [50.0]}, "seeds": [0], "task": "video-saliency",
+    }  # fmt: skip
+
+
+def record_of(task: str, peers: dict[str, tuple[str, str]], labels: list[str], seeds: list[int]) -> dict:
+    """Made up: `cohort.json` of a task with few other facts; `peers` name their source and architecture."""
+    described = {
+        name: {"source": source, "revision": SHA["vit"], "architecture": architecture, "parameters": 3_700_000}
+        for name, (source, architecture) in peers.items()
+    }
+    splits = {"train": "train", "validation": "validation", "test": "test"}
+    dataset = {"name": "someone/data", "config": None, "revision": SHA["data"], "splits": splits,
+               "rows": {"train": 280, "validation": 30, "test": 66 if labels else 40}}  # fmt: skip
+    return {"task": task, "peers": described, "labels": labels, "seeds": seeds, "dataset": dataset}
+
+
+def segmentation_record() -> dict:
+    """Made up: two peers with heads of two kinds."""
+    peers = {
+        "seg": ("someone/segformer", "SegformerForSemanticSegmentation"),
+        "m2f": ("someone/mask2former", "Mask2FormerForUniversalSegmentation"),
+    }
+    return record_of("semantic-segmentation", peers, ["water", "forest", "ice"], [0, 1, 2])
+
+
+def saliency_record() -> dict:
+    """Made up: two peers of our own model class."""
+    peers = {"mae": ("someone/mae", "VideoSaliencyModel"), "s3d": ("someone/s3d", "VideoSaliencyModel")}
+    return record_of("video-saliency", peers, [], [0])
+
+
+RUNS: dict[str, tuple[Callable[[], dict], Callable[[], dict]]] = {
+    "image-classification": (made_up_record, made_up_results),
+    "semantic-segmentation": (segmentation_record, segmentation_results),
+    "video-saliency": (saliency_record, saliency_results),
+}
+"""Record and results of each task."""
+
+
+def write_full_run(folder: Path, task: str = "image-classification") -> Path:
+    """A run with every record there can be."""
+    record, results = (make() for make in RUNS[task])
+    write_run(folder, record, results)
+    first, second = record["peers"]
+    write_roles(folder / "roles.parquet", {first: [3, 0], second: [1, 2], "<mean>": [0, 1]}, [4, 4])
+    metric = next(iter(results["peers"][first]["mutual"]))
+    for seed in record["seeds"]:
+        place = folder if seed == 0 else folder / f"seed-{seed}"
+        write_history(place, 0.006 + 0.0005 * seed, first, metric)
+        write_history(place / "control", 0.004 + 0.0005 * seed, first, metric)
+    summary = {"best_steps": {first: 1200}}
+    if task != "image-classification":
+        summary["end"] = {name: peer["mutual"] for name, peer in results["peers"].items()}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    if "examples" in results:
+        (folder / "report").mkdir()
+        (folder / "report" / "examples.png").write_bytes(b"a figure")
+    return folder
+
+
+def write_history(folder: Path, rise: float, peer: str, metric: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
-        {"step": 400 * epoch, "eval_vit/accuracy": 0.85 + rise * epoch, "eval_my_vit/accuracy": 0.1, "epoch": epoch}
-        for epoch in (1, 2, 3)
+        {"step": 400 * k, f"eval_{peer}/{metric}": 0.85 + rise * k, f"eval_my_{peer}/{metric}": 0.1, "epoch": k}
+        for k in (1, 2, 3)
     ]
     lines += [
-        {"step": 100 * k, "vit/supervised": 0.5 / k, "vit/transfer": 0.1 / k, "loss": 1.0, "learning_rate": 1e-5}
+        {"step": 100 * k, f"{peer}/supervised": 0.5 / k, f"{peer}/transfer": 0.1 / k, "loss": 1.0, "learning_rate": 1}
         for k in range(1, 13)
     ]
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -127,5 +241,28 @@ def write_run(folder: Path, record: dict, results: dict | None = None) -> Path:
         (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     for name in record["peers"]:
         (folder / name).mkdir(exist_ok=True)
-        (folder / name / "config.json").write_text('{"model_type": "vit"}', encoding="utf-8")
+        (folder / name / "config.json").write_text(
+            json.dumps({"model_type": MODEL_TYPES.get(name, "vit")}), encoding="utf-8"
+        )
     return folder
+
+
+def golden_cards(folder: Path) -> dict[str, str]:
+    """The cards of all runs, by peer; the first of each is pushed to `me/NAME-mutual`."""
+    from hf_mutual_kd.model_card import write_cards
+
+    cards = {}
+    for task, (record, _) in RUNS.items():
+        first = next(iter(record()["peers"]))
+        run = write_full_run(folder / task, task)
+        for name, card in write_cards(run, repositories={first: f"me/{first}-mutual"}).items():
+            cards[name] = card.read_text(encoding="utf-8")
+    return cards
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        for peer, text in golden_cards(Path(scratch)).items():
+            golden = Path(__file__).parent / "golden" / f"model_card_{peer}.md"
+            golden.write_text(text, encoding="utf-8")
+            print(golden)

@@ -4,8 +4,11 @@ import json
 import random
 import re
 
+import pytest
 import torch
 from made_up_run import SHA
+from segmentation_peers import CLASSES, tiny_segmenter
+from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
 from hf_mutual_kd.card_facts import (
     base_facts,
@@ -15,6 +18,7 @@ from hf_mutual_kd.card_facts import (
     objective_facts,
     run_snippet,
 )
+from hf_mutual_kd.task_words import TASK_WORDS
 
 
 def test_base_facts_of_a_folder(tmp_path):
@@ -47,14 +51,29 @@ def test_run_snippet_prints_what_the_saved_peer_says(make_cohort, tmp_path):
     """An output in the card that no run of the snippet gave; a model that draws random numbers when it is loaded."""
     from PIL import Image
 
-    cohort = make_cohort("vit")
+    cohort, words = make_cohort("vit"), TASK_WORDS["image-classification"]
     cohort.save_pretrained(tmp_path)
     before = random.getstate(), torch.get_rng_state().tolist()
-    printed = run_snippet(tmp_path / "vit", Image.new("RGB", (20, 20), "red"))
+    printed = run_snippet(tmp_path / "vit", Image.new("RGB", (20, 20), "red"), words)
     assert (random.getstate(), torch.get_rng_state().tolist()) == before
     assert re.fullmatch(r"(?:(?:circle|square|stripe): 0\.\d{3}\n?){3}", printed)
     (tmp_path / "plain").mkdir()
-    assert run_snippet(tmp_path / "plain", Image.new("RGB", (20, 20))) is None
+    assert run_snippet(tmp_path / "plain", Image.new("RGB", (20, 20)), words) is None
+
+
+@pytest.mark.parametrize("head", ["segformer", "mask2former"])
+def test_the_snippet_of_a_segmentation_model_fits_its_head(tmp_path, head):
+    """A card whose code fails on every model with queries, or shows panoptic segments."""
+    from PIL import Image
+
+    sizes = {"segformer": {"height": 64, "width": 64}, "mask2former": {"shortest_edge": 64, "longest_edge": 64}}
+    kinds = {"segformer": SegformerImageProcessor, "mask2former": Mask2FormerImageProcessor}
+    tiny_segmenter(head).save_pretrained(tmp_path)
+    kinds[head](size=sizes[head]).save_pretrained(tmp_path)
+    printed = run_snippet(tmp_path, Image.new("RGB", (60, 40), "red"), TASK_WORDS["semantic-segmentation"])
+    shares = [re.fullmatch(r"(\w+): (\d+\.\d)% of the pixels", line) for line in printed.splitlines()]
+    assert all(share[1] in CLASSES for share in shares)
+    assert sum(float(share[2]) for share in shares) == pytest.approx(100, abs=0.2)
 
 
 def test_facts_describe_themselves(tmp_path):

@@ -1,14 +1,20 @@
 """Columns: renamed, typed and checked; labels as numbers, -1 for none."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_sets import FEATURES, load, plain, rows, save, table
-from datasets import ClassLabel, Features
+from data_sets import FEATURES, load, plain, png, rows, save, table
+from datasets import Array2D, ClassLabel, Dataset, Features, List, Value
 from datasets import Image as ImageFeature
+from PIL import Image as PILImage
 
 from hf_mutual_kd.data import decode_image
 from hf_mutual_kd.errors import DataError, LabelError
+from hf_mutual_kd.masks import read_mask
 
 
 @pytest.fixture(autouse=True)
@@ -122,3 +128,138 @@ def test_evaluation_needs_a_label(tmp_path):
     with pytest.raises(LabelError, match="no row of validation"):
         load(path, streaming=True)
     assert load(path, labels=False).facts["labelled"]["validation"] == 0
+
+
+MASK = np.array([[0, 1, 255], [2, 3, 4]], np.uint8)
+
+
+def mask_file(folder: Path) -> str:
+    path = folder / "mask.png"
+    PILImage.fromarray(MASK).save(path)
+    return str(path)
+
+
+def as_stored(kind: str, folder: Path) -> tuple[list, Features]:
+    """One mask twice, in a column of the given kind."""
+    path = mask_file(folder)
+    content = Path(path).read_bytes()
+    cells, feature = {
+        "image": (PILImage.fromarray(MASK), ImageFeature()),
+        "struct": ({"bytes": content, "path": None}, {"bytes": Value("binary"), "path": Value("string")}),
+        "bytes": (content, Value("binary")),
+        "path": (path, Value("string")),
+        "array": (MASK, Array2D(shape=MASK.shape, dtype="uint8")),
+        "list": (MASK.tolist(), List(List(Value("int64")))),
+    }[kind]
+    return [cells] * 2, Features({"jpg": ImageFeature(), "image": feature})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["image", "struct", "bytes", "path", "array", "list"])
+def test_masks_are_read_however_they_are_stored(tmp_path, kind, streaming):
+    """The column of masks is called `image` here: names are exchanged, not lost."""
+    cells, features = as_stored(kind, tmp_path)
+    images = [{"bytes": png(value, (3, 2)), "path": None} for value in range(2)]
+    data = Dataset.from_dict({"jpg": images, "image": cells}, features=features)
+    path = save(tmp_path / "d", train=data, validation=data, test=data)
+    splits = load(path, target="mask", image_column="jpg", label_column="image", streaming=streaming)
+    row = next(iter(splits.train))
+    assert set(row) == {"image", "label"}
+    assert read_mask(row).tolist() == MASK.tolist()
+    assert decode_image(row["image"]).size == (3, 2)
+    if not streaming:
+        assert splits.facts["labelled"]["train"] == 2
+        assert len(splits.facts["fingerprint"]) == 32
+
+
+def test_numbers_are_no_masks(tmp_path):
+    """A class of each image in the mask column says that another task was meant."""
+    with pytest.raises(LabelError, match="column label of split train holds int64, no masks; .*--label_column"):
+        load(save(tmp_path / "d", train=plain([0] * 20)), target="mask")
+
+
+def masked(folder: Path, **metadata: str) -> Path:
+    """Parquet files of images and masks, with metadata in their schema."""
+    folder.mkdir()
+    cells = [{"bytes": png(0), "path": None}] * 3
+    for name in ("train", "validation", "test"):
+        table = pa.table({"image": cells, "label": cells}).replace_schema_metadata(metadata)
+        pq.write_table(table, folder / f"{name}.parquet")
+    return folder
+
+
+def test_empty_structs_are_no_masks(tmp_path):
+    """A mask that is neither null nor there would be counted as a label."""
+    cells = [{"bytes": png(0), "path": None}, {"bytes": None, "path": ""}, {"bytes": None, "path": None}, None]
+    table = pa.table({"image": [cells[0]] * 4, "label": cells})
+    for name in ("train", "validation", "test"):
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    splits = load(tmp_path, target="mask")
+    assert splits.facts["labelled"]["train"] == 1
+    assert [read_mask(row) is None for row in splits.train] == [False, True, True, True]
+
+
+def test_names_of_masks_are_found(tmp_path):
+    """Masks do not name their classes: the user does, else what lies by the data, else the peers."""
+    folder = masked(tmp_path / "a")
+    assert load(folder, target="mask").label_names is None
+    for name, content in (
+        ("object_id2label.json", '{"1": "two", "0": "one"}'),
+        ("id2label.json", '{"sky": 0, "sea": 1}'),
+        ("names.json", '["water", "ice"]'),
+    ):
+        (folder / name).write_text(content)
+        found = load(folder, target="mask").label_names
+        assert found == {"o": ["one", "two"], "i": ["sky", "sea"], "n": ["water", "ice"]}[name[0]]
+    assert load(folder / "train.parquet", target="mask", validation_split=None).label_names == ["water", "ice"]
+    assert load(f"{folder}/*.parquet", target="mask").label_names == ["water", "ice"]
+    assert load(folder, target="mask", label_names=["a, b"]).label_names == ["a", "b"]
+    assert load(folder, target="mask", label_names=["bed, large", "b"]).label_names == ["bed, large", "b"]
+    given = tmp_path / "mine.json"
+    given.write_text('["x", "y", "z"]')
+    assert load(folder, target="mask", label_names=[str(given)]).label_names == ["x", "y", "z"]
+    schema = masked(tmp_path / "b", names='["m", "n"]')
+    assert load(schema, target="mask", streaming=True).label_names == ["m", "n"]
+
+
+def test_names_are_those_after_reducing(tmp_path):
+    """Names shifted by one against their classes give every class its neighbour's name."""
+    folder = masked(tmp_path / "a")
+    (folder / "id2label.json").write_text('{"1": "wall", "2": "sky"}')
+    assert load(folder, target="mask", reduce_labels=True).label_names == ["wall", "sky"]
+    with pytest.raises(LabelError, match="id2label.json has 2 names but none for class 0; ids are 0 to C - 1"):
+        load(folder, target="mask")
+    (folder / "id2label.json").write_text('{"0": "wall", "1": "sky"}')
+    assert load(folder, target="mask", reduce_labels=True).label_names == ["wall", "sky"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1, 2]", "1 is none"),
+        ('["a", "a"]', "a name is there twice"),
+        ("{}", "must be a list of names or a mapping"),
+        ('{"a": "b"}', "must be a list of names or a mapping"),
+        ('"a"', "must be a list of names or a mapping of ids to names, got str"),
+        ("[", "is no JSON"),
+        (json.dumps([str(number) for number in range(256)]), "masks of 256 classes are not read"),
+    ],
+)
+def test_names_that_are_none(tmp_path, content, message):
+    """Found names that are silently left out give a cohort without names, or with others."""
+    folder = masked(tmp_path / "a")
+    (folder / "names.json").write_text(content)
+    with pytest.raises(LabelError, match=message):
+        load(folder, target="mask")
+    with pytest.raises(LabelError, match=r"--label_names .*none.json: no such file"):
+        load(folder, target="mask", label_names=[str(tmp_path / "none.json")])
+
+
+def test_names_for_classes_that_are_numbers(tmp_path):
+    """An option that one task ignores silently looks as if it had worked."""
+    path = save(tmp_path / "d", train=plain([0, 1] * 10))
+    assert load(path, label_names=["cat,dog"]).label_names == ["cat", "dog"]
+    with pytest.raises(LabelError, match="train row 1: label 1 is out of range: 0 to 0"):
+        load(path, label_names=["cat"])
+    with pytest.raises(LabelError, match="--label_names names 1 classes, but the data set names its 2 otherwise"):
+        load(save(tmp_path / "e", train=table(20)), label_names=["cat"])

@@ -23,7 +23,7 @@ CPU = {"use_cpu": True, "report_to": "none"}
         ({"transfer_weight": float("inf")}, ["transfer_weight", "inf"]),
         ({"preset": "paper"}, ["preset", "default, reference", "'paper'"]),
         ({"teacher_rule": "worst"}, ["teacher_rule", "best, mean", "'worst'"]),
-        ({"teacher_source": "ema"}, ["teacher_source", "live, frozen", "'ema'"]),
+        ({"teacher_source": "past"}, ["teacher_source", "live, frozen, ema", "'past'"]),
         ({"detach": "student"}, ["detach", "teacher, none"]),
         ({"role_score": "luck"}, ["role_score", "margin, confidence, loss"]),
         ({"batch_norm": "off"}, ["batch_norm", "train, freeze"]),
@@ -87,7 +87,7 @@ def test_choices_of_optional_literals():
     """Choices that are lost behind `| None` would accept any value."""
     assert choices_of(TransferOptions.__dataclass_fields__["preset"].type) == ()  # a string until it is resolved
     hints = typing.get_type_hints(TransferOptions)
-    assert choices_of(hints["teacher_rule"]) == ("best", "mean")
+    assert choices_of(hints["teacher_source"]) == ("live", "frozen", "ema", "table")
     assert choices_of(hints["temperature"]) == ()
     assert choices_of(hints["peer_learning_rates"]) == ()
 

@@ -3,10 +3,14 @@
 import json
 
 import pytest
-from data_sets import load, pixels, save, table
+from data_sets import load, pixels, png, save, table
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
 
 from hf_mutual_kd import fingerprint as fingerprint_module
+from hf_mutual_kd.data import check_masks
 from hf_mutual_kd.errors import DataError, LabelError
+from hf_mutual_kd.masks import read_mask
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +140,100 @@ def test_facts_hold_no_local_path(tmp_path):
     """Facts are pushed with the card; a path would tell the user's name."""
     path = save(tmp_path / "d", train=table(20))
     assert str(tmp_path) not in json.dumps(load(path).facts)
+
+
+def scenes(count: int, first: int = 0, **columns) -> Dataset:
+    """Images of one grey value, masks of one class: that of the row."""
+    values = range(first, first + count)
+    cells = {key: [{"bytes": png(value), "path": None} for value in values] for key in ("image", "label")}
+    features = Features({"image": ImageFeature(), "label": ImageFeature()})
+    return Dataset.from_dict({**cells, **columns}, features=features)
+
+
+def masks_of(split) -> list[int | None]:
+    """The one class of each row's mask."""
+    masks = [read_mask(row) for row in split]
+    return [None if mask is None else int(mask[0, 0]) for mask in masks]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_masks_stay_with_their_images(tmp_path, streaming):
+    """A mask decoded as an image is RGB; one that is converted with its palette has other classes."""
+    path = save(tmp_path / "d", train=scenes(6), validation=scenes(4, 6), test=scenes(3, 10))
+    splits = load(path, target="mask", streaming=streaming)
+    for split, wanted in ((splits.train, range(6)), (splits.validation, range(6, 10)), (splits.test, range(10, 13))):
+        assert pixels(split) == masks_of(split) == list(wanted)
+    assert splits.label_names is None
+    assert splits.facts["labelled"] == (None if streaming else {"train": 6, "validation": 4, "test": 3})
+
+
+def test_reduced_masks_say_so_themselves(tmp_path):
+    """Whoever reads a row reduces its mask once, and nobody needs to be told."""
+    path = save(tmp_path / "d", train=scenes(3), validation=scenes(2, 3), test=scenes(2, 5))
+    for streaming in (False, True):
+        splits = load(path, target="mask", reduce_labels=True, streaming=streaming)
+        assert masks_of(splits.train) == [255, 0, 1]
+        assert masks_of(splits.test) == [4, 5]
+    for streaming in (False, True):
+        known = load(path, target="mask", streaming=streaming).facts["fingerprint"]
+        reduced = load(path, target="mask", streaming=streaming, reduce_labels=True)
+        assert reduced.facts["fingerprint"] != known
+    with pytest.raises(LabelError, match="--reduce_labels is for masks"):
+        load(save(tmp_path / "e", train=table(9)), reduce_labels=True)
+
+
+def test_rows_without_a_mask(tmp_path):
+    """They take part in transfer, are not counted as labelled, and an evaluation split needs one mask at least."""
+    cell = {"bytes": png(3), "path": None}
+    some = scenes(3, label=[cell, None, None])
+    none = scenes(2, label=[None, None])
+    bare = scenes(2).remove_columns("label")
+    splits = load(save(tmp_path / "a", train=some, validation=scenes(2), test=scenes(2, 2)), target="mask")
+    assert masks_of(splits.train) == [3, None, None]
+    assert splits.facts["labelled"]["train"] == 1
+    for number, test in enumerate((none, bare)):
+        path = save(tmp_path / f"b{number}", train=some, validation=scenes(4), test=test)
+        for streaming in (False, True):
+            splits = load(path, target="mask", streaming=streaming)
+            assert splits.facts["splits"]["test"].startswith("the other half of validation")
+    path = save(tmp_path / "c", train=scenes(4), validation=none, test=scenes(2))
+    with pytest.raises(LabelError, match="no row of validation .* has a label, so it can measure nothing"):
+        load(path, target="mask")
+    assert load(path, target="mask", labels=False).facts["labelled"]["validation"] == 0
+
+
+def test_the_fingerprint_covers_masks(tmp_path, monkeypatch):
+    """Two runs on equal images with other masks did not learn the same."""
+    parts = {"validation": scenes(4, 6), "test": scenes(3, 10)}
+    known = load(save(tmp_path / "a", train=scenes(6), **parts), target="mask").facts
+    other = scenes(6, label=scenes(6, 1)["label"])
+    changed = save(tmp_path / "b", train=other, **parts)
+    assert load(changed, target="mask").facts["fingerprint"] != known["fingerprint"]
+    assert load(tmp_path / "a", target="mask").facts["fingerprint"] == known["fingerprint"]
+    monkeypatch.setattr(fingerprint_module, "HASH_ALL_UP_TO", 4)
+    monkeypatch.setattr(fingerprint_module, "HASH_SAMPLE", 3)
+    covers = "all labels, and 3 images and masks of each split above 4"
+    assert load(tmp_path / "a", target="mask").facts["fingerprint_of"] == covers
+
+
+def test_masks_are_looked_at_before_training(tmp_path, monkeypatch):
+    """A mask of another image, or a class that the peers lack, must not be found after hours."""
+    cells = [{"bytes": png(value), "path": None} for value in range(4)]
+    good = {"validation": scenes(2), "test": scenes(2)}
+    splits = load(save(tmp_path / "a", train=scenes(4), **good), target="mask")
+    assert check_masks(splits.train, "train", 4)[1:] == (0, "all")
+    assert check_masks(splits.train, "train", 4, limit=2)[2] == "2 of 4 before training, the others in their batches"
+    with pytest.raises(LabelError, match="train row 3: the mask holds 3 at 16 of 16 pixels; classes are 0 to 2"):
+        check_masks(splits.train, "train", 3)
+    cells[2] = {"bytes": png(2, (4, 5)), "path": None}
+    splits = load(save(tmp_path / "b", train=scenes(4, label=cells), **good), target="mask")
+    with pytest.raises(LabelError, match=r"train row 2: the mask is 5 x 4 pixels .* its image 4 x 4"):
+        check_masks(splits.train, "train", None, "skip")
+    cells[2] = {"bytes": b"no image", "path": None}
+    splits = load(save(tmp_path / "c", train=scenes(4, label=cells), **good), target="mask")
+    with pytest.raises(DataError, match="train row 2: its mask: cannot be decoded.*--on_bad_image skip"):
+        check_masks(splits.train, "train", 4)
+    kept, left_out, _ = check_masks(splits.train, "train", 4, "skip")
+    assert (masks_of(kept), left_out) == ([0, 1, 3], 1)
+    streamed = load(tmp_path / "c", target="mask", streaming=True).train
+    assert check_masks(streamed, "train", 4) == (streamed, 0, "none before training, each in its batch")

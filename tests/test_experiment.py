@@ -1,6 +1,5 @@
 """The recipe as users start it: what a run leaves behind, how it goes on, and what it refuses before it starts."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from hf_mutual_kd import RoleTable
+from hf_mutual_kd.launching import launch
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "vit_classify.py"
@@ -28,11 +28,8 @@ FAST = [
 ]  # fmt: skip
 
 
-def load_recipe():
-    spec = importlib.util.spec_from_file_location("vit_classify", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def main(words: list[str]) -> int:
+    return launch("image-classification", "recipes/vit_classify.py", words, ROOT / "unused.yaml", "a recipe")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +51,7 @@ def argv(place: Path, out: Path, *more: str, peers: tuple[str, ...] = ("vit", "c
 
 
 def run(place, out, *more, **kwargs) -> dict:
-    assert load_recipe().main(argv(place, out, *more, **kwargs)) == 0
+    assert main(argv(place, out, *more, **kwargs)) == 0
     return json.loads((out / "results.json").read_text())
 
 
@@ -180,7 +177,7 @@ def test_configurations_of_the_paper_run_with_stand_ins(config, place, tmp_path)
         "--max_steps", "2", "--bf16", "false", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true",
         "--per_device_train_batch_size", "8", "--dataloader_num_workers", "0",
     ]  # fmt: skip
-    assert load_recipe().main(words) == 0
+    assert main(words) == 0
     assert set(json.loads((tmp_path / "run" / "results.json").read_text())["peers"]) == set(names)
 
 
@@ -231,7 +228,7 @@ def test_bad_input_is_refused_with_the_way_out(case, place, tmp_path, capsys, mo
         at = words.index(more[0])
         end = next(i for i in range(at + 1, len(words)) if words[i].startswith("--"))
         del words[at:end]
-    assert load_recipe().main([*words, *more]) == 2
+    assert main([*words, *more]) == 2
     error = capsys.readouterr().err
     assert expected in error[error.index("error: ") :]
     assert not (tmp_path / "run").exists()
@@ -241,7 +238,7 @@ def test_unreadable_image_is_skipped_and_counted(place, tmp_path):
     """One damaged file must not cost the whole data set."""
     words = argv(place, tmp_path / "run", "--on_bad_image", "skip", "--control", "false")
     words[words.index("--dataset") + 1] = damaged_image(tmp_path)
-    assert load_recipe().main(words) == 0
+    assert main(words) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["dataset"]["skipped_images"] == {"train": 1, "validation": 0, "test": 0}
 
@@ -253,7 +250,7 @@ def test_rows_without_any_label_train_and_say_what_cannot_be_measured(place, tmp
     DatasetDict(bare).save_to_disk(tmp_path / "bare")
     words = argv(place, tmp_path / "run", "--labels", "false")
     words[words.index("--dataset") + 1] = str(tmp_path / "bare")
-    assert load_recipe().main(words) == 0
+    assert main(words) == 0
     assert "no accuracy can be measured" in capsys.readouterr().out
     peers = json.loads((tmp_path / "run" / "results.json").read_text())["peers"]
     assert set(peers["vit"]["mutual"]) == {"agreement"}
@@ -266,7 +263,7 @@ def test_output_folder_in_use_is_refused(finished, place, capsys):
     """A second run over the first would leave a mixture of both."""
     out, _ = finished
     before = sorted(path.name for path in out.rglob("*"))
-    assert load_recipe().main(argv(place, out)) == 2
+    assert main(argv(place, out)) == 2
     assert "--resume_from_checkpoint" in capsys.readouterr().err
     assert sorted(path.name for path in out.rglob("*")) == before
 
@@ -296,7 +293,7 @@ def test_what_only_the_mutual_run_needs_is_checked_before_the_control(case, plac
     words = argv(place, tmp_path / "run")
     if "--max_steps" in more:
         del words[words.index("--max_steps") : words.index("--max_steps") + 2]
-    assert load_recipe().main([*words, *more]) == 2
+    assert main([*words, *more]) == 2
     shown = capsys.readouterr()
     assert expected in shown.err
     assert "control run" not in shown.out
@@ -313,7 +310,7 @@ def test_resuming_with_other_peers_leaves_the_earlier_run_alone(is_over, finishe
         (out / "cohort.json").unlink()
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     words = argv(place, out, "--seeds", "1", "2", "--resume_from_checkpoint", "true", peers=("vit", "cnn"))
-    assert load_recipe().main(words) == 2
+    assert main(words) == 2
     assert "other peers" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
@@ -324,7 +321,7 @@ def test_overwriting_never_deletes_what_the_run_reads(finished, place, tmp_path,
     shutil.copytree(finished[0], out)
     words = argv(place, out, "--overwrite_output_dir")
     words[words.index(f"vit={place / 'vit'}")] = f"vit={out / 'vit'}"
-    assert load_recipe().main(words) == 2
+    assert main(words) == 2
     assert "would delete" in capsys.readouterr().err
     assert (out / "vit" / "model.safetensors").is_file()
 
@@ -341,7 +338,7 @@ def test_streams_are_drawn_from_and_resume_exactly(place, tmp_path):
         "--save_total_limit", "5",
     )  # fmt: skip
     words[words.index("--dataset") + 1] = str(tmp_path / "sorted")
-    assert load_recipe().main(words) == 0
+    assert main(words) == 0
     first = RoleTable.load(out / "checkpoint-2" / "roles.parquet")
     assert len(first) == 16
     assert (first.counts_by_class(3).sum(1) > 0).all()
@@ -349,7 +346,18 @@ def test_streams_are_drawn_from_and_resume_exactly(place, tmp_path):
     straight = load_file(out / "checkpoint-4" / "vit" / "model.safetensors")
     (out / "summary.json").unlink()
     shutil.rmtree(out / "checkpoint-4")
-    assert load_recipe().main([*words, "--resume_from_checkpoint", "true"]) == 0
+    assert main([*words, "--resume_from_checkpoint", "true"]) == 0
     resumed = load_file(out / "checkpoint-4" / "vit" / "model.safetensors")
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
     assert len(RoleTable.load(out / "roles.parquet")) == 32
+
+
+def test_examples_come_from_all_over_the_test_split():
+    """A figure of four neighbouring frames, or of rows that nobody finds again."""
+    from hf_mutual_kd.experiment import few_rows
+
+    rows = make_rows(9)
+    assert [row["sample_id"] for row in few_rows(rows)] == [0, 2, 4, 6]
+    assert few_rows(rows)[1]["image"] == rows[2]["image"]
+    assert [row["sample_id"] for row in few_rows(rows.select(range(2)))] == [0, 1]
+    assert [row["sample_id"] for row in few_rows(rows.to_iterable_dataset())] == [0, 1, 2, 3]

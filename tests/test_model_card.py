@@ -18,7 +18,16 @@ import torch
 from hostile_text import HOSTILE
 from hub_cards import check_card, front_matter
 from huggingface_hub import ModelCard
-from made_up_run import LABELS, SHA, made_up_record, made_up_results, write_history, write_roles, write_run
+from made_up_run import (
+    LABELS,
+    SHA,
+    golden_cards,
+    made_up_record,
+    made_up_results,
+    write_full_run,
+    write_roles,
+    write_run,
+)
 from markdown_it import MarkdownIt
 
 from hf_mutual_kd.card_text import split_readme
@@ -33,13 +42,7 @@ VIT = "https://huggingface.co/someone/vit-tiny"
 @pytest.fixture
 def full_run(tmp_path):
     """Made up: a run with every record there can be."""
-    folder = write_run(tmp_path / "run", made_up_record(), made_up_results())
-    write_roles(folder / "roles.parquet", {"vit": [3, 0], "cnn": [1, 2], "<mean>": [0, 1]}, [4, 4])
-    for seed, place in enumerate((folder, folder / "seed-1", folder / "seed-2")):
-        write_history(place, 0.006 + 0.0005 * seed)
-        write_history(place / "control", 0.004 + 0.0005 * seed)
-    (folder / "summary.json").write_text('{"best_steps": {"vit": 1200}}', encoding="utf-8")
-    return folder
+    return write_full_run(tmp_path / "run")
 
 
 def html_of(text: str) -> str:
@@ -51,11 +54,44 @@ def read(folder: Path, name: str) -> str:
     return (folder / name / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["vit", "cnn"])
-def test_the_whole_card_is_as_it_was_read_and_approved(full_run, name):
-    """A section that silently vanishes, moves or changes its words; the golden file is never written by a test."""
-    write_cards(full_run, repositories={"vit": "me/vit-mutual"})
-    assert read(full_run, name) == (GOLDEN / f"model_card_{name}.md").read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def cards(tmp_path_factory):
+    return golden_cards(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize("name", ["vit", "cnn", "seg", "m2f", "mae", "s3d"])
+def test_the_whole_card_is_as_it_was_read_and_approved(cards, name):
+    """A section that silently vanishes, moves or changes its words; the golden files are never written by a test."""
+    assert cards[name] == (GOLDEN / f"model_card_{name}.md").read_text(encoding="utf-8")
+    assert check_card(cards[name]) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "metrics"),
+    [
+        ("seg", "image-segmentation", {"mean_iou": 0.45, "fwIoU": 0.65, "mACC": 0.55, "pACC": 0.75}),
+        ("mae", None, {"CC": 0.4625, "SIM": 0.3625, "NSS": 1.85, "AUC-J": 0.9, "sAUC": 0.7, "KLD": 1.5375}),
+    ],
+)
+def test_the_hub_finds_every_task_by_its_own_words(cards, name, tag, metrics):
+    """A segmentation model under image classification, or with numbers of an accuracy that it has not."""
+    data = ModelCard(cards[name]).data
+    assert (data.pipeline_tag, data.library_name) == (tag, "transformers")
+    assert {result.metric_type: result.metric_value for result in data.eval_results} == pytest.approx(metrics)
+    assert data.metrics == list(metrics)
+    assert "accura" not in cards[name].replace("mACC", "")
+
+
+def test_an_example_figure_is_on_every_card_and_only_where_there_is_one(tmp_path):
+    """A link to a figure that was not pushed, or one of an earlier run that stayed."""
+    run = write_full_run(tmp_path, "semantic-segmentation")
+    for name, card in write_cards(run).items():
+        assert "(figures/examples.png)" in card.read_text("utf-8")
+        assert (run / name / "figures" / "examples.png").read_bytes() == b"a figure"
+    (run / "report" / "examples.png").unlink()
+    for name, card in write_cards(run).items():
+        assert "examples.png" not in card.read_text("utf-8")
+        assert not (run / name / "figures" / "examples.png").exists()
 
 
 @pytest.mark.parametrize("name", ["vit", "cnn"])

@@ -1,11 +1,13 @@
 """The cards in `model_cards/` are what today's code makes of the records beside them."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 from hub_cards import check_card
+from made_up_run import RUNS, write_full_run
 
 from hf_mutual_kd.model_card import write_cards
 from hf_mutual_kd.results import markdown
@@ -17,6 +19,24 @@ FOLDERS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/cohort.j
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_kept_cards_are_up_to_date(folder, tmp_path):
     """Cards that nobody rebuilds drift away from the code that claims to make them."""
+    check_kept(folder, tmp_path)
+
+
+def test_runs_of_several_recipes_are_kept_beside_each_other(tmp_path):
+    """Cards of the second recipe that replace those of the first, or that lack what they are rebuilt from."""
+    spec = importlib.util.spec_from_file_location("collect_cards", ROOT / "recipes" / "collect_cards.py")
+    collect_cards = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(collect_cards)
+    runs = [write_full_run(tmp_path / "runs" / task, task) for task in RUNS]
+    assert collect_cards.main(str(tmp_path / "kept"), *map(str, runs)) == 0
+    assert collect_cards.main(str(tmp_path / "kept"), str(runs[0])) == 0
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == sorted(RUNS)
+    for run in runs:
+        check_kept(tmp_path / "kept" / run.name, tmp_path / "again")
+
+
+def check_kept(folder, tmp_path):
+    """The cards in `folder` are what its records give."""
     run = tmp_path / folder.name
     shutil.copytree(folder, run)
     for card in run.glob("*/README.md"):

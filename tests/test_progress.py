@@ -5,13 +5,14 @@ from types import SimpleNamespace
 import pytest
 
 from hf_mutual_kd.progress import CohortProgress
+from hf_mutual_kd.task_words import TASK_WORDS
 
 PEERS = ("vit", "cnn_s")
 
 
 @pytest.fixture
 def progress():
-    return CohortProgress(PEERS, "accuracy")
+    return CohortProgress(PEERS, TASK_WORDS["image-classification"], "accuracy")
 
 
 def test_line_of_a_training_log(progress):
@@ -28,6 +29,16 @@ def test_line_of_an_evaluation(progress, prefix):
     """Data sets given as a dict have names of their own in front of the peer's."""
     logs = {f"{prefix}_vit/accuracy": 0.5, f"{prefix}_cnn_s/accuracy": 0.25, f"{prefix}_loss": 1.0}
     assert progress.line(7, logs) == f"step 7 · {prefix} · vit 50.0 % · cnn_s 25.0 %"
+
+
+def test_lines_of_tasks_whose_training_quality_is_not_their_metric():
+    """A bar that stays silent in training as it waits for a metric that no batch has; a CC in %."""
+    logs = {"loss": 2.0, "a/pACC": 0.5, "a/taught": 0.25, "b/pACC": 0.75, "b/taught": 0.5}
+    maps = CohortProgress(("a", "b"), TASK_WORDS["semantic-segmentation"], "pACC")
+    assert maps.line(3, logs) == "step 3 · loss 2.000 · a 50.0 % taught 25.0 % · b 75.0 % taught 50.0 %"
+    assert maps.line(3, {"eval_a/mIoU": 0.5, "eval_b/mIoU": 0.4}) == "step 3 · eval · a 50.0 % · b 40.0 %"
+    video = CohortProgress(("a", "b"), TASK_WORDS["video-saliency"], "SIM")
+    assert video.line(3, {"eval_a/CC": 0.5, "eval_b/CC": 0.4}) == "step 3 · eval · a 0.500 · b 0.400"
 
 
 def test_other_logs_have_no_line(progress):

@@ -193,7 +193,7 @@ def test_peers_as_list_and_as_mapping(from_yaml):
         ("learning_rate: fast", 'learning_rate must be a number, got "fast"'),
         ("bf16: 1", "bf16 must be true or false, got 1"),
         ("output_dir: 42", "output_dir must be text, got 42; put it in quotes"),
-        ("teacher_rule: bset", 'teacher_rule must be one of best, mean, got "bset" (nearest: best)'),
+        ("detach: techer", 'detach must be one of teacher, none, got "techer" (nearest: teacher)'),
         ("preset: [default]", "preset must be one of default, reference, got [default]"),
         ("schedule: cosin", 'schedule must be one of linear, cosine, got "cosin" (nearest: cosine)'),
         ("log_level: debgu", 'log_level must be one of passive, debug, got "debgu" (nearest: debug)'),
@@ -326,6 +326,6 @@ def test_help_is_quick_and_loads_no_torch():
     assert time.monotonic() - start < 3  # the bar is 1 s; a loaded machine is slower
     for item in (*fields(RecipeOptions), *fields(TransferOptions)):
         assert f"--{item.name} " in done.stdout
-    assert "--teacher_rule best|mean" in done.stdout
+    assert "--teacher_rule best|mean|all|fixed:NAME|gated|class" in done.stdout
     assert "Default: 1.0." in done.stdout
     assert "transformers.TrainingArguments" in done.stdout

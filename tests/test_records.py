@@ -16,7 +16,7 @@ def output(teacher, a, b, supervised=(1.0, 2.0), transfer=(0.5, 0.25)):
     logits = {name: 5 * torch.eye(3)[torch.tensor(classes)] for name, classes in (("a", a), ("b", b))}
     return CohortOutput(
         loss=torch.tensor(1.0),
-        logits=logits,
+        answers=logits,
         teacher=None if teacher is None else torch.tensor(teacher),
         supervised=torch.tensor(supervised, requires_grad=True),
         transfer=None if transfer is None else torch.tensor(transfer),
@@ -61,7 +61,7 @@ def test_control_has_neither_teacher_nor_transfer(record):
 def test_broken_peer_is_reported(record):
     """A peer that stops being finite must not do so silently, nor blur the others' figures."""
     broken = output([1, 1], [0, 1], [0, 1], (float("nan"), 2.0), (0.0, 0.0))
-    broken.logits["a"][1, 0] = float("nan")
+    broken.answers["a"][1, 0] = float("nan")
     record.add(broken, torch.tensor([0, 1]), torch.tensor([0, 1]))
     logs = record.drain(lambda sums: sums, steps=1)
     assert logs["a/not_finite"] == 1
@@ -83,3 +83,12 @@ def test_shares_of_the_run():
     assert share_taught(table) == {"a": 0.0, "b": 0.0}
     table.record(range(8), [0, 0, 0, 1, NOBODY, NOBODY, MEAN, MEAN])
     assert share_taught(table) == {"a": 0.5, "b": 0.25}
+
+
+def test_a_batch_that_does_not_count_keeps_processes_in_step(record):
+    """Processes gather step by step: one that leaves a step out would shift the roles of all later ones."""
+    record.add(output([0, 1], [0, 1], [0, 0]), torch.tensor([0, 1]), torch.tensor([0, 1]), counts=False)
+    assert len(record._decisions) == 1
+    logs = record.drain(lambda sums: sums, steps=1)
+    assert (logs["a/supervised"], logs["a/accuracy"], logs["a/taught"]) == (0.0, 0.0, 0.0)
+    assert len(record.role_table) == 0

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hf_mutual_kd.results import Arm, collect, describe, difference, verdict
+from hf_mutual_kd.results import Arm, collect, describe, difference, markdown, verdict
+from hf_mutual_kd.task_words import TASK_WORDS
+
+CLASSES, VIDEO = TASK_WORDS["image-classification"], TASK_WORDS["video-saliency"]
 
 
 def arm(name, seed, start, end, flips=(0.1, 0.05)):
@@ -61,7 +64,8 @@ def test_one_seed_without_control():
     assert not {"control", "delta", "control_flips"} & set(peer)
     text = describe(results, Path("runs/x"))
     assert "1 seed, 40 steps" in text
-    assert cells(text) == ["vit", "70.0", "–", "80.0", "–", "25.0", "+10.0 −5.0"]
+    assert cells(text) == ["vit", "70.0", "80.0", "25.0", "+10.0 −5.0"]
+    assert "control" not in text.splitlines()[2]
 
 
 def test_one_seed_with_control_claims_nothing():
@@ -84,7 +88,40 @@ def test_flips_that_were_not_measured_are_left_out():
     """A run must not end in an error after hours for want of a figure."""
     results = collect([arm("mutual", 1, 0.7, 0.8, flips=None)], {"seeds": [1]})
     assert results["peers"]["vit"]["positive_flips"] is None
-    assert describe(results, Path("runs/x"))
+    assert "flips" not in describe(results, Path("runs/x"))
+
+
+def other_arm(name, seed, metric, end, **more):
+    """One arm of one peer of another task, without flips and classes."""
+    cohort = {f"ensemble_{metric}": end, "samples": 10}
+    return Arm(name, seed, steps=40, seconds=1.0, start={"seg": {metric: 0.25} | more, "cohort": cohort},
+               end={"seg": {metric: end} | more, "cohort": cohort})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "title", "row"),
+    [
+        ("semantic-segmentation", "mIoU", "On the test split: mIoU in %, 3 seeds, 40 steps",
+         "| seg | 25.0 | 30.0 | 32.0 | +2.00 ± 0.00 (better) | 0.0 |"),
+        ("video-saliency", "CC", "On the test split: CC, 3 seeds, 40 steps",
+         "| seg | 0.250 | 0.300 | 0.320 | +0.020 ± 0.000 (better) | 0.0 |"),
+    ],
+)  # fmt: skip
+def test_every_task_is_compared_by_its_own_metric(task, metric, title, row):
+    """A CC of 0.32 shown as 32 %, differences of a metric that does not decide, or a column of dashes."""
+    arms = [
+        other_arm(name, seed, metric, end, loss=1.0)
+        for seed in (1, 2, 3)
+        for name, end in (("control", 0.3), ("mutual", 0.32))
+    ]
+    results = collect(arms, {"task": task, "seeds": [1, 2, 3]})
+    peer = results["peers"]["seg"]
+    assert peer["per_seed"] == {"mutual": [0.32] * 3, "control": [0.3] * 3}
+    assert peer["delta"]["mean"] == pytest.approx(0.02)
+    assert title in describe(results, Path("runs/x"))
+    table = markdown(results)
+    assert row in table
+    assert table.splitlines()[0] == "| peer | start | control | mutual | Δ against control | share taught |"
 
 
 @pytest.mark.parametrize(
@@ -98,10 +135,11 @@ def test_flips_that_were_not_measured_are_left_out():
 def test_verdict_is_a_paired_t_test(mean, sd, seeds, said):
     """A gain within the noise that is called better is the claim this table exists to prevent."""
     assert verdict({"mean": mean, "sd": sd}, seeds) == said
-    assert difference({"mean": mean, "sd": sd}, seeds).endswith(f"({said})")
+    assert difference({"mean": mean, "sd": sd}, seeds, CLASSES).endswith(f"({said})")
 
 
 def test_differences_are_in_points():
     """Points against percent is a factor that nobody sees."""
-    assert difference({"mean": 0.0079, "sd": 0.0004}, 3) == "+0.79 ± 0.04 (better)"
-    assert difference({"mean": -0.012, "sd": None}, 1) == "-1.20 (1 seed)"
+    assert difference({"mean": 0.0079, "sd": 0.0004}, 3, CLASSES) == "+0.79 ± 0.04 (better)"
+    assert difference({"mean": -0.012, "sd": None}, 1, CLASSES) == "-1.20 (1 seed)"
+    assert difference({"mean": -0.012, "sd": 0.0004}, 3, VIDEO) == "-0.012 ± 0.000 (worse)"

@@ -165,7 +165,7 @@ def test_merge_adds_counts_and_takes_the_others_last_word(table):
     [
         ([1, 2], [0], None),
         ([1], [2], None),
-        ([1], [-4], None),
+        ([1], [-5], None),
         ([1.5], [0], None),
         ([[1]], [[0]], None),
         ([1], [0], []),
