@@ -83,7 +83,7 @@ def free_names(source, known):
     return used - assigned - set(known) - set(dir(builtins))
 
 
-OUTSIDE = ("from_pretrained", "load_splits", "MutualKDConfig(", "runs/", "https://", "python:")
+OUTSIDE = ("from_pretrained", "load_splits", "MutualKDConfig(", "runs/", "https://", "python:", "/data/", ".mp4")
 """What needs the Hub, the working folder or fails on purpose."""
 
 
