@@ -56,8 +56,8 @@ class ClipProcessors(PeerProcessors):
     @cached_property
     def max_side(self) -> int | None:
         """To which longer sides are shrunk while decoding; `None` where a peer does not say what it needs."""
-        sizes = [getattr(processor, "image_size", None) for processor, _ in self.groups]
-        return DETAIL * max(max(size) for size in sizes if size) if all(sizes) else None
+        sizes: list[Any] = [getattr(processor, "image_size", None) for processor, _ in self.groups]
+        return DETAIL * max(int(np.max(size)) for size in sizes) if all(sizes) else None
 
 
 class ClipCollator(RoleTaggingCollator):

@@ -92,6 +92,7 @@ class Cohort(nn.Module):
         }
         for name, columns in self.label_columns.items():
             if columns is not None:
+                self.task.check_columns(name, columns)
                 self.register_buffer(f"columns_{name}", torch.tensor(columns), persistent=False)
         self.objective: Objective | None = None
         self.rule: TeacherRule | None = None

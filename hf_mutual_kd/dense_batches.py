@@ -12,6 +12,8 @@ from .dense_processors import IMAGE_KEYS
 
 SIZE_KEYS = ("valid_sizes", "own_sizes")
 """What a batch says of its images beside what a model takes."""
+PARTS = 2**16
+"""Of a cell of joined maps: an image may end within one, as it does when it is alone."""
 
 
 def run_alone(
@@ -30,7 +32,8 @@ def run_alone(
 
     Returns:
         `tuple` of the outputs, maps padded below and to the right with 0; `padded` (height and width) and `valid`
-        `[B, 2]` for [`~hf_mutual_kd.dense_outputs.dense_log_probs`], which say where in the maps each image is.
+        `[B, 2]`, both of one unit, for [`~hf_mutual_kd.dense_outputs.dense_log_probs`], which say where in the maps
+        each image is.
 
     Example:
 
@@ -57,12 +60,11 @@ def run_alone(
         outputs.append(dict(call(part)))
         grid = next(value.shape[-2:] for value in outputs[-1].values() if value.ndim == 4)
         scale = sizes.new_tensor(grid)
-        # Cells of the grid that hold the image, counted whole.
-        valid.append(-(-inputs["valid_sizes"][rows] * scale // sizes[number]))
+        valid.append(inputs["valid_sizes"][rows] * scale * PARTS // sizes[number])
     order = torch.cat([(group == number).nonzero().squeeze(1) for number in range(len(sizes))]).argsort()
     joined = {key: _joined([part[key] for part in outputs])[order] for key in outputs[0]}
     maps = next(value for value in joined.values() if value.ndim == 4)
-    return joined, (maps.shape[-2], maps.shape[-1]), torch.cat(valid)[order]
+    return joined, (maps.shape[-2] * PARTS, maps.shape[-1] * PARTS), torch.cat(valid)[order]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

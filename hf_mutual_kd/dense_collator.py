@@ -64,7 +64,12 @@ class DenseCollator(RoleTaggingCollator):
         return image, mask
 
     def blank(self) -> tuple[Any, Tensor]:
-        return Image.new("RGB", BLANK), torch.full(BLANK, UNREADABLE)
+        image: Any = Image.new("RGB", BLANK)
+        mask = torch.full(BLANK, UNREADABLE)
+        if self.view is not None:
+            # Of the others' size: run apart, it would add a loss, in which heads with queries wait for all processes.
+            image, mask = self.view(image, mask, 0, 0)
+        return image, torch.full_like(mask, UNREADABLE)
 
     def join(self, labels: Sequence[Tensor]) -> Tensor:
         return pad_labels(labels)

@@ -212,7 +212,7 @@ def fill(labels: Tensor, size: Size | None = None) -> Tensor:
     ```
     """
     size = size or (labels.shape[1], labels.shape[2])
-    return torch.cat([nearest_labels(own, size) for own in _own_parts(labels)])
+    return torch.cat([nearest_labels(own, size) for own in own_parts(labels)])
 
 
 def labels_for_peer(labels: Tensor, valid_sizes: Tensor, padded_size: Size) -> Tensor:
@@ -236,7 +236,7 @@ def labels_for_peer(labels: Tensor, valid_sizes: Tensor, padded_size: Size) -> T
     """
     made = labels.new_full((len(labels), *padded_size), IGNORE)
     sizes: list[list[int]] = valid_sizes.tolist()
-    for place, (own, (height, width)) in enumerate(zip(_own_parts(labels), sizes, strict=True)):
+    for place, (own, (height, width)) in enumerate(zip(own_parts(labels), sizes, strict=True)):
         made[place, :height, :width] = nearest_labels(own, (height, width))[0]
     return made.masked_fill(made < 0, IGNORE)
 
@@ -268,7 +268,7 @@ def query_targets(peer_labels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     return masks, [found.long() for found in classes]
 
 
-def _own_parts(labels: Tensor) -> list[Tensor]:
+def own_parts(labels: Tensor) -> list[Tensor]:
     """Each image's part of a padded batch, `[1, h, w]`."""
     sizes: list[list[int]] = image_sizes(labels).tolist()
     return [labels[place : place + 1, :height, :width] for place, (height, width) in enumerate(sizes)]

@@ -97,6 +97,18 @@ def test_every_image_gets_the_map_it_gets_alone(kind):
         assert (found != alone).float().mean() < 0.002
 
 
+def test_image_that_ends_within_a_cell_is_cut_where_it_ends():
+    """Counted in whole cells, an image of 37 pixels has the map of one of 40, and another one alone."""
+    processor = padding(do_resize=False, size_divisor=32)
+    collator, model = DenseCollator({"peer": processor}), peer_of("averages")
+    rows = rows_of([(37, 53), (64, 96)])
+    inputs = collator(rows)["peer_inputs"]["peer"]
+    assert "own_sizes" in inputs
+    together = maps_of(model, inputs, [(370, 530), (64, 96)])[0]
+    alone = maps_of(model, collator(rows[:1])["peer_inputs"]["peer"], [(370, 530)])[0]
+    assert torch.equal(together, alone)
+
+
 def test_a_local_head_needs_no_separate_run():
     """Valid sizes alone must put the map of a head without attention right."""
     collator, model = DenseCollator({"peer": padding()}), peer_of("averages")
@@ -220,6 +232,18 @@ def test_unreadable_rows_keep_their_places(broken):
     assert DenseCollator({"a": padding()}, on_bad_image="skip")(rows)["sample_ids"].tolist() == [0, 2, 3]
     with pytest.raises(DataError, match=f"sample 1 cannot be read {'.*its mask' if broken == 'label' else ''}"):
         DenseCollator({"a": padding()})(rows)
+
+
+def test_unreadable_rows_are_of_the_others_size():
+    """A smaller one is run apart: one more loss in one process, whose sum over processes the others never join."""
+    rows = rows_of(SIZES)
+    rows[1]["image"] = BAD
+    view = DenseView(crop=64, scale=(0.5, 2.0))
+    collator = DenseCollator({"a": padding(do_resize=False)}, view=view, on_bad_image="skip", keep_places=True)
+    batch = collator(rows)
+    assert "own_sizes" not in batch["peer_inputs"]["a"]
+    assert batch["labels"].shape == (4, 64, 64)
+    assert (batch["labels"][1] == UNREADABLE).all()
 
 
 def test_wrong_masks_are_named():

@@ -161,8 +161,8 @@ def add_nameless(root):
         (break_fixations, r"0002: there are neither images in fixation/ nor images or .mat files"),
         (break_image, r"0002/images/0005.png: cannot be decoded"),
         (add_map, r"maps/0006.png: the video has no such frame \(5 frames, 6 files\)"),
-        (add_twin, r"is frame 3 already"),
-        (add_nameless, r"mean.png: expected a name that ends with the frame's number"),
+        (add_twin, r"frame 3 is also "),
+        (add_nameless, r"mean.png: expected a frame number in the name"),
     ],
 )
 def test_bad_videos_are_named_or_skipped(tmp_path, damage, message):

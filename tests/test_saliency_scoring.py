@@ -307,6 +307,8 @@ def test_nothing_to_score_is_an_error(folders, tmp_path):
         evaluate_folders(predictions, tmp_path / "none", SaliencyScores())
     with pytest.raises(DataError, match=r"no video named 7\* with maps"):
         evaluate_folders(predictions, truth, SaliencyScores(), videos=["7*"])
+    with pytest.raises(DataError, match=r"no video named 7\* with maps"):
+        evaluate_folders(predictions, truth, SaliencyScores(), videos=["*", "7*"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no video with maps"):
         evaluate_folders(predictions, tmp_path / "empty", SaliencyScores())

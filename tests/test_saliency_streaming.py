@@ -190,6 +190,13 @@ def test_a_folder_of_arrays(clip_file, tmp_path):
     assert np.load(tmp_path / "out" / "maps" / "0001.npy").sum() == pytest.approx(1.0, abs=1e-4)
 
 
+def test_endings_of_any_case(clip_file, tmp_path):
+    """`film.MP4` became a folder of that name."""
+    model, processor = pair()
+    assert predict_video(model, processor, clip_file, tmp_path / "over.MP4", progress=False) == 6
+    assert (tmp_path / "over.MP4").is_file()
+
+
 def test_a_broken_video_leaves_nothing(clip_file, tmp_path):
     """Half a folder looks like a short video."""
     model, processor = pair()

@@ -9,7 +9,7 @@ from saliency_run import gaze_videos, saliency_cohort
 from torch import nn
 
 from hf_mutual_kd import Cohort
-from hf_mutual_kd.clip_collator import ClipCollator, clip_policy
+from hf_mutual_kd.clip_collator import ClipCollator, ClipProcessors, clip_policy
 from hf_mutual_kd.errors import ConfigError, DataError, PeerError
 from hf_mutual_kd.metrics.saliency_scores import SaliencyScores
 from hf_mutual_kd.options import TransferOptions
@@ -18,8 +18,10 @@ from hf_mutual_kd.roles import NOBODY
 from hf_mutual_kd.saliency import VideoSaliencyProcessor
 from hf_mutual_kd.saliency.clip_rows import ClipRows, ClipView
 from hf_mutual_kd.saliency.clips import ClipPolicy
+from hf_mutual_kd.saliency.fixations import FixationList
 from hf_mutual_kd.saliency.gaze_reference import GazeReference
 from hf_mutual_kd.saliency.losses import log_density, resample_log_density, saliency_loss
+from hf_mutual_kd.saliency.truth import FolderTruth, PointTruth, SaliencyVideo
 from hf_mutual_kd.saliency.truth_batches import UNREADABLE, has_density, join_truths, split_truths
 from hf_mutual_kd.tasks import VideoSaliency
 from hf_mutual_kd.tasks.video_saliency import clip_losses, log_maps
@@ -91,6 +93,15 @@ def test_policy_of_a_processor():
     assert clip_policy(lambda clips: {}) == ClipPolicy()
     own = Foreign().processor
     assert clip_policy(own).relative == (-3, 0)
+
+
+def test_side_that_peers_need():
+    """A foreign processor whose size is one number would end the run in a TypeError."""
+    square, wide = lambda clips: {}, VideoSaliencyProcessor((8, 40))
+    square.image_size = 32
+    assert ClipProcessors({"a": square}).max_side == 64
+    assert ClipProcessors({"a": square, "b": wide}).max_side == 80
+    assert ClipProcessors({"a": lambda clips: {}, "b": wide}).max_side is None
 
 
 def test_frames_that_cannot_be_read(tmp_path):
@@ -360,6 +371,18 @@ def test_reference_is_where_people_look():
     assert pool.sum(1).argmax() in (9, 19), "every video has the point (9, 30), half of them at half the size"
     peak = np.unravel_index(reference.prior_at((H, W)).argmax(), (H, W))
     assert abs(peak[1] - 45) <= 16
+
+
+def test_reference_leaves_out_what_is_no_place_in_a_frame(tmp_path):
+    """Gaze beside the screen would pile up at the borders; one damaged map would end a run that may skip it."""
+    points = FixationList([[[-7, 3], [2, 99], [5, 6]], [[H - 1, W - 1], [0, 0]]])
+    video = SaliencyVideo("a", None, 2, PointTruth(points, (H, W), 4.0))
+    (tmp_path / "0001.png").write_bytes(b"damaged")
+    files = (tmp_path / "0001.png",)
+    reference = GazeReference([video, SaliencyVideo("b", None, 1, FolderTruth(files, files))])
+    pool = reference.pool_at((H, W))
+    assert np.argwhere(pool).tolist() == [[0, 0], [5, 6], [H - 1, W - 1]]
+    assert pool.sum() == 3
 
 
 def test_each_peer_sees_its_clip(tmp_path):

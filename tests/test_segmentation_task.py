@@ -9,12 +9,13 @@ from segmentation_peers import CLASSES, PIXEL, QUERY, SIZE, inputs_of, tiny_segm
 
 from hf_mutual_kd import Cohort
 from hf_mutual_kd.alignment import ClassColumns
-from hf_mutual_kd.errors import ConfigError, PeerError
+from hf_mutual_kd.errors import ConfigError, LabelError, PeerError
 from hf_mutual_kd.masks import IGNORE, OUTSIDE, UNLABELLED, UNREADABLE, labels_for_peer, query_targets
 from hf_mutual_kd.options import TransferOptions
 from hf_mutual_kd.peers import LoadedPeer, PeerSpec
 from hf_mutual_kd.roles import NOBODY
 from hf_mutual_kd.tasks import SemanticSegmentation
+from hf_mutual_kd.tasks.segmentation_heads import DenseAnswer
 from hf_mutual_kd.teachers import BestRule, LiveSource, Objective
 
 LOSSES = ("loss_cross_entropy", "loss_mask", "loss_dice")
@@ -205,6 +206,27 @@ def test_images_of_several_sizes_are_scored_as_alone():
     for key in ("confusion", "agreeing", "any_right", "loss", "teacher", "pixels"):
         torch.testing.assert_close(together[key][1:], alone[key], msg=key)
     assert together["pixels"].tolist() == [64 * 64, 32 * 48]
+
+
+def test_class_with_the_number_of_ignored_pixels_is_refused():
+    """A peer of 256 classes or more would never learn its class 255, and say nothing."""
+    model = tiny_segmenter("segformer")
+    model.config.id2label = {index: f"class {index}" for index in range(300)}
+    peers = {name: LoadedPeer(model, lambda images: None, PeerSpec(source=name)) for name in ("a", "b")}
+    with pytest.raises(LabelError, match="'a': the data set's class 1 is its class 255"):
+        Cohort(peers, "semantic-segmentation", ["class 7", "class 255"], "subset")
+
+
+def test_loss_of_an_image_does_not_depend_on_its_batch():
+    """Stretched to the largest image of the batch, labels count other pixels than they do alone."""
+    task = SemanticSegmentation()
+    labels = torch.randint(0, 5, (2, 90, 90), generator=torch.Generator().manual_seed(2))
+    labels[1, 37:], labels[1, :, 51:] = OUTSIDE, OUTSIDE
+    logits = torch.randn(2, 2, 5, 16, 16, generator=torch.Generator().manual_seed(3))
+    answers = [DenseAnswer({"logits": one}, "pixel", (SIZE, SIZE), None) for one in logits]
+    alone = [DenseAnswer({"logits": one[1:]}, "pixel", (SIZE, SIZE), None) for one in logits]
+    found = task.evaluation_facts(answers, labels, torch.arange(2))["loss"][1:]
+    torch.testing.assert_close(found, task.evaluation_facts(alone, labels[1:, :37, :51], torch.arange(1))["loss"])
 
 
 def test_evaluation_counts_what_confusion_matrices_say():

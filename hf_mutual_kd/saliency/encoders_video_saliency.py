@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import AutoBackbone, PreTrainedModel
 
 from .configuration_video_saliency import VideoSaliencyConfig
-from .token_encoders_video_saliency import build_token_encoder
+from .token_encoders_video_saliency import build_token_encoder, height_and_width
 from .torchvision_encoders_video_saliency import COARSEST_STRIDE, build_torchvision_encoder
 
 SMALLEST_PATCH = 8
@@ -48,7 +47,7 @@ class FrameEncoder(nn.Module):
         super().__init__()
         self.model = AutoBackbone.from_config(config.encoder_config)
         self.channels = list(self.model.channels)
-        patch = _pair(getattr(config.encoder_config, "patch_size", None) or 1)
+        patch = height_and_width(getattr(config.encoder_config, "patch_size", None) or 1)
         self.stride = patch if min(patch) >= SMALLEST_PATCH else (COARSEST_STRIDE, COARSEST_STRIDE)
 
     def load_encoder(self, loaded: PreTrainedModel) -> None:
@@ -59,11 +58,6 @@ class FrameEncoder(nn.Module):
         """`[B, T, 3, H, W]` to feature maps `[B, C, T, h, w]`."""
         maps = self.model(pixel_values.flatten(0, 1)).feature_maps
         return [one.unflatten(0, pixel_values.shape[:2]).transpose(1, 2) for one in maps]
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
 
 
 __all__ = ["build_encoder"]

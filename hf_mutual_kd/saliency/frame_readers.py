@@ -118,7 +118,7 @@ def frame_files(folder: Path) -> list[Path]:
     """The images of a folder in numeric order, hidden files left out."""
     return sorted(
         (file for file in folder.iterdir() if file.suffix.lower() in FRAME_ENDINGS and not file.name.startswith(".")),
-        key=lambda file: natural_key(file.name),
+        key=lambda file: (natural_key(file.name), file.name),
     )
 
 

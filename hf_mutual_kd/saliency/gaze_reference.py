@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..errors import DataError
 from ..metrics.saliency_maps import resize_map
 from .truth import SaliencyVideo
 
@@ -22,11 +23,12 @@ class GazeReference:
     The centre prior and the pool of the shuffled AUC, both of the training videos.
 
     Args:
-        videos (`list[SaliencyVideo]`): for training; every k-th frame is looked at, [`MOST_FRAMES`] at most.
+        videos (`list[SaliencyVideo]`): for training; every k-th frame is looked at, [`MOST_FRAMES`] at most;
+            what cannot be read is passed over, as the collator stops at it or counts it.
 
     Attributes:
         prior (`np.ndarray`): float64 `PRIOR_GRID`, the mean density; sums to 1.
-        places (`np.ndarray`): float64 `[K, 2]`: fixations as shares of height and width.
+        places (`np.ndarray`): float64 `[K, 2]`: fixations inside their frames as shares of height and width.
     """
 
     def __init__(self, videos: Sequence[SaliencyVideo]):
@@ -34,9 +36,13 @@ class GazeReference:
         total, places = np.zeros(PRIOR_GRID), [np.zeros((0, 2))]
         for video in videos:
             for frame in range(min(step // 2, video.length - 1), video.length, step):
-                density = video.truth.density(frame)
+                try:
+                    density, points = video.truth.density(frame), video.truth.points(frame)
+                except DataError:
+                    continue
                 total += _coarse(density)
-                places.append((video.truth.points(frame) + 0.5) / density.shape)
+                place = (points + 0.5) / density.shape
+                places.append(place[((place >= 0) & (place < 1)).all(1)])
         self.prior = total / max(total.sum(), np.finfo(float).tiny)
         self.places = np.concatenate(places)
         self._pools: dict[tuple[int, int], np.ndarray] = {}

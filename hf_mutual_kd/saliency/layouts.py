@@ -21,7 +21,7 @@ from ..errors import DataError
 from ..options import RecipeOptions
 from .fixations import FixationList
 from .frame_readers import FRAME_ENDINGS
-from .map_files import natural_key
+from .map_files import by_number, natural_key
 from .rows import Found, Maker, find_rows
 from .truth import FolderTruth, MapVideoTruth, SaliencyVideo
 from .video import open_frames
@@ -225,7 +225,9 @@ GAZE_PARTS = {"train": "training", "test": "testing"}
 def _folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted((item for item in folder.iterdir() if item.is_dir()), key=lambda item: natural_key(item.name))
+    return sorted(
+        (item for item in folder.iterdir() if item.is_dir()), key=lambda item: (natural_key(item.name), item.name)
+    )
 
 
 def _of_shots(*folders: Path) -> Maker:
@@ -284,19 +286,12 @@ def _numbered(folder: Path, endings: set[str]) -> dict[int, Path]:
     """Files by the last number in their names, ascending."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    files: dict[int, Path] = {}
-    for file in folder.iterdir():
-        if file.suffix.lower() not in endings or file.name.startswith("."):
-            continue
-        digits = re.findall(r"[0-9]+", file.stem)
-        if not digits:
-            raise DataError(f"{file}: expected a name that ends with the frame's number")
-        if int(digits[-1]) in files:
-            raise DataError(f"{file}: {files[int(digits[-1])].name} is frame {int(digits[-1])} already")
-        files[int(digits[-1])] = file
+    files = by_number(
+        file for file in folder.iterdir() if file.suffix.lower() in endings and not file.name.startswith(".")
+    )
     if not files:
         raise DataError(f"{folder}: holds no files {', '.join(sorted(endings))}")
-    return dict(sorted(files.items()))
+    return files
 
 
 def _of_avimos(name: str, video: Path | None, maps: Path | None, points: Path | None) -> SaliencyVideo:

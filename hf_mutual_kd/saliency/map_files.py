@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tokenize
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -56,16 +57,29 @@ def frame_files(folder: Path, root: Path, suffixes: tuple[str, ...]) -> dict[int
         [`~hf_mutual_kd.errors.DataError`]: no such folder, a name without a number, two files for one frame, or a
             link that leads out of the root.
     """
+    files = (path for path in _entries(folder, root) if path.suffix.lower() in suffixes and path.is_file())
+    return by_number(files, lambda path: relative(path, root))
+
+
+def by_number(files: Iterable[Path], shown: Callable[[Path], str] = str) -> dict[int, Path]:
+    """
+    Files by the last number in their names, ascending.
+
+    Args:
+        files (`Iterable[Path]`): of one folder.
+        shown (callable, *optional*): a file's name in messages; its path when unset.
+
+    Raises:
+        [`~hf_mutual_kd.errors.DataError`]: a name without a number, or two files for one frame.
+    """
     found: dict[int, Path] = {}
-    for path in _entries(folder, root):
-        if path.suffix.lower() not in suffixes or not path.is_file():
-            continue
+    for path in files:
         digits = re.findall(r"[0-9]+", path.stem)
         if not digits:
-            raise DataError(f"{relative(path, root)}: expected a frame number in the name, such as 0001{path.suffix}")
+            raise DataError(f"{shown(path)}: expected a frame number in the name, such as 0001{path.suffix}")
         number = int(digits[-1])
         if number in found:
-            raise DataError(f"{relative(path, root)}: frame {number} is also {found[number].name}; keep one of them")
+            raise DataError(f"{shown(path)}: frame {number} is also {found[number].name}; keep one of them")
         found[number] = path
     return dict(sorted(found.items()))
 

@@ -82,7 +82,7 @@ def predict_video(
         )
         both = zip(shown, densities, strict=True)
         bar = tqdm(both, total=len(reader), unit="frame", disable=not progress)
-        if out.suffix == ".mp4":
+        if out.suffix.lower() == ".mp4":
             return _write(bar, [open_files.enter_context(_overlay_file(out, reader.fps))])
         place = open_files.enter_context(staged(out))
         overlay = open_files.enter_context(_overlay_file(place / OVERLAY, reader.fps))
@@ -209,7 +209,8 @@ def load_for_prediction(
         processor = AutoProcessor.from_pretrained(spec.source, **code)
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (*LOADING_ERRORS, AssertionError) as error:  # torch asserts that it was built with CUDA
-        raise PeerError(f"model {source!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise PeerError(f"model {source!r} cannot be loaded: {reason}") from error
     if model.config.model_type != "video_saliency":
         raise PeerError(f"model {source!r} is a {type(model).__name__}, not a video saliency model")
     return model, processor

@@ -173,8 +173,9 @@ def _plan(
     root = _truth_root(ground_truth, layout)
     everything = {video.name: video for video in _truth_videos(root, layout, needs_fixations, problems)}
     given = {name for name in everything if not chosen or any(fnmatchcase(name, word) for word in chosen)}
-    if not given:
-        wanted = f" named {' '.join(chosen)}" if chosen else ""
+    absent = [word for word in chosen if not any(fnmatchcase(name, word) for name in given)]
+    if absent or not given:
+        wanted = f" named {' '.join(absent)}" if absent else ""
         raise DataError(f"{ground_truth}: no video{wanted} with maps in it{_listed(problems.found)}")
     predicted = _predicted(predictions, layout, next(iter(everything)), problems)
     for name in sorted(predicted.keys() - everything.keys()):

@@ -54,11 +54,11 @@ class TokenEncoder(nn.Module):
 
     def tubelet(self, config: Any) -> tuple[int, int, int]:
         """Frames, rows and columns of a token."""
-        return (config.tubelet_size, *_pair(config.patch_size))
+        return (config.tubelet_size, *height_and_width(config.patch_size))
 
     def pretraining_grid(self, config: Any) -> tuple[int, ...]:
         """The grid that the position table is of."""
-        sizes = (config.num_frames, *_pair(config.image_size))
+        sizes = (config.num_frames, *height_and_width(config.image_size))
         return tuple(size // step for size, step in zip(sizes, (self.time_multiple, *self.stride), strict=True))
 
     def layers(self, model: Any) -> nn.ModuleList:
@@ -185,7 +185,7 @@ class TimesformerEncoder(TokenEncoder):
 
     def tubelet(self, config: Any) -> tuple[int, int, int]:
         """A token is of one frame."""
-        return (1, *_pair(config.patch_size))
+        return (1, *height_and_width(config.patch_size))
 
     def embed(self, pixel_values: Tensor, grid: Sequence[int]) -> Tensor:
         """The class token, then the frames of every patch."""
@@ -279,7 +279,8 @@ def build_token_encoder(
     return TOKEN_ENCODERS[kind](config, out_indices, levels)
 
 
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """A size that a configuration gives as one number or as two."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
 
@@ -289,4 +290,4 @@ def _spread(layers: int, levels: int) -> list[int]:
     return [math.ceil(layers * (level + 1) / levels) - 1 for level in range(levels)]
 
 
-__all__ = ["TOKEN_ENCODERS", "build_token_encoder", "interpolate_table"]
+__all__ = ["TOKEN_ENCODERS", "build_token_encoder", "height_and_width", "interpolate_table"]

@@ -106,6 +106,9 @@ class Task(ABC):
     def check_peer(self, name: str, model: nn.Module) -> None:  # noqa: B027
         """Raise [`~hf_mutual_kd.errors.PeerError`] for a model that loads but cannot take part."""
 
+    def check_columns(self, name: str, columns: Sequence[int]) -> None:  # noqa: B027
+        """Raise [`~hf_mutual_kd.errors.LabelError`] for a peer's classes that the task cannot train, by their ids."""
+
     def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
         """The processor that lies beside a checkpoint."""
         return AutoImageProcessor.from_pretrained(source, revision=revision, **code)

@@ -26,7 +26,7 @@ from ..dense_outputs import semantic_map
 from ..dense_processors import load_dense_processor
 from ..dense_transfer import mean_over_pixels
 from ..dense_view import DenseView
-from ..errors import ConfigError
+from ..errors import ConfigError, LabelError
 from ..grids import (
     SCORES,
     cell_classes,
@@ -37,7 +37,7 @@ from ..grids import (
     valid_cells,
 )
 from ..losses import mean_log_probs
-from ..masks import IGNORE, UNLABELLED, UNREADABLE, fill, image_sizes, labels_for_peer
+from ..masks import IGNORE, UNLABELLED, UNREADABLE, fill, image_sizes, labels_for_peer, own_parts
 from ..metrics.segmentation import confusion_matrix
 from ..options import Granularity, OnBadImage, RecipeOptions, TransferGrid, TransferOptions
 from ..roles import assign_roles
@@ -110,6 +110,13 @@ class SemanticSegmentation(Task):
 
     def check_peer(self, name: str, model: nn.Module) -> None:
         head_of(model, name)
+
+    def check_columns(self, name: str, columns: Sequence[int]) -> None:
+        if IGNORE in columns:
+            raise LabelError(
+                f"peer {name!r}: the data set's class {columns.index(IGNORE)} is its class {IGNORE}, the number of "
+                "ignored pixels, so it would never learn it; use label_alignment='new_head'"
+            )
 
     def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
         return load_dense_processor(source, revision, code)
@@ -223,9 +230,15 @@ class SemanticSegmentation(Task):
     ) -> dict[str, Tensor]:
         readable = (labels != UNREADABLE).flatten(1).all(1)
         beliefs = [answer.log_probs for answer in answers]
-        truth = scored_labels(labels)
-        scores = image_scores(beliefs, truth, IGNORE, size=coarsest_grid(beliefs)).float()
-        sizes = image_sizes(labels)
+        sizes, grid = image_sizes(labels), coarsest_grid(beliefs)
+        # One by one: labels at the batch's size would depend on the other images of it.
+        scores = torch.cat(
+            [
+                image_scores([belief[row, None] for belief in beliefs], scored_labels(own), IGNORE, size=grid)
+                for row, own in enumerate(own_parts(labels))
+            ],
+            dim=1,
+        ).float()
         classes, maps = beliefs[0].shape[1], self._maps(answers, beliefs, sizes)
         counted = [confusions(truth, list(seen), classes) for truth, *seen in zip(labels, *maps, strict=True)]
         facts = {key: torch.stack([one[key] for one in counted]) for key in counted[0]}
