@@ -80,6 +80,7 @@ def test_page_prints_what_was_measured():
     assert "| mask2former | mutual − control | **+2.00 ± 0.00** |" in page
     assert "| mask2former | mutual − own + pixel CE | +0.67 ± 1.53 |" in page
     assert "| segformer | mutual − own + pixel CE" not in page
+    assert "- **mask2former**: *mutual* is better than control (**+2.00 ± 0.00**), not told apart from own" in page
     assert "| mask2former | own + pixel CE | 22.3 ± 2.3 | 23.3 ± 2.3 | 24.3 ± 2.3 | 25.3 ± 2.3 |" in page
     assert "| control seed 0 (segformer 0.001) | 23.1 | yes |" in page
     assert "segformer, the best start" in page
