@@ -81,6 +81,8 @@ class Experiment:
         specs = self._specs()
         splits = self._load_data()
         cohort = self._load_cohort(specs, splits)
+        if splits.label_names is None and cohort.label_names:
+            cohort.task.check_labels(splits, len(cohort.label_names))
         self.config.check_peers(cohort.names)
         self._check_training(cohort, splits)
         self._pull_checkpoint()

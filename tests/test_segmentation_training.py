@@ -1,10 +1,13 @@
 """The trainer with maps: exact resume, peers as ordinary folders, two processes as one, and images of mixed sizes."""
 
 import json
+from io import BytesIO
 
 import pytest
 import segmentation_run
 import torch
+from datasets import Dataset, Features, Image
+from PIL import Image as PILImage
 from safetensors.torch import load_file
 from segmentation_run import PEERS, segmentation_cohort, segmentation_rows, segmentation_trainer
 from test_distributed import two
@@ -13,6 +16,7 @@ from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversal
 from hf_mutual_kd import Cohort, RoleTable
 from hf_mutual_kd.errors import ConfigError
 from hf_mutual_kd.grids import image_scores
+from hf_mutual_kd.launching import launch
 from hf_mutual_kd.roles import assign_roles
 
 
@@ -83,3 +87,23 @@ def test_maps_are_not_cached(tmp_path):
     """Maps of every sample would fill the memory after hours."""
     with pytest.raises(ConfigError, match="too large to keep"):
         segmentation_trainer(str(tmp_path), cache_frozen=True, augment=False).train()
+
+
+def test_masks_without_class_names_are_checked_before_training(tmp_path, capsys):
+    """A class that no peer has would come to light in the middle of the first epoch."""
+    segmentation_cohort().save_pretrained(tmp_path)
+    for split, seed in (("train", 0), ("validation", 1), ("test", 2)):
+        rows = segmentation_rows(10, seed).to_list()
+        if split == "train":
+            wrong = BytesIO()
+            PILImage.new("L", PILImage.open(BytesIO(rows[7]["image"]["bytes"])).size, 9).save(wrong, "PNG")
+            rows[7]["label"] = {"bytes": wrong.getvalue(), "path": None}
+        kinds = Features({"image": Image(decode=False), "label": Image(decode=False)})
+        Dataset.from_list(rows, features=kinds).to_parquet(tmp_path / "rows" / f"{split}.parquet")
+    words = ["--peers", *(f"{name}={tmp_path / name}" for name in PEERS), "--dataset", str(tmp_path / "rows")]
+    words += ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    assert launch("semantic-segmentation", "recipes/segment.py", words, tmp_path / "unused.yaml", "a recipe") == 2
+    error = capsys.readouterr().err
+    assert "train" in error
+    assert "row 7" in error
+    assert not (tmp_path / "run").exists()

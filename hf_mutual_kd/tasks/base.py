@@ -87,6 +87,9 @@ class Task(ABC):
             setattr(splits, name, rows)
         splits.facts["skipped_images"] = skipped
 
+    def check_labels(self, splits: Splits, classes: int) -> None:  # noqa: B027
+        """Check labels of a data set without class names against the peers' number of classes, before training."""
+
     @abstractmethod
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> Callable[..., Any]:
         """The random view that all peers share, for these peers' processors."""

@@ -105,6 +105,10 @@ class SemanticSegmentation(Task):
             splits.facts["skipped_images"][name] += skipped
         splits.facts["checked_masks"] = checked
 
+    def check_labels(self, splits: Splits, classes: int) -> None:
+        for name in ("train", "validation", "test"):
+            check_masks(getattr(splits, name), name, classes)
+
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> DenseView:
         return DenseView.from_options(options, processors, seed)
 
