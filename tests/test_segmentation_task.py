@@ -271,6 +271,10 @@ def test_options_of_other_tasks_are_refused():
         SemanticSegmentation().configured(TransferOptions(role_table="x", granularity="pixel"))
     with pytest.raises(PeerError, match="cannot be a peer"):
         SemanticSegmentation().check_peer("a", tiny_segmenter("detr"))
+    with_sentences = tiny_segmenter("oneformer")
+    with_sentences.config.is_training = True
+    with pytest.raises(PeerError, match="asks for sentences"):
+        SemanticSegmentation().check_peer("a", with_sentences)
     task = SemanticSegmentation().configured(TransferOptions(granularity="class", transfer_grid="label"))
     assert (task.granularity, task.grid) == ("class", "label")
 

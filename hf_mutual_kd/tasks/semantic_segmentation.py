@@ -26,7 +26,7 @@ from ..dense_outputs import semantic_map
 from ..dense_processors import load_dense_processor
 from ..dense_transfer import mean_over_pixels
 from ..dense_view import DenseView
-from ..errors import ConfigError, LabelError
+from ..errors import ConfigError, LabelError, PeerError
 from ..grids import (
     SCORES,
     cell_classes,
@@ -114,6 +114,12 @@ class SemanticSegmentation(Task):
 
     def check_peer(self, name: str, model: nn.Module) -> None:
         head_of(model, name)
+        config: Any = getattr(model, "config", None)
+        if getattr(config, "model_type", "") == "oneformer" and config.is_training:
+            raise PeerError(
+                f"peer {name!r} is a OneFormer with is_training=true, whose forward asks for sentences that describe "
+                "each image; give it with is_training=false in its config.json"
+            )
 
     def check_columns(self, name: str, columns: Sequence[int]) -> None:
         if IGNORE in columns:
