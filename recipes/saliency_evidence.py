@@ -49,7 +49,7 @@ def run(name: str, options: Sequence[str]) -> None:
     peers = [f"{peer}=recipes/embedded_saliency/peers/{peer}" for peer in COHORTS[name]]
     seeds = [str(seed) for seed in SEEDS]
     command = [sys.executable, "recipes/video_saliency.py", "--config", CONFIG, "--peers", *peers, "--seeds", *seeds]
-    command += ["--output_dir", str(folder_of(name)), "--resume_from_checkpoint", "true", *options]
+    command += ["--output_dir", str(folder_of(name).relative_to(ROOT)), "--resume_from_checkpoint", "true", *options]
     subprocess.run(command, cwd=ROOT, check=True)
 
 
