@@ -46,8 +46,7 @@ def run_alone(
     ```
     """
     given = {key: value for key, value in inputs.items() if key not in SIZE_KEYS}
-    height, width = next(value.shape[2:] for value in given.values() if value.ndim == 4)
-    padded = (height, width)
+    padded = pixels_of(given)
     if "own_sizes" not in inputs:
         return dict(call(given)), padded, inputs["valid_sizes"]
     sizes, group = inputs["own_sizes"].unique(dim=0, return_inverse=True)
@@ -58,13 +57,18 @@ def run_alone(
         part = {key: value[rows] for key, value in given.items()}
         part |= {key: part[key][..., :height, :width] for key in IMAGE_KEYS if key in part}
         outputs.append(dict(call(part)))
-        grid = next(value.shape[-2:] for value in outputs[-1].values() if value.ndim == 4)
-        scale = sizes.new_tensor(grid)
+        scale = sizes.new_tensor(pixels_of(outputs[-1]))
         valid.append(inputs["valid_sizes"][rows] * scale * PARTS // sizes[number])
     order = torch.cat([(group == number).nonzero().squeeze(1) for number in range(len(sizes))]).argsort()
     joined = {key: _joined([part[key] for part in outputs])[order] for key in outputs[0]}
-    maps = next(value for value in joined.values() if value.ndim == 4)
-    return joined, (maps.shape[-2] * PARTS, maps.shape[-1] * PARTS), torch.cat(valid)[order]
+    height, width = pixels_of(joined)
+    return joined, (height * PARTS, width * PARTS), torch.cat(valid)[order]
+
+
+def pixels_of(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Height and width of the images or maps `[B, C, h, w]` in a batch, whatever a module calls them."""
+    height, width = next(value.shape[2:] for value in tensors.values() if value.ndim == 4)
+    return height, width
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -265,7 +265,7 @@ def load_model_of(
 ) -> nn.Module:
     """The model itself, with every weight found."""
     if new_labels is not None:
-        return task.new_head(spec.source, new_labels, **load)
+        return task.new_head(spec.source, config, new_labels, **load)
     auto_model = task.auto_model(config)
     model, report = auto_model.from_pretrained(spec.source, output_loading_info=True, **load)
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report.get("mismatched_keys", ()))

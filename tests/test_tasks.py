@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import LABELS, tiny_vit
 from torch import Tensor
+from transformers import AutoConfig
 
 from hf_mutual_kd.alignment import ClassColumns
 from hf_mutual_kd.errors import ConfigError, DataError
@@ -249,7 +250,7 @@ def test_new_head_has_the_data_sets_labels(tmp_path):
     """A classifier of the old size would index past the data set's labels."""
     tiny_vit().save_pretrained(tmp_path)
     names = ["a", "b", "c", "d"]
-    model = ImageClassification().new_head(str(tmp_path), names)
+    model = ImageClassification().new_head(str(tmp_path), AutoConfig.from_pretrained(tmp_path), names)
     assert model.classifier.out_features == 4
     assert model.config.id2label == dict(enumerate(names))
     assert len(LABELS) == 3

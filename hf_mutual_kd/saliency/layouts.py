@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..data import ROLES
 from ..errors import DataError
 from ..options import RecipeOptions
 from .fixations import FixationList
@@ -26,7 +27,6 @@ from .rows import Found, Maker, find_rows
 from .truth import FolderTruth, MapVideoTruth, SaliencyVideo
 from .video import open_frames
 
-ROLES = ("train", "validation", "test")
 BAR_FROM = 500
 """Videos from which looking at them shows a progress bar."""
 

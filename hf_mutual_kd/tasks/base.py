@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor
 
 from ..alignment import ClassColumns
-from ..data import Splits, check_images, load_splits
+from ..data import ROLES, Splits, check_images, load_splits
 from ..errors import ConfigError
 from ..options import OnBadImage, RecipeOptions, TransferOptions
 from ..predictions import PredictionRecorder
@@ -82,7 +82,7 @@ class Task(ABC):
     def check_splits(self, splits: Splits, on_bad_image: OnBadImage) -> None:
         """Read rows before training, so that a damaged one does not end a run after hours."""
         skipped = {}
-        for name in ("train", "validation", "test"):
+        for name in ROLES:
             rows, skipped[name] = check_images(getattr(splits, name), name, on_bad_image)
             setattr(splits, name, rows)
         splits.facts["skipped_images"] = skipped
@@ -116,9 +116,16 @@ class Task(ABC):
         """The processor that lies beside a checkpoint."""
         return AutoImageProcessor.from_pretrained(source, revision=revision, **code)
 
-    @abstractmethod
-    def new_head(self, source: str, label_names: Sequence[str], **load: Any) -> nn.Module:
-        """Load a peer with a fresh classifier for `label_names`."""
+    def new_head(self, source: str, config: Any, label_names: Sequence[str], **load: Any) -> nn.Module:
+        """Load the peer of this configuration with a fresh classifier for `label_names`."""
+        return self.auto_model(config).from_pretrained(
+            source,
+            num_labels=len(label_names),
+            id2label=dict(enumerate(label_names)),
+            label2id={name: index for index, name in enumerate(label_names)},
+            ignore_mismatched_sizes=True,
+            **load,
+        )
 
     @abstractmethod
     def answer(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Any:

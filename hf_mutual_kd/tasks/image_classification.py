@@ -103,15 +103,8 @@ class ImageClassification(Task):
         start = start if isinstance(start, ClassificationEvaluator) else None
         return ClassificationEvaluator(peer_names, num_classes, start)
 
-    def new_head(self, source: str, label_names: Sequence[str], **load: Any) -> nn.Module:
-        model = AutoModelForImageClassification.from_pretrained(
-            source,
-            num_labels=len(label_names),
-            id2label=dict(enumerate(label_names)),
-            label2id={name: index for index, name in enumerate(label_names)},
-            ignore_mismatched_sizes=True,
-            **load,
-        )
+    def new_head(self, source: str, config: Any, label_names: Sequence[str], **load: Any) -> nn.Module:
+        model: Any = super().new_head(source, config, label_names, **load)
         if getattr(model.config, "label_names", None) is not None:
             # The wrapper of timm models keeps the source's names here and saves them in place of id2label.
             model.config.label_names = list(label_names)

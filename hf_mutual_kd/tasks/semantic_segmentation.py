@@ -10,15 +10,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSemanticSegmentation,
-    AutoModelForUniversalSegmentation,
-)
+from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 
 from ..alignment import ClassColumns
-from ..data import Splits, check_masks, load_splits
-from ..dense_batches import run_alone
+from ..data import ROLES, Splits, check_masks, load_splits
+from ..dense_batches import pixels_of, run_alone
 from ..dense_collator import DenseCollator
 from ..dense_figures import examples_figure, read_examples
 from ..dense_heads import head_of
@@ -27,15 +23,7 @@ from ..dense_processors import load_dense_processor
 from ..dense_transfer import mean_over_pixels
 from ..dense_view import DenseView
 from ..errors import ConfigError, LabelError, PeerError
-from ..grids import (
-    SCORES,
-    cell_classes,
-    coarsest_grid,
-    image_scores,
-    nearest_labels,
-    placed_chunks,
-    valid_cells,
-)
+from ..grids import SCORES, cell_classes, coarsest_grid, image_scores, placed_chunks
 from ..losses import mean_log_probs
 from ..masks import IGNORE, UNLABELLED, UNREADABLE, fill, image_sizes, labels_for_peer, own_parts
 from ..metrics.segmentation import confusion_matrix
@@ -99,14 +87,14 @@ class SemanticSegmentation(Task):
     def check_splits(self, splits: Splits, on_bad_image: OnBadImage) -> None:
         super().check_splits(splits, on_bad_image)
         classes, checked = len(splits.label_names) if splits.label_names else None, {}
-        for name in ("train", "validation", "test"):
+        for name in ROLES:
             rows, skipped, checked[name] = check_masks(getattr(splits, name), name, classes, on_bad_image)
             setattr(splits, name, rows)
             splits.facts["skipped_images"][name] += skipped
         splits.facts["checked_masks"] = checked
 
     def check_labels(self, splits: Splits, classes: int) -> None:
-        for name in ("train", "validation", "test"):
+        for name in ROLES:
             check_masks(getattr(splits, name), name, classes)
 
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> DenseView:
@@ -131,18 +119,6 @@ class SemanticSegmentation(Task):
     def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
         return load_dense_processor(source, revision, code)
 
-    def new_head(self, source: str, label_names: Sequence[str], **load: Any) -> nn.Module:
-        keep = {key: load[key] for key in ("revision", "trust_remote_code") if key in load}
-        auto_model = self.auto_model(AutoConfig.from_pretrained(source, **keep))
-        return auto_model.from_pretrained(
-            source,
-            num_labels=len(label_names),
-            id2label=dict(enumerate(label_names)),
-            label2id={name: index for index, name in enumerate(label_names)},
-            ignore_mismatched_sizes=True,
-            **load,
-        )
-
     # One peer
 
     def answer(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> DenseAnswer:
@@ -160,13 +136,11 @@ class SemanticSegmentation(Task):
         label_smoothing: float = 0.0,
     ) -> tuple[DenseAnswer, Tensor]:
         """The head's own loss, which is a mean over a batch: every sample with a label bears an equal part of it."""
-        # Not all modules call it pixel_values.
-        height, width = next(value.shape[2:] for value in inputs.values() if value.ndim == 4)
-        truth = own_labels(labels_for_peer(labels, inputs["valid_sizes"], (height, width)), columns)
+        truth = own_labels(labels_for_peer(labels, inputs["valid_sizes"], pixels_of(inputs)), columns)
         own_loss = query_loss if head_of(model) == "query" else pixel_loss
 
         def call(part: dict[str, Tensor]) -> dict[str, Tensor]:
-            height, width = next(value.shape[2:] for value in part.values() if value.ndim == 4)
+            height, width = pixels_of(part)
             wanted = part.pop("truth")[:, :height, :width]
             outputs, loss = own_loss(model, part, wanted)
             return aligned(model, outputs, columns) | {"loss": loss * has_labels(wanted)}
@@ -201,7 +175,7 @@ class SemanticSegmentation(Task):
         scored: Tensor,
         labels: Tensor,
     ) -> Tensor:
-        whole = fill(labels, (labels.shape[1], labels.shape[2]))
+        whole = fill(labels)
         # A pixel that was never labelled can be taught; one that is labelled to be ignored cannot.
         regions = whole.masked_fill(whole == UNLABELLED, 0)
 
@@ -227,9 +201,9 @@ class SemanticSegmentation(Task):
         shares = []
         for answer in answers:
             guess = answer.log_probs.argmax(1)
-            wanted = truth_at(truth, guess.shape[1:])
-            valid = wanted != IGNORE
-            right = (valid & (guess == wanted)).flatten(1).sum(1)
+            wanted = cell_classes(truth, (guess.shape[1], guess.shape[2]), IGNORE)
+            valid = wanted >= 0
+            right = (guess == wanted).flatten(1).sum(1)
             shares.append((right / valid.flatten(1).sum(1).clamp(min=1)).sum())
         return torch.stack(shares)
 
@@ -279,14 +253,8 @@ class SemanticSegmentation(Task):
 
 def scored_labels(labels: Tensor) -> Tensor:
     """Labels in which every image fills the batch's size, `IGNORE` where there is no truth."""
-    whole = fill(labels, (labels.shape[1], labels.shape[2]))
+    whole = fill(labels)
     return whole.masked_fill(whole < 0, IGNORE)
-
-
-def truth_at(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """The label at the centre of each cell, `IGNORE` where most of the cell is not labelled."""
-    grid = (size[0], size[1])
-    return nearest_labels(labels, grid).masked_fill(~valid_cells(labels, grid, IGNORE), IGNORE)
 
 
 def confusions(labels: Tensor, maps: Sequence[Tensor], classes: int) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoProcessor
 
 from ..alignment import ClassColumns
 from ..clip_collator import ClipCollator
-from ..data import Splits
+from ..data import ROLES, Splits
 from ..errors import ConfigError, DataError, PeerError
 from ..grids import coarsest_grid
 from ..losses import mean_log_probs
@@ -88,7 +88,7 @@ class VideoSaliency(Task):
         return Splits(train, validation, test, None, facts)
 
     def check_splits(self, splits: Splits, on_bad_image: OnBadImage) -> None:
-        for role in ("train", "validation", "test"):
+        for role in ROLES:
             rows = getattr(splits, role)
             places = range(0, len(rows), -(-len(rows) // CHECKED_ROWS))
             looked_at = sum(self._is_looked_at(rows[place], on_bad_image) for place in places)
@@ -131,7 +131,7 @@ class VideoSaliency(Task):
     def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
         return AutoProcessor.from_pretrained(source, revision=revision, **code)
 
-    def new_head(self, source: str, label_names: Sequence[str], **load: Any) -> nn.Module:
+    def new_head(self, source: str, config: Any, label_names: Sequence[str], **load: Any) -> nn.Module:
         raise ConfigError("label_alignment 'new_head': saliency has no classes; leave it out")
 
     # One peer
