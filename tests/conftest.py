@@ -8,11 +8,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 from transformers import (
     ConvNextConfig,
@@ -123,3 +124,14 @@ def train_rows() -> Dataset:
 @pytest.fixture(scope="session")
 def eval_rows() -> Dataset:
     return make_rows(21, seed=1)
+
+
+def write_place(folder: Path, train: int, validation: int, test: int) -> Path:
+    """Save every tiny peer, and a data set of so many rows, into a folder."""
+    for index, (name, make) in enumerate(MAKERS.items()):
+        torch.manual_seed(index)
+        make().save_pretrained(folder / name)
+        tiny_processor().save_pretrained(folder / name)
+    splits = {"train": make_rows(train), "validation": make_rows(validation, 1), "test": make_rows(test, 2)}
+    DatasetDict(splits).save_to_disk(folder / "data")
+    return folder

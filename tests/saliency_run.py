@@ -1,15 +1,13 @@
 """Trains two saliency peers of different encoders, also as one of several processes: `saliency_run.py OUT BATCH`."""
 
-import json
 import sys
-from pathlib import Path
 
 import torch
 from saliency_files import H, W, mp4
 from saliency_peers import FRAMES, SIDE, tiny_saliency
+from task_run import SETTINGS, run_still
 
 from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer
-from hf_mutual_kd.experiment import leave_together
 from hf_mutual_kd.peers import LoadedPeer, PeerSpec
 from hf_mutual_kd.saliency import VideoSaliencyProcessor
 from hf_mutual_kd.saliency.clip_rows import ClipRows
@@ -42,12 +40,7 @@ def saliency_cohort(names=PEERS) -> Cohort:
 
 
 def saliency_trainer(out: str, **changes) -> MutualKDTrainer:
-    settings = {
-        "max_steps": 4, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 2, "learning_rate": 1e-3,
-        "use_cpu": True, "report_to": "none", "disable_tqdm": True, "pre_flight": False, "logging_steps": 2,
-        "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
-    }  # fmt: skip
-    args = MutualKDConfig(out, **settings | changes)
+    args = MutualKDConfig(out, **SETTINGS | changes)
     train, validation = ClipRows(gaze_videos(8, "train", blank=3)), ClipRows(gaze_videos(2, "validation"), every=4)
     return MutualKDTrainer(saliency_cohort(), args, train_dataset=train, eval_dataset=validation)
 
@@ -55,14 +48,7 @@ def saliency_trainer(out: str, **changes) -> MutualKDTrainer:
 def main(out: str, batch: str) -> None:
     torch.set_num_threads(1)
     trainer = saliency_trainer(out, per_device_train_batch_size=int(batch), learning_rate=0.0)
-    for module in trainer.cohort.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    trainer.train()
-    metrics = trainer.evaluate(ClipRows(gaze_videos(3, "test", blank=2), every=3), metric_key_prefix="test")
-    if trainer.is_world_process_zero():
-        Path(out, "outcome.json").write_text(json.dumps({"metrics": metrics, "history": trainer.state.log_history}))
-    leave_together()
+    run_still(trainer, out, ClipRows(gaze_videos(3, "test", blank=2), every=3))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
 """Trains a per-pixel and a query-based peer, alone or in one of several processes: `segmentation_run.py OUT BATCH`."""
 
-import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 from segmentation_peers import CLASSES, SIZE, tiny_segmenter
+from task_run import SETTINGS, run_still
 from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
 from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer
-from hf_mutual_kd.experiment import leave_together
 from hf_mutual_kd.peers import LoadedPeer, PeerSpec
 
 PEERS = ("segformer", "mask2former")
@@ -44,12 +42,7 @@ def segmentation_cohort() -> Cohort:
 
 
 def segmentation_trainer(out: str, **changes) -> MutualKDTrainer:
-    settings = {
-        "max_steps": 4, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 2, "learning_rate": 1e-3,
-        "use_cpu": True, "report_to": "none", "disable_tqdm": True, "pre_flight": False, "logging_steps": 2,
-        "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "crop_size": SIZE,
-    }  # fmt: skip
-    args = MutualKDConfig(out, **settings | changes)
+    args = MutualKDConfig(out, **SETTINGS | {"crop_size": SIZE} | changes)
     train, validation = segmentation_rows(8), segmentation_rows(5, 1)
     return MutualKDTrainer(segmentation_cohort(), args, train_dataset=train, eval_dataset=validation)
 
@@ -58,14 +51,7 @@ def main(out: str, batch: str) -> None:
     torch.set_num_threads(1)
     # Nothing that depends on an image's batch: no update, no batch statistics, no dropout.
     trainer = segmentation_trainer(out, per_device_train_batch_size=int(batch), learning_rate=0.0, batch_norm="freeze")
-    for module in trainer.cohort.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    trainer.train()
-    metrics = trainer.evaluate(segmentation_rows(5, 2), metric_key_prefix="test")
-    if trainer.is_world_process_zero():
-        Path(out, "outcome.json").write_text(json.dumps({"metrics": metrics, "history": trainer.state.log_history}))
-    leave_together()
+    run_still(trainer, out, segmentation_rows(5, 2))
 
 
 if __name__ == "__main__":

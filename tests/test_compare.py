@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import MAKERS, make_rows, tiny_processor
-from datasets import DatasetDict
+from conftest import write_place
 
 from hf_mutual_kd.cli import main
 from hf_mutual_kd.compare import ArmFailed, is_finished, run_arm, run_suite
@@ -42,14 +40,7 @@ SETTINGS = """settings:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with saved peers and a saved data set."""
-    folder = tmp_path_factory.mktemp("place")
-    for index, (name, make) in enumerate(MAKERS.items()):
-        torch.manual_seed(index)
-        make().save_pretrained(folder / name)
-        tiny_processor().save_pretrained(folder / name)
-    splits = {"train": make_rows(24), "validation": make_rows(6, 1), "test": make_rows(9, 2)}
-    DatasetDict(splits).save_to_disk(folder / "data")
-    return folder
+    return write_place(tmp_path_factory.mktemp("place"), train=24, validation=6, test=9)
 
 
 def write(folder: Path, place: Path, text: str = SETTINGS, base: str = BASE) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LABELS, MAKERS, make_rows, tiny_processor
+from conftest import LABELS, MAKERS, make_rows, tiny_processor, write_place
 from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
@@ -35,14 +35,7 @@ def main(words: list[str]) -> int:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with saved peers and a saved data set."""
-    folder = tmp_path_factory.mktemp("place")
-    for index, (name, make) in enumerate(MAKERS.items()):
-        torch.manual_seed(index)
-        make().save_pretrained(folder / name)
-        tiny_processor().save_pretrained(folder / name)
-    splits = {"train": make_rows(40), "validation": make_rows(12, 1), "test": make_rows(15, 2)}
-    DatasetDict(splits).save_to_disk(folder / "data")
-    return folder
+    return write_place(tmp_path_factory.mktemp("place"), train=40, validation=12, test=15)
 
 
 def argv(place: Path, out: Path, *more: str, peers: tuple[str, ...] = ("vit", "cnx")) -> list[str]:

@@ -1,35 +1,12 @@
 """The report in a real Chromium: no error, filters, keyboard, phone and desktop width, light and dark."""
 
-import shutil
-
 import pytest
+from chromium import chromium, look, needs_chromium
 from made_up_report import rows_of_test, write_report_run
 
 from hf_mutual_kd.report import write_report
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs `pip install selenium`")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER), reason="needs Chromium and chromedriver: apt-get install chromium chromium-driver"
-    ),
-]
-
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-)
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +14,9 @@ def browser(tmp_path_factory):
     """Chromium on the report of a made-up run."""
     run = write_report_run(tmp_path_factory.mktemp("browser") / "run")
     page = write_report(run, rows_of_test())
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.page = page.as_uri()
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        driver.page = page.as_uri()
+        yield driver
 
 
 @pytest.fixture
@@ -56,14 +27,7 @@ def page(browser):
 
 
 def show(browser, width, scheme):
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
-    )
-    features = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
-    media = {"features": [{"name": name, "value": value} for name, value in features.items()]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    browser.get(browser.page)
+    look(browser, browser.page, width, 900, prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
 
 
 def shown_samples(page):

@@ -7,8 +7,8 @@ import sys
 import pytest
 import saliency_run
 import torch
-from safetensors.torch import load_file
 from saliency_run import PEERS, gaze_videos, saliency_cohort, saliency_trainer
+from task_run import check_resume
 from test_distributed import two
 from test_saliency_model import WITHOUT_PACKAGE, clean_environment
 from transformers import AutoModel, AutoProcessor
@@ -31,17 +31,8 @@ def roles_of(folder):
 
 def test_resume_is_exact(tmp_path):
     """Target frames that are drawn anew, or an epoch that is counted from 0, give another run."""
-    constant = {"lr_scheduler_type": "constant"}
-    straight = saliency_trainer(str(tmp_path / "a"), **constant)
-    straight.train()
-    saliency_trainer(str(tmp_path / "b"), max_steps=2, **constant).train()
-    resumed = saliency_trainer(str(tmp_path / "b"), **constant)
-    resumed.train(resume_from_checkpoint=True)
-    for name in PEERS:
-        left, right = (load_file(tmp_path / run / "checkpoint-4" / name / "model.safetensors") for run in "ab")
-        assert all(left[key].equal(right[key]) for key in left)
+    check_resume(saliency_trainer, tmp_path, PEERS)
     assert roles_of(tmp_path / "a") == roles_of(tmp_path / "b")
-    assert straight.bests.state() == resumed.bests.state()
 
 
 def test_epochs_draw_other_frames_and_blank_videos_teach_nobody(tmp_path):
