@@ -25,6 +25,7 @@ from .pushing import RESULTS
 from .recipe import Recipe
 from .results import Arm
 from .suite import PlannedArm, Suite, read_suite
+from .suite_inputs import SuiteTrainer
 
 PLAN = "arm.json"
 COST = "cost.json"
@@ -39,7 +40,9 @@ class ArmFailed(MutualKDError):
 
 
 class SuiteArm(Experiment):
-    """An experiment of one arm that shares its splits with others and leaves records but no models."""
+    """An experiment of one arm that shares splits and inputs with others and leaves records but no models."""
+
+    trainer_class = SuiteTrainer
 
     def _load_data(self) -> Splits:
         names = ("dataset", "dataset_config", "dataset_revision", "train_split", "validation_split", "test_split",

@@ -147,11 +147,14 @@ class MutualKDTrainer(CohortPushing):
 
     def _get_dataloader(self, dataset, description, batch_size, sampler_fn=None, is_training=False, **kwargs):
         training_collator = self.data_collator
-        self.data_collator = training_collator if is_training else self.eval_collator
+        self.data_collator = self._collator(dataset, is_training)
         try:
             return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
         finally:
             self.data_collator = training_collator
+
+    def _collator(self, dataset: Any, is_training: bool) -> Any:
+        return self.data_collator if is_training else self.eval_collator
 
     def _run_epoch(self, model, epoch, train_dataloader, **kwargs):
         self.data_collator.set_epoch(epoch)

@@ -37,6 +37,7 @@ from hf_mutual_kd._version import __version__
 from hf_mutual_kd.checkpoints import write_json, write_text
 from hf_mutual_kd.errors import MutualKDError
 from hf_mutual_kd.peers import LoadedPeer
+from hf_mutual_kd.rule_fitting import total_of
 
 WEIGHT_DECAY = 1e-5
 QUICK_ROWS, QUICK_STEPS = 320, 2
@@ -50,6 +51,8 @@ def train(
     learning_rate: float,
     shifts: torch.Generator | None = None,
     title: str = "",
+    validation: Rows | None = None,
+    rises: bool = False,
 ) -> None:
     """Train a cohort in place, in a plain loop: Adam, a cosine to 0, one step per batch.
 
@@ -62,25 +65,44 @@ def train(
         shifts (`torch.Generator`, *optional*): moves images by up to one pixel; unset, inputs never change, so that
             the outputs of frozen starts are computed once.
         title (`str`): shown beside the progress bar.
+        validation ([`Rows`], *optional*): what rules that are fitted are fitted on.
+        rises (`bool`): let the weight of transfer rise to its value over the first half of the steps.
     """
     cohort.set_objective(objective)
+    if validation is not None:
+        fit(cohort, validation)
     cached = None
-    if cohort.starts is not None and shifts is None:
+    if cohort.starts is not None and shifts is None and objective.source.decay is None:
         pieces = rows.images.split(1_000)
         cached = torch.cat([torch.stack(cohort.start_logits(inputs(cohort, piece)), dim=1) for piece in pieces])
         cohort.drop_starts()
     parameters = [weight for weights in cohort.peer_parameters().values() for weight in weights]
+    parameters += [] if cohort.rule is None else list(cohort.rule.parameters())
     optimizer = torch.optim.Adam(parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     cohort.train()
-    for index in tqdm(batches, desc=title, unit="step", leave=False):
+    for step, index in enumerate(tqdm(batches, desc=title, unit="step", leave=False), start=1):
         images = rows.images[index] if shifts is None else shift(rows.images[index], shifts)
         start_logits = None if cached is None else cached[index]
-        output = cohort(peer_inputs=inputs(cohort, images), labels=rows.labels[index], start_logits=start_logits)
+        weight = objective.weight * (min(1.0, 2 * step / len(batches)) if rises else 1.0)
+        output = cohort(
+            peer_inputs=inputs(cohort, images),
+            labels=rows.labels[index],
+            start_logits=start_logits,
+            transfer_weight=weight,
+        )
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
         schedule.step()
+        cohort.follow_peers()
+
+
+def fit(cohort: Cohort, rows: Rows) -> None:
+    """Fit what the cohort's rule wants fitted, such as temperatures, to labelled rows."""
+    for one in cohort.rule.fits() if cohort.rule is not None else ():
+        said = [predict(model, rows.images) for model in cohort.peers.values()]
+        one.finish(total_of(one.sums([(said, rows.labels)])))
 
 
 def inputs(cohort: Cohort, images: Tensor) -> dict[str, dict[str, Tensor]]:

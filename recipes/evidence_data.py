@@ -178,3 +178,34 @@ def skewed(rows: Rows, seed: int, member: int) -> Rows:
         many = len(places) * 3 // 5
         chosen.append(places[:many] if label // 5 == member else places[many : many + max(many // 9, 1)])
     return rows.take(torch.cat(chosen))
+
+
+DIGIT_ROWS = {"pretrain": 450, "transfer": 700, "validation": 200}
+"""Of scikit-learn's 1,797 digits; the 447 that remain are held out."""
+DIGIT_COPIES = 10
+"""How often a pretraining row is repeated, each time to be shifted anew: else an epoch would be a single batch."""
+
+
+def load_digits(limit: int | None = None) -> FashionMNIST:
+    """scikit-learn's handwritten digits, enlarged from 8x8 to 28x28 pixels, in the same four parts.
+
+    Args:
+        limit (`int`, *optional*): read only so many rows of each part.
+
+    Raises:
+        [`~hf_mutual_kd.errors.DataError`]: scikit-learn, which carries them, is missing.
+    """
+    try:
+        from sklearn.datasets import load_digits as read_digits
+    except ImportError:
+        raise DataError("the digits come with scikit-learn: pip install scikit-learn, or --no_digits") from None
+    found = read_digits()
+    small = torch.from_numpy(found.images).float().unsqueeze(1) / 16
+    images = functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
+    rows = Rows((images - images.mean()) / images.std(), torch.from_numpy(found.target).long())
+    order = torch.from_numpy(np.random.Generator(np.random.PCG64(SPLIT_SEED)).permutation(len(rows)))
+    sizes = [*DIGIT_ROWS.values(), len(rows) - sum(DIGIT_ROWS.values())]
+    pretrain, transfer, validation, held = (rows.take(index) for index in order.split(sizes))
+    thirds = torch.arange(len(pretrain)).view(3, -1).repeat(1, DIGIT_COPIES).flatten()
+    parts = (part.take(slice(limit)) for part in (pretrain.take(thirds), transfer, validation, held))
+    return FashionMNIST("scikit-learn's handwritten digits, 28x28", *parts)
