@@ -110,7 +110,7 @@ REGIMES = {
     "few": Regime(
         "one row in five has a label",
         labelled=0.2,
-        steps=1_560,
+        steps=780,
         ways={
             "frozen mean": Way(),
             "frozen mean, calibrated": Way(calibrate=True),
@@ -131,7 +131,7 @@ REGIMES = {
     "all": Regime(
         "all rows have a label",
         labelled=1.0,
-        steps=780,
+        steps=390,
         ways={
             "best, live, retention (the default)": Way("best", "live", 1.0, retain=True),
             "frozen mean": Way(),
