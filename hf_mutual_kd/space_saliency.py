@@ -74,7 +74,8 @@ class SaliencySpace(SpaceTask):
             frames.setdefault(row["video"], []).append(row["frame"])
             videos[row["video"]] = row["source"]
         names = list(videos)
-        chosen = [names[len(names) * number // most] for number in range(min(most, len(names)))]
+        count = min(most, len(names))
+        chosen = [names[len(names) * number // count] for number in range(count)]
         clips = [ClipPolicy(offsets=tuple(peer["clip"])) for peer in peers]
         found = [
             _write_video(videos[name], frames[name], clips, folder, f"{SAMPLES}/{number:02d}")

@@ -143,7 +143,7 @@ def choose_rows(run: RunRecords, count: int, most: int) -> list[int]:
     """Flipped samples first, where the run has kept them, then evenly spaced ones."""
     found = read_predictions(run.folder / PREDICTIONS, list(run.peers))
     flipped = [int(found.ids[row]) for row in choose_flips(found, most)] if found is not None else []
-    spaced = [count * place // most for place in range(min(most, count))]
+    spaced = [count * place // min(most, count) for place in range(min(most, count))]
     return [row for row in dict.fromkeys([*flipped, *spaced]) if row < count][:most]
 
 

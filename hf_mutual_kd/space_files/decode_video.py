@@ -96,7 +96,7 @@ def opened(file: Any) -> tuple[Any, Any]:
     }
     try:
         container: Any = av.open(file, options=options)
-    except (av.FFmpegError, ValueError):
+    except (av.FFmpegError, OSError, ValueError):
         raise Unfit(NO_VIDEO) from None
     streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
     if not streams or streams[0].codec_context is None:
@@ -116,7 +116,7 @@ def check_shape(width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
         raise Unfit(f"The video has {width:,} x {height:,} pixels; send one with at most 3840 x 2160.")
     if min(width, height) < 1:
-        raise Unfit(NO_VIDEO)
+        raise Unfit("The size of the video cannot be read: it is damaged, or has more than 3840 x 2160 pixels.")
     if max(width, height) > LONGEST_SHAPE * min(width, height):
         raise Unfit(f"One side of the video is more than {LONGEST_SHAPE} times the other; cut out a part of it.")
 
