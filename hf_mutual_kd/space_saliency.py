@@ -62,8 +62,8 @@ class SaliencySpace(SpaceTask):
         return [*super().packages([*configs, *encoders]), "av"]
 
     def peer_facts(self, folder: Path) -> dict[str, Any]:
-        policy = clip_policy(VideoSaliencyProcessor.from_pretrained(folder))
-        return {"clip": list(policy.relative)} if isinstance(policy, ClipPolicy) else {}
+        policy: Any = clip_policy(VideoSaliencyProcessor.from_pretrained(folder))
+        return {"clip": list(policy.relative)}
 
     def write_samples(
         self, run: RunRecords, rows: Any, peers: Sequence[Mapping[str, Any]], folder: Path, most: int

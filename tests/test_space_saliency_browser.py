@@ -87,7 +87,6 @@ def test_it_fits_a_phone_and_can_be_read(browser, address, scheme):
     pick(browser, 1)
     wait_for(lambda: "knows the truth best" in result(browser))
     assert browser.execute_script("return document.documentElement.scrollWidth") == 390
-    tops = "return [...document.querySelectorAll('#result .beside img')].map((one) => Math.round(one.getBoundingClientRect().top))"
-    found = browser.execute_script(tops)
-    assert found[::2] == found[1::2]
+    tops = [one.rect["y"] for one in browser.find_elements("css selector", "#result .beside img")]
+    assert tops[::2] == tops[1::2]
     assert least_contrast(browser, "p", ".soft", "tbody td", "tbody b", "figcaption") >= 4.5
