@@ -85,7 +85,6 @@ def hostile_videos(folder: Path) -> dict[str, str]:
         "scratched.mp4": (scratched(), "damaged"),
         "sound.mp4": (sound(), "no moving pictures"),
         "no_frames.mp4": (no_frames(), "no moving pictures"),
-        "large.mp4": (bytes(25_000_001), "larger than 25 MB"),
         "large_frames.avi": (jpegs(LARGE, claimed=LARGE), "more than 3840 x 2160"),
         "lies.avi": (jpegs(LARGE), "more than 3840 x 2160"),
         "lies_later.mkv": (jpegs((64, 48), LARGE, kind="matroska"), "damaged"),

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 import torch
 from hostile_videos import hostile_videos, turned
 from hub_cards import check_card
+from hub_run import TOKEN
+from hub_server import HubServer
 from PIL import Image
 from saliency_files import mp4, numbers_of
 from saliency_run import gaze_videos
@@ -36,6 +39,20 @@ KINDS = {
     "c.avi": ("libvpx-vp9", "webm"),
     "d.mp4": ("mpeg4", "avi"),
 }
+
+
+FROM_HUB = """
+import sys, types
+sys.modules["hf_mutual_kd"] = None
+sys.modules["gradio"] = types.ModuleType("gradio")  # takes seconds, and draws only the page
+from pathlib import Path
+from peers import Cohort
+cohort = Cohort(Path("."))
+cohort.facts["peers"] = cohort.facts["peers"][:1]
+cohort.facts["peers"][0]["end"] = {pushed}
+seen = cohort.look(cohort.view.read(None, "test-0"))["convnext"]["end"]
+print(type(cohort.models.get({pushed})).__module__, len(seen), "frames")
+"""
 
 
 def rows_of(run):
@@ -95,18 +112,24 @@ def test_the_folder_brings_the_models_code_and_what_reads_videos(run, space):
     assert [line.partition("==")[0] for line in lines[1:]] == ["gradio", "torch", "torchvision", "transformers", "av"]
 
 
-def test_code_beside_the_weights_is_never_run(cohort, space, tmp_path, monkeypatch):
+def test_code_beside_pushed_weights_is_never_run(space, tmp_path):
     """A repository on the Hub that was taken over runs its code in everybody's Space."""
+    peer = json.loads((space / "data" / "facts.json").read_text())["peers"][0]
     place = tmp_path / "pushed"
-    VideoSaliencyModel.from_pretrained(space / cohort.facts["peers"][0]["end"]["folder"]).save_pretrained(place)
-    evil = f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n"
-    config = json.loads((place / "config.json").read_text())
-    assert "auto_map" in config
+    VideoSaliencyModel.from_pretrained(space / peer["end"]["folder"]).save_pretrained(place)
+    VideoSaliencyProcessor.from_pretrained(space / peer["end"]["folder"]).save_pretrained(place)
+    assert "auto_map" in json.loads((place / "config.json").read_text())
     for file in place.glob("*.py"):
-        file.write_text(evil)
-    cohort.view.load(str(place), None)
+        file.write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n")
+    with HubServer({"ada": TOKEN}) as hub:
+        pushed = {"repo": "ada/peer", "revision": hub.add_model("ada/peer", place), "parameters": 1}
+        environment = {**os.environ, **hub.env(cache=tmp_path / "hf")}
+        code = FROM_HUB.format(pushed=pushed)
+        command = [sys.executable, "-c", code]
+        ended = subprocess.run(command, cwd=space, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "saliency_model.modeling_video_saliency 3 frames" in ended.stdout
     assert not (tmp_path / "ran").exists()
-    assert type(cohort.view.load(str(place), None)).__module__ == "saliency_model.modeling_video_saliency"
 
 
 def test_samples_are_test_videos_that_somebody_watched(space, run):
@@ -210,17 +233,21 @@ def test_a_sample_names_its_teachers_and_shows_its_truth(app, cohort):
 
 def test_hostile_videos_are_refused_in_words(app, tmp_path):
     """A traceback for the visitor, a file that names other files, or frames that fill the memory."""
-    videos, words = app("videos"), hostile_videos(tmp_path)
+    videos, decoder, words = app("videos"), app("decode_video"), hostile_videos(tmp_path)
     for name, said in words.items():
-        try:
-            found = str(videos.read_film(str(tmp_path / name), OFFSETS).count)
-        except videos.Refused as refusal:
-            found = str(refusal)
-        assert said in found, name
-        assert str(tmp_path) not in found
-    for nothing in (None, "", str(tmp_path), str(tmp_path / "none.mp4")):
-        with pytest.raises(videos.Refused, match="no video yet"):
-            videos.read_film(nothing, OFFSETS)
+        request = {"path": str(tmp_path / name), "offsets": OFFSETS, "targets": None, "cuts": []}
+        found = decoder.respond(request)
+        assert said in found.get("refused", "nothing was refused"), name
+        assert str(tmp_path) not in found["refused"]
+    for path, said in (
+        (tmp_path / "text.mp4", "no video"), (tmp_path, "no video yet"), ("", "no video yet"), (None, "no video yet"),
+    ):  # fmt: skip
+        with pytest.raises(videos.Refused, match=said):
+            videos.read_film(path and str(path), OFFSETS)
+    with (tmp_path / "large.mp4").open("wb") as large:
+        large.truncate(25_000_001)
+    with pytest.raises(videos.Refused, match="larger than 25 MB"):
+        videos.read_film(str(tmp_path / "large.mp4"), OFFSETS)
 
 
 @pytest.mark.parametrize("name", KINDS)

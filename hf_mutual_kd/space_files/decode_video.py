@@ -174,22 +174,25 @@ def small(frame: Any) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def main() -> None:
-    bound()
+def respond(request: dict[str, Any]) -> dict[str, Any]:
+    """What [`decode`] found, or `{"refused": …}` in words for the visitor."""
     try:
-        said = decode(**json.loads(sys.argv[1]))
+        return decode(**request)
     except Unfit as unfit:
-        print(json.dumps({"refused": str(unfit)}))
-        return
+        return {"refused": str(unfit)}
     except av.FFmpegError as error:
         print(error, file=sys.stderr)
-        print(json.dumps({"refused": DAMAGED}))
-        return
-    frames = said.pop("frames")
-    numbers = sorted(frames)
-    said |= {"numbers": numbers, "size": frames[numbers[0]].shape[:2]}
+        return {"refused": DAMAGED}
+
+
+def main() -> None:
+    bound()
+    said = respond(json.loads(sys.argv[1]))
+    frames = said.pop("frames", {})
+    if frames:
+        said |= {"numbers": sorted(frames), "size": frames[min(frames)].shape[:2]}
     sys.stdout.buffer.write(json.dumps(said).encode() + b"\n")
-    for number in numbers:
+    for number in sorted(frames):
         sys.stdout.buffer.write(frames[number].tobytes())
 
 
