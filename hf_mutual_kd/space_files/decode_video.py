@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import av
@@ -43,13 +44,17 @@ class Unfit(Exception):
 
 
 def bound() -> None:
-    """Take away from this process what it does not need."""
+    """Take away from this process what it does not need, where the system can; its time is also bounded outside."""
     try:
         import resource
-    except ImportError:  # Windows; the time is bounded from outside.
+    except ImportError:  # Windows
         return
     for kind, most in (("AS", MOST_MEMORY), ("CPU", MOST_SECONDS), ("FSIZE", 0), ("CORE", 0)):
-        resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (most, most))
+        number = getattr(resource, f"RLIMIT_{kind}")
+        allowed = resource.getrlimit(number)[1]
+        limit = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+        with suppress(ValueError, OSError):  # macOS bounds no memory
+            resource.setrlimit(number, (limit, limit))
 
 
 def decode(path: str, offsets: Sequence[int], targets: Sequence[int] | None, cuts: Sequence[int]) -> dict[str, Any]:
