@@ -37,8 +37,12 @@ def load_run_splits(record: Mapping[str, Any], dataset: str | None = None) -> Sp
     task = TASKS[record["task"]]()
     splits = task.load_splits(options, seed, recipe.get("labels", True))
     task.check_splits(splits, recipe.get("on_bad_image", "raise"))
-    ours, theirs = splits.facts["rows"], (record.get("dataset") or {}).get("rows")
-    skipped = (record.get("dataset") or {}).get("skipped_images")
+    recorded = record.get("dataset") or {}
+    if "rows" not in splits.facts:
+        if recorded.get("fingerprint") not in (None, splits.facts["fingerprint"]):
+            raise DataError(f"{recipe['dataset']} is not the data of this run: it holds other videos, lengths or cuts")
+        return splits
+    ours, theirs, skipped = splits.facts["rows"], recorded.get("rows"), recorded.get("skipped_images")
     if ours and theirs and (ours != theirs or splits.facts.get("skipped_images") != skipped):
         raise DataError(
             f"{recipe['dataset']} is not the data of this run: it has {ours} rows, of which "

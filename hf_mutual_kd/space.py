@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from transformers import AutoConfig
 
 from .alignment import align_labels
@@ -20,30 +18,21 @@ from .checkpoints import staged, write_json
 from .errors import OutputFolderError, PeerError
 from .hub_files import select
 from .hub_names import choose_peers, read_run
-from .images import decode_image
-from .masks import read_mask
-from .predictions import PREDICTIONS, read_predictions
-from .report_data import choose_flips
+from .predictions import PREDICTIONS
 from .run_splits import load_run_splits
 from .space_readme import GRADIO, readme
+from .space_saliency import SaliencySpace
+from .space_tasks import DATA, SAMPLES, ClassificationSpace, SegmentationSpace, SpaceTask
 
-FILES = Path(__file__).with_name("space_files")
-APP = ("app.py", "peers.py", "answer.py", "uploads.py", "style.css")
 FOLDER = "space"
-DATA = "data"
-"""Inside the Space: all that is made of the run, replaced as a whole by the next push."""
+MOST_SAMPLES = 12
 
-TASKS = {
-    "image-classification": "margin of the truth: how far it is ahead of everything else, in nats",
-    "semantic-segmentation": "mean log-probability of the truth over the pixels, in nats",
+TASKS: dict[str, SpaceTask] = {
+    "image-classification": ClassificationSpace(),
+    "semantic-segmentation": SegmentationSpace(),
+    "video-saliency": SaliencySpace(),
 }
-"""Tasks that the app can show, and what its scores are called."""
-NOT_SHOWN = ("eomt", "eomt_dinov3", "oneformer")
-"""Model types whose inputs the app does not make."""
-MOST_SIDE = 768
-"""Pixels of a sample's longer side, as of the app's uploads."""
-SAMPLES = 12
-NEEDS_SCIPY = ("maskformer", "mask2former")
+"""All of [`~hf_mutual_kd.task_words.TASK_WORDS`]."""
 
 
 @dataclass
@@ -72,7 +61,7 @@ def write_space(
     peers: Sequence[str] | None = None,
     pushed: dict[str, tuple[str, str]] | None = None,
     dataset: str | None = None,
-    samples: int = SAMPLES,
+    samples: int = MOST_SAMPLES,
 ) -> MadeSpace:
     """
     Write a folder that is a whole Space: the app, its requirements, `README.md`, `data/`.
@@ -94,7 +83,7 @@ def write_space(
         [`MadeSpace`]
 
     Raises:
-        [`~hf_mutual_kd.errors.OutputFolderError`]: no run, a task that is not shown yet, or a folder in use.
+        [`~hf_mutual_kd.errors.OutputFolderError`]: no run, or a folder in use.
         [`~hf_mutual_kd.errors.PeerError`]: a peer that transformers cannot load without its own code.
         [`~hf_mutual_kd.errors.DataError`]: the data set cannot be found.
 
@@ -106,9 +95,7 @@ def write_space(
     ```
     """
     run = read_records(Path(run_dir))
-    task = str(run.record["task"])
-    if task not in TASKS:
-        raise OutputFolderError(f"{run_dir}: a Space shows {' and '.join(TASKS)} so far, and this run is {task}")
+    task = TASKS[str(run.record["task"])]
     names = choose_peers(read_run(run_dir), peers)
     place = Path(out) if out else run.folder / FOLDER
     if place.exists() and not (place / DATA / "facts.json").is_file():
@@ -117,29 +104,43 @@ def write_space(
     place.parent.mkdir(parents=True, exist_ok=True)
     with staged(place) as folder:
         (folder / DATA).mkdir()
-        for name in APP:
-            shutil.copyfile(FILES / name, folder / name)
-        described = [_describe(run, name, folder, (pushed or {}).get(name), made) for name in names]
-        shown = _write_samples(run, folder, dataset, samples) if samples else []
-        write_json(folder / DATA / "facts.json", _facts(run, described, shown))
-        (folder / "requirements.txt").write_text(requirements(run, names), encoding="utf-8")
-        (folder / "README.md").write_text(readme(run, names, made.models, described), encoding="utf-8")
+        task.write_app(folder)
+        configs = {name: _config(run, name, task) for name in names}
+        described = [
+            _describe(run, name, folder, config, (pushed or {}).get(name), made) | task.peer_facts(run.folder / name)
+            for name, config in configs.items()
+        ]
+        shown = []
+        if samples:
+            (folder / SAMPLES).mkdir()
+            shown = task.write_samples(run, load_run_splits(run.record, dataset).test, described, folder, samples)
+        write_json(folder / DATA / "facts.json", _facts(run, task, described, shown))
+        packages = requirements(run, task.packages(list(configs.values())))
+        (folder / "requirements.txt").write_text(packages, encoding="utf-8")
+        (folder / "README.md").write_text(readme(run, names, made.models, described, task), encoding="utf-8")
     return made
 
 
-def _facts(run: RunRecords, peers: list[dict[str, Any]], samples: list[dict[str, Any]]) -> dict[str, Any]:
+def _facts(
+    run: RunRecords, task: SpaceTask, peers: list[dict[str, Any]], samples: list[dict[str, Any]]
+) -> dict[str, Any]:
     """All that the app shows and is no file."""
     objective = run.record.get("objective") or {}
     said = [(objective.get(part) or {}).get("description", "") for part in ("rule", "source")]
-    data = last_part(str((run.fact("dataset") or {}).get("name") or "the data set"))
+    dataset = run.fact("dataset") or {}
+    data = last_part(str(dataset.get("name") or "the data set"))
     names = ", ".join(peer["name"] for peer in peers)
     intro = f"Pretrained models for {run.words.title} that taught each other on {one_line(data)}."
     return {
         "task": run.record["task"],
         "title": f"{names}: before and after",
-        "intro": [intro, "Give an image: on each, the peer that knows the truth best would teach the others."],
+        "intro": [
+            " ".join([intro, one_line(str(dataset.get("note") or ""), 300)]).strip(),
+            f"Give {task.thing}: on each, the peer that knows the truth best would teach the others.",
+        ],
+        "thing": task.thing,
         "rule": " ".join(filter(None, said)),
-        "score": TASKS[str(run.record["task"])],
+        "score": task.score,
         "labels": [one_line(label) for label in run.labels],
         "peers": peers,
         "samples": samples,
@@ -148,10 +149,9 @@ def _facts(run: RunRecords, peers: list[dict[str, Any]], samples: list[dict[str,
 
 
 def _describe(
-    run: RunRecords, name: str, folder: Path, pushed: tuple[str, str] | None, made: MadeSpace
+    run: RunRecords, name: str, folder: Path, config: Any, pushed: tuple[str, str] | None, made: MadeSpace
 ) -> dict[str, Any]:
     """One peer: where its weights are before and after, which of its outputs are the labels, what is said of it."""
-    config = _config(run, name)
     peer = run.peers[name]
     parameters = int(peer.get("parameters") or 0)
     if pushed:
@@ -173,7 +173,7 @@ def _describe(
     }
 
 
-def _config(run: RunRecords, name: str) -> Any:
+def _config(run: RunRecords, name: str, task: SpaceTask) -> Any:
     """The configuration of a trained peer, or why the app could not show it."""
     folder = run.folder / name
     if not (folder / "config.json").is_file():
@@ -182,8 +182,7 @@ def _config(run: RunRecords, name: str) -> Any:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise PeerError(f"peer {name!r} cannot be shown in a Space, which runs no foreign code: {error}") from None
-    if config.model_type in NOT_SHOWN:
-        raise PeerError(f"peer {name!r}: a Space does not show models of type {config.model_type} yet")
+    task.check(name, config)
     return config
 
 
@@ -238,63 +237,9 @@ def _said(run: RunRecords, name: str, parameters: int) -> str:
     return "; ".join(filter(None, (size, on)))
 
 
-def _write_samples(run: RunRecords, folder: Path, dataset: str | None, most: int) -> list[dict[str, Any]]:
-    """Test samples as PNG, with the truth that the app is to know."""
-    rows = load_run_splits(run.record, dataset).test
-    if hasattr(rows, "__len__"):
-        places = _choose_rows(run, len(rows), most)
-        chosen = [(place, rows[place]) for place in places]
-    else:
-        chosen = list(enumerate(itertools.islice(rows, most)))
-    place = folder / DATA / "samples"
-    place.mkdir(parents=True)
-    write: Callable[..., dict[str, Any]] = (
-        _write_masked if run.record["task"] == "semantic-segmentation" else _write_labelled
-    )
-    return [write(row, f"sample {index}", place, f"{DATA}/samples/{number:02d}", run.labels)
-            for number, (index, row) in enumerate(chosen)]  # fmt: skip
-
-
-def _choose_rows(run: RunRecords, count: int, most: int) -> list[int]:
-    """Flipped samples first, where the run has kept them, then evenly spaced ones."""
-    found = read_predictions(run.folder / PREDICTIONS, list(run.peers))
-    flipped = [int(found.ids[row]) for row in choose_flips(found, most)] if found is not None else []
-    spaced = [count * place // most for place in range(min(most, count))]
-    return [row for row in dict.fromkeys([*flipped, *spaced]) if row < count][:most]
-
-
-def _write_labelled(row: dict[str, Any], name: str, place: Path, path: str, labels: list[str]) -> dict[str, Any]:
-    label = row.get("label")
-    _write_image(row, place / f"{path[-2:]}.png")
-    truth = one_line(labels[label]) if isinstance(label, int) and 0 <= label < len(labels) else None
-    return {"name": name, "image": f"{path}.png", "truth": truth}
-
-
-def _write_masked(row: dict[str, Any], name: str, place: Path, path: str, labels: list[str]) -> dict[str, Any]:
-    image = _write_image(row, place / f"{path[-2:]}.png")
-    mask = read_mask(row)
-    sample = {"name": name, "image": f"{path}.png", "truth": name}
-    if mask is None:
-        return sample
-    known = mask.where((mask >= 0) & (mask < len(labels)), 255).numpy().astype("uint8")
-    Image.fromarray(known).resize(image.size, Image.Resampling.NEAREST).save(place / f"{path[-2:]}_truth.png")
-    return sample | {"mask": f"{path}_truth.png"}
-
-
-def _write_image(row: dict[str, Any], path: Path) -> Image.Image:
-    image = decode_image(row["image"])
-    image.thumbnail((MOST_SIDE, MOST_SIDE))
-    image.save(path)
-    return image
-
-
-def requirements(run: RunRecords, names: Sequence[str]) -> str:
+def requirements(run: RunRecords, packages: Sequence[str]) -> str:
     """The lines of `requirements.txt`: what the app imports, pinned to what the run used."""
-    types = {str(_config(run, name).model_type) for name in names}
-    wanted = ["torch", "torchvision", "transformers"]
-    wanted += ["timm"] if "timm_wrapper" in types else []
-    wanted += ["scipy"] if types.intersection(NEEDS_SCIPY) else []
-    pins = {name: (run.fact("versions") or {}).get(name) or _installed(name) for name in wanted}
+    pins = {name: (run.fact("versions") or {}).get(name) or _installed(name) for name in packages}
     lines = [f"{name}=={pin.split('+')[0]}" if pin else name for name, pin in pins.items()]
     # Without it pip takes a build for GPUs, which is several gigabytes larger.
     return "\n".join(["--extra-index-url https://download.pytorch.org/whl/cpu", f"gradio=={GRADIO}", *lines, ""])

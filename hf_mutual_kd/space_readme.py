@@ -11,6 +11,7 @@ from .card_run import RunRecords, hub_id
 from .card_text import Markdown, dump_front_matter, escape, last_part, link, one_line, sentence
 from .model_card import dataset_link, source_link
 from .readme_merge import BEGIN, END
+from .space_tasks import SpaceTask
 
 GRADIO = "6.31.0"
 """The version that the tests drive."""
@@ -18,7 +19,9 @@ LONGEST_TITLE, LONGEST_DESCRIPTION = 60, 60
 APP_LICENCE = "apache-2.0"
 
 
-def readme(run: RunRecords, names: Sequence[str], models: Sequence[str], peers: Sequence[dict[str, Any]]) -> str:
+def readme(
+    run: RunRecords, names: Sequence[str], models: Sequence[str], peers: Sequence[dict[str, Any]], task: SpaceTask
+) -> str:
     """
     The whole README.
 
@@ -27,6 +30,7 @@ def readme(run: RunRecords, names: Sequence[str], models: Sequence[str], peers: 
         names (`list[str]`): peers that it shows.
         models (`list[str]`): Hub ids that it fetches.
         peers (`list[dict]`): what `facts.json` says of each.
+        task ([`~hf_mutual_kd.space_tasks.SpaceTask`]): the run's.
     """
     facts = run.fact("dataset") or {}
     dataset = dataset_link(facts)
@@ -37,18 +41,19 @@ def readme(run: RunRecords, names: Sequence[str], models: Sequence[str], peers: 
     ]
     table = "\n".join(["| peer | started from | licence | |", "| --- | --- | --- | --- |", *rows])
     data = f" on {dataset}" if dataset else ""
-    images = f" The samples are images of {dataset}; its terms hold for them." if dataset else ""
+    samples = f" The samples are {task.unit} of {dataset}; its terms hold for them." if dataset else ""
+    note = f" {sentence(str(facts['note']))}" if facts.get("note") else ""
     body = f"""{BEGIN}
 # {escape(", ".join(names), 200)}: before and after
 
 Pretrained models for {run.words.title} that taught each other{data}: on every sample the peer that knows the truth
-best teaches, the others learn ([arXiv 2510.22208](https://arxiv.org/abs/2510.22208)). Give an image, or pick a sample,
-to see what each peer said of it before, what it says now, and who would teach whom.
+best teaches, the others learn ([arXiv 2510.22208](https://arxiv.org/abs/2510.22208)). Give {task.thing}, or pick a
+sample, to see what each peer said of it before, what it says now, and who would teach whom.{note}
 
 {table}
 
 The app runs on a CPU, loads a peer when it is asked for, and deletes uploads after an hour. Its own code is
-Apache-2.0; each peer has the licence of what it started from.{images} Made with `hf-mutual-kd space`.
+Apache-2.0; each peer has the licence of what it started from.{samples} Made with `hf-mutual-kd space`.
 {END}
 """
     return dump_front_matter(metadata(run, names, models)) + Markdown(body)

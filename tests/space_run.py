@@ -5,12 +5,28 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from conftest import LABELS, MAKERS, make_rows, tiny_processor
-from datasets import DatasetDict
+from datasets import DatasetDict, Features, List, Value, Video
+from saliency_files import mp4
+from saliency_peers import tiny_saliency
 from segmentation_peers import CLASSES, tiny_segmenter
 from segmentation_run import PEERS, SQUARE, segmentation_rows
 from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
+
+from hf_mutual_kd.saliency import VideoSaliencyProcessor
+
+SALIENCY_ROWS = Features(
+    {
+        "name": Value("string"),
+        "video": Video(decode=False),
+        "fixations": List(List(List(Value("float32")))),
+        "sigma": Value("float32"),
+        "cuts": List(Value("int32")),
+    }
+)
 
 
 def write_record(folder: Path, task: str, labels: list[str], sources: dict[str, str], rows: dict) -> Path:
@@ -67,3 +83,32 @@ def write_segmenters(folder: Path) -> Path:
     return write_record(
         folder, "semantic-segmentation", CLASSES, sources, {name: len(split) for name, split in splits.items()}
     )
+
+
+def write_saliency(folder: Path) -> Path:
+    """Two peers of different clips; the first test video has a cut, at the second nobody looked."""
+    (folder / "data").mkdir()
+    for split in ("train", "validation", "test"):
+        rows = [saliency_row(f"{split}-{number}", [8] if number == 0 else [], number == 1) for number in range(3)]
+        pq.write_table(pa.Table.from_pylist(rows, SALIENCY_ROWS.arrow_schema), folder / "data" / f"{split}.parquet")
+    clips = {"convnext": {"num_frames": 4, "frame_stride": 2}, "videomae": {"num_frames": 4, "target": "center"}}
+    for name, clip in clips.items():
+        for place, shift in ((folder / "starts" / name, 0.0), (folder / "run" / name, 0.5)):
+            model = tiny_saliency(name)
+            torch.nn.init.normal_(model.center_prior, std=0.5 + shift)
+            model.save_pretrained(place)
+            VideoSaliencyProcessor((32, 32), **clip).save_pretrained(place)
+    sources = {name: str(folder / "starts" / name) for name in clips}
+    run = write_record(folder, "video-saliency", [], sources, {})
+    record = json.loads((run / "cohort.json").read_text())
+    record["dataset"] |= {"note": "Made up for a test."}
+    record["recipe"]["eval_frame_step"] = 3
+    (run / "cohort.json").write_text(json.dumps(record), encoding="utf-8")
+    return run
+
+
+def saliency_row(name: str, cuts: list[int], blank: bool) -> dict:
+    """A video of 20 frames that tell their number, whose gaze moves to the right."""
+    points = [[] if blank else [[20.0, 3.0 * frame], [30.0, 9.0]] for frame in range(20)]
+    video = {"bytes": mp4(range(20)), "path": None}
+    return {"name": name, "video": video, "fixations": points, "sigma": 4.0, "cuts": cuts}

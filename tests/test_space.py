@@ -28,8 +28,9 @@ from hf_mutual_kd.errors import ConfigError, DataError, HubError, OutputFolderEr
 from hf_mutual_kd.images import decode_image
 from hf_mutual_kd.predictions import PREDICTIONS
 from hf_mutual_kd.roles import loss_scores, margin_scores
-from hf_mutual_kd.space import FILES, write_space
+from hf_mutual_kd.space import write_space
 from hf_mutual_kd.space_push import find_pushed, push_space, serve
+from hf_mutual_kd.space_tasks import FILES
 
 pytest.importorskip("gradio", reason="needs `pip install 'hf-mutual-kd[space]'`")
 
@@ -54,8 +55,8 @@ def app(monkeypatch):
     """A module of the app by its name, as `python app.py` would import it."""
     monkeypatch.syspath_prepend(str(FILES))
     yield importlib.import_module
-    for name in ("app", "peers", "answer", "uploads"):
-        sys.modules.pop(name, None)
+    for file in FILES.glob("*.py"):
+        sys.modules.pop(file.stem, None)
 
 
 # The folder
@@ -146,13 +147,12 @@ def test_what_cannot_be_shown_is_refused_with_the_way_out(run, tmp_path):
     (copied / "vit" / "config.json").unlink()
     with pytest.raises(PeerError, match="module of your own"):
         write_space(copied, samples=0)
-    (copied / "vit" / "config.json").write_text(json.dumps({"model_type": "eomt"}))
-    with pytest.raises(PeerError, match="type eomt"):
-        write_space(copied, samples=0)
-    record = json.loads((copied / "cohort.json").read_text()) | {"task": "video-saliency"}
-    (copied / "cohort.json").write_text(json.dumps(record))
-    with pytest.raises(OutputFolderError, match="this run is video-saliency"):
-        write_space(copied, samples=0)
+    for task, kind in (("semantic-segmentation", "eomt"), ("video-saliency", "vit")):
+        record = json.loads((copied / "cohort.json").read_text()) | {"task": task}
+        (copied / "cohort.json").write_text(json.dumps(record))
+        (copied / "vit" / "config.json").write_text(json.dumps({"model_type": kind}))
+        with pytest.raises(PeerError, match=f"type {kind}"):
+            write_space(copied, samples=0)
 
 
 # What the app makes of an image
@@ -162,10 +162,10 @@ def test_scores_are_those_of_the_training(app, space):
     """Labels that are permuted against the data's, or a score by which another peer would teach."""
     cohort = app("peers").Cohort(space)
     sample = cohort.facts["samples"][1]
-    image = app("uploads").read_image(str(space / sample["image"]))
-    truth = cohort.truth_of(sample["truth"], image)
+    given = cohort.view.read(str(space / sample["image"]), sample["truth"])
+    image, truth = given.subject, given.truth
     assert LABELS[truth] == sample["truth"]
-    seen = cohort.look(image, truth)
+    seen = cohort.look(given)
     for peer in cohort.facts["peers"]:
         model, processor = cohort.models.get(peer["end"]), cohort.models.processor(peer["end"])
         with torch.no_grad():
@@ -186,7 +186,7 @@ def test_maps_are_those_of_the_task(app, name):
     mask = torch.ones(1, 64, 64, dtype=torch.long)
     with torch.no_grad():
         outputs = model(batch)
-    ours = app("peers").dense_log_probs(
+    ours = app("segmentation_view").dense_log_probs(
         outputs, {"pixel_values": batch, "pixel_mask": mask}, [2, 0, 1, 4, 3], (40, 48)
     )
     theirs = dense_log_probs(outputs, (40, 48))[0][[2, 0, 1, 4, 3]]
@@ -197,19 +197,19 @@ def test_the_truth_of_a_sample_scores_maps(app, dense_space):
     """A mask of another sample, or ignored pixels that count."""
     cohort = app("peers").Cohort(dense_space)
     sample = cohort.facts["samples"][0]
-    image = app("uploads").read_image(str(dense_space / sample["image"]))
-    truth = cohort.truth_of(sample["name"], image)
+    given = cohort.view.read(str(dense_space / sample["image"]), sample["truth"])
+    image, truth = given.subject, given.truth
     row = segmentation_rows(5, 2)[0]
     assert np.array_equal(truth.numpy(), np.asarray(decode_image(row["label"]))[..., 0])
     truth[:4] = 255
-    seen = cohort.look(image, truth)["segformer"]["end"]
+    seen = cohort.look(given)["segformer"]["end"]
     peer = cohort.facts["peers"][0]
     inputs = cohort.models.processor(peer["end"])(images=[image], return_tensors="pt")
     with torch.no_grad():
         log_probs = dense_log_probs(cohort.models.get(peer["end"])(**inputs), tuple(truth.shape))
     expected = loss_scores(log_probs[None], truth.masked_fill(truth == 255, -1)[None])[0, 0][truth != 255].mean()
     assert seen.score == pytest.approx(float(expected), abs=1e-4)
-    assert cohort.truth_of("sample 77", image) is None
+    assert cohort.view.read(str(dense_space / sample["image"]), "sample 77").truth is None
 
 
 def test_who_teaches_follows_the_strictly_best_score(app):
@@ -224,8 +224,9 @@ def test_who_teaches_follows_the_strictly_best_score(app):
 def test_memory_stays_bounded(app, space):
     """Every peer that was ever asked for in memory at once."""
     peers = app("peers")
-    models = peers.Models(space, peers.TASKS["image-classification"][1], most_bytes=2 * 4 * 1234)
-    places = [peer["end"] for peer in json.loads((space / "data" / "facts.json").read_text())["peers"]]
+    cohort = peers.Cohort(space)
+    models = peers.Models(space, cohort.view, most_bytes=2 * 4 * 1234)
+    places = [peer["end"] for peer in cohort.facts["peers"]]
     for place in places:
         models.get(place)
     assert [json.loads(key)["folder"] for key in models.held] == [place["folder"] for place in places[1:]]

@@ -136,15 +136,32 @@ def overlay(frame: np.ndarray, density: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _overlay_file(path: Path, fps: float) -> Iterator[Writer]:
+    with video_file(path, fps) as write:
+        yield lambda frame, density: write(overlay(frame, density))
+
+
+@contextmanager
+def video_file(path: Path, fps: float, crf: int | None = None) -> Iterator[Callable[[np.ndarray], None]]:
+    """Write an MP4 frame by frame; it appears whole or not at all.
+
+    Args:
+        path (`Path`): of the file.
+        fps (`float`): frames in a second.
+        crf (`int`, *optional*): x264's constant rate factor, where smaller is better; its own when unset.
+
+    Returns:
+        A context that gives a callable for frames, uint8 `[H, W, 3]`, all of one size.
+    """
     beside = path.with_name(f".{path.name}.unfinished")
     try:
         with av.open(str(beside), "w", format="mp4") as container:
             codec = next(name for name in CODECS if name in av.codecs_available)
-            stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
+            options = {"crf": str(crf)} if crf is not None and codec == "libx264" else {}
+            stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
             stream.pix_fmt = "yuv420p"
 
-            def write(frame: np.ndarray, density: np.ndarray) -> None:
-                picture = _even(overlay(frame, density))
+            def write(frame: np.ndarray) -> None:
+                picture = _even(frame)
                 if not stream.codec_context.is_open:
                     stream.height, stream.width = picture.shape[:2]
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

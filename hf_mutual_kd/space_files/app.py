@@ -1,7 +1,8 @@
-"""A Space: a visitor gives an image and sees what each peer says of it, before and after the training.
+"""A Space: a visitor gives something and sees what each peer says of it, before and after the training.
 
 `hf-mutual-kd space` copies this file and those beside it next to `data/`, which holds what there is to show. They need
-gradio, torch, transformers and Pillow, and not the package they were copied from. `python app.py` starts the app.
+gradio, torch, transformers, Pillow, for videos PyAV, and not the package they were copied from. `python app.py` starts
+the app.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
-from answer import alert, answer
+from answer import alert
 from peers import Cohort
 from PIL import Image
-from uploads import MOST_FILE, MOST_PIXELS, Refused, read_image
+from uploads import MOST_PIXELS, Refused
 
 WAITING = 16
 """Visitors who may wait in line."""
@@ -27,84 +28,68 @@ FONTS = ["Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 """None that is fetched."""
 
 
-def ask(cohort: Cohort, path: str | None, truth: str | None) -> str:
+def ask(cohort: Cohort, path: str | None, truth: Any) -> str:
     """The whole answer as HTML, also where something was refused."""
     try:
-        image = read_image(path)
+        given = cohort.view.read(path, truth)
     except Refused as refusal:
         return alert(str(refusal))
-    known = cohort.truth_of(truth, image)
-    return answer(cohort.facts, image, known, cohort.look(image, known))
-
-
-def path_of(payload: Any) -> str | None:
-    """The path of an upload, unopened: [`read_image`] looks at it before Pillow does."""
-    return None if payload is None else payload.path
+    parts = cohort.view.answer(given, cohort.look(given))
+    return f'<div class="mk" role="status">{"".join(parts)}</div>'
 
 
 def build(cohort: Cohort) -> gr.Blocks:
     """The page."""
-    facts = cohort.facts
+    facts, view = cohort.facts, cohort.view
     with gr.Blocks(title=facts["title"], analytics_enabled=False, delete_cache=(600, 3600)) as page:
         intro = "".join(f"<p>{html.escape(text)}</p>" for text in facts["intro"])
         gr.HTML(f'<div class="mk"><h1>{html.escape(facts["title"])}</h1>{intro}</div>')
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
-                image = gr.Image(
-                    type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Image", height=260,
-                    buttons=[], elem_id="upload", alt_text="the image that the peers are asked about",
-                )  # fmt: skip
-                # On the instance, as gradio writes a file beside the source of every subclass.
-                image.preprocess = path_of  # type: ignore[method-assign]
-                truth: Any = (
-                    gr.Textbox("", visible=False)
-                    if cohort.dense
-                    else gr.Dropdown(
-                        facts["labels"],
-                        value=None,
-                        label="What it really is, if you know",
-                        elem_id="truth",
-                        info="The truth decides who teaches.",
-                    )
-                )
+                subject, truth = view.subject_input(), view.truth_input()
                 button = gr.Button("Ask the peers", variant="primary", elem_id="ask")
                 samples = facts["samples"]
                 if samples:
-                    paths = [str(cohort.folder / sample["image"]) for sample in samples]
                     picked = gr.Dataset(
-                        components=[image], samples=[[path] for path in paths], type="index", elem_id="samples",
-                        label=facts["samples_label"], samples_per_page=12,
-                    )  # fmt: skip
+                        components=["image"],
+                        samples=[[str(cohort.folder / sample["image"])] for sample in samples],
+                        type="index",
+                        elem_id="samples",
+                        label=facts["samples_label"],
+                        samples_per_page=12,
+                    )
             with gr.Column(scale=3, min_width=300):
-                hint = "Give an image, or pick a sample: what each peer says of it, before and after, appears here."
+                hint = f"Give {facts['thing']}, or pick a sample: what each peer says of it appears here."
                 result = gr.HTML(f'<div class="mk"><p class=soft>{hint}</p></div>', elem_id="result")
         ask_peers = partial(ask, cohort)
         run: Any = {"concurrency_id": "peers", "concurrency_limit": 1, "api_visibility": "private"}
         run["scroll_to_output"] = True  # On a phone the answer is below what was touched.
-        button.click(ask_peers, [image, truth], result, **run)
-        empty = "" if cohort.dense else None
-        image.upload(lambda: empty, None, truth, queue=False, api_visibility="private")
-        image.clear(lambda: (empty, ""), None, [truth, result], queue=False, api_visibility="private")
+        button.click(ask_peers, [subject, truth], result, **run)
+        empty = view.no_truth
+        subject.upload(lambda: empty, None, truth, queue=False, api_visibility="private")
+        subject.clear(lambda: (empty, ""), None, [truth, result], queue=False, api_visibility="private")
         if samples:
+            paths = [str(cohort.folder / view.sample_file(sample)) for sample in samples]
             chosen = picked.click(
-                lambda index: (paths[index], samples[index]["truth"]), picked, [image, truth], queue=False,
+                lambda index: (paths[index], samples[index]["truth"]), picked, [subject, truth], queue=False,
                 api_visibility="private",
             )  # fmt: skip
-            chosen.then(ask_peers, [image, truth], result, **run)
+            chosen.then(ask_peers, [subject, truth], result, **run)
     return page
 
 
 def main(folder: Path) -> None:
     """Serve the app; on Spaces, gradio's environment says where."""
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS
-    page = build(Cohort(folder)).queue(max_size=WAITING, default_concurrency_limit=1)
+    cohort = Cohort(folder)
+    page = build(cohort).queue(max_size=WAITING, default_concurrency_limit=1)
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=["Consolas", "monospace"])
     theme.set(button_primary_background_fill="#0b62a4", button_primary_background_fill_dark="#0b62a4")
     page.launch(
         theme=theme,
         css_paths=[folder / "style.css"],
         allowed_paths=[str(folder / "data" / "samples")],
-        max_file_size=MOST_FILE,
+        max_file_size=cohort.view.most_file,
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

@@ -31,12 +31,8 @@ def read_image(path: str | None) -> Image.Image:
     Raises:
         [`Refused`]: no file, too large, no image of [`FORMATS`], damaged, too many pixels, or a strange shape.
     """
-    if not path or not os.path.isfile(path):
-        raise Refused("There is no image yet: upload one, or pick a sample.")
-    if os.path.getsize(path) > MOST_FILE:
-        raise Refused(f"The file is larger than {MOST_FILE // 1_000_000} MB; send a smaller one.")
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(check_file(path, "image", MOST_FILE), formats=FORMATS) as image:
             check_shape(image.width, image.height)
             return upright(image)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
@@ -45,6 +41,15 @@ def read_image(path: str | None) -> Image.Image:
         raise Refused(f"This file is no image, whatever its name says; send {', '.join(FORMATS)}.") from None
     except BROKEN:
         raise Refused("The image is damaged and cannot be decoded; send another one.") from None
+
+
+def check_file(path: str | None, what: str, most_bytes: int) -> str:
+    """Refuse no file and too large ones, before they are opened."""
+    if not path or not os.path.isfile(path):
+        raise Refused(f"There is no {what} yet: upload one, or pick a sample.")
+    if os.path.getsize(path) > most_bytes:
+        raise Refused(f"The file is larger than {most_bytes // 1_000_000} MB; send a smaller one.")
+    return path
 
 
 def check_shape(width: int, height: int) -> None:

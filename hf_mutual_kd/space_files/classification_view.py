@@ -1,0 +1,83 @@
+"""Image classification on the page: an image and its label, bars of the peers' guesses."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+import torch
+from answer import about, beside, rule_of, teaching
+from image_view import ImageView, Seen, percent
+from transformers import AutoModelForImageClassification
+from uploads import read_image
+from view import Given, Looks
+
+GUESSES = 3
+
+
+@dataclass
+class Guessed(Seen):
+    """With label and probability of the best classes."""
+
+    guesses: list[tuple[str, float]] = field(default_factory=list)
+
+
+class ClassificationView(ImageView):
+    """The truth is the index of a label."""
+
+    auto_models = (AutoModelForImageClassification,)
+
+    def truth_input(self) -> Any:
+        return gr.Dropdown(
+            self.facts["labels"],
+            value=None,
+            label="What it really is, if you know",
+            elem_id="truth",
+            info="The truth decides who teaches.",
+        )
+
+    def read(self, path: str | None, truth: str | None) -> Given:
+        labels = self.facts["labels"]
+        return Given(read_image(path), labels.index(truth) if truth in labels else None)
+
+    @torch.inference_mode()
+    def see(self, model: Any, processor: Any, peer: dict[str, Any], given: Given) -> Guessed:
+        labels, truth = self.facts["labels"], given.truth
+        logits = model(**processor(images=[given.subject], return_tensors="pt")).logits[0].float()
+        logits = logits if peer["columns"] is None else logits[peer["columns"]]
+        best = logits.softmax(0).topk(min(GUESSES, len(labels)))
+        guesses = [
+            (labels[index], value) for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        seen = Guessed(guesses[0][1], guesses=guesses)
+        if truth is not None:
+            others = torch.cat([logits[:truth], logits[truth + 1 :]])
+            seen.score = float(logits[truth] - others.logsumexp(0))
+            seen.right = float(guesses[0][0] == labels[truth])
+        return seen
+
+    def answer(self, given: Given, seen: Looks) -> list[str]:
+        right = None if given.truth is None else self.facts["labels"][given.truth]
+        who = teaching(self.ranking(seen, given.truth is not None))
+        parts = [f"<section><h2>Who would teach whom</h2>{who}{rule_of(self.facts)}</section>"]
+        for peer in self.facts["peers"]:
+            halves = beside(seen[peer["name"]], lambda one, when: bars(one, right))
+            parts.append(f"<section class=peer>{about(peer)}{halves}</section>")
+        return parts
+
+
+def bars(seen: Guessed, right: str | None) -> str:
+    """The best guesses, that of the truth marked."""
+    shown = []
+    for label, share in seen.guesses:
+        mark, word = ("✓ ", "hit") if label == right else ("", "")
+        shown.append(
+            f'<li class="{word}"><span class=label>{mark}{html.escape(label)}</span>'
+            f"<span class=track><i style=width:{100 * share:.1f}%></i></span><span>{percent(share)}</span></li>"
+        )
+    return f"<ol class=bars>{''.join(shown)}</ol>"
+
+
+VIEW = ClassificationView
