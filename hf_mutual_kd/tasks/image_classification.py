@@ -76,6 +76,15 @@ class ImageClassification(Task):
                 raise ConfigError(f"role_score={kind!r} needs labels; give labels or use role_score='confidence'")
             return margin_scores(stacked, labels) if kind == "margin" else loss_scores(stacked, labels)
 
+    def kept_scores(self, beliefs: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+        confidence = confidence_scores(beliefs)
+        chosen = torch.stack([belief.argmax(1) for belief in beliefs])
+        return {
+            "margin": margin_scores(beliefs, labels),
+            "confidence": confidence,
+            "prediction": chosen.masked_fill(~confidence.isfinite(), -1).int(),
+        }
+
     def quality(self, answers: Sequence[Tensor], labels: Tensor) -> Tensor:
         return torch.stack([(peer.argmax(1) == labels).sum() for peer in answers])
 
