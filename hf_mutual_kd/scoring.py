@@ -316,27 +316,31 @@ def distribution(log_probs: Tensor, keep: str) -> dict[str, Tensor]:
     """
     What is kept of distributions, in fp16.
 
+    Kept relative to the most probable class, so that fp16 is finest where the mass is: a map of nearly equal
+    log-probabilities around -6 would else be rounded to steps of 0.004.
+
     Args:
         log_probs (`torch.Tensor` of shape `[B, C, ...]`): normalised.
         keep (`str`): `"none"`, `"full"` or `"topk:K"` with K < C.
 
     Returns:
         `dict[str, torch.Tensor]`: nothing; `log_probs` `[B, C, ...]`; or `log_probs` and `classes` `[B, K, ...]` with
-        `tail` `[B, ...]`, the log of all other classes' mass.
+        `tail` `[B, ...]`, the log of all other classes' mass. All less the log-probability of the top class.
 
     Example:
 
     ```python
-    >>> distribution(torch.tensor([[0.7, 0.2, 0.1]]).log(), "topk:1")["tail"].exp()
-    tensor([0.3000], dtype=torch.float16)
+    >>> distribution(torch.tensor([[0.5, 0.3, 0.2]]).log(), "topk:1")["tail"].exp()
+    tensor([1.], dtype=torch.float16)
     ```
     """
     if keep == "none":
         return {}
+    relative = log_probs - log_probs.amax(1, keepdim=True)
     if keep == "full":
-        return {"log_probs": log_probs.clamp_min(LOWEST).half()}
-    top, classes = log_probs.topk(int(keep.removeprefix("topk:")), dim=1)
-    tail = log_probs.scatter(1, classes, float("-inf")).logsumexp(1)
+        return {"log_probs": relative.clamp_min(LOWEST).half()}
+    top, classes = relative.topk(int(keep.removeprefix("topk:")), dim=1)
+    tail = relative.scatter(1, classes, float("-inf")).logsumexp(1)
     tail = tail.masked_fill(top.isnan().any(1), float("nan"))
     return {
         "log_probs": top.clamp_min(LOWEST).half(),
