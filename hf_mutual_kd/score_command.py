@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from .errors import ConfigError
-from .options import OnBadImage, RecipeOptions, TransferGrid, TransferOptions
+from .options import MOST_KEPT, OnBadImage, RecipeOptions, TransferGrid, TransferOptions
 from .task_words import TASK_WORDS
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shard_rows", type=int, default=2048, help="rows of a file of the table (default: 2048)")
     parser.add_argument(
-        "--max_bytes", type=int, default=20_000_000_000, help="most that --keep may take (default: 20000000000)"
+        "--max_bytes", type=int, default=MOST_KEPT, help=f"most that --keep may take (default: {MOST_KEPT})"
     )
     parser.add_argument("--task", choices=tuple(TASK_WORDS), default="image-classification", help="what the peers do")
     parser.add_argument(
@@ -168,7 +168,8 @@ def describe_table(table: ScoreTable) -> str:
         best = percent(int((teacher == index).sum()) / count)
         rows.append((name, *((shown, best) if known.any() else ("", "")), table.facts[name]["source"]))
     size = sum(file.stat().st_size for file in Path(table.folder).rglob("*") if file.is_file())
-    title = f"Scored {len(table):,} rows of {table.manifest['data']['name']}, {int(known.sum()):,} labelled"
+    labelled = f"{int(known.sum()):,} {'with a truth' if table.is_of_maps else 'labelled'}"
+    title = f"Scored {len(table):,} rows of {table.manifest['data']['name']}, {labelled}"
     shown = render(("peer", column, "best on %", "source"), rows)
     return f"{title}\n{shown}\n{table.folder}: {size_of(size)}, log-probabilities kept: {table.manifest['keep']}"
 

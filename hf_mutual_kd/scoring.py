@@ -25,6 +25,7 @@ from .cohort import Cohort
 from .collator import UNREADABLE, identified
 from .errors import ConfigError, DataError, OutputFolderError
 from .fingerprint import labels_of
+from .options import MOST_KEPT
 from .peers import LoadedPeer
 from .score_table import (
     FORMAT,
@@ -47,8 +48,6 @@ from .transforms import settings_of
 SHARD_ROWS = 2048
 RANKED = "ranked"
 """In the shards of maps: whether scores say who teaches a sample."""
-MAX_BYTES = 20_000_000_000
-"""What log-probabilities may take on disk unless a user says otherwise."""
 
 
 def score_peers(
@@ -62,7 +61,7 @@ def score_peers(
     workers: int = 0,
     shard_rows: int = SHARD_ROWS,
     accelerator: Accelerator | None = None,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int = MOST_KEPT,
     announce: Callable[[str], None] | None = None,
 ) -> ScoreTable:
     """

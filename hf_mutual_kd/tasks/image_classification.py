@@ -77,10 +77,11 @@ class ImageClassification(Task):
             return margin_scores(stacked, labels) if kind == "margin" else loss_scores(stacked, labels)
 
     def kept_scores(self, beliefs: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
-        confidence = confidence_scores(beliefs)
+        # One by one: a peer's scores must be the same whichever others are scored with it.
+        confidence = torch.cat([self.scores("confidence", [belief], None) for belief in beliefs])
         chosen = torch.stack([belief.argmax(1) for belief in beliefs])
         return {
-            "margin": margin_scores(beliefs, labels),
+            "margin": torch.cat([self.scores("margin", [belief], labels) for belief in beliefs]),
             "confidence": confidence,
             "prediction": chosen.masked_fill(~confidence.isfinite(), -1).int(),
         }

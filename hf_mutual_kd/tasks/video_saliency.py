@@ -107,6 +107,8 @@ class VideoSaliency(Task):
             return False
 
     def still(self, rows: Any, epochs: int | None = None) -> ClipRows:
+        if epochs is not None and (epochs < 1 or not rows.is_drawn):
+            raise ConfigError(f"epochs is for training videos and must be 1 or more, got {epochs}")
         return rows.still(epochs)
 
     def compare_with(self, train_rows: Any) -> None:
