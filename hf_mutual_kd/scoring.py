@@ -69,7 +69,7 @@ def score_peers(
 
     Processes share the shards among themselves and need not talk to each other. What an earlier call finished stays:
     an interrupted call goes on, also with another number of processes, and a peer that the table lacks is added to it.
-    In semantic segmentation peers are compared on a grid that is common to them, so there none can be added.
+    Where peers are compared or keep maps on a grid that is common to them, they are scored together and none is added.
 
     Args:
         cohort ([`Cohort`]): the peers; all of them are in memory together.
@@ -110,6 +110,7 @@ def score_peers(
     manifest |= {"keep": keep, "precision": accelerator.mixed_precision, "shard_rows": shard_rows, "peers": facts}
     if cohort.task.grid is not None:
         manifest["grid"] = cohort.task.grid
+    manifest["together"] = cohort.task.grid is not None or (keep != "none" and not cohort.task.caches_starts)
     if keep != "none":
         manifest |= _kept(cohort, rows, keep, accelerator)
         size = _checked_size(manifest, max_bytes)
@@ -118,7 +119,7 @@ def score_peers(
     if accelerator.is_main_process:
         _prepare(place, manifest)
     accelerator.wait_for_everyone()
-    manifest = read_manifest(place)
+    manifest = {"together": False} | read_manifest(place)
     todo = _unfinished(place, manifest, cohort.names)
     accelerator.wait_for_everyone()  # Nobody adds a shard while others still look for missing ones.
     if todo:
@@ -190,15 +191,15 @@ def _prepare(folder: Path, manifest: dict[str, Any]) -> None:
         stored = read_manifest(folder)
         known = {name: facts for name, facts in manifest["peers"].items() if name in stored["peers"]}
         check_fit(folder, stored["data"], stored["peers"], manifest["data"], known)
-        for key in ("keep", "task", "precision", "grid", "shape"):
+        for key in ("keep", "task", "precision", "grid"):
             if stored.get(key) != manifest.get(key):
                 raise DataError(
                     f"the score table {folder} was begun with {key} {stored.get(key)}, got {manifest.get(key)}; give "
                     "the same, or another folder"
                 )
-        if "grid" in stored and list(stored["peers"]) != list(manifest["peers"]):
+        if manifest["together"] and list(stored["peers"]) != list(manifest["peers"]):
             raise DataError(
-                f"the score table {folder} compares {', '.join(stored['peers'])} on their common grid, got "
+                f"the score table {folder} is on the common grid of {', '.join(stored['peers'])}, got "
                 f"{', '.join(manifest['peers'])}; score all peers together, into another folder"
             )
         # The size of shards is no matter of content: that of the first call stays.
@@ -219,7 +220,7 @@ def _unfinished(folder: Path, manifest: dict[str, Any], names: Sequence[str]) ->
         name: [shard for shard in range(_shards(manifest)) if not shard_path(folder / name, shard).is_file()]
         for name in names
     }
-    if "grid" in manifest:
+    if manifest["together"]:
         lacking = dict.fromkeys(names, sorted({shard for shards in lacking.values() for shard in shards}))
     return {name: shards for name, shards in lacking.items() if shards}
 

@@ -152,7 +152,7 @@ def test_top_k_of_maps_spreads_the_rest_evenly(case, tmp_path):
 
 def test_an_interrupted_call_ends_in_the_same_bytes(case, tmp_path, monkeypatch):
     """A shard that was scored by some of the peers alone would be compared on another grid than its neighbours."""
-    score(case.cohort(), case.rows(), tmp_path / "whole", keep="full")
+    score(case.cohort(), case.rows(), tmp_path / "whole", keep="full", shard_rows=6)
     from hf_mutual_kd import scoring
 
     real = scoring._write_shard
@@ -164,9 +164,9 @@ def test_an_interrupted_call_ends_in_the_same_bytes(case, tmp_path, monkeypatch)
 
     monkeypatch.setattr(scoring, "_write_shard", dying)
     with pytest.raises(KeyboardInterrupt):
-        score(case.cohort(), case.rows(), tmp_path / "t", keep="full")
+        score(case.cohort(), case.rows(), tmp_path / "t", keep="full", shard_rows=6)
     monkeypatch.setattr(scoring, "_write_shard", real)
-    score(case.cohort(), case.rows(), tmp_path / "t", keep="full")
+    score(case.cohort(), case.rows(), tmp_path / "t", keep="full", shard_rows=6)
     files = [file.relative_to(tmp_path / "whole") for file in (tmp_path / "whole").rglob("*") if file.is_file()]
     assert len(files) == 2 + 2 * len({file.name for file in files if file.suffix == ".safetensors"})
     for file in files:
@@ -250,7 +250,7 @@ def test_what_a_table_of_maps_cannot_do_is_refused(tmp_path):
     said = []
     table = score(case.cohort(), rows, tmp_path / "t", keep="full", announce=said.append)
     assert "take 41.0 kB" in said[0]
-    with pytest.raises(DataError, match="on their common grid"):
+    with pytest.raises(DataError, match="on the common grid of segformer, mask2former"):
         score(case.cohort(["segformer"]), rows, tmp_path / "t", keep="full")
     with pytest.raises(ConfigError, match="ranks by 'loss', got 'margin'"):
         table.scores("margin")
@@ -266,6 +266,9 @@ def test_what_a_table_of_maps_cannot_do_is_refused(tmp_path):
     first = score(clips.cohort(["convnext"]), clips.rows(), tmp_path / "clips")
     added = score(clips.cohort(["videomae"]), clips.rows(), tmp_path / "clips")
     assert (first.names, added.names) == (["convnext"], ["convnext", "videomae"])
+    score(clips.cohort(), clips.rows(), tmp_path / "densities", keep="full")
+    with pytest.raises(DataError, match="on the common grid of convnext, videomae"):
+        score(clips.cohort(["videomae"]), clips.rows(), tmp_path / "densities", keep="full")
 
 
 def test_two_processes_make_the_same_table_of_maps(tmp_path, capsys):
