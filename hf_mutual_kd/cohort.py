@@ -250,7 +250,7 @@ class Cohort(nn.Module):
             teacher, pulls, by_rule = self._transfer(live, peer_inputs, labels, roles, start_logits)
             by_labels = by_labels + by_rule / torch.as_tensor(labelled_units).clamp_min(1)
         elif table is not None:
-            teacher, pulls = roles, objective.transfer_from_table(live, **table)
+            teacher, pulls = roles, self.task.transfer_from_table(objective, live, labels, **table)
         else:
             raise ConfigError("teacher_source 'table' needs batches that a TableCollator made")
         learns = torch.tensor([not spec.frozen for spec in self.specs.values()], device=labels.device)

@@ -1,14 +1,17 @@
-"""Runs a peer on images of different sizes so that none of them sees the padding that the others ask for."""
+"""Batches of images of different sizes in which none of them sees the padding that the others ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .dense_processors import IMAGE_KEYS
+from .masks import own_parts
+from .transforms import PeerInputs
 
 SIZE_KEYS = ("valid_sizes", "own_sizes")
 """What a batch says of its images beside what a model takes."""
@@ -63,6 +66,38 @@ def run_alone(
     joined = {key: _joined([part[key] for part in outputs])[order] for key in outputs[0]}
     height, width = pixels_of(joined)
     return joined, (height * PARTS, width * PARTS), torch.cat(valid)[order]
+
+
+def is_padded(peer_inputs: Mapping[str, Mapping[str, Tensor]]) -> bool:
+    """Whether some peer sees images of different sizes, padded to the largest of the batch."""
+    return any("own_sizes" in inputs for inputs in peer_inputs.values())
+
+
+def one_by_one(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A batch of images of different sizes as batches of one, without the padding.
+
+    Args:
+        batch (`dict`): of a [`~hf_mutual_kd.dense_collator.DenseCollator`].
+
+    Returns:
+        `list[dict]`: each with `peer_inputs`, `labels` and `sample_ids`, as if the image had been collated alone.
+    """
+    return [
+        {
+            "peer_inputs": PeerInputs({peer: _row(inputs, row) for peer, inputs in batch["peer_inputs"].items()}),
+            "labels": own,
+            "sample_ids": batch["sample_ids"][row, None],
+        }
+        for row, own in enumerate(own_parts(batch["labels"]))
+    ]
+
+
+def _row(inputs: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
+    one = {key: value[row, None] for key, value in inputs.items() if key != "own_sizes"}
+    if "own_sizes" not in inputs:
+        return one
+    height, width = inputs["own_sizes"][row].tolist()
+    return one | {key: one[key][..., :height, :width] for key in IMAGE_KEYS if key in one}
 
 
 def pixels_of(tensors: Mapping[str, Tensor]) -> tuple[int, int]:

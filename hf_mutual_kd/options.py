@@ -34,6 +34,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 WITHOUT_LABELS: dict[str, Any] = {"teacher_rule": "mean", "teacher_source": "frozen", "retain": False}
 """What takes the preset's place where there are no labels to rank the peers by."""
 
+MOST_KEPT = 20_000_000_000
+"""Bytes that the log-probabilities of a score table may take on disk unless a user says otherwise."""
+
 
 def option(default: Any, help: str, **kwargs: Any) -> Any:
     """A dataclass field with its help text; a list or dict default is copied for every instance."""

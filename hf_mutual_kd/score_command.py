@@ -5,21 +5,28 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from .errors import ConfigError
-from .options import RecipeOptions
+from .options import MOST_KEPT, OnBadImage, RecipeOptions, TransferGrid, TransferOptions
+from .task_words import TASK_WORDS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .data import Splits
     from .peers import PeerSpec
     from .score_table import ScoreTable
+    from .tasks import Task
 
 DATA = (
     "dataset", "dataset_config", "dataset_revision", "train_split", "validation_split", "test_split", "image_column",
     "label_column", "max_train_samples", "max_eval_samples",
 )  # fmt: skip
 """Options of a recipe that say which rows there are."""
+
+MAPS = ("label_names", "reduce_labels", "eval_frame_step", "on_bad_video")
+"""Further ones, of which most are for masks and videos."""
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -56,31 +63,55 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         "--label_alignment", choices=("exact", "subset"), default="exact", help="'subset': peers may know more classes"
     )
     parser.add_argument("--shard_rows", type=int, default=2048, help="rows of a file of the table (default: 2048)")
+    parser.add_argument(
+        "--max_bytes", type=int, default=MOST_KEPT, help=f"most that --keep may take (default: {MOST_KEPT})"
+    )
+    parser.add_argument("--task", choices=tuple(TASK_WORDS), default="image-classification", help="what the peers do")
+    parser.add_argument(
+        "--epochs", type=int, help="of training videos: only the frames that so many epochs draw; unset: every frame"
+    )
+    parser.add_argument("--transfer_grid", choices=get_args(TransferGrid), default="coarsest", help="as the run's")
     add_data_options(parser)
+    add_map_options(parser)
     add_machine_options(parser)
+
+
+def add_map_options(parser: argparse.ArgumentParser) -> None:
+    """Options of masks and videos, as recipes have them."""
+    settings: dict[str, dict[str, Any]] = {
+        "label_names": {"nargs": "+"},
+        "reduce_labels": {"nargs": "?", "const": "true", "choices": ("true", "false")},
+        "eval_frame_step": {"type": int},
+        "on_bad_video": {"choices": get_args(OnBadImage)},
+    }
+    for item in dataclasses.fields(RecipeOptions):
+        if item.name in MAPS:
+            parser.add_argument(f"--{item.name}", help=item.metadata["help"], **settings[item.name])
 
 
 def run_score(options: argparse.Namespace) -> None:
     """Score the peers and say what was found."""
     from accelerate import Accelerator
 
-    from .cohort import Cohort
+    from .cohort import Cohort, make_task
     from .experiment import leave_together
     from .scoring import score_peers
 
     specs = peer_specs(options.peers, options.peer_processors)
+    task = make_task(options.task).configured(TransferOptions(transfer_grid=options.transfer_grid))
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     with accelerator.main_process_first():
-        splits = load_checked(options, options.split, labels=not options.no_labels)
+        splits = load_checked(options, options.split, labels=not options.no_labels, task=task)
         cohort = Cohort.from_pretrained(
             specs,
+            task=task,
             label_names=splits.label_names,
             label_alignment=options.label_alignment,
             trust_remote_code=options.trust_remote_code,
         )
     table = score_peers(
         cohort,
-        getattr(splits, options.split),
+        task.still(getattr(splits, options.split), options.epochs),
         options.out,
         name=f"{splits.facts['name']}, {splits.facts['splits'][options.split]}",
         keep=options.keep,
@@ -88,6 +119,8 @@ def run_score(options: argparse.Namespace) -> None:
         workers=options.workers,
         shard_rows=options.shard_rows,
         accelerator=accelerator,
+        max_bytes=options.max_bytes,
+        announce=print,
     )
     if accelerator.is_main_process:
         print(describe_table(table))
@@ -109,31 +142,44 @@ def peer_specs(peers: list[str], processors: list[str]) -> dict[str, PeerSpec]:
     return specs
 
 
-def load_checked(options: argparse.Namespace, split: str, labels: bool = True) -> Splits:
-    """The splits as a recipe would load them, the images of `split` looked at."""
-    from .data import check_images, load_splits
+def load_checked(options: argparse.Namespace, split: str, labels: bool = True, task: Task | None = None) -> Splits:
+    """The splits as a recipe would load them, those of `split` looked at; of image classification when unset."""
+    from .cohort import make_task
 
-    recipe = RecipeOptions(**{name: getattr(options, name) for name in DATA})
-    splits = load_splits(recipe, seed=options.seed, labels=labels)
-    rows, _ = check_images(getattr(splits, split), split, options.on_bad_image)
-    setattr(splits, split, rows)
+    given = {name: getattr(options, name, None) for name in (*DATA, *MAPS)}
+    given["reduce_labels"] = given["reduce_labels"] == "true"
+    recipe = RecipeOptions(**{name: value for name, value in given.items() if value is not None})
+    task = task or make_task("image-classification")
+    splits = task.load_splits(recipe, options.seed, labels)
+    task.check_splits(splits, options.on_bad_image, (split,))
     return splits
 
 
 def describe_table(table: ScoreTable) -> str:
-    """Each peer's accuracy, on how many samples it is the best, and what lies where."""
+    """Each peer's accuracy, of maps its mean score; on how many samples it is the best, and what lies where."""
     from .cli import size_of
     from .tables import percent, render
 
-    labelled = table.labels >= 0
-    teacher, known = table.teachers()[labelled], max(int(labelled.sum()), 1)
+    known = table.scores().isfinite().any(0) if table.is_of_maps else table.labels >= 0
+    teacher, count = table.teachers()[known], max(int(known.sum()), 1)
+    quality, column = (_mean_scores, "mean score") if table.is_of_maps else (_accuracies, "accuracy %")
     rows: list[Any] = []
-    for index, (name, chosen) in enumerate(zip(table.names, table.predictions(), strict=True)):
-        right = int((chosen == table.labels)[labelled].sum())
-        best = int((teacher == index).sum())
-        measured = (percent(right / known), percent(best / known)) if labelled.any() else ("", "")
-        rows.append((name, *measured, table.facts[name]["source"]))
+    for index, (name, shown) in enumerate(zip(table.names, quality(table, known), strict=True)):
+        best = percent(int((teacher == index).sum()) / count)
+        rows.append((name, *((shown, best) if known.any() else ("", "")), table.facts[name]["source"]))
     size = sum(file.stat().st_size for file in Path(table.folder).rglob("*") if file.is_file())
-    title = f"Scored {len(table):,} rows of {table.manifest['data']['name']}, {int(labelled.sum()):,} labelled"
-    shown = render(("peer", "accuracy %", "best on %", "source"), rows)
+    labelled = f"{int(known.sum()):,} {'with a truth' if table.is_of_maps else 'labelled'}"
+    title = f"Scored {len(table):,} rows of {table.manifest['data']['name']}, {labelled}"
+    shown = render(("peer", column, "best on %", "source"), rows)
     return f"{title}\n{shown}\n{table.folder}: {size_of(size)}, log-probabilities kept: {table.manifest['keep']}"
+
+
+def _accuracies(table: ScoreTable, known: Tensor) -> list[str]:
+    from .tables import percent
+
+    right = (table.predictions() == table.labels)[:, known].sum(1).tolist()
+    return [percent(count / max(int(known.sum()), 1)) for count in right]
+
+
+def _mean_scores(table: ScoreTable, known: Tensor) -> list[str]:
+    return [f"{value:.3f}" for value in table.scores()[:, known].mean(1).tolist()]

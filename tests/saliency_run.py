@@ -33,7 +33,8 @@ def gaze_videos(count: int, split: str, blank: int = -1) -> list[SaliencyVideo]:
 
 def saliency_cohort(names=PEERS) -> Cohort:
     peers = {}
-    for place, name in enumerate(names):
+    for name in names:
+        place = PEERS.index(name)
         processor = VideoSaliencyProcessor((SIDE, SIDE + 8 * place), num_frames=FRAMES, frame_stride=1 + place)
         peers[name] = LoadedPeer(tiny_saliency(name), processor, PeerSpec(name))
     return Cohort(peers, task="video-saliency")

@@ -32,12 +32,12 @@ def segmentation_rows(count: int, seed: int = 0) -> Dataset:
     return rows.cast_column("image", Image(decode=False)).cast_column("label", Image(decode=False))
 
 
-def segmentation_cohort() -> Cohort:
-    processors = (SegformerImageProcessor(size=SQUARE), Mask2FormerImageProcessor(size=SQUARE, ignore_index=255))
-    peers = {
-        name: LoadedPeer(tiny_segmenter(name), processor, PeerSpec(name))
-        for name, processor in zip(PEERS, processors, strict=True)
+def segmentation_cohort(names=PEERS) -> Cohort:
+    processors = {
+        "segformer": SegformerImageProcessor(size=SQUARE),
+        "mask2former": Mask2FormerImageProcessor(size=SQUARE, ignore_index=255),
     }
+    peers = {name: LoadedPeer(tiny_segmenter(name), processors[name], PeerSpec(name)) for name in names}
     return Cohort(peers, task="semantic-segmentation", label_names=CLASSES)
 
 

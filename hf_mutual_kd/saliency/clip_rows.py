@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ..transforms import MASK, MIX
 from .clips import Policy, clip_frames, evaluation_targets, training_target
 from .gaze_reference import GazeReference
 from .truth import SaliencyVideo, as_density
+from .video_fingerprint import COVERS, fingerprint_videos
 
 SHOT_BITS, FRAME_BITS = 16, 24
 """Of a unit's number, which holds video, shot and frame."""
@@ -84,14 +86,64 @@ class ClipRows(Dataset):
         return len(self.videos if self._rows is None else self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        place, frame = self._rows[index] if self._rows is not None else (range(len(self))[index], None)
+        if self._rows is not None:
+            place, frame = self._rows[index]
+        else:
+            place = range(len(self))[index]
+            frame = self._target(place, int(self._epoch))
         video = self.videos[place]
-        if frame is None:
-            frame = training_target(range(video.length), self.seed, int(self._epoch), video.name)
-        shot = bisect_right(video.cuts, frame)
-        number = (place << SHOT_BITS | shot) << FRAME_BITS | frame
         name = f"{video.name} frame {frame}"
+        number = self._number(place, frame)
         return {"sample_id": number, "name": name, "video": video.name, "frame": frame, "source": video}
+
+    def _target(self, place: int, epoch: int) -> int:
+        video = self.videos[place]
+        return training_target(range(video.length), self.seed, epoch, video.name)
+
+    def _number(self, place: int, frame: int) -> int:
+        return (place << SHOT_BITS | bisect_right(self.videos[place].cuts, frame)) << FRAME_BITS | frame
+
+    # For score tables
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether every epoch shows other target frames."""
+        return self._rows is None
+
+    def still(self, epochs: int | None = None) -> ClipRows:
+        """Rows that no epoch changes, in ascending order of their numbers.
+
+        Args:
+            epochs (`int`, *optional*): only the target frames that so many epochs of training draw, each once; every
+                frame when unset. Rows for evaluation are still already.
+
+        Example:
+
+        ```python
+        >>> train = ClipRows(splits.train, seed=0)
+        >>> len(train), len(train.still(epochs=3)), len(train.still())
+        (8, 22, 80)
+        ```
+        """
+        if self._rows is not None:
+            return self
+        still = ClipRows(self.videos, every=1, seed=self.seed)
+        if epochs is not None:
+            drawn = {(place, self._target(place, epoch)) for place in range(len(self)) for epoch in range(epochs)}
+            still._rows = sorted(drawn)
+        return still
+
+    def numbers(self) -> Tensor:
+        """The number of every row of [`still`] rows, int64."""
+        return torch.tensor([self._number(*row) for row in self._rows or ()], dtype=torch.long)
+
+    def describe(self) -> dict[str, Any]:
+        """What a score table says of its rows; of rows that are drawn anew, no more than of which videos they are."""
+        facts = {"fingerprint": fingerprint_videos(self.videos), "fingerprint_of": COVERS}
+        if self.is_drawn:
+            return facts
+        frames = hashlib.sha256(self.numbers().numpy().astype("<i8").tobytes()).hexdigest()[:32]
+        return {"rows": len(self), "frames": frames} | facts
 
     @cached_property
     def reference(self) -> GazeReference:

@@ -95,5 +95,9 @@ class FixationList:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
+    def content(self) -> bytes:
+        """All points and where each frame's end, for a fingerprint."""
+        return np.asarray(self._ends, "<i8").tobytes() + self._points.astype("<f4").tobytes()
+
     def __getitem__(self, frame: int) -> np.ndarray:
         return self._points[self._ends[frame] : self._ends[frame + 1]]

@@ -61,6 +61,8 @@ class Task(ABC):
     """Whether a unit's truth is a class, which some rules are fitted or trained by, see [`Task.units`]."""
     caches_starts: ClassVar[bool] = True
     """Whether beliefs are of one small shape, so that those of every sample can be kept."""
+    grid: str | None = None
+    """Where beliefs are compared, for tasks in which a peer's score depends on the peers that it is compared with."""
 
     def configured(self, options: TransferOptions) -> Task:
         """This task with what a user sets of it.
@@ -79,13 +81,24 @@ class Task(ABC):
         """The data of a run, see [`~hf_mutual_kd.data.load_splits`]."""
         return load_splits(options, seed=seed, labels=labels)
 
-    def check_splits(self, splits: Splits, on_bad_image: OnBadImage) -> None:
-        """Read rows before training, so that a damaged one does not end a run after hours."""
+    def check_splits(self, splits: Splits, on_bad_image: OnBadImage, roles: Sequence[str] = ROLES) -> None:
+        """Read rows of these splits before they are used, so that a damaged one does not end a run after hours."""
         skipped = {}
-        for name in ROLES:
+        for name in roles:
             rows, skipped[name] = check_images(getattr(splits, name), name, on_bad_image)
             setattr(splits, name, rows)
         splits.facts["skipped_images"] = skipped
+
+    def still(self, rows: Any, epochs: int | None = None) -> Any:
+        """Rows that are the same in every epoch, for a score table.
+
+        Args:
+            rows: one split.
+            epochs (`int`, *optional*): where every epoch draws others, those that so many draw; all when unset.
+        """
+        if epochs is not None:
+            raise ConfigError(f"epochs is for rows that every epoch draws anew, which {self.name} has none of")
+        return rows
 
     def check_labels(self, splits: Splits, classes: int) -> None:  # noqa: B027
         """Check labels of a data set without class names against the peers' number of classes, before training."""
@@ -182,6 +195,39 @@ class Task(ABC):
             labels (`torch.LongTensor` of shape `[B, ...]`): the truth.
         """
         return objective.transfer(live, starts, teacher, scored, labels if self.has_classes else None)
+
+    def transfer_from_table(
+        self, objective: Objective, live: Sequence[Tensor], labels: Tensor, targets: Tensor, taught: Tensor
+    ) -> Tensor:
+        """The pull `[N, B]` on every peer towards what a score table says.
+
+        Args:
+            objective ([`~hf_mutual_kd.teachers.Objective`]): how strongly it is heard.
+            live (N tensors of shape `[B, C, ...]`): this step's beliefs.
+            labels (`torch.LongTensor` of shape `[B, ...]`): the truth.
+            targets (`torch.Tensor` of shape `[B, ...]`): softened log-probabilities, in the shape of [`Task.spoken`].
+            taught (`torch.BoolTensor` of shape `[B, N]`): which of them are for whom.
+        """
+        return objective.transfer_from_table(live, targets, taught)
+
+    # What a score table keeps
+
+    def apart(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """A batch in parts in which no sample changes what is kept of another."""
+        return [batch]
+
+    def kept_scores(self, beliefs: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """What a table's index holds of every peer, `[N, B]` each; NaN where there is no truth."""
+        scores = self.scores(self.default_score, beliefs, labels)
+        return {"score": scores.masked_fill(~self.labelled(labels), float("nan"))}
+
+    def spoken(self, beliefs: Sequence[Tensor], labels: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
+        """What the peers say where they meet: N log-probabilities `[B, K, ...]`, which sum to 1 over K.
+
+        Returns:
+            `tuple` of them and of the shape in which [`Task.transfer_from_table`] wants those of one sample.
+        """
+        return [belief.log_softmax(1) for belief in beliefs], tuple(beliefs[0].shape[1:])
 
     def units(self, beliefs: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
         """A batch in chunks: the peers' logits, N of `[B, C, ...]`, and classes `[B, ...]`, < 0 for none."""

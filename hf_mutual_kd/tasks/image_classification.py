@@ -76,6 +76,16 @@ class ImageClassification(Task):
                 raise ConfigError(f"role_score={kind!r} needs labels; give labels or use role_score='confidence'")
             return margin_scores(stacked, labels) if kind == "margin" else loss_scores(stacked, labels)
 
+    def kept_scores(self, beliefs: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+        # One by one: a peer's scores must be the same whichever others are scored with it.
+        confidence = torch.cat([self.scores("confidence", [belief], None) for belief in beliefs])
+        chosen = torch.stack([belief.argmax(1) for belief in beliefs])
+        return {
+            "margin": torch.cat([self.scores("margin", [belief], labels) for belief in beliefs]),
+            "confidence": confidence,
+            "prediction": chosen.masked_fill(~confidence.isfinite(), -1).int(),
+        }
+
     def quality(self, answers: Sequence[Tensor], labels: Tensor) -> Tensor:
         return torch.stack([(peer.argmax(1) == labels).sum() for peer in answers])
 

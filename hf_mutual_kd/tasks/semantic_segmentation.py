@@ -14,7 +14,7 @@ from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversal
 
 from ..alignment import ClassColumns
 from ..data import ROLES, Splits, check_masks, load_splits
-from ..dense_batches import pixels_of, run_alone
+from ..dense_batches import is_padded, one_by_one, pixels_of, run_alone
 from ..dense_collator import DenseCollator
 from ..dense_figures import examples_figure, read_examples
 from ..dense_heads import head_of
@@ -23,12 +23,12 @@ from ..dense_processors import load_dense_processor
 from ..dense_transfer import mean_over_pixels
 from ..dense_view import DenseView
 from ..errors import ConfigError, LabelError, PeerError
-from ..grids import SCORES, cell_classes, coarsest_grid, image_scores, placed_chunks
-from ..losses import mean_log_probs
+from ..grids import SCORES, Resampler, cell_classes, coarsest_grid, image_scores, placed_chunks
+from ..losses import kl_to_target, mean_log_probs
 from ..masks import IGNORE, UNLABELLED, UNREADABLE, fill, image_sizes, labels_for_peer, own_parts
 from ..metrics.segmentation import confusion_matrix
 from ..options import Granularity, OnBadImage, RecipeOptions, TransferGrid, TransferOptions
-from ..roles import assign_roles
+from ..roles import NOBODY, assign_roles
 from ..teachers import Objective
 from .base import Evaluator, Task
 from .segmentation_evaluator import SegmentationEvaluator
@@ -72,11 +72,12 @@ class SemanticSegmentation(Task):
             raise ConfigError(
                 "label_smoothing_factor: each segmentation head keeps its own loss, which knows none; leave it at 0"
             )
-        if options.role_table is not None and options.granularity != "image":
-            raise ConfigError(
-                f"a role table names one teacher per image and does not fit granularity={options.granularity!r}; "
-                "use granularity 'image', or leave role_table out"
-            )
+        for table in ("role_table", "score_table"):
+            if getattr(options, table) is not None and options.granularity != "image":
+                raise ConfigError(
+                    f"a {table.replace('_', ' ')} names one teacher per image and does not fit "
+                    f"granularity={options.granularity!r}; use granularity 'image', or leave {table} out"
+                )
         configured = copy.copy(self)
         configured.granularity, configured.grid = options.granularity, options.transfer_grid
         return configured
@@ -84,10 +85,10 @@ class SemanticSegmentation(Task):
     def load_splits(self, options: RecipeOptions, seed: int, labels: bool) -> Splits:
         return load_splits(options, seed=seed, labels=labels, target="mask")
 
-    def check_splits(self, splits: Splits, on_bad_image: OnBadImage) -> None:
-        super().check_splits(splits, on_bad_image)
+    def check_splits(self, splits: Splits, on_bad_image: OnBadImage, roles: Sequence[str] = ROLES) -> None:
+        super().check_splits(splits, on_bad_image, roles)
         classes, checked = len(splits.label_names) if splits.label_names else None, {}
-        for name in ROLES:
+        for name in roles:
             rows, skipped, checked[name] = check_masks(getattr(splits, name), name, classes, on_bad_image)
             setattr(splits, name, rows)
             splits.facts["skipped_images"][name] += skipped
@@ -175,18 +176,59 @@ class SemanticSegmentation(Task):
         scored: Tensor,
         labels: Tensor,
     ) -> Tensor:
-        whole = fill(labels)
-        # A pixel that was never labelled can be taught; one that is labelled to be ignored cannot.
-        regions = whole.masked_fill(whole == UNLABELLED, 0)
+        taught = regions(labels)
 
         def pull(said: list[Tensor], by_starts: list[Tensor] | None, cells: Tensor, *truth: Tensor) -> Tensor:
             return objective.transfer(said, by_starts, cells, scored, *truth)
 
-        size = self._grid(live, regions)
+        size = self._grid(live, taught)
         classes = cell_classes(scored_labels(labels), size, IGNORE) if objective.rule.knows_classes else None
         return mean_over_pixels(
-            pull, list(live), teacher, regions, source=starts, ignore_index=IGNORE, size=size, classes=classes
+            pull, list(live), teacher, taught, source=starts, ignore_index=IGNORE, size=size, classes=classes
         )
+
+    def transfer_from_table(
+        self, objective: Objective, live: Sequence[Tensor], labels: Tensor, targets: Tensor, taught: Tensor
+    ) -> Tensor:
+        def pull(said: list[Tensor], targets: list[Tensor], cells: Tensor) -> Tensor:
+            known = cells != NOBODY
+            return torch.stack(
+                [
+                    kl_to_target(one, target, temperature=objective.temperature, where=known & heard[:, None, None])
+                    for one, target, heard in zip(said, targets, taught.T, strict=True)
+                ]
+            )
+
+        teacher = torch.where(taught.any(1), 0, NOBODY)
+        size = (targets.shape[2], targets.shape[3])
+        return mean_over_pixels(
+            pull, list(live), teacher, regions(labels), source=[targets] * len(live), ignore_index=IGNORE, size=size
+        )
+
+    # What a score table keeps: of every image as if it were alone, as a batch's labels would be of the batch's size
+
+    def apart(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        by_label = self.grid == "label" and len(image_sizes(batch["labels"]).unique(dim=0)) > 1
+        return one_by_one(batch) if by_label or is_padded(batch["peer_inputs"]) else [batch]
+
+    def kept_scores(self, beliefs: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+        scores = torch.cat(
+            [
+                image_scores(alone, scored_labels(own), IGNORE, size=self._grid(alone, own))
+                for alone, own in each_alone(beliefs, labels)
+            ],
+            dim=1,
+        )
+        return {"score": scores.float().masked_fill(~self.labelled(labels), float("nan"))}
+
+    def spoken(self, beliefs: Sequence[Tensor], labels: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
+        images = []
+        for alone, own in each_alone(beliefs, labels):
+            size, counted = self._grid(alone, own), regions(own)
+            met = [Resampler((one.shape[2], one.shape[3]), size, counted, IGNORE)(one) for one in alone]
+            images.append([one.log_softmax(1) for one in met])
+        peers = [torch.cat(images_of_one) for images_of_one in zip(*images, strict=True)]
+        return peers, tuple(peers[0].shape[1:])
 
     def units(self, beliefs: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
         truth = scored_labels(labels)
@@ -217,10 +259,7 @@ class SemanticSegmentation(Task):
         sizes, grid = image_sizes(labels), coarsest_grid(beliefs)
         # One by one: labels at the batch's size would depend on the other images of it.
         scores = torch.cat(
-            [
-                image_scores([belief[row, None] for belief in beliefs], scored_labels(own), IGNORE, size=grid)
-                for row, own in enumerate(own_parts(labels))
-            ],
+            [image_scores(alone, scored_labels(own), IGNORE, size=grid) for alone, own in each_alone(beliefs, labels)],
             dim=1,
         ).float()
         classes, maps = beliefs[0].shape[1], self._maps(answers, beliefs, sizes)
@@ -255,6 +294,21 @@ def scored_labels(labels: Tensor) -> Tensor:
     """Labels in which every image fills the batch's size, `IGNORE` where there is no truth."""
     whole = fill(labels)
     return whole.masked_fill(whole < 0, IGNORE)
+
+
+def regions(labels: Tensor) -> Tensor:
+    """Labels in which every image fills the batch's size, `IGNORE` where nothing can be taught.
+
+    A pixel that was never labelled can be taught; one that is labelled to be ignored cannot.
+    """
+    whole = fill(labels)
+    return whole.masked_fill(whole == UNLABELLED, 0)
+
+
+def each_alone(beliefs: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Image after image: the peers' maps, N of `[1, C, h, w]`, and its own part of the labels, `[1, H, W]`."""
+    for row, own in enumerate(own_parts(labels)):
+        yield [belief[row, None] for belief in beliefs], own
 
 
 def confusions(labels: Tensor, maps: Sequence[Tensor], classes: int) -> dict[str, Tensor]:

@@ -87,8 +87,8 @@ class VideoSaliency(Task):
         facts = found.facts | {"splits": splits, "eval_frame_step": options.eval_frame_step}
         return Splits(train, validation, test, None, facts)
 
-    def check_splits(self, splits: Splits, on_bad_image: OnBadImage) -> None:
-        for role in ROLES:
+    def check_splits(self, splits: Splits, on_bad_image: OnBadImage, roles: Sequence[str] = ROLES) -> None:
+        for role in roles:
             rows = getattr(splits, role)
             places = range(0, len(rows), -(-len(rows) // CHECKED_ROWS))
             looked_at = sum(self._is_looked_at(rows[place], on_bad_image) for place in places)
@@ -105,6 +105,11 @@ class VideoSaliency(Task):
             if on_bad_image == "raise":
                 raise
             return False
+
+    def still(self, rows: Any, epochs: int | None = None) -> ClipRows:
+        if epochs is not None and (epochs < 1 or not rows.is_drawn):
+            raise ConfigError(f"epochs is for training videos and must be 1 or more, got {epochs}")
+        return rows.still(epochs)
 
     def compare_with(self, train_rows: Any) -> None:
         self.reference = getattr(train_rows, "reference", None)
@@ -182,6 +187,18 @@ class VideoSaliency(Task):
         said = [on_grid(belief, size) for belief in live]
         by_starts = None if starts is None else [on_grid(belief, size) for belief in starts]
         return objective.transfer(said, by_starts, teacher.masked_fill(~taught, NOBODY), scored)
+
+    def transfer_from_table(
+        self, objective: Objective, live: Sequence[Tensor], labels: Tensor, targets: Tensor, taught: Tensor
+    ) -> Tensor:
+        if objective.labels:
+            taught = taught & has_density(labels)[:, None]
+        size = (targets.shape[1], targets.shape[2])
+        return objective.transfer_from_table([on_grid(one, size) for one in live], targets.flatten(1), taught)
+
+    def spoken(self, beliefs: Sequence[Tensor], labels: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
+        size = coarsest_grid(beliefs)
+        return [on_grid(belief, size) for belief in beliefs], size
 
     def quality(self, answers: Sequence[Tensor], labels: Tensor) -> Tensor:
         """CC of every clip, at each peer's own grid."""
