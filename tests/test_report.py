@@ -15,6 +15,7 @@ from hf_mutual_kd.card_run import read_records
 from hf_mutual_kd.errors import DataError, OutputFolderError
 from hf_mutual_kd.predictions import Beliefs, Predictions
 from hf_mutual_kd.report import compare_runs, write_report
+from hf_mutual_kd.report_classification import MOST_SAMPLES
 from hf_mutual_kd.report_data import (
     choose_flips,
     confusion,
@@ -24,7 +25,7 @@ from hf_mutual_kd.report_data import (
     read_teaching,
     reliability,
 )
-from hf_mutual_kd.report_sections import MOST_SAMPLES, teaching_section
+from hf_mutual_kd.report_teaching import teaching_section
 
 VOID = {"meta", "link", "img", "source", "br", "input"}
 SECTION_IDS = ["results", "training", "teaching", "sources", "flips", "calibration", "confusions", "making"]

@@ -88,10 +88,16 @@ class ClipRows(Dataset):
         video = self.videos[place]
         if frame is None:
             frame = training_target(range(video.length), self.seed, int(self._epoch), video.name)
-        shot = bisect_right(video.cuts, frame)
-        number = (place << SHOT_BITS | shot) << FRAME_BITS | frame
-        name = f"{video.name} frame {frame}"
+        number, name = self._number(place, frame), f"{video.name} frame {frame}"
         return {"sample_id": number, "name": name, "video": video.name, "frame": frame, "source": video}
+
+    def _number(self, place: int, frame: int) -> int:
+        shot = bisect_right(self.videos[place].cuts, frame)
+        return (place << SHOT_BITS | shot) << FRAME_BITS | frame
+
+    def sample_ids(self) -> list[int]:
+        """The numbers of all units of an evaluation, in order; none in training, whose units change with the epoch."""
+        return [self._number(place, frame) for place, frame in self._rows or ()]
 
     @cached_property
     def reference(self) -> GazeReference:
