@@ -187,6 +187,8 @@ def test_every_task_has_a_page(tmp_path, task):
     page = Page(write_report(write_full_run(tmp_path, task)).read_text(encoding="utf-8"))
     ids = [section["id"] for section in page.all("section")]
     assert [ids[0], ids[1], ids[-1]] == ["results", "training", "making"]
+    # Nothing of single samples was recorded.
+    assert not {"flips", "images", "calibration", "confusions", "videos", "frames"} & set(ids)
     assert not re.search(r"\bNone\b|\bnan\b", page.text)
 
 

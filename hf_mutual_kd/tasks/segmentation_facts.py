@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..grids import cell_classes
+from ..grids import nearest_labels
 from ..masks import IGNORE
 from ..measured import BINS
 from ..metrics.segmentation import confusion_matrix
@@ -46,14 +46,12 @@ def on_lattice(plane: Tensor) -> Tensor:
     tensor([129, 131, 133])
     ```
     """
-    steps = torch.arange(LATTICE, device=plane.device)
-    rows, columns = ((2 * steps + 1) * side // (2 * LATTICE) for side in plane.shape)
-    return plane[rows[:, None], columns].flatten()
+    return nearest_labels(plane[None], (LATTICE, LATTICE)).flatten()
 
 
 def cell_reliability(log_probs: Tensor, truth: Tensor) -> Tensor:
     """
-    How often one peer is right when it is this sure, over the valid cells of its own grid in one image.
+    How often one peer is right when it is this sure, over the cells of its own grid in one image.
 
     Args:
         log_probs (`torch.Tensor` `[C, h, w]`): normalised.
@@ -61,7 +59,7 @@ def cell_reliability(log_probs: Tensor, truth: Tensor) -> Tensor:
 
     Returns:
         `torch.Tensor` `[3, BINS]`, fp32: the cells in each bin of confidence, the sum of their confidence, and how
-        many are right.
+        many are right. The truth of a cell is that at its centre; ignored ones do not count.
 
     Example:
 
@@ -71,10 +69,11 @@ def cell_reliability(log_probs: Tensor, truth: Tensor) -> Tensor:
     tensor([1.0000, 0.9000, 0.0000])
     ```
     """
-    wanted = cell_classes(truth, (log_probs.shape[1], log_probs.shape[2]), IGNORE)[0].flatten()
-    sure, guess = log_probs.float().flatten(1).max(0)
-    sure = sure.exp()
-    known = (wanted >= 0) & sure.isfinite()
-    sure, right = sure[known], (guess == wanted)[known]
-    place = F.one_hot((sure * BINS).long().clamp(0, BINS - 1), BINS).float()
-    return torch.stack([torch.ones_like(sure), sure, right.float()]) @ place
+    wanted = nearest_labels(truth, (log_probs.shape[1], log_probs.shape[2]))[0].flatten()
+    best, guess = log_probs.float().flatten(1).max(0)
+    sure, right = best.exp().nan_to_num(0.0), guess == wanted
+    known = (wanted != IGNORE) & best.isfinite()
+    bins = F.one_hot((sure * BINS).long().clamp(0, BINS - 1), BINS).float()
+    values = torch.stack([torch.ones_like(sure), sure, right.float()]) * known
+    # No matrix product: autocast would make it one of bf16, whose integers end at 256.
+    return (values.unsqueeze(2) * bins).sum(1)
