@@ -30,9 +30,11 @@ from .cohort import Cohort, make_task
 from .collator import SAMPLE_ID
 from .config import MutualKDConfig
 from .data import Splits, decode_image
+from .drawn import draw_changed
 from .errors import ConfigError, OutputFolderError, ResumeError
 from .hub import push_run
 from .hub_checkpoints import pull_checkpoint
+from .measured import MEASURED, write_measured
 from .model_card import EXAMPLES, write_cards
 from .options import LabelAlignment, RecipeOptions
 from .peers import PeerSpec, parse_peers
@@ -136,7 +138,7 @@ class Experiment:
         return {"usage": {name: text for name, text in usage.items() if text is not None}, "example": example}
 
     def _examples(self, splits: Splits, specs: dict[str, PeerSpec]) -> dict[str, Any]:
-        """Let the task draw a few test samples as the first seed's peers see them before and after."""
+        """Draw test samples as the first seed's peers see them: a few, and those that changed most."""
         rows = few_rows(splits.test)
         before = self._cohort(specs, splits, self.options.label_alignment)
         trained = {
@@ -146,6 +148,7 @@ class Experiment:
         aligned = "exact" if self.options.label_alignment == "new_head" else self.options.label_alignment
         after = self._cohort(trained, splits, aligned)
         before.task.examples(before, after, rows, self.folder / EXAMPLES)
+        draw_changed(before, after, splits.test, self.folder)
         return {"examples": {"rows": [row.get("name", row[SAMPLE_ID]) for row in rows]}}
 
     def _push(self) -> None:
@@ -322,8 +325,10 @@ class Experiment:
         trainer.evaluate(splits.test, metric_key_prefix="test")
         arm = trainer.arm(name, "test", seconds)
         if self.state.is_main_process:
-            before, after = (found["test"].predictions for found in (trainer.start_evaluators, trainer.evaluators))
-            write_predictions(folder / PREDICTIONS, cohort.names, before, after)
+            before, after = (found["test"] for found in (trainer.start_evaluators, trainer.evaluators))
+            write_predictions(folder / PREDICTIONS, cohort.names, before.predictions, after.predictions)
+            facts = cohort.task.row_facts(splits.test)
+            write_measured(folder / MEASURED, cohort.names, before.records(), after.records(), facts)
             checkpoints.write_json(folder / SUMMARY, dataclasses.asdict(arm))
         self.state.wait_for_everyone()
         return arm

@@ -20,10 +20,12 @@ from .card_run import RunRecords, read_records
 from .card_text import TOKEN, one_line
 from .errors import DataError, OutputFolderError
 from .model_card import hyperparameters
-from .report_blocks import Figures, Section, Table, Text
+from .report_blocks import JPEG, Figures, Section, Table, Text
+from .report_classification import MOST_SAMPLES
 from .report_data import ReportData, choose_flips, read_report_data
 from .report_figures import draw, paint_lines
-from .report_sections import MOST_SAMPLES, SECTIONS, metric_label, tiles
+from .report_results import metric_label, tiles
+from .report_sections import sections_of
 from .results import table as closing_table
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -70,9 +72,8 @@ def write_report(run_dir: str | Path, test_rows: Any = None, out: str | Path | N
     data.thumbnails = {
         key: f"data:image/jpeg;base64,{base64.b64encode(content).decode()}" for key, content in images.items()
     }
-    sections = [section for make in SECTIONS if (section := make(data)) is not None]
     title = f"{', '.join(data.peers)}: who taught whom" if len(data.peers) > 1 else f"{data.peers[0]}: training"
-    return _write_page(folder, title, lead_of(data.run), tiles(data), sections)
+    return _write_page(folder, title, lead_of(data.run), tiles(data), sections_of(data))
 
 
 def compare_runs(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
@@ -196,7 +197,7 @@ def render(
         autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     environment.filters["whole"] = lambda text: escape(one_line(text, LONGEST_COMMAND))
-    environment.filters["png"] = lambda content: Markup(f"data:image/png;base64,{base64.b64encode(content).decode()}")
+    environment.filters["picture"] = _picture_url
     source = TEMPLATE.read_text(encoding="utf-8")
     script = source.split("<script>")[1].split("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -211,6 +212,12 @@ def _shown(value: Any) -> Any:
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return value if value.startswith("data:image/jpeg;base64,") else one_line(value, LONGEST_TEXT)
+
+
+def _picture_url(content: bytes) -> Markup:
+    """A PNG or JPEG as a `data:` URL."""
+    kind = "jpeg" if content.startswith(JPEG) else "png"
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
 
 
 def _make_thumbnails(data: ReportData, rows: Any) -> dict[int, bytes]:

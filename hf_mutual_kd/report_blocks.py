@@ -8,6 +8,12 @@ from typing import Any, ClassVar
 
 from .report_figures import Figure
 
+JPEG = b"\xff\xd8"
+"""The first bytes of such a file."""
+
+MOST_CLASSES = 30
+"""Rows of a table by class; of more classes those with the largest numbers are shown."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -61,6 +67,68 @@ class Samples:
     items: Sequence[Mapping[str, Any]]
     peers: Sequence[str]
     classes: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of a scene: JPEG, or PNG for a map, what it shows in words, and what stands under it."""
+
+    content: bytes
+    alt: str
+    caption: str
+
+    @property
+    def is_photo(self) -> bool:
+        """Whether it is shown smoothly, not as a map of pixels."""
+        return self.content.startswith(JPEG)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """
+    A test sample with a map of every peer before and after.
+
+    Args:
+        title (`str`): heading.
+        note (`str`): beside it.
+        values (`dict[str, str]`):
+            What it can be found by: under the name of each filter its values, separated by blanks; `flips` holds
+            `PEER:KIND` for the filters `peer` and `kind`.
+        pictures (`list[Picture]`): in rows of `columns`.
+        columns (`int`): pictures beside each other.
+        numbers ([`Table`]): under the pictures.
+    """
+
+    title: str
+    note: str
+    values: Mapping[str, str]
+    pictures: Sequence[Picture]
+    columns: int
+    numbers: Table
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A choice of what is shown: `(value, text)` pairs under a name."""
+
+    name: str
+    label: str
+    choices: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Scenes, what they can be filtered by, and what their colours stand for: `(text, "#rrggbb")` under headings."""
+
+    kind: ClassVar[str] = "scenes"
+    items: Sequence[Scene]
+    filters: Sequence[Filter]
+    legend: Mapping[str, Sequence[tuple[str, str]]]
+
+
+def shaded(text: str, change: float, full: float) -> Cell:
+    """A cell that is shaded by a change, fully where it is `full` or more; below 0 in the colour of losses."""
+    return Cell(text, max(-1.0, min(1.0, change / full)))
 
 
 @dataclass(frozen=True)

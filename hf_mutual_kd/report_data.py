@@ -11,12 +11,11 @@ import pyarrow.parquet as pq
 
 from .card_figures import Points, read_history
 from .card_run import RunRecords
+from .drawn import DRAWN, Drawn, read_drawn
 from .errors import OutputFolderError
+from .measured import BINS, MEASURED, Measured, read_measured
 from .predictions import PREDICTIONS, Beliefs, Predictions, read_predictions
 from .role_table import ALL_NAME, MEAN_NAME
-
-BINS = 15
-"""Of equal width, for reliability and ECE."""
 
 NOBODY = "nobody"
 
@@ -30,11 +29,15 @@ class ReportData:
         predictions (`dict[str, list[Predictions]]`): under `"mutual"` and `"control"`, a part for each seed that has
             them, the first seed's first.
         thumbnails (`dict[int, str]`): images of test samples as `data:` URLs, by sample id.
+        measured (`dict[str, list[Measured]]`): what tasks with maps recorded, as `predictions`.
+        drawn (`list[Drawn]`): test samples with the peers' maps.
     """
 
     run: RunRecords
     predictions: dict[str, list[Predictions]] = field(default_factory=dict)
     thumbnails: dict[int, str] = field(default_factory=dict)
+    measured: dict[str, list[Measured]] = field(default_factory=dict)
+    drawn: list[Drawn] = field(default_factory=list)
 
     @property
     def peers(self) -> list[str]:
@@ -51,12 +54,18 @@ class ReportData:
 
 
 def read_report_data(run: RunRecords) -> ReportData:
-    """Find the predictions of all arms; a run without any has the sections that need none."""
+    """Find what all arms recorded of the test split; a run without any has the sections that need none."""
+    peers, arms = list(run.peers), run.arm_folders()
     found = {
-        arm: [read_predictions(folder / PREDICTIONS, list(run.peers)) for folder in folders]
-        for arm, folders in run.arm_folders().items()
+        arm: [read_predictions(folder / PREDICTIONS, peers) for folder in folders] for arm, folders in arms.items()
     }
-    return ReportData(run, {arm: [part for part in parts if part and len(part)] for arm, parts in found.items()})
+    measured = {arm: [read_measured(folder / MEASURED, peers) for folder in folders] for arm, folders in arms.items()}
+    return ReportData(
+        run,
+        {arm: [part for part in parts if part and len(part)] for arm, parts in found.items()},
+        measured={arm: [part for part in parts if part is not None] for arm, parts in measured.items()},
+        drawn=read_drawn(run.folder / DRAWN, peers),
+    )
 
 
 @dataclass
@@ -98,10 +107,27 @@ def reliability(beliefs: Beliefs, labels: np.ndarray, peer: int) -> Reliability:
     known = (labels >= 0) & np.isfinite(probability)
     sure, right = probability[known].astype(np.float64), guess[known] == labels[known]
     place = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
-    count = np.bincount(place, minlength=BINS)
+    sums = [np.bincount(place, weights=weights, minlength=BINS) for weights in (None, sure, right)]
+    return reliability_of(np.stack(sums))
+
+
+def reliability_of(sums: np.ndarray) -> Reliability:
+    """From the sums of each bin, `[3, BINS]`: how many, of their confidence, how many are right.
+
+    Example:
+
+    Four of confidence 0.75, two of them right.
+
+    ```python
+    >>> sums = np.zeros((3, BINS))
+    >>> sums[:, 11] = 4, 3.0, 2
+    >>> reliability_of(sums).error
+    0.25
+    ```
+    """
+    count, sure, right = sums
     filled = np.where(count > 0, count, np.nan)
-    confidence = np.bincount(place, weights=sure, minlength=BINS) / filled
-    accuracy = np.bincount(place, weights=right, minlength=BINS) / filled
+    confidence, accuracy = sure / filled, right / filled
     share = count / max(1, count.sum())
     return Reliability(confidence, accuracy, share, float(np.nansum(share * np.abs(accuracy - confidence))))
 

@@ -342,7 +342,7 @@ def plain_rows(rows: Any) -> Any:
 def sample_ids_of(rows: Any) -> Tensor:
     """The ids by which a collator knows rows that no epoch changes, `[rows]`, ascending."""
     plain = plain_rows(rows)
-    return plain.numbers() if isinstance(plain, ClipRows) else torch.arange(len(plain))
+    return torch.tensor(plain.sample_ids()) if isinstance(plain, ClipRows) else torch.arange(len(plain))
 
 
 def check_fit(

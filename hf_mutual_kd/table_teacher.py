@@ -160,7 +160,8 @@ def _check_frames(table: ScoreTable, rows: Any, args: MutualKDConfig) -> None:
         return
     epochs = epochs_of(args, len(rows))
     drawn = rows.still(epochs)
-    missing = [place for place, known in enumerate(torch.isin(drawn.numbers(), table.sample_ids)) if not known]
+    known = set(table.sample_ids.tolist())
+    missing = [place for place, number in enumerate(drawn.sample_ids()) if number not in known]
     if missing:
         raise DataError(
             f"the score table {table.folder} lacks {len(missing)} of the {len(drawn)} target frames that {epochs} "

@@ -72,6 +72,7 @@ class TaskWords:
         note (`str`, *optional*): Markdown: how the metrics are counted, where that is not the same everywhere.
         examples (`str`, *optional*): under the figure that [`~hf_mutual_kd.tasks.base.Task.examples`] draws; a task
             without it draws none.
+        report (`tuple[str, ...]`, *optional*): names of [`~hf_mutual_kd.report_sections.SECTIONS`], in their order.
     """
 
     title: str
@@ -87,6 +88,7 @@ class TaskWords:
     by_class: str = ""
     note: str = ""
     examples: str = ""
+    report: tuple[str, ...] = ()
 
     def is_share(self, metric: str) -> bool:
         """Whether a metric is a share, shown in %."""
@@ -145,6 +147,7 @@ TASK_WORDS = {
         example="image.png",
         pipeline_tag="image-classification",
         by_class="Accuracy",
+        report=("results", "training", "teaching", "corrections", "flips", "calibration", "confusion", "making"),
     ),
     "semantic-segmentation": TaskWords(
         title="semantic segmentation",
@@ -181,6 +184,18 @@ TASK_WORDS = {
             "On the right, pixel by pixel, the peer that gave the truth the highest probability before the training: "
             "where it has something to teach."
         ),
+        report=(
+            "results",
+            "training",
+            "teaching",
+            "classes",
+            "pixel_flips",
+            "images",
+            "examples",
+            "pixel_calibration",
+            "pixel_confusion",
+            "making",
+        ),
     ),
     "video-saliency": TaskWords(
         title="video saliency",
@@ -207,6 +222,7 @@ TASK_WORDS = {
             "Where people looked at the frame, and where each peer says that they look: the lighter, the likelier, "
             "relative to each map's peak. The number is the CC with the truth."
         ),
+        report=("results", "training", "teaching", "metrics", "videos", "frames", "examples", "making"),
     ),
 }
 """By the task's name, as in `cohort.json` and `results.json`."""

@@ -15,6 +15,7 @@ from hf_mutual_kd.card_run import read_records
 from hf_mutual_kd.errors import DataError, OutputFolderError
 from hf_mutual_kd.predictions import Beliefs, Predictions
 from hf_mutual_kd.report import compare_runs, write_report
+from hf_mutual_kd.report_classification import MOST_SAMPLES
 from hf_mutual_kd.report_data import (
     choose_flips,
     confusion,
@@ -24,7 +25,7 @@ from hf_mutual_kd.report_data import (
     read_teaching,
     reliability,
 )
-from hf_mutual_kd.report_sections import MOST_SAMPLES, teaching_section
+from hf_mutual_kd.report_teaching import teaching_section
 
 VOID = {"meta", "link", "img", "source", "br", "input"}
 SECTION_IDS = ["results", "training", "teaching", "sources", "flips", "calibration", "confusions", "making"]
@@ -186,6 +187,8 @@ def test_every_task_has_a_page(tmp_path, task):
     page = Page(write_report(write_full_run(tmp_path, task)).read_text(encoding="utf-8"))
     ids = [section["id"] for section in page.all("section")]
     assert [ids[0], ids[1], ids[-1]] == ["results", "training", "making"]
+    # Nothing of single samples was recorded.
+    assert not {"flips", "images", "calibration", "confusions", "videos", "frames"} & set(ids)
     assert not re.search(r"\bNone\b|\bnan\b", page.text)
 
 

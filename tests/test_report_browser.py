@@ -2,6 +2,7 @@
 
 import pytest
 from chromium import chromium, look, needs_chromium
+from made_up_maps import MAP_TASKS, SAMPLES, write_map_run
 from made_up_report import rows_of_test, write_report_run
 
 from hf_mutual_kd.report import write_report
@@ -131,3 +132,56 @@ def test_text_is_readable_against_its_ground(browser):
     for scheme in ("light", "dark"):
         show(browser, 1280, scheme)
         assert min(browser.execute_script(contrast)) >= 4.5
+
+
+@pytest.fixture(scope="module")
+def map_pages(tmp_path_factory):
+    """The pages of made-up runs of tasks with maps."""
+    folder = tmp_path_factory.mktemp("maps")
+    return {task: write_report(write_map_run(folder / task, task)).as_uri() for task in MAP_TASKS}
+
+
+def shown_scenes(page, key):
+    return page.execute_script(
+        "return [...document.querySelectorAll('.scene')].filter((one) => one.offsetParent)"
+        ".map((one) => one.dataset[arguments[0]])",
+        key,
+    )
+
+
+@pytest.mark.parametrize("task", MAP_TASKS)
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_pages_with_maps_fit_and_say_nothing_on_the_console(browser, map_pages, task, width, scheme):
+    """Maps that make a phone scroll sideways, that do not load, or that the page's own policy forbids."""
+    browser.get_log("browser")
+    look(browser, map_pages[task], width, 900, prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") == width
+    images = browser.execute_script(
+        "return [...document.querySelectorAll('.scene img')]"
+        ".map((one) => [one.alt, one.complete && one.naturalWidth, one.getBoundingClientRect().width])"
+    )
+    assert len(images) >= 6 * SAMPLES
+    assert all(alt and size and shown > 50 for alt, size, shown in images)
+
+
+@pytest.mark.parametrize(("task", "key", "value", "left"), [
+    ("semantic-segmentation", "class", "0", ["0 1", "0 1", "0 1", "0 1", "0 1"]),
+    ("video-saliency", "video", "1", ["1", "1", "1"]),
+])  # fmt: skip
+def test_filters_of_maps_leave_what_they_name(browser, map_pages, task, key, value, left):
+    """A filter that hides nothing, everything, or samples of another class, video or teacher."""
+    look(browser, map_pages[task], 1280, 900, prefers_color_scheme="light", prefers_reduced_motion="reduce")
+    first = browser.execute_script("return document.querySelector('select[name=peer]').options[1].value")
+    assert len(shown_scenes(browser, "flips")) == SAMPLES
+    choose(browser, "peer", first)
+    choose(browser, "kind", "worse")
+    assert shown_scenes(browser, "flips") == [f"{first}:worse"] * 3
+    choose(browser, "kind", "")
+    choose(browser, "teacher", "nobody")
+    assert shown_scenes(browser, "teacher") == ["nobody"] * 2
+    browser.find_element("css selector", "button[type=reset]").click()
+    browser.execute_async_script("setTimeout(arguments[0], 50)")
+    choose(browser, key, value)
+    assert shown_scenes(browser, key) == left
+    assert browser.find_element("css selector", "output").text == f"{len(left)} of {SAMPLES} samples"

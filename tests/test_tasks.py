@@ -16,7 +16,7 @@ from hf_mutual_kd.errors import ConfigError, DataError
 from hf_mutual_kd.masks import UNLABELLED
 from hf_mutual_kd.roles import assign_roles
 from hf_mutual_kd.tasks import TASKS, ImageClassification, SemanticSegmentation, Task, VideoSaliency
-from hf_mutual_kd.tasks.image_classification import RememberedRows
+from hf_mutual_kd.tasks.remembered_rows import RememberedRows
 
 NAN = float("nan")
 

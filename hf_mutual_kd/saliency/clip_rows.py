@@ -133,16 +133,16 @@ class ClipRows(Dataset):
             still._rows = sorted(drawn)
         return still
 
-    def numbers(self) -> Tensor:
-        """The number of every row of [`still`] rows, int64."""
-        return torch.tensor([self._number(*row) for row in self._rows or ()], dtype=torch.long)
+    def sample_ids(self) -> list[int]:
+        """The numbers of all [`still`] rows, in order; none in training, whose rows change with the epoch."""
+        return [self._number(*row) for row in self._rows or ()]
 
     def describe(self) -> dict[str, Any]:
         """What a score table says of its rows; of rows that are drawn anew, no more than of which videos they are."""
         facts = {"fingerprint": fingerprint_videos(self.videos), "fingerprint_of": COVERS}
         if self.is_drawn:
             return facts
-        frames = hashlib.sha256(self.numbers().numpy().astype("<i8").tobytes()).hexdigest()[:32]
+        frames = hashlib.sha256(np.array(self.sample_ids(), "<i8").tobytes()).hexdigest()[:32]
         return {"rows": len(self), "frames": frames} | facts
 
     @cached_property

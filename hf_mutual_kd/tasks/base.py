@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor, nn
 from transformers import AutoImageProcessor
 
 from ..alignment import ClassColumns
 from ..data import ROLES, Splits, check_images, load_splits
+from ..drawn import Drawn
 from ..errors import ConfigError
 from ..options import OnBadImage, RecipeOptions, TransferOptions
 from ..predictions import PredictionRecorder
@@ -35,6 +37,10 @@ class Evaluator(ABC):
     @abstractmethod
     def by_class(self) -> dict[str, list[float | None]]:
         """The task's metric of each peer per class, `None` for classes that did not occur."""
+
+    def records(self) -> dict[str, np.ndarray]:
+        """What the run's report shows beside the metrics, see [`~hf_mutual_kd.measured.Measured`]; none by default."""
+        return {}
 
 
 class Task(ABC):
@@ -257,3 +263,18 @@ class Task(ABC):
             rows (`list[dict]`): of the test split, with their `sample_id`.
             path (`Path`): where the figure goes, in a folder that exists.
         """
+
+    def row_facts(self, rows: Any) -> dict[str, Any]:
+        """What the report needs to know of the test split beside numbers, ready for JSON."""
+        return {}
+
+    def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> Drawn | None:
+        """
+        What the peers make of one test sample, for the report; `None` for tasks without maps and unreadable samples.
+
+        Args:
+            before ([`~hf_mutual_kd.cohort.Cohort`]): the peers as they started.
+            after ([`~hf_mutual_kd.cohort.Cohort`]): the peers with the weights that were kept.
+            row (`dict`): of the test split, with its `sample_id`.
+        """
+        return None

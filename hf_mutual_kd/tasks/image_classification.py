@@ -21,6 +21,7 @@ from ..predictions import PredictionRecorder
 from ..roles import assign_roles, confidence_scores, loss_scores, margin_scores
 from ..transforms import SharedView
 from .base import Evaluator, Task
+from .remembered_rows import RememberedRows
 
 NO_LABEL = -1
 
@@ -119,33 +120,6 @@ class ImageClassification(Task):
             # The wrapper of timm models keeps the source's names here and saves them in place of id2label.
             model.config.label_names = list(label_names)
         return model
-
-
-class RememberedRows:
-    """Whether each peer was right on each sample: `8 + N` bytes a sample, looked up by sample id."""
-
-    def __init__(self):
-        self.ids: list[np.ndarray] = []
-        self.right: list[np.ndarray] = []
-        self.is_sorted = False
-
-    def add(self, ids: np.ndarray, right: np.ndarray) -> None:
-        """Remember `right` `[B, N]` under `ids` `[B]`."""
-        self.ids.append(ids)
-        self.right.append(right)
-        self.is_sorted = False
-
-    def lookup(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The positions of the `ids` that are known, and what was remembered of them."""
-        if not self.ids:
-            return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=bool)
-        if not self.is_sorted:
-            order = np.argsort(merged := np.concatenate(self.ids), kind="stable")
-            self.ids, self.right = [merged[order]], [np.concatenate(self.right)[order]]
-            self.is_sorted = True
-        places = np.searchsorted(self.ids[0], ids).clip(max=len(self.ids[0]) - 1)
-        known = np.flatnonzero(self.ids[0][places] == ids)
-        return known, self.right[0][places[known]]
 
 
 class ClassificationEvaluator(Evaluator):

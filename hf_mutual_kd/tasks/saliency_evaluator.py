@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..measured import SampleRecorder
 from ..saliency.clip_rows import unit_parts
 from .base import Evaluator
 
@@ -38,6 +40,7 @@ class SaliencyEvaluator(Evaluator):
         self.taught = torch.zeros(peers, dtype=torch.long)
         self.videos: dict[int, Tensor] = {}
         """Of every video the sums and the counts of `MEASURED`, `[2, N + 2, M]`."""
+        self.single = SampleRecorder()
         self._steady = torch.zeros(2, peers + 1, dtype=torch.float64)
         self._last: tuple[list[int], Tensor] | None = None
 
@@ -51,12 +54,32 @@ class SaliencyEvaluator(Evaluator):
         teacher = batch["teacher"][labelled]
         self.taught += torch.bincount(teacher[teacher >= 0], minlength=len(self.peer_names))
         measured = batch["measured"].double()
+        self._record({key: value[labelled].numpy() for key, value in batch.items()})
         known = ~measured.isnan()
         both = torch.stack([measured.masked_fill(~known, 0.0), known.double()], dim=1)
         units: list[list[int]] = unit_parts(batch["sample_ids"]).tolist()
         for unit, numbers, density, counts in zip(units, both, batch["coarse"].double(), labelled, strict=True):
             self.videos[unit[0]] = self.videos.get(unit[0], torch.zeros_like(numbers)) + numbers
             self._follow(unit, density if counts else None)
+
+    def _record(self, frames: dict[str, np.ndarray]) -> None:
+        """Keep the numbers of single frames; their score is what ranks the peers, CC - KLD."""
+        cc = frames["measured"][:, : len(self.peer_names), list(MEASURED).index("cc")]
+        videos = unit_parts(torch.from_numpy(frames["sample_ids"]))[:, 0].numpy()
+        self.single.add(id=frames["sample_ids"], score=-frames["loss"], cc=cc, teacher=frames["teacher"], group=videos)
+
+    def records(self) -> dict[str, np.ndarray]:
+        """Videos `[V]`, their measured frames, and the means `[V, N, M]` of `MEASURED` over these; for every frame the
+        score and CC of each peer, who would teach, and its video."""
+        single = self.single.joined()
+        if not single:
+            return {}
+        sums, counts = torch.stack([self.videos[video] for video in sorted(self.videos)]).unbind(1)
+        return single | {
+            "videos": np.array(sorted(self.videos)),
+            "video_frames": counts[:, 0].amax(1).long().numpy(),
+            "video_means": (sums / counts)[:, : len(self.peer_names)].numpy(),
+        }
 
     def _follow(self, unit: list[int], density: Tensor | None) -> None:
         """Compare a frame with the one that was measured before it, where both are of one shot."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..measured import BINS, SampleRecorder
 from ..metrics.segmentation import SegmentationScores
 from .base import Evaluator
+from .remembered_rows import RememberedRows
+
+MOST_IMAGES = 20_000
+"""Images of which the start remembers which pixels of a lattice were right, the first that it meets: 512 bytes each
+for every peer."""
 
 
 class SegmentationEvaluator(Evaluator):
@@ -20,14 +27,21 @@ class SegmentationEvaluator(Evaluator):
     `oracle_pACC` the share of pixels that any peer gets right. Classes that do not occur in the truth are left out.
     """
 
-    def __init__(self, peer_names: Sequence[str], num_classes: int):
+    def __init__(self, peer_names: Sequence[str], num_classes: int, start: SegmentationEvaluator | None = None):
         self.peer_names = list(peer_names)
+        self.start = start
         self.samples = self.labelled = 0
         peers = len(self.peer_names)
         self.confusion = torch.zeros(peers + 1, num_classes, num_classes, dtype=torch.long)
         self.agreeing, self.taught = torch.zeros(peers, dtype=torch.long), torch.zeros(peers, dtype=torch.long)
         self.loss = torch.zeros(peers, dtype=torch.float64)
         self.pixels = self.any_right = 0
+        self.single, self.lattices = SampleRecorder(), RememberedRows()
+        self.reliability = torch.zeros(peers, 3, BINS, dtype=torch.float64)
+        self.points = np.zeros(num_classes, np.int64)
+        self.flips = np.zeros((peers, num_classes, 3), np.int64)
+        """Of every peer and class the points of the lattice that were learned, lost, and learned of those that another
+        peer had right at its start."""
 
     def add(self, facts: dict[str, Tensor]) -> None:
         batch = {key: value[facts["readable"]].cpu() for key, value in facts.items()}
@@ -41,6 +55,46 @@ class SegmentationEvaluator(Evaluator):
         self.loss += batch["loss"][labelled].double().sum(0)
         teacher = batch["teacher"][labelled]
         self.taught += torch.bincount(teacher[teacher >= 0], minlength=len(self.peer_names))
+        self.reliability += batch["reliability"].double().sum(0)
+        self._record({key: value[labelled].numpy() for key, value in batch.items()})
+
+    def _record(self, images: Mapping[str, np.ndarray]) -> None:
+        """Keep the numbers of labelled images, and compare the lattices with those of the start."""
+        counts = images["confusion"][:, :-1]
+        right = counts.diagonal(axis1=2, axis2=3).sum(2) / counts.sum((2, 3)).clip(min=1)
+        self.single.add(
+            id=images["sample_ids"], score=right.astype(np.float32), loss=images["loss"], teacher=images["teacher"]
+        )
+        if self.start is not None:
+            self._count_flips(self.start.lattices, images)
+        elif len(self.lattices) < MOST_IMAGES:
+            self.lattices.add(images["sample_ids"], np.packbits(images["point_right"], axis=2))
+
+    def _count_flips(self, start: RememberedRows, images: Mapping[str, np.ndarray]) -> None:
+        known, packed = start.lookup(images["sample_ids"])
+        if not len(known):
+            return
+        before = np.unpackbits(packed, axis=2).astype(bool)
+        now, truth = images["point_right"][known], images["point_class"][known]
+        classes = len(self.points)
+        self.points += np.bincount(truth[truth >= 0], minlength=classes)
+        somebody = before.any(1)
+        for peer, counts in enumerate(self.flips):
+            learned, lost = now[:, peer] & ~before[:, peer], before[:, peer] & ~now[:, peer]
+            for column, changed in enumerate((learned, lost, learned & somebody)):
+                counts[:, column] += np.bincount(truth[changed], minlength=classes)
+
+    def records(self) -> dict[str, np.ndarray]:
+        """Confusions `[K, 4]` (peer, truth, guess, pixels), sums of reliability `[N, 3, BINS]`, flips `[N, C, 3]` of
+        the compared `points` `[C]`, and for every image the share of right pixels, loss and who would teach."""
+        single = self.single.joined()
+        if not single:
+            return {}
+        counts = self.confusion[:-1].numpy()
+        found = np.nonzero(counts)
+        sums = {"confusions": np.stack([*found, counts[found]], axis=1), "reliability": self.reliability.numpy()}
+        compared = {"flips": self.flips, "points": self.points} if self.start is not None else {}
+        return sums | compared | single
 
     def compute(self) -> dict[str, dict[str, float]]:
         if not self.samples:

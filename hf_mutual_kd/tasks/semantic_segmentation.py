@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 
 from ..alignment import ClassColumns
+from ..collator import SAMPLE_ID
 from ..data import ROLES, Splits, check_masks, load_splits
 from ..dense_batches import is_padded, one_by_one, pixels_of, run_alone
 from ..dense_collator import DenseCollator
@@ -22,16 +23,17 @@ from ..dense_outputs import semantic_map
 from ..dense_processors import load_dense_processor
 from ..dense_transfer import mean_over_pixels
 from ..dense_view import DenseView
+from ..drawn import Drawn, class_map, photograph
 from ..errors import ConfigError, LabelError, PeerError
 from ..grids import SCORES, Resampler, cell_classes, coarsest_grid, image_scores, placed_chunks
 from ..losses import kl_to_target, mean_log_probs
 from ..masks import IGNORE, UNLABELLED, UNREADABLE, fill, image_sizes, labels_for_peer, own_parts
-from ..metrics.segmentation import confusion_matrix
 from ..options import Granularity, OnBadImage, RecipeOptions, TransferGrid, TransferOptions
 from ..roles import NOBODY, assign_roles
 from ..teachers import Objective
 from .base import Evaluator, Task
 from .segmentation_evaluator import SegmentationEvaluator
+from .segmentation_facts import cell_reliability, confusions
 from .segmentation_heads import DenseAnswer, aligned, as_answer, has_labels, own_labels, pixel_loss, query_loss
 
 
@@ -258,10 +260,8 @@ class SemanticSegmentation(Task):
         beliefs = [answer.log_probs for answer in answers]
         sizes, grid = image_sizes(labels), coarsest_grid(beliefs)
         # One by one: labels at the batch's size would depend on the other images of it.
-        scores = torch.cat(
-            [image_scores(alone, scored_labels(own), IGNORE, size=grid) for alone, own in each_alone(beliefs, labels)],
-            dim=1,
-        ).float()
+        alone = [(said, scored_labels(own)) for said, own in each_alone(beliefs, labels)]
+        scores = torch.cat([image_scores(said, truth, IGNORE, size=grid) for said, truth in alone], dim=1).float()
         classes, maps = beliefs[0].shape[1], self._maps(answers, beliefs, sizes)
         counted = [confusions(truth, list(seen), classes) for truth, *seen in zip(labels, *maps, strict=True)]
         facts = {key: torch.stack([one[key] for one in counted]) for key in counted[0]}
@@ -269,6 +269,9 @@ class SemanticSegmentation(Task):
             "sample_ids": sample_ids,
             "readable": readable,
             "labelled": self.labelled(labels),
+            "reliability": torch.stack(
+                [torch.stack([cell_reliability(one[0], truth) for one in said]) for said, truth in alone]
+            ),
             "loss": -scores.T.contiguous(),
             "teacher": assign_roles(scores),
         }
@@ -283,11 +286,23 @@ class SemanticSegmentation(Task):
     def evaluator(
         self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None
     ) -> SegmentationEvaluator:
-        return SegmentationEvaluator(peer_names, num_classes)
+        start = start if isinstance(start, SegmentationEvaluator) else None
+        return SegmentationEvaluator(peer_names, num_classes, start)
 
     def examples(self, before: Any, after: Any, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         if found := read_examples(before, after, rows):
             path.write_bytes(examples_figure(found, before.names, before.label_names))
+
+    def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> Drawn | None:
+        for example in read_examples(before, after, [row]):
+            maps = {
+                f"{phase}/{name}": class_map(one)
+                for phase, found in (("before", example.before), ("after", example.after))
+                for name, one in zip(before.names, found, strict=True)
+            }
+            image, truth, teacher = photograph(example.image), class_map(example.truth), class_map(example.teacher)
+            return Drawn(row[SAMPLE_ID], example.name, image, truth, maps, teacher)
+        return None
 
 
 def scored_labels(labels: Tensor) -> Tensor:
@@ -309,18 +324,3 @@ def each_alone(beliefs: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list
     """Image after image: the peers' maps, N of `[1, C, h, w]`, and its own part of the labels, `[1, H, W]`."""
     for row, own in enumerate(own_parts(labels)):
         yield [belief[row, None] for belief in beliefs], own
-
-
-def confusions(labels: Tensor, maps: Sequence[Tensor], classes: int) -> dict[str, Tensor]:
-    """What an image adds to every count: N peers' maps `[h, w]` and last the ensemble's, against its `[H, W]`."""
-    height, width = maps[0].shape
-    truth = labels[:height, :width]
-    truth = truth.masked_fill(truth < 0, IGNORE)
-    valid = truth != IGNORE
-    *peers, ensemble = maps
-    return {
-        "confusion": torch.stack([confusion_matrix(one, truth, classes, IGNORE) for one in maps]).to(labels.device),
-        "agreeing": torch.stack([(one == ensemble).sum() for one in peers]),
-        "pixels": torch.tensor(truth.numel(), device=labels.device),
-        "any_right": (torch.stack([one == truth for one in peers]).any(0) & valid).sum(),
-    }

@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoProcessor
 from ..alignment import ClassColumns
 from ..clip_collator import ClipCollator
 from ..data import ROLES, Splits
+from ..drawn import Drawn, density_map, photograph
 from ..errors import ConfigError, DataError, PeerError
 from ..grids import coarsest_grid
 from ..losses import mean_log_probs
@@ -251,6 +252,19 @@ class VideoSaliency(Task):
     def examples(self, before: Any, after: Any, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         if found := read_examples(before, after, rows):
             path.write_bytes(examples_figure(found, before.names))
+
+    def row_facts(self, rows: Any) -> dict[str, Any]:
+        return {"videos": [video.name for video in rows.videos], "metrics": list(MEASURED.values())}
+
+    def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> Drawn | None:
+        for example in read_examples(before, after, [row]):
+            maps = {
+                f"{phase}/{name}": density_map(one)
+                for phase, found in (("before", example.before), ("after", example.after))
+                for name, one in zip(before.names, found, strict=True)
+            }
+            return Drawn(row["sample_id"], row["name"], photograph(example.frame), density_map(example.truth), maps)
+        return None
 
 
 def log_maps(name: str, model: nn.Module, outputs: Any) -> Tensor:

@@ -1,0 +1,35 @@
+"""What an evaluation remembers of single samples, for the next one to compare with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class RememberedRows:
+    """Arrays of single samples, such as whether each peer was right (`8 + N` bytes a sample), by sample id."""
+
+    def __init__(self):
+        self.ids: list[np.ndarray] = []
+        self.right: list[np.ndarray] = []
+        self.is_sorted = False
+
+    def add(self, ids: np.ndarray, right: np.ndarray) -> None:
+        """Remember `right` `[B, N, ...]` under `ids` `[B]`."""
+        self.ids.append(ids)
+        self.right.append(right)
+        self.is_sorted = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self.ids))
+
+    def lookup(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The positions of the `ids` that are known, and what was remembered of them."""
+        if not self.ids:
+            return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=bool)
+        if not self.is_sorted:
+            order = np.argsort(merged := np.concatenate(self.ids), kind="stable")
+            self.ids, self.right = [merged[order]], [np.concatenate(self.right)[order]]
+            self.is_sorted = True
+        places = np.searchsorted(self.ids[0], ids).clip(max=len(self.ids[0]) - 1)
+        known = np.flatnonzero(self.ids[0][places] == ids)
+        return known, self.right[0][places[known]]
