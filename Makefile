@@ -4,11 +4,12 @@ VENV ?= .venv
 ARGS ?=
 CARD_RUNS ?= runs/vit_classify
 RECIPE ?= vit_classify
+SUITES ?= teachers temperature_weight n_peers label_free few_labels weak_with_strong pairs
 BIN := $(VENV)/bin
 # Unbound threads are many times slower at random on shared machines.
 THREADS := OMP_PROC_BIND=true OMP_PLACES=cores OMP_WAIT_POLICY=ACTIVE
 
-.PHONY: run test test-slow lint docs bench evidence land-cover cards clean
+.PHONY: run test test-slow lint docs bench evidence hunt suites land-cover cards clean
 
 run: $(VENV)/.run
 	$(THREADS) $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
@@ -38,6 +39,15 @@ bench: $(VENV)/.test
 
 evidence: $(VENV)/.run
 	$(BIN)/python recipes/evidence.py $(ARGS)
+
+hunt: $(VENV)/.test
+	$(BIN)/python recipes/hunt.py $(ARGS)
+
+suites: $(VENV)/.run
+	$(BIN)/python recipes/suites/make_peers.py
+	set -e; for suite in $(SUITES); do OMP_NUM_THREADS=1 $(BIN)/hf-mutual-kd compare \
+	    --config recipes/suites/$$suite.yaml $(ARGS); done
+	$(BIN)/python recipes/suites/collect.py
 
 land-cover: $(VENV)/.test
 	$(BIN)/python recipes/land_cover_benchmark.py $(ARGS)

@@ -119,7 +119,8 @@ def predictors(one: Found) -> list[tuple[str, float, float, float, int]]:
             rank_correlation([points[place] for place in generator.integers(0, len(pairs), len(pairs))])
             for _ in range(RESAMPLES)
         ]
-        low, high = np.nanquantile(drawn, [0.025, 0.975])
+        known = [one for one in drawn if one == one] or [float("nan")]
+        low, high = np.quantile(known, [0.025, 0.975])
         lines.append((name, rank_correlation(points), float(low), float(high), sum(map(len, points))))
     return sorted(lines, key=lambda line: -abs(np.nan_to_num(line[1])))
 

@@ -1,0 +1,65 @@
+"""Join what the suites found into one page: `make suites`, or `python recipes/suites/collect.py` after them."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DOCS = HERE.parents[1] / "docs"
+ORDER = ("teachers", "temperature_weight", "n_peers", "label_free", "few_labels", "weak_with_strong", "pairs")
+
+INTRODUCTION = """\
+# Ways of teaching, side by side
+
+Made by `make suites`: `python recipes/suites/make_peers.py`, `hf-mutual-kd compare --config recipes/suites/NAME.yaml`
+for each suite and `python recipes/suites/collect.py`. All on the embedded part of Fashion-MNIST, with peers of about
+20,000 parameters; 6,000 test rows; the last step is reported. The control has the same start, rows, order, steps and
+learning rate: it is not tuned, unlike in [the hunt](HUNT.md), where a peer has to beat its best of several."""
+
+
+def title_of(suite: Path) -> str:
+    """The first sentence of a suite's comment."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), suite.read_text(encoding="utf-8").splitlines())
+    words = " ".join(line.removeprefix("#").strip() for line in lines)
+    return words.split(" First: ")[0].split(" Start it ")[0]
+
+
+def section(name: str, folder: Path) -> tuple[str, list[str]]:
+    """A suite's table and figure, and its settings, the best first."""
+    _, _, rest = (folder / "comparison.md").read_text(encoding="utf-8").partition("\n\n")
+    rest = rest.replace("(comparison.png)", f"(suite_{name}.png)").strip()
+    with open(folder / "comparison.csv", encoding="utf-8", newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: -float(row["delta"]))
+    return f"## {name}\n\n{title_of(HERE / f'{name}.yaml')}\n\n{rest}", [row["setting"] for row in rows]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write `SUITES.md` and the figures; suites that were not run are named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suites", type=Path, default=Path("runs/suites"), help="where `compare` wrote")
+    parser.add_argument("--output", type=Path, default=DOCS)
+    options = parser.parse_args(arguments)
+    done = [name for name in ORDER if (options.suites / name / "comparison.md").is_file()]
+    if not done:
+        parser.error(
+            f"{options.suites} holds no finished suite; run hf-mutual-kd compare --config …/teachers.yaml first"
+        )
+    sections, best = zip(*(section(name, options.suites / name) for name in done), strict=True)
+    lines = [f"- **{name}**: {', '.join(order[:3])}." for name, order in zip(done, best, strict=True)]
+    missing = [name for name in ORDER if name not in done]
+    said = f"\n\nNot run: {', '.join(missing)}." if missing else ""
+    page = f"{INTRODUCTION}{said}\n\nThe settings with the largest means:\n\n" + "\n".join(lines)
+    (options.output / "SUITES.md").write_text("\n\n".join([page, *sections]) + "\n", encoding="utf-8")
+    for name in done:
+        shutil.copyfile(options.suites / name / "comparison.png", options.output / f"suite_{name}.png")
+    print(f"{options.output}/SUITES.md: {', '.join(done)}{said.strip()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
