@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-BATCH = 32
+from .onnx_files import PIXELS
 
 
-def quantise(source: Path, target: Path, calibration: np.ndarray) -> str:
+def quantise(source: Path, target: Path, calibration: Iterator[Tensor]) -> str:
     """
     Write the int8 file of an ONNX model.
 
     Args:
         source (`Path`): the model.
         target (`Path`): where its int8 form goes.
-        calibration (`[R, 3, H, W]`): images that set the ranges of activations, where these are static.
+        calibration (iterator of `torch.Tensor` `[B, ...]`): batches of `pixel_values` that set the ranges of
+            activations, where these are static; read only then.
 
     Returns:
         `str`: `"static"` where convolutions hold at least half of the weights, else `"dynamic"`.
@@ -34,12 +37,9 @@ def quantise(source: Path, target: Path, calibration: np.ndarray) -> str:
             return "dynamic"
 
         class Reader(CalibrationDataReader):
-            def __init__(self) -> None:
-                self.batches = iter(np.array_split(calibration, max(1, len(calibration) // BATCH)))
-
             def get_next(self) -> dict[str, np.ndarray] | None:
-                batch = next(self.batches, None)
-                return None if batch is None else {"pixel_values": batch}
+                batch = next(calibration, None)
+                return None if batch is None else {PIXELS: batch.numpy()}
 
         quantize_static(str(prepared), str(target), Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
         return "static"

@@ -13,6 +13,8 @@ from .tasks import TASKS
 
 DEFAULT_SEED = 42
 """Of `transformers.TrainingArguments`."""
+COUNTED = {"rows": "rows", "videos": "videos", "frames": "frames", "skipped_images": "unreadable images"}
+"""What tells data sets apart, by the names of their facts, and in words."""
 
 
 def load_run_splits(record: Mapping[str, Any], dataset: str | None = None) -> Splits:
@@ -24,7 +26,8 @@ def load_run_splits(record: Mapping[str, Any], dataset: str | None = None) -> Sp
         dataset (`str`, *optional*): where the data set is now; as recorded when unset.
 
     Raises:
-        [`~hf_mutual_kd.errors.DataError`]: it cannot be found, or holds another number of rows than the run's.
+        [`~hf_mutual_kd.errors.DataError`]: it cannot be found, or holds another number of rows or videos than the
+            run's.
     """
     recipe = dict(record.get("recipe") or {})
     if dataset is not None:
@@ -37,11 +40,11 @@ def load_run_splits(record: Mapping[str, Any], dataset: str | None = None) -> Sp
     task = TASKS[record["task"]]()
     splits = task.load_splits(options, seed, recipe.get("labels", True))
     task.check_splits(splits, recipe.get("on_bad_image", "raise"))
-    ours, theirs = splits.facts["rows"], (record.get("dataset") or {}).get("rows")
-    skipped = (record.get("dataset") or {}).get("skipped_images")
-    if ours and theirs and (ours != theirs or splits.facts.get("skipped_images") != skipped):
-        raise DataError(
-            f"{recipe['dataset']} is not the data of this run: it has {ours} rows, of which "
-            f"{splits.facts.get('skipped_images')} are unreadable; the run had {theirs} and {skipped}"
-        )
+    recorded = record.get("dataset") or {}
+    for what, words in COUNTED.items():
+        ours, theirs = splits.facts.get(what), recorded.get(what)
+        if ours and theirs and ours != theirs:
+            raise DataError(
+                f"{recipe['dataset']} is not the data of this run: its {words} are {ours}; the run's were {theirs}"
+            )
     return splits
