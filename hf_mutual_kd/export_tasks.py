@@ -110,7 +110,8 @@ class TaskExport(ABC):
         if other is not None:
             raise ExportError(
                 f"the processor of peer {self.name!r} makes {list(self._size)} of one sample and {list(other)} of "
-                "another, and a file has one size; give the processor a fixed height and width"
+                "another, and a file has one size; give the processor one, as "
+                '"size": {"height": H, "width": W} in its preprocessor_config.json'
             )
 
 

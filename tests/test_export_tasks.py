@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from saliency_peers import FRAMES, SIDE, SMALL, tiny_saliency
 from saliency_run import gaze_videos, saliency_cohort
-from segmentation_peers import CLASSES, QUERY, SIZE, TASK_LENGTH, tiny_segmenter
+from segmentation_peers import CLASSES, QUERY, SIZE, oneformer_processor, tiny_segmenter
 from segmentation_run import SQUARE, segmentation_rows
 from transformers import EomtImageProcessor, Mask2FormerImageProcessor, SegformerImageProcessor
 
@@ -31,28 +31,15 @@ from hf_mutual_kd.tasks import TASKS
 BACKWARDS = CLASSES[::-1]
 
 
-class Words:
-    """A tokenizer of one sentence, which OneFormer's processor needs."""
-
-    def __call__(self, texts, **options):
-        ids = [[1, 2, 3] + [0] * (TASK_LENGTH - 3)]
-        return {"input_ids": ids, "attention_mask": [[1, 1, 1] + [0] * (TASK_LENGTH - 3)]}
-
-    def convert_tokens_to_ids(self, tokens):
-        return 0
-
-
 def segmentation_peer(head: str, labels=CLASSES, **size) -> SegmentationExport:
     if "eomt" in head:
         own = EomtImageProcessor(size={"shortest_edge": SIZE, "longest_edge": SIZE}, do_pad=True)
+    elif head == "oneformer":
+        own = oneformer_processor(SQUARE)
     elif head in QUERY:
         own = Mask2FormerImageProcessor(size=size or SQUARE, ignore_index=255)
     else:
         own = SegformerImageProcessor(size=SQUARE)
-    if head == "oneformer":
-        own = SimpleNamespace(
-            image_processor=own, tokenizer=Words(), task_seq_length=TASK_LENGTH, save_pretrained=None
-        )
     loaded = LoadedPeer(tiny_segmenter(head), own, PeerSpec(source=head))
     return SegmentationExport(head, loaded, labels)
 
