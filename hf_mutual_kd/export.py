@@ -17,7 +17,7 @@ from .adapters import merged
 from .checkpoints import staged, write_json
 from .collator import identified
 from .errors import ExportError
-from .export_checks import PYTORCH, Checked, file_runner, measure, torch_runner
+from .export_checks import PYTORCH, Checked, Runner, file_runner, measure, torch_runner
 from .export_tasks import EXPORTS, TaskExport
 from .hub_names import choose_peers, read_run
 from .onnx_files import OPSET, PIXELS, write_onnx
@@ -201,10 +201,14 @@ def export_peer(
         )
     with staged(place) as made:
         write_onnx(peer.name, model, example, made / MODEL)
-        runners = {PYTORCH: torch_runner(model, weights), MODEL: file_runner(made / MODEL, "float32")}
+        runners = {PYTORCH: torch_runner(model, weights), MODEL: _plain_runner(peer.name, made / MODEL, example)}
+        small = None
         if train is not None:
-            kind = quantise(made / MODEL, made / QUANTISED, _calibration(peer, train))
-            runners[QUANTISED] = file_runner(made / QUANTISED, f"int8, {kind}")
+            small = Checked(f"int8, {quantise(made / MODEL, made / QUANTISED, _calibration(peer, train))}", 0)
+            try:
+                runners[QUANTISED] = file_runner(made / QUANTISED, small.what, example)
+            except ExportError as error:
+                small.refused = str(error)
         found = measure(peer, peer.batches(test), runners)
         if found.differing[MODEL]:
             raise ExportError(
@@ -215,13 +219,20 @@ def export_peer(
             peer.name, peer.task.name, place, found.samples, list(example.shape[1:]), list(model.outputs),
             measured=found.checked,
         )  # fmt: skip
-        if QUANTISED in report.measured:
-            small = report.measured[QUANTISED]
-            small.refused = _refusal(small, report.measured[PYTORCH], max_drop, report.words)
+        if small is not None:
+            small = report.measured.setdefault(QUANTISED, small)
+            small.refused = small.refused or _refusal(small, report.measured[PYTORCH], max_drop, report.words)
             if small.refused:
                 (made / QUANTISED).unlink()
         write_json(made / FACTS, facts_of(report))
     return report
+
+
+def _plain_runner(name: str, path: Path, example: Tensor) -> Runner:
+    try:
+        return file_runner(path, "float32", example)
+    except ExportError as error:
+        raise ExportError(f"peer {name!r}: {error}; nothing was kept") from error
 
 
 def _calibration(peer: TaskExport, rows: Sequence[Any]) -> Iterator[Tensor]:
@@ -233,7 +244,7 @@ def _refusal(small: Checked, plain: Checked, max_drop: float, words: TaskWords) 
     if small.accuracy is not None and plain.accuracy is not None:
         head, before, after = words.shown[words.kept], plain.accuracy, small.accuracy
     else:
-        head, before, after = words.alike, 1.0, small.agreement
+        head, before, after = words.alike, 1.0, small.agreement or 0.0
     if before - after <= max_drop:
         return None
     lost, allowed = (text_under(head, value) for value in (before - after, max_drop))

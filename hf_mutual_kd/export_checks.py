@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import ExportError
 from .export_tasks import Batch, TaskExport
 from .onnx_files import PIXELS, Traceable, open_onnx
 
@@ -34,14 +35,14 @@ class Checked:
             maps: pixels) of the same class, or the mean CC of densities.
         accuracy (`float`, *optional*): the task's metric of [`~hf_mutual_kd.task_words.TaskWords`]' `kept`, where
             samples have a truth that the peer knows by name.
-        refused (`str`, *optional*): why the file was deleted.
+        refused (`str`, *optional*): why the file was deleted; of one that cannot run nothing is measured.
     """
 
     what: str
     bytes: int
-    latency_ms: float
-    max_difference: float = 0.0
-    agreement: float = 1.0
+    latency_ms: float | None = None
+    max_difference: float | None = None
+    agreement: float | None = None
     accuracy: float | None = None
     refused: str | None = None
 
@@ -138,15 +139,34 @@ def measure(task: TaskExport, batches: Iterable[Batch], runners: Mapping[str, Ru
     return Measured(samples, checked, {name: tally.differing() for name, tally in tallies.items()})
 
 
-def file_runner(path: Path, what: str) -> Runner:
-    """An ONNX file on one core."""
-    session = open_onnx(path)
-    names = [one.name for one in session.get_outputs()]
+def file_runner(path: Path, what: str, example: Tensor) -> Runner:
+    """An ONNX file on one core, tried with a batch of two.
+
+    Args:
+        path (`Path`): the file.
+        what (`str`): as of [`Checked`].
+        example (`torch.Tensor` of shape `[1, ...]`): one sample.
+
+    Raises:
+        [`~hf_mutual_kd.errors.ExportError`]: ONNX Runtime cannot open or run it.
+    """
+    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
     def run(pixels: Tensor) -> dict[str, Tensor]:
         found = session.run(names, {PIXELS: pixels.numpy()})
         return {name: torch.from_numpy(value) for name, value in zip(names, found, strict=True)}
 
+    try:
+        session = open_onnx(path)
+        names = [one.name for one in session.get_outputs()]
+        run(torch.cat([example, example]))
+    except (
+        runtime.Fail, runtime.InvalidArgument, runtime.InvalidGraph, runtime.InvalidProtobuf, runtime.NotImplemented,
+        runtime.RuntimeException,
+    ) as error:  # fmt: skip
+        reason = str(error).splitlines()[0].partition(" Status Message:")[0].rpartition(" : ")[2]
+        reason = reason.replace(str(path), path.name)  # no folder of this machine
+        raise ExportError(f"ONNX Runtime cannot run it ({reason})") from error
     return Runner(what, path.stat().st_size, run)
 
 

@@ -72,13 +72,13 @@ def describe_export(done: list[Exported]) -> str:
             one.peer,
             file.what,
             "–" if file.accuracy is None else text_under(kept, file.accuracy),
-            text_under(words.alike, file.agreement),
-            f"{file.max_difference:.1e}" if name != "pytorch" else "",
+            "–" if file.agreement is None else text_under(words.alike, file.agreement),
+            "–" if file.max_difference is None else f"{file.max_difference:.1e}",
             "deleted" if file.refused else size_of(file.bytes),
-            f"{file.latency_ms:.2f}",
+            "–" if file.latency_ms is None else f"{file.latency_ms:.2f}",
         )
         for one in done
-        for name, file in one.measured.items()
+        for file in one.measured.values()
     ]
     title = f"On {done[0].samples} samples of the {done[0].split} split; one sample at a time for the latency"
     return "\n".join([render(columns, rows, title), *(f"{one.peer}: {one.folder}" for one in done)])

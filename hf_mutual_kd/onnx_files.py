@@ -65,7 +65,7 @@ def write_onnx(name: str, traceable: Traceable, example: Tensor, path: Path) -> 
     traceable = copy.deepcopy(traceable)
     _make_traceable(traceable.model)
     try:
-        with _silence():
+        with silenced():
             program = torch.onnx.export(
                 # Two samples, as a batch of one would be taken for a constant.
                 traceable, (torch.cat([example, example]),), dynamo=True, opset_version=OPSET, verbose=False,
@@ -88,8 +88,8 @@ def write_onnx(name: str, traceable: Traceable, example: Tensor, path: Path) -> 
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Nothing from torch and onnxscript, which print whole graphs where they fail; of errors we say what counts."""
+def silenced() -> Iterator[None]:
+    """Nothing from exporters and quantisers, which print whole graphs; of errors we say what counts."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -157,5 +157,5 @@ def open_onnx(path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .onnx_files import PIXELS
+from .onnx_files import PIXELS, silenced
 
 
 def quantise(source: Path, target: Path, calibration: Iterator[Tensor]) -> str:
@@ -30,10 +30,12 @@ def quantise(source: Path, target: Path, calibration: Iterator[Tensor]) -> str:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = target.with_name(f"prepared_{target.name}")
-    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    with silenced():
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     try:
         if _convolved(onnx.load(str(prepared))) < 0.5:
-            quantize_dynamic(str(prepared), str(target), op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
+            with silenced():
+                quantize_dynamic(str(prepared), str(target), op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
             return "dynamic"
 
         class Reader(CalibrationDataReader):
@@ -41,7 +43,8 @@ def quantise(source: Path, target: Path, calibration: Iterator[Tensor]) -> str:
                 batch = next(calibration, None)
                 return None if batch is None else {PIXELS: batch.numpy()}
 
-        quantize_static(str(prepared), str(target), Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+        with silenced():
+            quantize_static(str(prepared), str(target), Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
         return "static"
     finally:
         prepared.unlink()

@@ -17,6 +17,7 @@ from hf_mutual_kd import cli, export_checks, onnx_files
 from hf_mutual_kd import export as module
 from hf_mutual_kd.errors import DataError, ExportError
 from hf_mutual_kd.export import export_peers
+from hf_mutual_kd.export_command import describe_export
 from hf_mutual_kd.export_tasks import ImageExport
 from hf_mutual_kd.hub_files import select
 from hf_mutual_kd.images import decode_image
@@ -139,12 +140,30 @@ def test_float32_that_differs_leaves_nothing(run, tmp_path, monkeypatch):
 
 def test_without_labels_int8_is_judged_by_its_agreement(exported):
     """A quantised file that nothing can refuse where the data has no labels, or one of NaN that passes every limit."""
-    words, plain = exported["vit"].words, export_checks.Checked("PyTorch", 1, 1.0)
-    assert module._refusal(export_checks.Checked("int8", 1, 1.0, agreement=0.981), plain, 0.02, words) is None
+    words, plain = exported["vit"].words, export_checks.Checked("PyTorch", 1)
+    assert module._refusal(export_checks.Checked("int8", 1, agreement=0.981), plain, 0.02, words) is None
     for agreement in (0.97, float("nan")):
-        small = export_checks.Checked("int8", 1, 1.0, agreement=agreement)
+        small = export_checks.Checked("int8", 1, agreement=agreement)
         refusal = module._refusal(small, plain, 0.02, words)
         assert refusal.endswith("of 100.0 (same class as PyTorch, %), allowed 2.0")
+
+
+def test_an_int8_file_that_cannot_run_costs_only_itself(run, tmp_path, monkeypatch):
+    """A traceback of ONNX Runtime in place of the right float32 file, or a broken file that stays."""
+
+    def spoil(source, target, calibration):
+        target.write_bytes(b"no model")
+        return "dynamic"
+
+    monkeypatch.setattr(module, "quantise", spoil)
+    (one,) = export_peers(run, peers=["vit"], out=tmp_path, samples=4, int8=True)
+    small = one.measured["model_int8.onnx"]
+    assert (
+        small.refused == "ONNX Runtime cannot run it (Load model from model_int8.onnx failed:Protobuf parsing failed.)"
+    )
+    assert (small.agreement, small.latency_ms) == (None, None)
+    assert "deleted" in describe_export([one])
+    assert {path.name for path in one.folder.iterdir()} == {"model.onnx", "export.json"}
 
 
 class Untraceable(nn.Module):

@@ -124,7 +124,7 @@ def test_a_segmentation_peer_is_checked_pixel_by_pixel(tmp_path):
         said = torch.nn.functional.interpolate(found, size=mask.shape, mode="bilinear").argmax(1)[0]
         right, judged = right + int((said == mask).sum()), judged + mask.numel()
     assert plain.accuracy == pytest.approx(right / judged)
-    assert _refusal(small, Checked("", 1, 1.0, accuracy=small.accuracy + 0.1), 0.02, report.words).startswith(
+    assert _refusal(small, Checked("", 1, accuracy=small.accuracy + 0.1), 0.02, report.words).startswith(
         f"it loses 10.0 of {100 * small.accuracy + 10:.1f} (pACC, %), allowed 2.0"
     )
 
