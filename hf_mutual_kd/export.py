@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import itertools
 import json
-import statistics
-import time
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
+from torch import Tensor
 
 from .adapters import merged
 from .checkpoints import staged, write_json
+from .collator import identified
 from .errors import ExportError
+from .export_checks import PYTORCH, Checked, Runner, file_runner, measure, torch_runner
+from .export_tasks import EXPORTS, TaskExport
 from .hub_names import choose_peers, read_run
-from .images import decode_image
-from .peers import LoadedPeer, PeerSpec, label_list, load_peer
+from .onnx_files import OPSET, PIXELS, write_onnx
+from .peers import PeerSpec, load_peer
 from .quantise import quantise
 from .run_splits import load_run_splits
+from .task_words import TASK_WORDS, TaskWords, text_under
 from .tasks import TASKS
 
 FOLDER = "onnx"
@@ -33,39 +32,11 @@ FOLDER = "onnx"
 FACTS = "export.json"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 MODEL, QUANTISED = "model.onnx", "model_int8.onnx"
-OPSET = 20
 
-TOLERANCE = 1e-3
-"""Of the logits' size, which float32 in another order of operations stays well below."""
 LARGEST = 1_900_000_000
 """Bytes of weights; one ONNX file holds less than 2 GiB."""
 CALIBRATION = 128
 """Training samples that set the ranges of activations of a static quantisation."""
-BATCH = 32
-WARM_UP, TIMED = 5, 30
-
-
-@dataclass
-class Checked:
-    """One file, or PyTorch itself, measured on the same samples.
-
-    Args:
-        what (`str`): `"PyTorch"`, `"float32"`, `"int8, dynamic"` or `"int8, static"`.
-        bytes (`int`): of the file; of PyTorch's weights in memory.
-        latency_ms (`float`): median of one sample on one core.
-        max_difference (`float`): largest distance of a logit from PyTorch's.
-        agreement (`float`): share of samples (of maps: pixels) with the same best class as PyTorch.
-        accuracy (`float`, *optional*): where samples have labels that the peer knows by name.
-        refused (`str`, *optional*): why the file was deleted.
-    """
-
-    what: str
-    bytes: int
-    latency_ms: float
-    max_difference: float = 0.0
-    agreement: float = 1.0
-    accuracy: float | None = None
-    refused: str | None = None
 
 
 @dataclass
@@ -74,27 +45,28 @@ class Exported:
 
     Args:
         peer (`str`): its name.
+        task (`str`): the name of its task.
         folder (`Path`): of the files.
         samples (`int`): how many were looked at.
-        split (`str`): where they are from.
+        shape (`list[int]`): of one sample in `pixel_values`.
+        outputs (`list[str]`): names of the files' outputs.
+        split (`str`): where the samples are from.
         measured (`dict[str, Checked]`): by file, PyTorch under `"pytorch"`.
     """
 
     peer: str
+    task: str
     folder: Path
     samples: int
+    shape: list[int]
+    outputs: list[str]
     split: str = "test"
     measured: dict[str, Checked] = field(default_factory=dict)
 
-
-@dataclass
-class Samples:
-    """What an export is checked with: images, and labels below 0 where there are none."""
-
-    images: list[Any]
-    labels: list[int]
-    calibration: list[Any]
-    label_names: list[str]
+    @property
+    def words(self) -> TaskWords:
+        """What is said of its task."""
+        return TASK_WORDS[self.task]
 
 
 def export_peers(
@@ -111,7 +83,9 @@ def export_peers(
     Write the peers of a run, or one model folder, as ONNX.
 
     Each file has a dynamic batch, carries no path or name of this machine, and stays only where it does what PyTorch
-    does: in float32 the same logits, in int8 nearly the same accuracy.
+    does: in float32 the same outputs, in int8 nearly the same accuracy. Inputs and outputs are called as transformers
+    calls them, so that the peer's own processor makes the former and reads the latter: `pixel_values`; `logits`, or
+    `class_queries_logits` and `masks_queries_logits` of heads with queries.
 
     Args:
         place (`str` or `Path`): folder of a run, or of a model (a peer's, then the run above it says which data).
@@ -122,15 +96,16 @@ def export_peers(
             `onnx/` in the peer's own folder when unset.
         dataset (`str`, *optional*): where the data set is, if not where the run had it.
         samples (`int`, *optional*, defaults to 256): of the test split, the first ones.
-        max_drop (`float`, *optional*, defaults to 0.02): accuracy that int8 may lose; without labels, the share of
-            samples on which it may disagree with PyTorch.
+        max_drop (`float`, *optional*, defaults to 0.02): accuracy (of maps: of pixels; of saliency: CC) that int8 may
+            lose; without labels, the share of samples or pixels on which it may disagree with PyTorch, or what its
+            CC with PyTorch's densities may lack of 1.
 
     Returns:
         `list[Exported]`: also with files that were refused, which are deleted.
 
     Raises:
-        [`~hf_mutual_kd.errors.ExportError`]: packages are missing, no model here, a model that ONNX cannot hold, or
-            float32 that differs from PyTorch.
+        [`~hf_mutual_kd.errors.ExportError`]: packages are missing, no model here, a model that ONNX cannot hold,
+            samples of several sizes, or float32 that differs from PyTorch.
 
     Example:
 
@@ -146,26 +121,31 @@ def export_peers(
         raise ExportError(f"samples must be 1 or more, got {samples}")
     folders, record = _find(Path(place), peers)
     splits = load_run_splits(record, dataset)
-    test = list(itertools.islice(splits.test, samples))
-    train = list(itertools.islice(splits.train, CALIBRATION)) if int8 else []
-    drawn = Samples(
-        [decode_image(row["image"]) for row in test],
-        [label if isinstance(label := row.get("label"), int) else -1 for row in test],
-        [decode_image(row["image"]) for row in train],
-        splits.label_names or [],
-    )
-    trusted = (record.get("recipe") or {}).get("trust_remote_code") is True
+    test = _first(splits.test, samples)
+    train = _first(splits.train, CALIBRATION) if int8 else None
+    recipe = record.get("recipe") or {}
     done = []
     for name, folder in folders.items():
-        loaded = load_peer(name, PeerSpec(source=str(folder)), TASKS[record["task"]](), trust_remote_code=trusted)
-        loaded = replace(loaded, model=merged(loaded.model))
+        task = TASKS[record["task"]]()
+        loaded = load_peer(
+            name, PeerSpec(source=str(folder)), task, trust_remote_code=recipe.get("trust_remote_code") is True
+        )
+        loaded = replace(loaded, model=merged(loaded.model).float().eval())
         target = folder if out is None else Path(out) / name
         target.mkdir(parents=True, exist_ok=True)
         if out is not None:
             for part in (loaded.processor, loaded.model.config):
                 part.save_pretrained(target)  # type: ignore[union-attr, operator]
-        done.append(_export(name, loaded, target / FOLDER, drawn, int8, max_drop))
+        labels = splits.label_names or record.get("labels") or []
+        peer = EXPORTS[task.name](name, loaded, labels, recipe.get("on_bad_image", "raise"))
+        done.append(export_peer(peer, target / FOLDER, test, train, max_drop))
     return done
+
+
+def _first(rows: Any, count: int) -> list[Any]:
+    """The first rows of a split, which are decoded later."""
+    found: Any = identified(rows)
+    return list(itertools.islice(found, count))
 
 
 def _find(place: Path, peers: Sequence[str] | None) -> tuple[dict[str, Path], dict[str, Any]]:
@@ -181,80 +161,102 @@ def _find(place: Path, peers: Sequence[str] | None) -> tuple[dict[str, Path], di
     above = place.resolve().parent
     if (above / "cohort.json").is_file() and place.resolve().name in read_run(above).peers:
         return {place.resolve().name: place}, _record(above)
-    architecture = str(
-        (json.loads((place / "config.json").read_text(encoding="utf-8")).get("architectures") or [""])[0]
-    )
-    task = "semantic-segmentation" if "Segmentation" in architecture else "image-classification"
+    config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    architectures = set(config.get("architectures") or ())
+    # What no task knows is a classifier that brings its own code.
+    task = next((name for name, one in TASKS.items() if one().architectures() & architectures), next(iter(TASKS)))
     return {place.resolve().name: place}, {"task": task}
 
 
 def _record(run: Path) -> dict[str, Any]:
     record = json.loads((run / "cohort.json").read_text(encoding="utf-8"))
-    if record.get("task") not in ("image-classification", "semantic-segmentation"):
+    if record.get("task") not in EXPORTS:
         raise ExportError(
-            f"{run}: peers for {record.get('task')} are not exported yet, only those that look at images"
+            f"{run}: peers for {record.get('task')} are not exported; those for {', '.join(EXPORTS)} are"
         )
     return record
 
 
-class LogitsOnly(nn.Module):
-    """A peer as ONNX takes it: one tensor in, one out."""
+def export_peer(
+    peer: TaskExport, place: Path, test: Sequence[Any], train: Sequence[Any] | None, max_drop: float
+) -> Exported:
+    """
+    Write, check and measure the files of one peer.
 
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
+    Args:
+        peer ([`~hf_mutual_kd.export_tasks.TaskExport`]): with its model in eval mode.
+        place (`Path`): the folder of the files, which is replaced.
+        test (`list[dict]`): rows that are looked at.
+        train (`list[dict]`, *optional*): rows that an int8 file may be calibrated with; unset: there is no such file.
+        max_drop (`float`): as of [`export_peers`].
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        outputs = self.model(pixel_values=pixel_values)
-        return outputs.logits if hasattr(outputs, "logits") else outputs
-
-
-def _export(name: str, loaded: LoadedPeer, place: Path, drawn: Samples, int8: bool, max_drop: float) -> Exported:
-    """Write, check and measure the files of one peer."""
-    model = LogitsOnly(loaded.model.float()).eval()
+    Raises: as [`export_peers`].
+    """
+    first = next(peer.batches(test[:1]))
+    model, example = peer.traceable(first), peer.pixels(first)
     weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     if weights > LARGEST:
-        raise ExportError(f"peer {name!r} has {weights / 1e9:.1f} GB of weights, and one ONNX file holds less than 2")
-    pixels = _pixels(name, loaded.processor, drawn.images)
-    truth = _truth(drawn, label_list(loaded.model))
-    expected = _run_torch(name, model, pixels)
-    report = Exported(name, place, len(pixels))
-    report.measured["pytorch"] = Checked(
-        "PyTorch", weights, _time_torch(model, pixels[:1]), 0.0, 1.0, _accuracy(expected, truth)
-    )
+        raise ExportError(
+            f"peer {peer.name!r} has {weights / 1e9:.1f} GB of weights, and one ONNX file holds less than 2"
+        )
     with staged(place) as made:
-        _to_onnx(name, model, pixels, made / MODEL)
-        plain = report.measured[MODEL] = _check(made / MODEL, "float32", pixels, expected, truth)
-        limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
-        if not plain.max_difference <= limit:
+        write_onnx(peer.name, model, example, made / MODEL)
+        runners = {PYTORCH: torch_runner(model, weights), MODEL: _plain_runner(peer.name, made / MODEL, example)}
+        small = None
+        if train is not None:
+            small = Checked(f"int8, {quantise(made / MODEL, made / QUANTISED, _calibration(peer, train))}", 0)
+            try:
+                runners[QUANTISED] = file_runner(made / QUANTISED, small.what, example)
+            except ExportError as error:
+                small.refused = str(error)
+        found = measure(peer, peer.batches(test), runners)
+        if found.differing[MODEL]:
             raise ExportError(
-                f"peer {name!r}: ONNX gives other logits than PyTorch (largest difference {plain.max_difference:.2g}, "
-                f"allowed {limit:.2g}); nothing was kept"
+                f"peer {peer.name!r}: ONNX gives other numbers than PyTorch ({found.differing[MODEL]}); nothing was "
+                "kept"
             )
-        if int8:
-            kind = quantise(made / MODEL, made / QUANTISED, _pixels(name, loaded.processor, drawn.calibration))
-            small = report.measured[QUANTISED] = _check(made / QUANTISED, f"int8, {kind}", pixels, expected, truth)
-            small.refused = _refusal(small, report.measured["pytorch"], max_drop)
+        report = Exported(
+            peer.name, peer.task.name, place, found.samples, list(example.shape[1:]), list(model.outputs),
+            measured=found.checked,
+        )  # fmt: skip
+        if small is not None:
+            small = report.measured.setdefault(QUANTISED, small)
+            small.refused = small.refused or _refusal(small, report.measured[PYTORCH], max_drop, report.words)
             if small.refused:
                 (made / QUANTISED).unlink()
         write_json(made / FACTS, facts_of(report))
     return report
 
 
-def _refusal(small: Checked, plain: Checked, max_drop: float) -> str | None:
+def _plain_runner(name: str, path: Path, example: Tensor) -> Runner:
+    try:
+        return file_runner(path, "float32", example)
+    except ExportError as error:
+        raise ExportError(f"peer {name!r}: {error}; nothing was kept") from error
+
+
+def _calibration(peer: TaskExport, rows: Sequence[Any]) -> Iterator[Tensor]:
+    return (peer.pixels(batch) for batch in peer.batches(rows))
+
+
+def _refusal(small: Checked, plain: Checked, max_drop: float, words: TaskWords) -> str | None:
+    """Why an int8 file may not stay; NaN is no reason to keep one."""
     if small.accuracy is not None and plain.accuracy is not None:
-        lost = plain.accuracy - small.accuracy
-        return (
-            f"it loses {100 * lost:.1f} points of accuracy, allowed {100 * max_drop:.1f}" if lost > max_drop else None
-        )
-    other = 1 - small.agreement
-    return f"it disagrees on {100 * other:.1f} %, allowed {100 * max_drop:.1f}" if other > max_drop else None
+        head, before, after = words.shown[words.kept], plain.accuracy, small.accuracy
+    else:
+        head, before, after = words.alike, 1.0, small.agreement or 0.0
+    if before - after <= max_drop:
+        return None
+    lost, allowed = (text_under(head, value) for value in (before - after, max_drop))
+    return f"it loses {lost} of {text_under(head, before)} ({head}), allowed {allowed}"
 
 
 def facts_of(report: Exported) -> dict[str, Any]:
     """What a card may say of an export, ready for JSON."""
     return {
         "opset": OPSET,
+        "input": {PIXELS: report.shape},
+        "outputs": report.outputs,
         "samples": report.samples,
         "split": report.split,
         "measured": {
@@ -262,115 +264,3 @@ def facts_of(report: Exported) -> dict[str, Any]:
         },
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime")},
     }
-
-
-def _pixels(name: str, processor: Any, images: Sequence[Any]) -> np.ndarray:
-    """Images as the peer takes them `[R, 3, H, W]`."""
-    if not images:
-        return np.empty((0,), np.float32)
-    made = dict(processor(images=list(images), return_tensors="pt"))
-    pixels = made.pop("pixel_values", None)
-    # A mask over pixels that are all there says nothing.
-    extra = [key for key, value in made.items() if not (key == "pixel_mask" and bool(value.all()))]
-    if pixels is None or extra:
-        raise ExportError(
-            f"peer {name!r} takes {', '.join(extra) or 'no pixel_values'}; only peers of images are exported"
-        )
-    return np.ascontiguousarray(pixels.float().numpy())
-
-
-def _truth(drawn: Samples, labels: Sequence[str]) -> np.ndarray | None:
-    """Each sample's class among the peer's own, `None` where names do not tell."""
-    places = {label: place for place, label in enumerate(labels)}
-    if not drawn.label_names or min(drawn.labels) < 0:
-        return None
-    found = [places.get(drawn.label_names[label], -1) for label in drawn.labels]
-    return np.array(found) if min(found) >= 0 else None
-
-
-def _to_onnx(name: str, model: nn.Module, pixels: np.ndarray, path: Path) -> None:
-    # Two samples, as a batch of one would be taken for a constant.
-    example = torch.from_numpy(np.repeat(pixels[:1], 2, axis=0))
-    shapes = {"pixel_values": {0: torch.export.Dim("batch")}}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                model, (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=shapes, verbose=False,
-                input_names=["pixel_values"], output_names=["logits"],
-            )  # fmt: skip
-    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ExportError(f"peer {name!r} cannot be written as ONNX: {reason}") from error
-    if program is None:
-        raise ExportError(f"peer {name!r} cannot be written as ONNX: torch.onnx gave no program")
-    _forget_sources(program.model)
-    program.save(str(path), external_data=False)
-
-
-def _forget_sources(model: Any) -> None:
-    """Take out where each node comes from: it names folders of this machine."""
-    for graph in (model.graph, *model.functions.values()):
-        graph.metadata_props.clear()
-        for node in graph:
-            node.metadata_props.clear()
-            node.doc_string = None
-            for value in node.outputs:
-                value.metadata_props.clear()
-        for value in (*graph.inputs, *getattr(graph, "initializers", {}).values()):
-            value.metadata_props.clear()
-    model.metadata_props.clear()
-
-
-def _session(path: Path) -> Any:
-    """ONNX Runtime on one core of the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _check(path: Path, what: str, pixels: np.ndarray, expected: np.ndarray, truth: np.ndarray | None) -> Checked:
-    session = _session(path)
-    found = np.concatenate([session.run(None, {"pixel_values": batch})[0] for batch in _batches(pixels)])
-    agreement = float((found.argmax(1) == expected.argmax(1)).mean())
-    latency = _median_ms(lambda: session.run(None, {"pixel_values": pixels[:1]}))
-    difference = float(np.abs(found - expected).max())
-    return Checked(what, path.stat().st_size, latency, difference, agreement, _accuracy(found, truth))
-
-
-def _run_torch(name: str, model: nn.Module, pixels: np.ndarray) -> np.ndarray:
-    with torch.inference_mode():
-        outputs = [model(torch.from_numpy(batch)) for batch in _batches(pixels)]
-    if not isinstance(outputs[0], torch.Tensor) or outputs[0].ndim < 2:
-        raise ExportError(f"peer {name!r} gives no logits per class; models that answer with queries are not exported")
-    return torch.cat(outputs).numpy()
-
-
-def _time_torch(model: nn.Module, pixels: np.ndarray) -> float:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            return _median_ms(lambda: model(torch.from_numpy(pixels)))
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _median_ms(call: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(WARM_UP + TIMED):
-        began = time.perf_counter()
-        call()
-        times.append(1000 * (time.perf_counter() - began))
-    return statistics.median(times[WARM_UP:])
-
-
-def _batches(pixels: np.ndarray) -> Iterable[np.ndarray]:
-    return (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))
-
-
-def _accuracy(logits: np.ndarray, truth: np.ndarray | None) -> float | None:
-    return None if truth is None or logits.ndim > 2 else float((logits.argmax(1) == truth).mean())

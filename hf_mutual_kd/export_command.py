@@ -21,7 +21,9 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FOLDER", help="where to; onnx/ in each peer's folder when left out")
     parser.add_argument("--dataset", help="the data set to check with; the run's when left out")
     parser.add_argument("--samples", type=int, default=256, help="of the test split to check with (256)")
-    parser.add_argument("--max_drop", type=float, default=2.0, help="points of accuracy that int8 may lose (2)")
+    parser.add_argument(
+        "--max_drop", type=float, default=2.0, help="points of accuracy, or hundredths of CC, that int8 may lose (2)"
+    )
     parser.add_argument("--push", metavar="NAMESPACE", help="push the peers with their cards and ONNX files")
 
 
@@ -60,20 +62,23 @@ def describe_export(done: list[Exported]) -> str:
     """The table: what each file keeps of PyTorch's accuracy, how large and how fast it is, and where it lies."""
     from .cli import size_of
     from .tables import render
+    from .task_words import text_under
 
-    columns = ("peer", "", "accuracy, %", "same class, %", "max difference", "size", "ms, one core")
+    words = done[0].words
+    kept = words.shown[words.kept]
+    columns = ("peer", "", kept, words.alike, "max difference", "size", "ms, one core")
     rows = [
         (
             one.peer,
             file.what,
-            "–" if file.accuracy is None else f"{100 * file.accuracy:.1f}",
-            f"{100 * file.agreement:.1f}",
-            f"{file.max_difference:.1e}" if name != "pytorch" else "",
+            "–" if file.accuracy is None else text_under(kept, file.accuracy),
+            "–" if file.agreement is None else text_under(words.alike, file.agreement),
+            "–" if file.max_difference is None else f"{file.max_difference:.1e}",
             "deleted" if file.refused else size_of(file.bytes),
-            f"{file.latency_ms:.2f}",
+            "–" if file.latency_ms is None else f"{file.latency_ms:.2f}",
         )
         for one in done
-        for name, file in one.measured.items()
+        for file in one.measured.values()
     ]
     title = f"On {done[0].samples} samples of the {done[0].split} split; one sample at a time for the latency"
     return "\n".join([render(columns, rows, title), *(f"{one.peer}: {one.folder}" for one in done)])

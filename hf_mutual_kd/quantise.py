@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-BATCH = 32
+from .onnx_files import PIXELS, silenced
 
 
-def quantise(source: Path, target: Path, calibration: np.ndarray) -> str:
+def quantise(source: Path, target: Path, calibration: Iterator[Tensor]) -> str:
     """
     Write the int8 file of an ONNX model.
 
     Args:
         source (`Path`): the model.
         target (`Path`): where its int8 form goes.
-        calibration (`[R, 3, H, W]`): images that set the ranges of activations, where these are static.
+        calibration (iterator of `torch.Tensor` `[B, ...]`): batches of `pixel_values` that set the ranges of
+            activations, where these are static; read only then.
 
     Returns:
         `str`: `"static"` where convolutions hold at least half of the weights, else `"dynamic"`.
@@ -27,21 +30,21 @@ def quantise(source: Path, target: Path, calibration: np.ndarray) -> str:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = target.with_name(f"prepared_{target.name}")
-    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    with silenced():
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     try:
         if _convolved(onnx.load(str(prepared))) < 0.5:
-            quantize_dynamic(str(prepared), str(target), op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
+            with silenced():
+                quantize_dynamic(str(prepared), str(target), op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
             return "dynamic"
 
         class Reader(CalibrationDataReader):
-            def __init__(self) -> None:
-                self.batches = iter(np.array_split(calibration, max(1, len(calibration) // BATCH)))
-
             def get_next(self) -> dict[str, np.ndarray] | None:
-                batch = next(self.batches, None)
-                return None if batch is None else {"pixel_values": batch}
+                batch = next(calibration, None)
+                return None if batch is None else {PIXELS: batch.numpy()}
 
-        quantize_static(str(prepared), str(target), Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+        with silenced():
+            quantize_static(str(prepared), str(target), Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
         return "static"
     finally:
         prepared.unlink()

@@ -13,6 +13,8 @@ from .tasks import TASKS
 
 DEFAULT_SEED = 42
 """Of `transformers.TrainingArguments`."""
+COUNTED = {"rows": "rows", "videos": "videos", "frames": "frames", "skipped_images": "unreadable images"}
+"""What tells data sets apart, by the names of their facts, and in words."""
 
 
 def load_run_splits(record: Mapping[str, Any], dataset: str | None = None) -> Splits:
@@ -24,7 +26,8 @@ def load_run_splits(record: Mapping[str, Any], dataset: str | None = None) -> Sp
         dataset (`str`, *optional*): where the data set is now; as recorded when unset.
 
     Raises:
-        [`~hf_mutual_kd.errors.DataError`]: it cannot be found, or holds another number of rows than the run's.
+        [`~hf_mutual_kd.errors.DataError`]: it cannot be found, or holds another number of rows or videos than the
+            run's.
     """
     recipe = dict(record.get("recipe") or {})
     if dataset is not None:
@@ -38,14 +41,13 @@ def load_run_splits(record: Mapping[str, Any], dataset: str | None = None) -> Sp
     splits = task.load_splits(options, seed, recipe.get("labels", True))
     task.check_splits(splits, recipe.get("on_bad_image", "raise"))
     recorded = record.get("dataset") or {}
-    if "rows" not in splits.facts:
-        if recorded.get("fingerprint") not in (None, splits.facts["fingerprint"]):
-            raise DataError(f"{recipe['dataset']} is not the data of this run: it holds other videos, lengths or cuts")
-        return splits
-    ours, theirs, skipped = splits.facts["rows"], recorded.get("rows"), recorded.get("skipped_images")
-    if ours and theirs and (ours != theirs or splits.facts.get("skipped_images") != skipped):
-        raise DataError(
-            f"{recipe['dataset']} is not the data of this run: it has {ours} rows, of which "
-            f"{splits.facts.get('skipped_images')} are unreadable; the run had {theirs} and {skipped}"
-        )
+    for what, words in COUNTED.items():
+        ours, theirs = splits.facts.get(what), recorded.get(what)
+        if ours and theirs and ours != theirs:
+            raise DataError(
+                f"{recipe['dataset']} is not the data of this run: its {words} are {ours}; the run's were {theirs}"
+            )
+    # Of images the fingerprint also depends on where they lie; of videos on names, lengths and cuts.
+    if "videos" in splits.facts and recorded.get("fingerprint") not in (None, splits.facts["fingerprint"]):
+        raise DataError(f"{recipe['dataset']} is not the data of this run: it holds other videos, lengths or cuts")
     return splits

@@ -52,6 +52,19 @@ with torch.inference_mode():
 maps = processor.post_process(logits, size=frames.shape[1:3])  # where people look, 0 to 1"""
 
 
+def text_under(head: str, value: float, sign: bool = False) -> str:
+    """A value for a table, under a name that ends in `%` where it is a share between 0 and 1.
+
+    Example:
+
+    ```python
+    >>> text_under("accuracy, %", 0.8731), text_under("CC", 0.8731)
+    ('87.3', '0.873')
+    ```
+    """
+    return percent(value, sign) if head.endswith("%") else f"{value:{'+' if sign else ''}.3f}"
+
+
 @dataclass(frozen=True)
 class TaskWords:
     """What is said of a task.
@@ -65,6 +78,8 @@ class TaskWords:
         points (`str`): what differences of `metric` are counted in.
         snippet (`str`): code with `{model}` and `{example}`, both Python literals.
         example (`str`): what the snippet's `{example}` is called in a card.
+        kept (`str`): the metric of `shown` by which an export is judged.
+        alike (`str`): how near answers are to PyTorch's, 1 where they are the same; as the names of `shown`.
         snippets (`dict[str, str]`, *optional*): the code for model types whose outputs need another one.
         pipeline_tag (`str`, *optional*): on the Hub, which has none for some tasks.
         tags (`tuple[str, ...]`, *optional*): further tags on the Hub.
@@ -82,6 +97,8 @@ class TaskWords:
     points: str
     snippet: str
     example: str
+    kept: str
+    alike: str
     snippets: Mapping[str, str] = field(default_factory=dict)
     pipeline_tag: str | None = None
     tags: tuple[str, ...] = ()
@@ -125,7 +142,7 @@ class TaskWords:
 
     def text_of(self, metric: str, value: float, sign: bool = False) -> str:
         """[`text`] for any metric that is shown."""
-        return percent(value, sign) if self.is_share(metric) else f"{value:{'+' if sign else ''}.3f}"
+        return text_under(self.shown[metric], value, sign)
 
     def unit(self, value: float) -> str:
         """A value with its unit, `"87.3 %"` or `"0.873"`."""
@@ -145,6 +162,8 @@ TASK_WORDS = {
         points="points",
         snippet=CLASSIFICATION_SNIPPET,
         example="image.png",
+        kept="accuracy",
+        alike="same class as PyTorch, %",
         pipeline_tag="image-classification",
         by_class="Accuracy",
         report=("results", "training", "teaching", "corrections", "flips", "calibration", "confusion", "making"),
@@ -169,6 +188,8 @@ TASK_WORDS = {
         points="points of mIoU",
         snippet=SEGMENTATION_SNIPPET,
         example="image.png",
+        kept="pACC",
+        alike="pixels of the same class as PyTorch, %",
         snippets={
             **dict.fromkeys(("maskformer", "mask2former", "eomt", "eomt_dinov3"), QUERY_SNIPPET),
             "oneformer": ONEFORMER_SNIPPET,
@@ -212,6 +233,8 @@ TASK_WORDS = {
         points="in CC",
         snippet=SALIENCY_SNIPPET,
         example="video.mp4",
+        kept="CC",
+        alike="CC with PyTorch",
         tags=("video-saliency", "saliency"),
         note=(
             "CC, SIM and KLD compare with the map of where people looked, NSS, AUC-J and sAUC with the single "

@@ -136,3 +136,13 @@ def inputs_of(name: str, height: int = SIZE, width: int = SIZE) -> dict[str, tor
         return {"pixel_values_videos": pixels[None]}
     extra = {"task_inputs": torch.arange(2 * TASK_LENGTH).view(2, -1)} if name == "oneformer" else {}
     return {"pixel_values": pixels, **extra}
+
+
+def oneformer_processor(size: dict[str, int]) -> hf.OneFormerProcessor:
+    """A processor with a tokenizer that knows the words of its task."""
+    words = ["<|startoftext|>", "<|endoftext|>", "the</w>", "task</w>", "is</w>", "semantic</w>"]
+    letters = sorted(set("theaskismnc"))
+    vocab = {word: index for index, word in enumerate([*words, *letters, *(letter + "</w>" for letter in letters)])}
+    tokenizer = hf.CLIPTokenizer(vocab=vocab, merges=[])
+    images = hf.OneFormerImageProcessor(size=size)
+    return hf.OneFormerProcessor(images, tokenizer, task_seq_length=TASK_LENGTH, max_seq_length=TASK_LENGTH)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers as hf
 from PIL import Image
-from segmentation_peers import TASK_LENGTH, tiny_segmenter
+from segmentation_peers import TASK_LENGTH, oneformer_processor, tiny_segmenter
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -300,19 +300,9 @@ def test_processors_are_made_to_show_the_whole_image(tmp_path):
         DenseCollator({"a": None})
 
 
-def oneformer_processor(folder):
-    words = ["<|startoftext|>", "<|endoftext|>", "the</w>", "task</w>", "is</w>", "semantic</w>"]
-    letters = sorted(set("theaskismnc"))
-    vocab = {word: index for index, word in enumerate([*words, *letters, *(letter + "</w>" for letter in letters)])}
-    tokenizer = hf.CLIPTokenizer(vocab=vocab, merges=[])
-    folder.mkdir(exist_ok=True)
-    images = hf.OneFormerImageProcessor(size={"shortest_edge": 64, "longest_edge": 256})
-    return hf.OneFormerProcessor(images, tokenizer, task_seq_length=TASK_LENGTH, max_seq_length=TASK_LENGTH)
-
-
 def test_oneformer_is_told_its_task(tmp_path):
     """AutoImageProcessor gives OneFormer's processor without the tokenizer; the model then fails in its forward."""
-    oneformer_processor(tmp_path / "p").save_pretrained(tmp_path / "p")
+    oneformer_processor({"shortest_edge": 64, "longest_edge": 256}).save_pretrained(tmp_path / "p")
     model = peer_of("oneformer")
     model.config.save_pretrained(tmp_path / "p")
     processor = load_dense_processor(str(tmp_path / "p"), None, {})

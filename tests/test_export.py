@@ -2,25 +2,28 @@
 
 import json
 import re
+from dataclasses import replace
 
-import numpy as np
 import onnxruntime
 import pytest
 import torch
 from conftest import LABELS, make_rows, tiny_processor
 from datasets import DatasetDict
 from PIL import Image
-from segmentation_peers import tiny_segmenter
+from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from hf_mutual_kd import cli
+from hf_mutual_kd import cli, export_checks, onnx_files
 from hf_mutual_kd import export as module
 from hf_mutual_kd.errors import DataError, ExportError
-from hf_mutual_kd.export import Samples, export_peers
+from hf_mutual_kd.export import export_peers
+from hf_mutual_kd.export_command import describe_export
+from hf_mutual_kd.export_tasks import ImageExport
 from hf_mutual_kd.hub_files import select
 from hf_mutual_kd.images import decode_image
 from hf_mutual_kd.model_card import write_cards
-from hf_mutual_kd.peers import LoadedPeer, PeerSpec
+from hf_mutual_kd.peers import PeerSpec, load_peer
+from hf_mutual_kd.tasks import ImageClassification
 
 SECRET_PLACE = "a_folder_of_mine"
 
@@ -102,13 +105,15 @@ def test_files_say_nothing_of_this_machine_and_are_pushed(run, exported):
 
 
 def test_facts_are_kept_for_the_card(run, exported):
-    """Numbers that are printed once and gone, or a table whose rows have another width."""
+    """Numbers that are printed once and gone, a table whose rows have another width, or an input that nobody names."""
     facts = json.loads((exported["cnn"].folder / "export.json").read_text(encoding="utf-8"))
     assert (facts["opset"], facts["samples"], facts["split"]) == (module.OPSET, 30, "test")
+    assert (facts["input"], facts["outputs"]) == ({"pixel_values": [3, 16, 16]}, ["logits"])
     assert facts["measured"]["model.onnx"]["agreement"] == 1.0
     assert set(facts["versions"]) == {"torch", "onnx", "onnxruntime"}
     card = write_cards(run, ["cnn"])["cnn"].read_text(encoding="utf-8")
     assert "(opset 20), checked against PyTorch on 30 samples of the test split" in card
+    assert "It takes `pixel_values` batch × 3 × 16 × 16 as the processor makes them and gives <code>logits" in card
     rows = [row.split("|") for row in card.split("## ONNX")[1].split("##")[0].splitlines() if row.startswith("|")]
     assert len(rows) == 5
     assert {len(row) for row in rows} == {9}
@@ -127,11 +132,82 @@ def test_an_int8_file_that_loses_too_much_is_deleted_and_the_command_fails(run, 
 
 def test_float32_that_differs_leaves_nothing(run, tmp_path, monkeypatch):
     """A wrong export beside a right model."""
-    monkeypatch.setattr(module, "TOLERANCE", 0.0)
-    monkeypatch.setattr(module, "_run_torch", lambda *given: np.zeros((9, 3), np.float32))
-    with pytest.raises(ExportError, match="other logits than PyTorch"):
+    monkeypatch.setattr(export_checks, "TOLERANCE", 0.0)
+    with pytest.raises(ExportError, match="other numbers than PyTorch .logits: largest difference .* allowed 0"):
         export_peers(run, peers=["vit"], out=tmp_path, samples=9)
     assert not list((tmp_path / "vit").glob("**/*.onnx"))
+
+
+def test_without_labels_int8_is_judged_by_its_agreement(exported):
+    """A quantised file that nothing can refuse where the data has no labels, or one of NaN that passes every limit."""
+    words, plain = exported["vit"].words, export_checks.Checked("PyTorch", 1)
+    assert module._refusal(export_checks.Checked("int8", 1, agreement=0.981), plain, 0.02, words) is None
+    for agreement in (0.97, float("nan")):
+        small = export_checks.Checked("int8", 1, agreement=agreement)
+        refusal = module._refusal(small, plain, 0.02, words)
+        assert refusal.endswith("of 100.0 (same class as PyTorch, %), allowed 2.0")
+
+
+def test_an_int8_file_that_cannot_run_costs_only_itself(run, tmp_path, monkeypatch):
+    """A traceback of ONNX Runtime in place of the right float32 file, or a broken file that stays."""
+
+    def spoil(source, target, calibration):
+        target.write_bytes(b"no model")
+        return "dynamic"
+
+    monkeypatch.setattr(module, "quantise", spoil)
+    (one,) = export_peers(run, peers=["vit"], out=tmp_path, samples=4, int8=True)
+    small = one.measured["model_int8.onnx"]
+    assert (
+        small.refused == "ONNX Runtime cannot run it (Load model from model_int8.onnx failed:Protobuf parsing failed.)"
+    )
+    assert (small.agreement, small.latency_ms) == (None, None)
+    assert "deleted" in describe_export([one])
+    assert {path.name for path in one.folder.iterdir()} == {"model.onnx", "export.json"}
+
+
+class Untraceable(nn.Module):
+    """Asks for the operator that is chosen."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, pixel_values):
+        flat = pixel_values.flatten(1)
+        if self.kind == "operator":
+            return torch.special.bessel_j0(flat)
+        if self.kind == "branch":
+            return flat if flat.sum() > 0 else -flat
+        return flat.reshape(len(flat), -1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("operator", "opset 20 of torch.onnx has no form for the operator prims.bessel_j0"),
+        ("branch", "Could not guard on data-dependent expression"),
+        ("batch", "takes the number of samples for a constant"),
+    ],
+)
+def test_what_onnx_cannot_hold_is_named(tmp_path, capfd, kind, words):
+    """A file that takes batches of two alone, and pages of graphs in place of a reason."""
+    model = onnx_files.Traceable(Untraceable(kind), ("logits",)).eval()
+    with pytest.raises(ExportError, match=words):
+        onnx_files.write_onnx("own", model, torch.ones(1, 3, 4, 4), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+    assert len(capfd.readouterr().err) < 500
+
+
+def test_samples_of_several_sizes_are_refused(run, tmp_path):
+    """A file for the size of the first sample that fails on the user's own."""
+    processor = tiny_processor()
+    processor.size = {"shortest_edge": 16}
+    loaded = load_peer("vit", PeerSpec(source=str(run / "vit")), ImageClassification())
+    peer = ImageExport("vit", replace(loaded, processor=processor), LABELS)
+    rows = [{"image": Image.new("RGB", size), "label": 0, "sample_id": 0} for size in ((32, 32), (32, 64))]
+    with pytest.raises(ExportError, match=r"makes \[3, 16, 16\] of one sample and \[3, 32, 16\] of another"):
+        [list(peer.batches([row])) for row in rows]
 
 
 def test_a_model_folder_goes_elsewhere_with_its_processor(run, tmp_path):
@@ -139,18 +215,6 @@ def test_a_model_folder_goes_elsewhere_with_its_processor(run, tmp_path):
     (one,) = export_peers(run / "cnn", out=tmp_path, samples=4)
     assert one.folder == tmp_path / "cnn" / "onnx"
     assert AutoImageProcessor.from_pretrained(tmp_path / "cnn").size == {"height": 16, "width": 16}
-
-
-def test_a_segmentation_peer_is_checked_pixel_by_pixel(tmp_path):
-    """Maps that are compared as if they were one class."""
-    model = tiny_segmenter("beit")
-    images = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)) for i in range(3)]
-    processor = tiny_processor()
-    processor.size = {"height": 64, "width": 64}
-    loaded = LoadedPeer(model, processor, PeerSpec(source="seg"))
-    report = module._export("seg", loaded, tmp_path / "onnx", Samples(images, [-1] * 3, [], []), False, 0.02)
-    found = report.measured["model.onnx"]
-    assert (found.agreement, found.accuracy) == (1.0, None)
 
 
 @pytest.mark.parametrize(

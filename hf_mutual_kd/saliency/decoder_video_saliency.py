@@ -65,7 +65,7 @@ class SpaceTimeLayer(GradientCheckpointingLayer):
     def forward(self, tokens: Tensor) -> Tensor:
         """`[B, T, N, C]` to the same shape."""
         by_place = tokens.transpose(1, 2).flatten(0, 1)
-        tokens = tokens + self.time(by_place).unflatten(0, (len(tokens), -1)).transpose(1, 2)
+        tokens = tokens + self.time(by_place).unflatten(0, (tokens.shape[0], -1)).transpose(1, 2)
         tokens = tokens + self.space(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         return tokens + self.mlp(tokens)
 

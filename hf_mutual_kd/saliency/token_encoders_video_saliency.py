@@ -133,7 +133,7 @@ class VivitEncoder(TokenEncoder):
         embeddings = self.model.embeddings
         patches = embeddings.patch_embeddings.projection(pixel_values.transpose(1, 2)).flatten(2).transpose(1, 2)
         first, table = embeddings.position_embeddings.split((1, math.prod(self.table_grid)), 1)
-        first = (embeddings.cls_token + first).expand(len(patches), -1, -1)
+        first = (embeddings.cls_token + first).expand(patches.shape[0], -1, -1)
         return embeddings.dropout(torch.cat([first, patches + interpolate_table(table, self.table_grid, grid)], 1))
 
 
@@ -165,7 +165,7 @@ class VJEPA2Encoder(TokenEncoder):
 
     def run_layer(self, layer: nn.Module, tokens: Tensor, grid: Sequence[int]) -> Tensor:
         """A layer, told where the tokens are."""
-        return layer(tokens, self.places(grid, tokens.device).expand(len(tokens), -1))[0]
+        return layer(tokens, self.places(grid, tokens.device).expand(tokens.shape[0], -1))[0]
 
     def places(self, grid: Sequence[int], device: torch.device | None = None) -> Tensor:
         """Numbers `[T * H * W]` from which the layers read time, row and column."""
@@ -196,7 +196,7 @@ class TimesformerEncoder(TokenEncoder):
         space = interpolate_table(table, (1, *self.table_grid[1:]), (1, *places))
         time = interpolate_table(embeddings.time_embeddings, (self.table_grid[0], 1, 1), (frames, 1, 1))
         body = embeddings.time_drop(embeddings.pos_drop(patches + space[:, :, None]) + time[:, None])
-        first = embeddings.pos_drop(embeddings.cls_token + first).expand(len(patches), -1, -1)
+        first = embeddings.pos_drop(embeddings.cls_token + first).expand(patches.shape[0], -1, -1)
         return torch.cat([first, body.flatten(1, 2)], 1)
 
     def run_layer(self, layer: nn.Module, tokens: Tensor, grid: Sequence[int]) -> Tensor:
