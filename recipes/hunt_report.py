@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from correlation import with_interval
 from hunt_settings import REGIMES, WEAK
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 
 from hf_mutual_kd.tables import render
 
 Pair = tuple[str, ...]
 NOISE_SDS = 2.0
 """A peer is worse beyond noise where its mean over seeds is below 0 by more than so many standard errors."""
-RESAMPLES = 2_000
 
 
 @dataclass
@@ -102,35 +101,20 @@ def outcome_table(found: Mapping[tuple[str, str], Found]) -> str:
 
 
 def predictors(one: Found) -> list[tuple[str, float, float, float, int]]:
-    """Spearman's ρ of every number that is known before training with a peer's gain, with a 95 % bootstrap interval.
+    """Spearman's ρ of every number that is known before training with a peer's gain, its interval, and of how many.
 
-    Pairs are drawn anew with their two peers, as these are not independent. The strongest come first.
+    The strongest come first.
     """
-    pairs = list(one.pairs)
     names = next(iter(next(iter(one.known.values())).values()))
-    generator = np.random.default_rng(0)
     lines = []
     for name in names:
         points = [
-            [(one.known[pair][peer][name], statistics.fmean(one.pairs[pair][peer])) for peer in pair] for pair in pairs
+            [(known[peer][name], statistics.fmean(gains)) for peer, gains in one.pairs[pair].items()]
+            for pair, known in one.known.items()
         ]
         points = [[point for point in both if point[0] is not None] for both in points]
-        drawn = [
-            rank_correlation([points[place] for place in generator.integers(0, len(pairs), len(pairs))])
-            for _ in range(RESAMPLES)
-        ]
-        known = [one for one in drawn if one == one] or [float("nan")]
-        low, high = np.quantile(known, [0.025, 0.975])
-        lines.append((name, rank_correlation(points), float(low), float(high), sum(map(len, points))))
+        lines.append((name, *with_interval([both for both in points if both]), sum(map(len, points))))
     return sorted(lines, key=lambda line: -abs(np.nan_to_num(line[1])))
-
-
-def rank_correlation(points: Sequence[Sequence[tuple[Any, float]]]) -> float:
-    """Spearman's ρ; NaN where one of the two never varies."""
-    known, gains = zip(*(point for both in points for point in both), strict=True)
-    if len(set(known)) < 2 or len(set(gains)) < 2:
-        return float("nan")
-    return float(spearmanr(known, gains).statistic)
 
 
 def markdown(

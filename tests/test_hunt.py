@@ -14,8 +14,9 @@ sys.path.insert(0, str(RECIPES))
 
 import evidence_data
 import hunt
+from correlation import rank_correlation, with_interval
 from evidence import Lab
-from hunt_report import Found, is_worse, mean, outcome_rows, predictors, rank_correlation, verdicts
+from hunt_report import Found, is_worse, mean, outcome_rows, predictors, verdicts
 from hunt_settings import POOL, REGIMES, Plain, Way, draw_pairs
 
 has_embedded = pytest.mark.skipif(
@@ -92,6 +93,8 @@ def test_predictors_by_hand():
     assert by_name["good"][3] == 4
     assert by_name["same"][0] != by_name["same"][0]
     assert rank_correlation([[(1.0, 2.0), (2.0, 1.0)]]) == pytest.approx(-1.0)
+    rho, low, high = with_interval([[(place, place % 3)] for place in range(12)])
+    assert low < rho < high
 
 
 def test_digits_share_no_row():

@@ -6,10 +6,15 @@ import argparse
 import csv
 import itertools
 import shutil
+import statistics
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from correlation import with_interval  # noqa: E402 - beside this folder, which is no package
+
 DOCS = HERE.parents[1] / "docs"
 ORDER = ("teachers", "temperature_weight", "n_peers", "label_free", "few_labels", "weak_with_strong", "pairs")
 
@@ -38,6 +43,33 @@ def section(name: str, folder: Path) -> tuple[str, list[str]]:
     return f"## {name}\n\n{title_of(HERE / f'{name}.yaml')}\n\n{rest}", [row["setting"] for row in rows]
 
 
+STUDY = """## Does the scout's number predict the gain?
+
+Spearman's rank correlation over the peers of the pairs, each its mean over seeds, of *ensemble minus best peer* on the
+validation rows before training, by which `hf-mutual-kd scout` ranks partners, with the gain over the control on the
+test rows. The interval is a bootstrap over pairs. [The hunt](HUNT.md) compares this number with others."""
+
+
+def study(folder: Path) -> str:
+    """The correlation in every setting of the suite of pairs."""
+    with open(folder / "peers.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = ["| setting | ρ | 95 % | pairs |", "| --- | --: | --: | --: |"]
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        points: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        for row in rows:
+            if row["setting"] == setting:
+                known, gain = float(row["ensemble_minus_best_on_validation"]), float(row["delta"])
+                points.setdefault(row["pair"], {}).setdefault(row["peer"], []).append((known, gain))
+        by_pair = [
+            [tuple(map(statistics.fmean, zip(*seeds, strict=True))) for seeds in peers.values()]
+            for peers in points.values()
+        ]
+        correlation, low, high = with_interval(by_pair)
+        lines.append(f"| {setting} | {correlation:+.2f} | {low:+.2f} … {high:+.2f} | {len(by_pair)} |")
+    return "\n".join([STUDY, "", *lines])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write `SUITES.md` and the figures; suites that were not run are named."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -54,6 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     missing = [name for name in ORDER if name not in done]
     said = f"\n\nNot run: {', '.join(missing)}." if missing else ""
     page = f"{INTRODUCTION}{said}\n\nThe settings with the largest means:\n\n" + "\n".join(lines)
+    sections += (study(options.suites / "pairs"),) if "pairs" in done else ()
     (options.output / "SUITES.md").write_text("\n\n".join([page, *sections]) + "\n", encoding="utf-8")
     for name in done:
         shutil.copyfile(options.suites / name / "comparison.png", options.output / f"suite_{name}.png")
