@@ -205,6 +205,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--source", help="folder of Debian's dataset-fashion-mnist, or 'embedded' (unset: what is there)"
     )
+    parser.add_argument(
+        "--regimes", nargs="+", default=list(REGIMES), choices=list(REGIMES), help="states of the data"
+    )
     parser.add_argument("--no_digits", action="store_true", help="leave out the second data set (needs scikit-learn)")
     parser.add_argument("--output", type=Path, default=Path("runs/hunt"), help="results; a restart resumes them")
     parser.add_argument("--quick", action="store_true", help="two steps on a few rows: shows that it runs, no more")
@@ -223,7 +226,8 @@ def search(data: Mapping[str, FashionMNIST], options: argparse.Namespace) -> dic
     if options.quick:
         chosen_on, confirmed_on = chosen_on[:1], confirmed_on[:3]
     chosen, found = {}, {}
-    for name, regime in REGIMES.items():
+    for name in options.regimes:
+        regime = REGIMES[name]
         print(f"{name}: {regime.title}", flush=True)
         chosen[name] = select(first, regime, chosen_on, options.seeds[0])
         for data_name, hunt in hunts.items():
