@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, HUB_ID, LABELS, read_adapter
 from .checkpoints import write_json
 from .errors import ConfigError, PeerError
+from .quantised_bases import is_quantised
 from .written import Mismatch, Written, convert, nearest
 
 ADAPTER = "default"
@@ -247,6 +248,10 @@ def merged(model: nn.Module) -> nn.Module:
     if not is_adapter(model):
         return model
     method, kind = method_of(model.peft_config[ADAPTER]), type(base_of(model)).__name__
+    if is_quantised(base_of(model)):
+        raise ConfigError(
+            f"{method} on a quantised {kind} cannot be merged without rounding; leave merge_adapters out"
+        )
     try:
         return copy.deepcopy(model).merge_and_unload().requires_grad_(True)
     except PEFT_ERRORS as error:

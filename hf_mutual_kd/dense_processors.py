@@ -137,8 +137,11 @@ class DenseProcessors(PeerProcessors):
         for place, image in enumerate(images):
             by_size.setdefault(_size_of(image), []).append(place)
         parts = [self._alike(processor, [images[place] for place in places]) for places in by_size.values()]
-        order = torch.tensor([place for places in by_size.values() for place in places]).argsort()
-        inputs = {key: value[order] for key, value in _joined(parts).items()}
+        if len(parts) == 1:
+            inputs = parts[0]
+        else:
+            order = torch.tensor([place for places in by_size.values() for place in places]).argsort()
+            inputs = {key: value[order] for key, value in _joined(parts).items()}
         return with_task_input(inputs, processor) if hasattr(processor, "tokenizer") else inputs
 
     def _alike(self, processor: Any, images: Sequence[Any]) -> dict[str, Tensor]:

@@ -227,6 +227,10 @@ class Experiment:
             specs[name] = dataclasses.replace(specs[name], processor=processor)
         for name, setting in settings_of(self.options.peft, list(specs)).items():
             specs[name] = dataclasses.replace(specs[name], peft=setting)
+        in_4bit, in_8bit = self.options.load_in_4bit, self.options.load_in_8bit
+        # Without peft the peers are saved adapters, or refused when they are loaded.
+        for name in [name for name, spec in specs.items() if spec.peft is not None] or list(specs):
+            specs[name] = dataclasses.replace(specs[name], load_in_4bit=in_4bit, load_in_8bit=in_8bit)
         return specs
 
     def _load_data(self) -> Splits:

@@ -236,13 +236,14 @@ def teacher_log_probs(
     ```
     """
     peers = list(logits)
-    single = (teacher >= 0) & (teacher < len(peers))
+    known = (teacher >= 0) & (teacher < len(peers))
     chosen = gather_teacher(peers, teacher)
-    known = single & has_distribution(chosen)
     if torch.is_grad_enabled():  # log_softmax would answer a broken row with a NaN gradient
+        known = known & has_distribution(chosen)
         chosen = chosen.where(known.unsqueeze(1), 0.0)
     target = softened_log_probs(chosen, temperature)
     del chosen
+    known = known & ~target[:, 0].isnan()  # log_softmax makes a broken row NaN throughout
     by_mean = teacher == MEAN
     # A compiled graph must not depend on values: it takes the mean in any case.
     if not torch.compiler.is_compiling() and not bool(by_mean.any()):
@@ -287,19 +288,19 @@ class _KLToTarget(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, target: Tensor, temperature: float, where: list[Tensor] | None, *students: Tensor) -> Tensor:
         probs = target.to(torch.promote_types(target.dtype, torch.float32)).exp()
-        mass = probs.sum(dim=1)
+        mass = probs.sum(dim=1, keepdim=True)
         buffer: Tensor | None = None
         values, kept = [], []
         for m, logits in enumerate(students):
             buffer = _gap(logits, target, temperature, buffer)
             value = buffer.mul_(probs).nan_to_num_(0.0, math.inf, -math.inf).sum(dim=1).mul_(temperature**2)
             if where is None:
-                value.masked_fill_(~has_distribution(logits) | mass.isnan(), math.nan)
+                value.masked_fill_(~has_distribution(logits) | mass.squeeze(1).isnan(), math.nan)
             else:
                 kept.append(where[m] & (value < math.inf))
                 value.masked_fill_(~kept[m], 0.0)
             values.append(value)
-        ctx.save_for_backward(target if target.requires_grad else None, probs, *students, *kept)
+        ctx.save_for_backward(target if target.requires_grad else None, probs, mass, *students, *kept)
         ctx.temperature = temperature
         ctx.students = len(students)
         return torch.stack(values)
@@ -307,7 +308,7 @@ class _KLToTarget(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        target, probs, *rest = ctx.saved_tensors
+        target, probs, mass, *rest = ctx.saved_tensors
         students, kept = rest[: ctx.students], rest[ctx.students :] or [None] * ctx.students
         temperature = ctx.temperature
         for_target: Tensor | None = None
@@ -317,18 +318,23 @@ class _KLToTarget(torch.autograd.Function):
                 gap = _gap(logits, target, temperature).add_(1.0).mul_(probs).nan_to_num_(0.0, math.inf, -math.inf)
                 for_target.add_(_scaled(gap, scale * temperature**2, where))
             for_target = for_target.to(target.dtype)
-        mass = probs.sum(dim=1, keepdim=True)
         for_students: list[Tensor | None] = [None] * ctx.students
         for m, (logits, scale, where) in enumerate(zip(students, upstream, kept, strict=True)):
             if ctx.needs_input_grad[3 + m]:
-                gradient = _softened(logits, temperature).softmax(dim=1).mul_(mass).sub_(probs)
-                for_students[m] = _scaled(gradient, scale * temperature, where).to(logits.dtype)
+                own = _softmax(_softened(logits, temperature))
+                gradient = torch.addcmul(probs, own, mass, value=-1.0, out=own)
+                for_students[m] = _scaled(gradient, -temperature * scale, where).to(logits.dtype)
         return for_target, None, None, *for_students
 
 
 def _softened(logits: Tensor, temperature: float) -> Tensor:
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits if temperature == 1.0 else logits / temperature
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """`softmax` over dimension 1, which on CPU takes twice as long as this where it is not the last."""
+    return logits.softmax(dim=1) if logits.ndim == 2 else logits.log_softmax(dim=1).exp_()
 
 
 def _gap(logits: Tensor, target: Tensor, temperature: float, buffer: Tensor | None = None) -> Tensor:

@@ -227,6 +227,8 @@ class RecipeOptions:
         None,
         "Train adapters only: 'lora' for all, NAME=lora …, or in YAML a configuration of peft, for all or by peer.",
     )
+    load_in_4bit: bool = option(False, "With peft: hold the bases in 4 bits (nf4); needs bitsandbytes.")
+    load_in_8bit: bool = option(False, "With peft: hold the bases in 8 bits; needs bitsandbytes.")
     dataset: str | None = option(None, "Hub id, save_to_disk folder, image folder, or Parquet file, folder or glob.")
     dataset_config: str | None = option(None, "Name of the data set's configuration on the Hub.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")

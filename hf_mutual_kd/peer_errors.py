@@ -42,6 +42,8 @@ class peer_errors:
             return f"{source} is neither a folder nor a model on the Hub{at}; if it is private, `hf auth login` first"
         if "trust_remote_code" in text:
             return f"{source} brings its own code; read it, then allow it with --trust_remote_code true"
+        if "bitsandbytes" in text and any(isinstance(cause, ImportError) for cause in causes):
+            return f"{source} in 4 or 8 bits needs bitsandbytes; `pip install bitsandbytes`"
         if "timm" in text and any(isinstance(cause, ImportError) for cause in causes):
             return f"{source} is a timm model; `pip install timm`"
         if "file named model.safetensors" in text or ("safetensors" in text and ".bin" in text):

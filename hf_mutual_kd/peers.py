@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,9 +21,11 @@ from transformers.utils import logging
 from .adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS
 from .adapters import add_adapter, is_adapter, load_adapter, read_setting, save_adapter, saved_config
 from .errors import PeerError
+from .head_layers import head_layers, renew_head
 from .options import BatchNorm
 from .peer_errors import peer_errors
 from .python_peers import is_python_source, make_module
+from .quantised_bases import check_head, check_whole, keep_layout, quantisation_of
 from .sharding import is_split, load_whole, loaded_whole
 from .sources import COMMIT
 from .tasks.base import Task
@@ -56,6 +57,9 @@ class PeerSpec:
         peft (`str` or `dict`, *optional*): train only an adapter: `"lora"`, or a configuration of `peft` as a mapping
             with its `peft_type` (see [`~adapters.read_setting`]). Peers over the same source share its weights. A
             source that is an adapter itself is trained on without it.
+        load_in_4bit (`bool`, *optional*, defaults to `False`): hold an adapter's base in 4 bits (nf4), but for the
+            classifier; needs bitsandbytes.
+        load_in_8bit (`bool`, *optional*, defaults to `False`): the same in 8 bits.
     """
 
     source: str = ""
@@ -68,8 +72,12 @@ class PeerSpec:
     gradient_checkpointing: bool = False
     processor: str | Callable[..., Mapping[str, Any]] | None = None
     peft: str | Mapping[str, Any] | None = None
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
 
     def __post_init__(self):
+        if self.load_in_4bit and self.load_in_8bit:
+            raise PeerError("load_in_4bit and load_in_8bit exclude each other; choose one")
         if self.peft is not None:
             read_setting(self.peft)
         for option, allowed in (("dtype", DTYPES), ("batch_norm", get_args(BatchNorm))):
@@ -139,8 +147,11 @@ def load_peer(
     new_labels: Sequence[str] | None = None,
     trust_remote_code: bool = False,
     bases: dict[Any, LoadedPeer] | None = None,
+    is_base: bool = False,
 ) -> LoadedPeer:
     """Load one peer and check that it can take part; `bases` are those that adapters of other peers are on.
+
+    With `is_base` it is what an adapter will be put on.
 
     Raises:
         [`~hf_mutual_kd.errors.PeerError`]: it does not exist, is gated, is of another task, has no processor, needs
@@ -161,6 +172,8 @@ def load_peer(
         adapter = find_adapter(spec)
     if adapter is not None or spec.peft is not None:
         return load_adapted(name, spec, adapter, task, new_labels, trust_remote_code, {} if bases is None else bases)
+    if (spec.load_in_4bit or spec.load_in_8bit) and not is_base:
+        raise PeerError(f"peer {name!r}: load_in_4bit and load_in_8bit are for bases of adapters; give --peft lora")
     if Path(spec.source).is_dir() and not (Path(spec.source) / "config.json").is_file():
         raise PeerError(f"peer {name!r}: the folder {spec.source} has no config.json; it is no model folder")
     bars = without_bars() if Path(spec.source).is_dir() else contextlib.nullcontext()
@@ -169,12 +182,16 @@ def load_peer(
         config = AutoConfig.from_pretrained(spec.source, revision=spec.revision, **code)
         check_task(name, config, task)
         load = {"revision": spec.revision, "dtype": getattr(torch, spec.dtype), "use_safetensors": True, **code}
+        load |= quantisation_of(name, spec, config, head_layers(task, config, code))
         model = load_model_of(name, spec, task, config, load, new_labels)
         if new_labels is not None and config.num_labels == len(new_labels):
             renew_head(model, task, config, code)
         processor = load_processor(name, spec, task, code)
     task.check_peer(name, model)
     check_finite(name, model)
+    if not is_base:
+        check_whole(name, spec, model)
+    keep_layout(model)
     return LoadedPeer(model, processor, spec)
 
 
@@ -212,15 +229,18 @@ def load_adapted(
         config = saved_config(name, adapter)
         base_spec = replace(spec, source=str(config.base_model_name_or_path), revision=config.revision)
         if new_labels is None and (adapter / LABELS).is_file():
-            labels = json.loads((adapter / LABELS).read_text(encoding="utf-8"))
-            new_labels = [labels[index] for index in sorted(labels, key=int)]
-    key = (base_spec.source, base_spec.revision, base_spec.dtype, str(base_spec.processor), tuple(new_labels or ()))
+            said = json.loads((adapter / LABELS).read_text(encoding="utf-8"))
+            new_labels = [said[index] for index in sorted(said, key=int)]
+    bits = (base_spec.load_in_4bit, base_spec.load_in_8bit)
+    labels = tuple(new_labels or ())
+    key = (base_spec.source, base_spec.revision, base_spec.dtype, str(base_spec.processor), labels, bits)
     if key not in bases:
-        bases[key] = load_peer(name, base_spec, task, new_labels, trust_remote_code)
+        bases[key] = load_peer(name, base_spec, task, new_labels, trust_remote_code, is_base=True)
     base = bases[key]
     code = {"trust_remote_code": trust_remote_code}
-    head = {weight.rpartition(".")[0] for weight in head_weights(task, base.model.config, code)}
-    model: Any = add_adapter(name, base.model, config, base.spec.source, base.spec.revision, sorted(head))
+    head = head_layers(task, base.model.config, code)
+    check_head(name, base.model, head)
+    model: Any = add_adapter(name, base.model, config, base.spec.source, base.spec.revision, head)
     model.is_relabelled = new_labels is not None
     if adapter is None:
         return LoadedPeer(model, base.processor, replace(spec, revision=base.spec.revision))
@@ -275,26 +295,6 @@ def load_model_of(
             f"finished {task.name} model. Use label_alignment='new_head' to give it a new classifier"
         )
     return model
-
-
-def renew_head(model: nn.Module, task: Task, config: Any, code: dict) -> None:
-    """Draw the classifier anew where it has the right size already, which loading leaves as it was."""
-    for key in head_weights(task, config, code):
-        if key.endswith(".weight"):
-            head: Any = model.get_submodule(key.removesuffix(".weight"))
-            head.reset_parameters()
-
-
-def head_weights(task: Task, config: Any, code: dict) -> list[str]:
-    """Names of the weights whose shape depends on the number of classes."""
-    shapes = []
-    for classes in (config.num_labels, config.num_labels + 1):
-        sized = copy.deepcopy(config)
-        sized.num_labels = classes
-        with torch.device("meta"):
-            probe = task.auto_model(sized).from_config(sized, **code)
-        shapes.append({key: parameter.shape for key, parameter in probe.named_parameters()})
-    return [key for key in shapes[0] if shapes[0][key] != shapes[1][key]]
 
 
 def load_processor(name: str, spec: PeerSpec, task: Task, code: dict) -> Any:

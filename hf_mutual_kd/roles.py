@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ MEAN = -3
 """The peers' mean probability, plain or weighted, teaches every peer on this unit."""
 ALL = -4
 """Every other peer teaches each peer on this unit."""
+
+PIECE = 2**19
+"""Logits of a peer that are scored at a time on CPU: so many stay in its cache between the passes over them."""
 
 Peers = Tensor | Sequence[Tensor]
 """Logits of N peers: one tensor `[N, B, C, ...]`, or N tensors `[B, C, ...]`, which need no copy to be joined."""
@@ -126,6 +130,33 @@ def assign_roles(scores: Tensor) -> Tensor:
 
 
 def _margins(logits: Peers, index: Tensor | None) -> Tensor:
+    """[`_margins_at_once`], on CPU of pieces of the units."""
+    first = logits[0]
+    if first.device.type != "cpu" or first.numel() <= PIECE or torch.compiler.is_compiling():
+        return _margins_at_once(logits, index)
+    units = (len(first), *first.shape[2:])
+    margins = first.new_empty(len(logits), *units, dtype=torch.promote_types(first.dtype, torch.float32))
+    for samples, *rows in _pieces(first.shape):
+        piece = (samples, slice(None), *rows)
+        part = _margins_at_once([z[piece] for z in logits], None if index is None else index[piece])
+        margins[(slice(None), samples, *rows)] = part
+    return margins
+
+
+def _pieces(shape: torch.Size) -> Iterator[tuple[slice, ...]]:
+    """Samples `[B]` and rows `[h]`, where units have any, of pieces of about [`PIECE`] values of `[B, C, h, ...]`."""
+    batch, *per_sample = shape
+    at_once = PIECE // math.prod(per_sample)
+    if len(shape) == 2 or at_once:
+        at_once = max(1, at_once)
+        yield from ((slice(start, start + at_once),) for start in range(0, batch, at_once))
+        return
+    rows = max(1, PIECE * shape[2] // math.prod(per_sample))
+    for sample in range(batch):
+        yield from ((slice(sample, sample + 1), slice(row, row + rows)) for row in range(0, shape[2], rows))
+
+
+def _margins_at_once(logits: Peers, index: Tensor | None) -> Tensor:
     """
     The margin of class `index` `[B, 1, ...]`, or of each peer's top class, `[N, B, ...]`; `-inf` for a broken peer.
 

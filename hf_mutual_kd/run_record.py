@@ -8,6 +8,7 @@ from typing import Any
 
 from .adapters import adapter_facts, base_of
 from .cohort import Cohort
+from .quantised_bases import count_parameters
 
 PACKAGES = (
     "hf-mutual-kd",
@@ -20,6 +21,7 @@ PACKAGES = (
     "huggingface-hub",
     "timm",
     "peft",
+    "bitsandbytes",
 )
 COHORT = "cohort.json"
 
@@ -45,7 +47,7 @@ def describe_cohort(cohort: Cohort) -> dict[str, Any]:
                 "source": spec.source,
                 "revision": spec.revision,
                 "architecture": type(base_of(cohort.peers[name])).__name__,
-                "parameters": sum(parameter.numel() for parameter in cohort.peers[name].parameters()),
+                "parameters": count_parameters(cohort.peers[name]),
                 **adapter_facts(cohort.peers[name]),
             }
             for name, spec in cohort.specs.items()

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from hf_mutual_kd import roles
 from hf_mutual_kd.errors import LabelError
 from hf_mutual_kd.roles import NOBODY, assign_roles, confidence_scores, loss_scores, margin_scores
 
@@ -145,3 +146,16 @@ def test_order_of_peers_only_renames_the_teacher():
     assert torch.equal(torch.where(moved < 0, moved, order[moved]), teacher)
     assert torch.equal(assign_roles(scores[:, 7:8]), teacher[7:8])
     assert torch.equal(assign_roles(scores.reshape(4, 10, 5)), teacher.reshape(10, 5))
+
+
+@pytest.mark.parametrize("shape", [(30, 7), (3, 5, 9, 4), (2, 5, 30)])
+@pytest.mark.parametrize("piece", [1, 40, 200])
+def test_scores_of_pieces_are_those_of_the_whole(monkeypatch, shape, piece):
+    """Large maps are scored in pieces on CPU; a seam would rank peers by other numbers."""
+    peers = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    peers[1].view(-1)[3] = float("nan")
+    labels = torch.randint(-1, shape[1], (shape[0], *shape[2:]), generator=torch.Generator().manual_seed(3))
+    whole = margin_scores(peers, labels), confidence_scores(peers)
+    monkeypatch.setattr(roles, "PIECE", piece)
+    for found, expected in zip((margin_scores(peers, labels), confidence_scores(peers)), whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)

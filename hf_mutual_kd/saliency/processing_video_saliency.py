@@ -93,7 +93,7 @@ class VideoSaliencyProcessor(ProcessorMixin):
             raise ValueError("expected clips of one frame or more, got none")
         if len(lengths) > 1:
             raise ValueError(f"clips of a batch must have the same length, got {', '.join(map(str, lengths))} frames")
-        pixel_values = torch.stack([torch.stack(clip) for clip in clips])
+        pixel_values = torch.stack([frame for clip in clips for frame in clip]).unflatten(0, (len(clips), -1))
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
 
     def frame(self, frame: Any) -> Tensor:

@@ -1,16 +1,19 @@
-"""Peak memory of dense transfer and scores, and the time of a segmentation metric, against their bars.
+"""Peak memory of dense transfer and scores, time of a segmentation metric and the input pipeline, against their bars.
 
     python tests/benchmarks/bench_dense.py [--quick]
 
 Two peers with 150 classes on 4 images of 512 x 512, fp32, one thread. Memory is how far the peak resident set is above
 what was resident with the peers' maps in place, through forward and backward, gradients of those maps included; each
 in a process of its own that gives freed blocks back at once (MALLOC_MMAP_THRESHOLD_), which makes the CPU time beside
-it longer than it is in use. A FAIL makes the exit status 1.
+it longer than it is in use. The input pipeline reads PNG files of image and mask, in a batch of 4 with crops of 512
+pixels: images in a second of several peers, against what the processors that differ take alone. A FAIL makes the exit
+status 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import statistics
@@ -20,16 +23,24 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from bench_training import alternate
+from PIL import Image
 from torch import Tensor
+from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
+from hf_mutual_kd.dense_collator import DenseCollator
 from hf_mutual_kd.dense_transfer import dense_transfer
+from hf_mutual_kd.dense_view import DenseView
 from hf_mutual_kd.grids import image_scores
 from hf_mutual_kd.metrics.segmentation import SegmentationScores
 
 CLASSES, IMAGES, PIXELS = 150, 4, 512
 IMAGE_BAR_MS = 15.0
 IMAGES_EVALUATED = 500
+INPUT_BAR = 0.9
+"""Least images in a second of several peers with one processor, as a share of one peer's."""
 
 
 class Case(NamedTuple):
@@ -111,6 +122,51 @@ def image_ms() -> float:
     return 1000 * statistics.median(spent[1:])
 
 
+def file_rows() -> list[dict]:
+    """Smooth images with a little noise, and masks of blocks, as PNG files of 640 x 480."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for index in range(IMAGES):
+        small = Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        image = np.asarray(small.resize((640, 480), Image.Resampling.BICUBIC), np.int16)
+        image = (image + generator.integers(-4, 5, image.shape)).clip(0, 255).astype(np.uint8)
+        mask = generator.integers(0, CLASSES, (12, 16), dtype=np.uint8).repeat(40, axis=0).repeat(40, axis=1)
+        files = [{"bytes": png(array), "path": None} for array in (image, mask)]
+        rows.append({"image": files[0], "label": files[1], "sample_id": index})
+    return rows
+
+
+def png(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def bench_input(repeats: int) -> bool:
+    """Speed of the input of several peers, as a share of what their different processors allow."""
+    per_pixel, queries = SegformerImageProcessor(), Mask2FormerImageProcessor()
+    peers = {
+        "one": {"a": per_pixel},
+        "four": dict.fromkeys("abcd", per_pixel),
+        "one beside": {"a": per_pixel, "m2f": queries},
+        "four beside": dict.fromkeys("abcd", per_pixel) | {"m2f": queries},
+    }
+    collators = {}
+    for name, processors in peers.items():
+        collators[name] = DenseCollator(processors, DenseView(PIXELS))
+        collators[name].classes = CLASSES
+    rows = file_rows()
+    seconds = alternate({name: (lambda made=made: made(rows)) for name, made in collators.items()}, repeats)
+    print(f"input, one peer: {1000 * seconds['one'] / IMAGES:.0f} ms an image; Mask2Former beside it adds "
+          f"{1000 * (seconds['one beside'] - seconds['one']) / IMAGES:.0f} ms")  # fmt: skip
+    held = []
+    for what, suffix in (("4 per-pixel peers / 1", ""), ("4 and Mask2Former / 1 and Mask2Former", " beside")):
+        ratio = seconds[f"one{suffix}"] / seconds[f"four{suffix}"]
+        held.append(ratio >= INPUT_BAR)
+        print(f"images/s, {what:<40}{ratio:6.2f} x (bar {INPUT_BAR:g} {'PASS' if held[-1] else 'FAIL'})", flush=True)
+    return all(held)
+
+
 def verdict(value: float, bar: float | None, unit: str) -> tuple[str, bool]:
     if bar is None:
         return f"{value:6.2f} {unit}", True
@@ -128,6 +184,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     text, passed = verdict(image_ms(), IMAGE_BAR_MS, "ms")
     print(f"{'metric, one image':<46}{text}", flush=True)
+    passed = bench_input(5 if options.quick else 15) and passed
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     for index, case in enumerate(CASES):
         if options.quick and case.bar_gib is None:

@@ -46,14 +46,14 @@ def make_cohort(retain: bool, weight: float = 1.0) -> Cohort:
 
 
 def alternate(cases: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each case, measured in turn so that a slow spell of the machine hits all of them."""
+    """Median CPU seconds of each case, measured in turn so that a slow spell of the machine hits all of them."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for repeat in range(repeats + 2):
         for name, case in cases.items():
-            began = time.perf_counter()
+            began = time.process_time()
             case()
             if repeat >= 2:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(time.process_time() - began)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
