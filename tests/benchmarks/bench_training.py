@@ -10,15 +10,23 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
+from transformers import (
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from hf_mutual_kd import Cohort, Objective, RoleTaggingCollator, SharedView
 from hf_mutual_kd.peers import LoadedPeer, PeerSpec
@@ -96,8 +104,6 @@ def bench_step(repeats: int) -> None:
 
 
 def bench_input(repeats: int) -> None:
-    from transformers import ViTImageProcessor
-
     processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
     rows = [
         {"image": Image.new("RGB", (96, 96), (index, 0, 0)), "label": 0, "sample_id": index} for index in range(BATCH)
@@ -106,6 +112,25 @@ def bench_input(repeats: int) -> None:
     four = RoleTaggingCollator(dict.fromkeys("abcd", processor), SharedView())
     seconds = alternate({"one": lambda: one(rows), "four": lambda: four(rows)}, repeats)
     report("input of 4 peers with one processor / 1 peer", seconds["four"] / seconds["one"], 1.11)
+
+
+def bench_bases() -> None:
+    """Bytes of a ViT-B/16 with 1,000 classes as the base of an adapter, in fewer bits and in fp32."""
+    if find_spec("bitsandbytes") is None:
+        return
+    labels = {"id2label": {index: f"class {index}" for index in range(1000)}}
+    with tempfile.TemporaryDirectory() as folder:
+        ViTForImageClassification(ViTConfig(**labels)).save_pretrained(folder)
+        ViTImageProcessor().save_pretrained(folder)
+        sizes = {}
+        for name, bits in {"fp32": {}, "8 bits": {"load_in_8bit": True}, "4 bits": {"load_in_4bit": True}}.items():
+            spec = PeerSpec(folder, peft="lora", **bits)
+            base = Cohort.from_pretrained({"vit": spec}).peers["vit"].get_base_model()
+            kept = [(key, one) for key, one in (*base.named_parameters(), *base.named_buffers())]
+            sizes[name] = sum(one.nbytes for key, one in kept if "lora_" not in key and "modules_to_save" not in key)
+    for name, bar in (("8 bits", 0.3), ("4 bits", 0.2)):
+        megabytes = f"{sizes[name] / 2**20:.0f} of {sizes['fp32'] / 2**20:.0f} MiB"
+        report(f"base in {name} / fp32: {megabytes}", sizes[name] / sizes["fp32"], bar)
 
 
 PEAK = """
@@ -181,6 +206,7 @@ def main() -> int:
     bench_step(repeats)
     bench_input(repeats)
     bench_memory()
+    bench_bases()
     bench_import(3 if repeats == 5 else 7)
     print(render(("what", "measured", "bar", ""), ROWS, "Training cost, one run, one thread"))
     return int(any(row[3] == "FAIL" for row in ROWS))
