@@ -68,7 +68,7 @@ def expectation(results: Results, objective: Objective, words: TaskWords) -> str
     if margin <= 0:
         return (
             f"The ensemble is not above the best peer ({words.text(margin, sign=True)} {words.points} to {best}): "
-            f"expect nothing from transfer; one-way from {best} instead (--frozen_peers {best})?"
+            f"weaker peers may gain from it, {best} may lose; let it teach all others (--teacher_rule fixed:{best})?"
         )
     return (
         f"The ensemble is {words.text(margin, sign=True)} {words.points} above the best peer ({best}): "

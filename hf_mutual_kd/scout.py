@@ -28,7 +28,7 @@ from .peers import PeerSpec
 from .score_table import ScoreTable
 from .scoring import peer_facts, score_peers
 from .scout_candidates import Candidate, Limits, Pulled, Unusable, examine, find, name_for, plain_reason
-from .scout_ranking import Complement, choose_partners, complement, ensemble_gain, ensemble_right
+from .scout_ranking import Complement, choose_partners, complement, ensemble_gain, ensemble_right, paired
 from .tasks import Task
 
 STATE, TABLE = "candidates.json", "table"
@@ -211,7 +211,7 @@ class Scout:
     def _report(self, table: ScoreTable) -> dict[str, Any]:
         facts = compare(table)
         candidates = {name: self.found[name] | dataclasses.asdict(one) for name, one in facts.items()}
-        ranked = sorted(candidates, key=lambda name: -candidates[name]["gain"]["value"])
+        ranked = sorted(candidates, key=lambda name: -candidates[name]["lift"]["value"])
         return {
             "model": self.found[MINE] | {"accuracy": float(_right(table)[0].mean())},
             "data": table.manifest["data"],
@@ -270,11 +270,11 @@ def propose(
     """
     The cohort of two to four that covers most of my model's errors.
 
-    A candidate with which the ensemble is clearly below the better model (the interval of `gain` ends below 0) is
-    left out: a bad model, too, has some of the errors right, by chance.
+    A candidate with which the ensemble is clearly below my model (the interval of `lift` ends below 0) is left out: a
+    bad model, too, has some of the errors right, by chance.
     """
     right = _right(table)
-    likely = [name for name in facts if facts[name].gain.high >= 0]
+    likely = [name for name in facts if facts[name].lift.high >= 0]
     places = [table.names.index(name) for name in likely]
     costs = [known[name]["parameters"] for name in likely]
     choice = choose_partners(right[places][:, ~right[0]], costs, math.inf if budget is None else budget)
@@ -290,7 +290,9 @@ def propose(
         "left_out": [name for name in facts if name not in likely],
         "budget": budget,
         "partner_parameters": sum(known[name]["parameters"] for name in partners),
+        "lift": dataclasses.asdict(paired(together, right[0])) if partners else None,
         "gain": dataclasses.asdict(ensemble_gain(right[rows], together)) if partners else None,
+        "best": members[int(right[rows].mean(1).argmax())],
         "ensemble_accuracy": float(together.mean()),
         "oracle_accuracy": float(right[rows].any(axis=0).mean()),
     }

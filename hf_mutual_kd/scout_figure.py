@@ -15,7 +15,7 @@ MOST_CANDIDATES, MOST_CLASSES = 25, 20
 def scout_figure(
     candidates: Mapping[str, Mapping[str, Any]], label_names: Sequence[str], chosen: Sequence[str]
 ) -> bytes:
-    """Left, ensemble minus best peer with its interval; right, positive flips by class, darkest where most.
+    """Left, ensemble minus my model with its interval; right, positive flips by class, darkest where most.
 
     Args:
         candidates (`dict`): as in `scout.json`, best first; the first 25 are shown.
@@ -32,8 +32,8 @@ def scout_figure(
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.5))
         left.axvline(0, color=GREY, linewidth=0.8)
         for row, name in enumerate(names):
-            gain = candidates[name]["gain"]
-            low, value, high = (100 * gain[key] for key in ("low", "value", "high"))
+            lift = candidates[name]["lift"]
+            low, value, high = (100 * lift[key] for key in ("low", "value", "high"))
             colour = ORANGE if name in chosen else BLUE
             left.plot([low, high], [row, row], color=colour, linewidth=1.4)
             left.scatter(
@@ -43,7 +43,7 @@ def scout_figure(
             range(len(names)), [name if len(name) <= 34 else f"{name[:33]}…" for name in names], fontsize=8
         )
         left.set_ylim(len(names) - 0.5, -0.5)
-        left.set_xlabel("ensemble minus best of the two, points")
+        left.set_xlabel("ensemble minus mine, points")
         left.set_title("What it would add (95 %; ★ proposed)", fontsize=9)
         left.grid(axis="x", color=LIGHT, linewidth=0.6)
         left.set_axisbelow(True)

@@ -35,8 +35,10 @@ class Complement:
 
     Args:
         accuracy (`float`): of the candidate.
-        gain ([`Estimate`]): accuracy of the two models' mean probability minus that of the better one, the number that
-            predicted the outcome of training best so far.
+        lift ([`Estimate`]): accuracy of the two models' mean probability minus that of my model, which candidates are
+            ranked by: in our study (docs/SUITES.md, docs/HUNT.md) it went with what my model gains by training, where
+            `gain` did not.
+        gain ([`Estimate`]): the same minus the accuracy of the better model: whether both may gain.
         positive_flips, negative_flips ([`Estimate`]): share of samples that the candidate alone, or my model alone,
             has right.
         by_class (`list[float | None]`): positive flips within each class; `None` for a class without a sample.
@@ -48,6 +50,7 @@ class Complement:
     """
 
     accuracy: float
+    lift: Estimate
     gain: Estimate
     positive_flips: Estimate
     negative_flips: Estimate
@@ -110,8 +113,25 @@ def ensemble_gain(right: np.ndarray, together: np.ndarray) -> Estimate:
     0.5
     ```
     """
-    best = right[right.mean(axis=1).argmax()]
-    difference = together.astype(float) - best
+    return paired(together, right[right.mean(axis=1).argmax()])
+
+
+def paired(right: np.ndarray, base: np.ndarray) -> Estimate:
+    """
+    The accuracy of one model minus that of another on the same samples, with the normal interval.
+
+    Args:
+        right (`[R]`, bool): which samples the one has right.
+        base (`[R]`, bool): which the other has right.
+
+    Example:
+
+    ```python
+    >>> paired(np.array([True, True, True, False]), np.array([True, False, False, False])).value
+    0.5
+    ```
+    """
+    difference = right.astype(float) - base
     value = float(difference.mean())
     half = Z * float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
     return Estimate(value, value - half, value + half)
@@ -154,6 +174,7 @@ def complement(
     hard = np.argsort(margin, kind="stable")[: max(1, round(HARDEST * total))]
     return Complement(
         accuracy=float(other_right.mean()),
+        lift=paired(together, mine_right),
         gain=ensemble_gain(np.stack([mine_right, other_right]), together),
         positive_flips=wilson(int(gained.sum()), total),
         negative_flips=wilson(int(lost.sum()), total),

@@ -10,14 +10,14 @@ from .recipe import to_command
 from .tables import percent, render
 
 COLUMNS = (
-    "candidate", "ens-best ±", "gains %", "loses %", "hardest %", "agree %", "err corr", "accuracy %", "oracle %",
-    "params", "ms/image",
+    "candidate", "ens-mine ±", "ens-best", "gains %", "loses %", "hardest %", "agree %", "err corr", "accuracy %",
+    "oracle %", "params", "ms/image",
 )  # fmt: skip
 
 LEGEND = (
-    "ens-best: accuracy of the two models' mean minus that of the better one, points, with the half width of its 95 % "
-    "interval; gains/loses: samples only the candidate, or only mine, has right; hardest: its accuracy on the quarter "
-    "that mine finds hardest."
+    "ens-mine, ens-best: accuracy of the two models' mean minus that of mine, with the half width of its 95 % "
+    "interval, and minus that of the better one, points; gains/loses: samples only the candidate, or only mine, has "
+    "right; hardest: its accuracy on the quarter that mine finds hardest."
 )
 
 
@@ -46,26 +46,36 @@ def describe_scout(report: Mapping[str, Any], command: str | None, folder: Any) 
 def describe_cohort_choice(cohort: Mapping[str, Any]) -> str:
     """Whom to train with, how it was chosen and what to expect."""
     left_out = ", ".join(cohort["left_out"])
-    because = f" Left out, as the ensemble is clearly worse with them: {left_out}." if left_out else ""
+    because = f" Left out, as the ensemble with them is clearly below mine: {left_out}." if left_out else ""
     if not cohort["partners"]:
         return f"No candidate is worth training with on this evidence.{because}"
     how = "the best of all cohorts" if cohort["exact"] else "chosen greedily, as there are too many cohorts to compare"
     if cohort["budget"] is not None:
         how += f" within {count(cohort['budget'])} parameters"
-    gain = cohort["gain"]
+    lift = cohort["lift"]
     return (
         f"Proposed partners ({how}): {', '.join(cohort['partners'])}. Together they have "
-        f"{cohort['covered_errors']} of my {cohort['errors']} errors right. Ensemble minus best peer: "
-        f"{percent(gain['value'], sign=True)} points ({percent(gain['low'], sign=True)} to "
-        f"{percent(gain['high'], sign=True)}): {expectation(gain)}.{because}"
+        f"{cohort['covered_errors']} of my {cohort['errors']} errors right. Ensemble minus mine: "
+        f"{percent(lift['value'], sign=True)} points ({percent(lift['low'], sign=True)} to "
+        f"{percent(lift['high'], sign=True)}): {expectation(lift)}.{advice(cohort)}{because}"
     )
 
 
-def expectation(gain: Mapping[str, float]) -> str:
+def expectation(lift: Mapping[str, float]) -> str:
     """What the headline number says of the training."""
-    if gain["low"] > 0:
-        return "they complement each other"
-    return "within noise of 0, expect little" if gain["high"] >= 0 else "below the best peer, expect harm"
+    if lift["low"] > 0:
+        return "mine has something to learn"
+    return "within noise of 0, expect little" if lift["high"] >= 0 else "below mine, expect harm"
+
+
+def advice(cohort: Mapping[str, Any]) -> str:
+    """How to train where the best peer would learn from worse ones."""
+    if cohort["gain"]["high"] >= 0:
+        return ""
+    return (
+        f" {cohort['best']} alone is above the ensemble and may lose: let it teach all others "
+        f"(--teacher_rule fixed:{cohort['best']})."
+    )
 
 
 def recipe_command(report: Mapping[str, Any], options: Mapping[str, Any]) -> str | None:
@@ -90,11 +100,12 @@ def _at_commit(model: Mapping[str, Any]) -> str:
 
 
 def _row(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
-    gain, flips = one["gain"], one["positive_flips"]
+    lift, flips = one["lift"], one["positive_flips"]
     correlation = one["error_correlation"]
     return (
         name,
-        f"{percent(gain['value'], sign=True)} ± {100 * (gain['high'] - gain['value']):.2f}",
+        f"{percent(lift['value'], sign=True)} ± {100 * (lift['high'] - lift['value']):.2f}",
+        percent(one["gain"]["value"], sign=True),
         f"{percent(flips['value'])} ({percent(flips['low'])}-{percent(flips['high'])})",
         percent(one["negative_flips"]["value"]),
         percent(one["hardest"]),

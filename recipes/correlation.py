@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,19 @@ def with_interval(pairs: Sequence[Sequence[tuple[Any, float]]]) -> tuple[float, 
     known = [one for one in drawn if not math.isnan(one)] or [math.nan]
     low, high = np.quantile(known, [0.025, 0.975])
     return rank_correlation(pairs), float(low), float(high)
+
+
+def among_partners(points: Mapping[str, Sequence[tuple[Any, float]]]) -> float:
+    """
+    How well a number ranks the partners of one peer: the mean over peers of Spearman's ρ among their partners.
+
+    Args:
+        points: by peer, what is known of each of its pairs, and its gain there; peers with fewer than three are left
+            out, and so are those for whom one of the two never varies.
+    """
+    each = [rank_correlation([one]) for one in points.values() if len(one) > 2]
+    usable = [one for one in each if not math.isnan(one)]
+    return sum(usable) / len(usable) if usable else math.nan
 
 
 def rank_correlation(pairs: Sequence[Sequence[tuple[Any, float]]]) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from correlation import with_interval
+from correlation import among_partners, with_interval
 from hunt_settings import REGIMES, WEAK
 from matplotlib.figure import Figure
 
@@ -100,8 +100,8 @@ def outcome_table(found: Mapping[tuple[str, str], Found]) -> str:
     return render(COLUMNS, outcome_rows(found), "Points above the better of start and controls, held-out rows")
 
 
-def predictors(one: Found) -> list[tuple[str, float, float, float, int]]:
-    """Spearman's ρ of every number that is known before training with a peer's gain, its interval, and of how many.
+def predictors(one: Found) -> list[tuple[str, float, float, float, float]]:
+    """Every number that is known before training: Spearman's ρ with a peer's gain, its interval, and ρ among partners.
 
     The strongest come first.
     """
@@ -113,7 +113,11 @@ def predictors(one: Found) -> list[tuple[str, float, float, float, int]]:
             for pair, known in one.known.items()
         ]
         points = [[point for point in both if point[0] is not None] for both in points]
-        lines.append((name, *with_interval([both for both in points if both]), sum(map(len, points))))
+        by_peer: dict[str, list[tuple[Any, float]]] = {}
+        for pair, peer, gains in one.gains():
+            if one.known[pair][peer][name] is not None:
+                by_peer.setdefault(peer, []).append((one.known[pair][peer][name], statistics.fmean(gains)))
+        lines.append((name, *with_interval([both for both in points if both]), among_partners(by_peer)))
     return sorted(lines, key=lambda line: -abs(np.nan_to_num(line[1])))
 
 
@@ -154,8 +158,11 @@ def markdown(
     lines += ["## What predicts a peer's gain", "", PREDICTING, ""]
     for (regime, data), one in found.items():
         lines += [f"### {REGIMES[regime].title}, {data}", ""]
-        cells = [(name, f"{r:+.2f}", f"{low:+.2f} … {high:+.2f}", str(n)) for name, r, low, high, n in predictors(one)]
-        lines += table(("known before training", "ρ", "95 %", "peers in pairs"), cells)
+        cells = [
+            (name, f"{r:+.2f}", f"{low:+.2f} … {high:+.2f}", f"{among:+.2f}")
+            for name, r, low, high, among in predictors(one)
+        ]
+        lines += table(("known before training", "ρ", "95 %", "ρ among partners"), cells)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -178,8 +185,9 @@ label also on these alone in batches of 128). It is chosen per peer and seed, tr
 
 PREDICTING = """\
 Spearman's rank correlation of a number that is known before training, on the validation rows, with a peer's mean
-gain over what it had to beat, over both peers of the 21 pairs. Intervals are a bootstrap over pairs. `hf-mutual-kd
-scout` ranks partners by *ensemble − best peer*."""
+gain over what it had to beat, over both peers of the 21 pairs. Intervals are a bootstrap over pairs. *Among partners*
+is the mean over peers of the correlation among the partners of one peer: that is what `hf-mutual-kd scout` ranks, by
+*ensemble − my accuracy*."""
 
 
 def verdicts(found: Mapping[tuple[str, str], Found]) -> list[str]:

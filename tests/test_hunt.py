@@ -14,7 +14,7 @@ sys.path.insert(0, str(RECIPES))
 
 import evidence_data
 import hunt
-from correlation import rank_correlation, with_interval
+from correlation import among_partners, rank_correlation, with_interval
 from evidence import Lab
 from hunt_report import Found, is_worse, mean, outcome_rows, predictors, verdicts
 from hunt_settings import POOL, REGIMES, Plain, Way, draw_pairs
@@ -90,11 +90,13 @@ def test_predictors_by_hand():
         for pair, peers in found().pairs.items()
     }))}  # fmt: skip
     assert by_name["good"][0] == pytest.approx(1.0)
-    assert by_name["good"][3] == 4
     assert by_name["same"][0] != by_name["same"][0]
     assert rank_correlation([[(1.0, 2.0), (2.0, 1.0)]]) == pytest.approx(-1.0)
     rho, low, high = with_interval([[(place, place % 3)] for place in range(12)])
     assert low < rho < high
+    three = {"a": [(1, 1.0), (2, 2.0), (3, 3.0)], "b": [(1, 3.0), (2, 2.0), (4, 1.0)], "few": [(1, 1.0), (2, 2.0)]}
+    assert among_partners(three) == pytest.approx(0.0)
+    assert among_partners({"a": three["a"], "same": [(1, 1.0)] * 3}) == pytest.approx(1.0)
 
 
 def test_digits_share_no_row():

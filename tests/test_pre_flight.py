@@ -19,7 +19,7 @@ def results(ensemble, **peers):
 def test_nothing_is_promised_where_the_ensemble_is_not_above_the_best(ensemble):
     """Hours of training for a gain that the start already rules out."""
     said = expectation(results(ensemble, vit=0.8, cnn=0.7), OBJECTIVE, CLASSES)
-    assert "expect nothing from transfer; one-way from vit instead (--frozen_peers vit)?" in said
+    assert "weaker peers may gain from it, vit may lose; let it teach all others (--teacher_rule fixed:vit)?" in said
     assert f"{100 * (ensemble - 0.8):+.2f} points to vit" in said
 
 

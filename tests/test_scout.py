@@ -64,6 +64,9 @@ def test_complement_by_hand():
     assert found.agreement == 4 / 8
     assert found.oracle == 6 / 8
     assert found.gain.value == 0.0
+    assert found.lift.value == 0.0
+    better = complement(mine, labels, np.arange(8) < 7, labels, margin, 4)
+    assert (better.lift.value, better.gain.value) == (7 / 8 - 4 / 8, -1 / 8)
     assert found.error_correlation == pytest.approx(np.corrcoef(mine != labels, other != labels)[0, 1])
     assert phi(np.array([True, True]), np.array([True, False])) is None
 
@@ -93,8 +96,10 @@ def test_words_of_the_report():
     nobody = {"partners": [], "left_out": ["a"], "budget": None}
     assert describe_cohort_choice(nobody).startswith("No candidate is worth training with")
     some = {"partners": ["a"], "left_out": [], "budget": 3e6, "exact": False, "covered_errors": 3, "errors": 9,
-            "gain": {"value": -0.01, "low": -0.03, "high": 0.01}}  # fmt: skip
+            "lift": {"value": -0.01, "low": -0.03, "high": 0.01}, "best": "a", "gain": {"high": 0.0}}  # fmt: skip
     text = describe_cohort_choice(some)
+    assert "fixed:" not in text
+    assert "(--teacher_rule fixed:a)" in describe_cohort_choice(some | {"gain": {"high": -0.01}})
     for part in ("greedily", "within 3M parameters", "3 of my 9 errors", "-1.00 points (-3.00 to +1.00)", "noise"):
         assert part in text
 
@@ -297,7 +302,7 @@ def test_what_was_cached_before_stays(hub, tmp_path):
 
 def test_the_figure_is_drawn_for_few_and_many():
     """A hundred candidates or a thousand classes must not make an image that nothing opens."""
-    one = {"gain": {"value": 0.01, "low": -0.01, "high": 0.03}, "by_class": [0.1, None] + [0.0] * 998}
+    one = {"lift": {"value": 0.01, "low": -0.01, "high": 0.03}, "by_class": [0.1, None] + [0.0] * 998}
     many = scout_figure({f"model-{index}-{'x' * 40}": one for index in range(60)}, [f"c{i}" for i in range(1000)], [])
     few = scout_figure({"a": {**one, "by_class": [None, 0.5]}}, ["cat", "dog"], ["a"])
     assert all(picture.startswith(b"\x89PNG") for picture in (many, few))

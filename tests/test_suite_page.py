@@ -12,7 +12,7 @@ sys.path.insert(0, str(SUITES))
 
 import collect
 
-PEERS = "setting,pair,peer,delta,ensemble_minus_best_on_validation\n"
+PEERS = "setting,pair,peer,start,delta,ensemble_minus_best_on_validation\n"
 
 
 def write_suite(folder: Path, peers: str = PEERS) -> None:
@@ -54,8 +54,13 @@ def test_nothing_to_collect_is_said(tmp_path, capsys):
 
 def test_study_takes_a_peers_mean_over_seeds(tmp_path):
     """Seeds that count as further peers make a correlation look surer than it is."""
-    rows = "best,a+b,a,0.1,0.0\nbest,a+b,a,0.3,0.0\nbest,a+b,b,0.1,0.0\nbest,c+d,c,0.4,0.5\nbest,c+d,d,0.5,0.5\n"
+    rows = (
+        "best,a+b,a,0.5,0.1,0.0\nbest,a+b,a,0.5,0.3,0.0\nbest,a+b,b,0.75,0.1,0.0\n"
+        "best,c+d,c,0.25,0.4,0.5\nbest,c+d,d,0.5,0.3,0.5\n"
+    )
     write_suite(tmp_path / "pairs", PEERS + rows)
-    line = collect.study(tmp_path / "pairs").splitlines()[-1]
-    assert line.startswith("| best | +0.89 | ")
-    assert line.endswith(" | 2 |")
+    ensemble, mine, partner = collect.study(tmp_path / "pairs").splitlines()[-3:]
+    assert ensemble.startswith("| best | ensemble − best peer | +0.89 | ")
+    assert mine.startswith("| best | ensemble − my accuracy | +1.00 | ")
+    assert partner.startswith("| best | partner's − my accuracy | +0.45 | ")
+    assert partner.endswith(" | 2 |")

@@ -45,29 +45,49 @@ def section(name: str, folder: Path) -> tuple[str, list[str]]:
 
 STUDY = """## Does the scout's number predict the gain?
 
-Spearman's rank correlation over the peers of the pairs, each its mean over seeds, of *ensemble minus best peer* on the
-validation rows before training, by which `hf-mutual-kd scout` ranks partners, with the gain over the control on the
-test rows. The interval is a bootstrap over pairs. [The hunt](HUNT.md) compares this number with others."""
+Spearman's rank correlation, over both peers of every pair, of a number that is known before training with the gain
+over the control. *Ensemble − best peer* is measured on the validation rows, accuracies before training on the test
+rows. Intervals are a bootstrap over pairs. `hf-mutual-kd scout` ranks by *ensemble − my accuracy*; [the hunt](HUNT.md)
+compares more numbers."""
 
 
 def study(folder: Path) -> str:
-    """The correlation in every setting of the suite of pairs."""
+    """The correlations in every setting of the suite of pairs."""
     with open(folder / "peers.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    lines = ["| setting | ρ | 95 % | pairs |", "| --- | --: | --: | --: |"]
+    lines = ["| setting | known before training | ρ | 95 % | pairs |", "| --- | --- | --: | --: | --: |"]
     for setting in dict.fromkeys(row["setting"] for row in rows):
-        points: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        pairs: dict[str, dict[str, dict[str, float]]] = {}
         for row in rows:
             if row["setting"] == setting:
-                known, gain = float(row["ensemble_minus_best_on_validation"]), float(row["delta"])
-                points.setdefault(row["pair"], {}).setdefault(row["peer"], []).append((known, gain))
-        by_pair = [
-            [tuple(map(statistics.fmean, zip(*seeds, strict=True))) for seeds in peers.values()]
-            for peers in points.values()
-        ]
-        correlation, low, high = with_interval(by_pair)
-        lines.append(f"| {setting} | {correlation:+.2f} | {low:+.2f} … {high:+.2f} | {len(by_pair)} |")
+                pairs.setdefault(row["pair"], {}).setdefault(row["peer"], mean_of(rows, row))
+        for name in ("ensemble − best peer", "ensemble − my accuracy", "partner's − my accuracy"):
+            points = [known_of(list(peers.values()), name) for peers in pairs.values()]
+            rho, low, high = with_interval(points)
+            lines.append(f"| {setting} | {name} | {rho:+.2f} | {low:+.2f} … {high:+.2f} | {len(points)} |")
     return "\n".join([STUDY, "", *lines])
+
+
+def mean_of(rows: list[dict[str, str]], one: dict[str, str]) -> dict[str, float]:
+    """Means over the seeds of a row's peer in its pair and setting."""
+    same = [row for row in rows if all(row[key] == one[key] for key in ("setting", "pair", "peer"))]
+    names = ("start", "delta", "ensemble_minus_best_on_validation")
+    return {name: statistics.fmean(float(row[name]) for row in same) for name in names}
+
+
+def known_of(peers: list[dict[str, float]], name: str) -> list[tuple[float, float]]:
+    """What is known of each peer of a pair, and what it gained."""
+    best = max(peer["start"] for peer in peers)
+    points = []
+    for place, peer in enumerate(peers):
+        together = peer["ensemble_minus_best_on_validation"]
+        known = {
+            "ensemble − best peer": together,
+            "ensemble − my accuracy": together + best - peer["start"],
+            "partner's − my accuracy": peers[1 - place]["start"] - peer["start"],
+        }
+        points.append((known[name], peer["delta"]))
+    return points
 
 
 def main(arguments: list[str] | None = None) -> int:
