@@ -24,7 +24,8 @@ INTRODUCTION = """\
 Made by `make suites`: `python recipes/suites/make_peers.py`, `hf-mutual-kd compare --config recipes/suites/NAME.yaml`
 for each suite and `python recipes/suites/collect.py`. All on the embedded part of Fashion-MNIST, with peers of about
 20,000 parameters; 6,000 test rows; the last step is reported. The control has the same start, rows, order, steps and
-learning rate: it is not tuned, unlike in [the hunt](HUNT.md), where a peer has to beat its best of several."""
+learning rate: it is not tuned, unlike in [the hunt](HUNT.md), where a peer has to beat its best of several. Seconds
+depend on what else the machine does: [costs](COST.md) are measured apart."""
 
 
 def title_of(suite: Path) -> str:
