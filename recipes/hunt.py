@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,12 @@ class Hunt:
     Args:
         lab ([`Lab`]): the data, and the pretrained peers.
         steps_share (`float`): of a regime's steps that every training has: fewer for fewer rows, or to try it out.
-        seconds (`float`): of training, earlier starts included.
+        seconds (`dict`): how long each run took, also those of an earlier start.
     """
 
     lab: Lab
     steps_share: float = 1.0
-    seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def gains(self, regime: Regime, way: Way, peers: Sequence[str], seed: int, part: str) -> dict[str, float]:
         """Points of each peer of a cohort above what it has to beat, on the validation or the held rows."""
@@ -151,7 +151,7 @@ class Hunt:
         path = self.lab.folder / "hunt" / f"{hashlib.sha256(facts.encode()).hexdigest()[:20]}.json"
         if path.is_file():
             record = json.loads(path.read_text(encoding="utf-8"))
-            self.seconds += record["seconds"]
+            self.seconds[path.name] = record["seconds"]
             return record["peers"]
         began = time.process_time()
         models = {name: self.lab.model(POOL[name]) for name in peers}
@@ -162,7 +162,7 @@ class Hunt:
         seconds = round(time.process_time() - began, 1)
         path.parent.mkdir(exist_ok=True)
         write_json(path, {"run": facts, "seconds": seconds, "peers": found})
-        self.seconds += seconds
+        self.seconds[path.name] = seconds
         return found
 
 
@@ -234,7 +234,7 @@ def search(data: Mapping[str, FashionMNIST], options: argparse.Namespace) -> dic
             one = confirm(hunt, name, next(iter(chosen[name])), confirmed_on, options.seeds)
             found[name, data_name] = one
             print(outcome_table({(name, data_name): one}), flush=True)
-    return {"chosen": chosen, "found": found, "seconds": sum(hunt.seconds for hunt in hunts.values())}
+    return {"chosen": chosen, "found": found, "seconds": sum(sum(hunt.seconds.values()) for hunt in hunts.values())}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -254,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts = {
         "command": shlex.join(["python", "recipes/hunt.py", *(sys.argv[1:] if argv is None else argv)]),
         "seeds": options.seeds,
-        "sources": {name: replace(one).source for name, one in data.items()},
+        "sources": {name: one.source for name, one in data.items()},
         "held": {name: len(one.held) for name, one in data.items()},
         "versions": {"hf_mutual_kd": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
         "seconds": round(result["seconds"]),

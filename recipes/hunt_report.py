@@ -130,9 +130,9 @@ def markdown(
     lines = [
         "# Which way of teaching wins, and what predicts it?",
         "",
-        f"Made by `{facts['command']}` (seeds {', '.join(map(str, facts['seeds']))}; {versions}; "
-        f"{facts['seconds'] / 60:.0f} minutes of",
-        f"CPU time on one thread). Data: {'; '.join(facts['sources'].values())}. Held-out rows: {held}.",
+        f"Made by `{facts['command']}` (seeds {', '.join(map(str, facts['seeds']))}; {versions};",
+        f"{facts['seconds'] / 60:.0f} minutes of CPU time on one thread).",
+        f"Data: {'; '.join(facts['sources'].values())}. Held-out rows: {held}.",
         "",
         *(["**A quick run: its figures mean nothing.**", ""] if facts["quick"] else []),
         READING,

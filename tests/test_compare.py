@@ -123,8 +123,8 @@ def test_shipped_suites_can_be_read(monkeypatch):
     assert len({arm.pair for arm in suites["pairs"].arms}) >= 20
     assert len({peer for arm in suites["pairs"].arms for peer in arm.pair}) >= 7
     assert {len(arm.recipe.options.peers) for arm in suites["n_peers"].arms} == {2, 3, 4, 5, 6}
-    for suite in suites.values():
-        assert len(suite.seeds) >= 3
+    for name, suite in suites.items():
+        assert len(suite.seeds) >= 3 or name == "pairs"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402 - recipes are scripts, importable only once their folder is on the path
 
+import dataclasses
 import itertools
 import sys
 from pathlib import Path
@@ -55,9 +56,9 @@ def test_a_peer_has_to_beat_the_best_of_start_and_controls_by_validation(monkeyp
         return {name: {"validation": validation, "held": held} for name in POOL}
 
     monkeypatch.setattr(hunt.Hunt, "control", control)
-    regime = hunt.replace(REGIMES["all"], controls=(Plain(1e-3), Plain(3e-4)))
+    regime = dataclasses.replace(REGIMES["all"], controls=(Plain(1e-3), Plain(3e-4)))
     assert hunt.Hunt(lab).bar(regime, seed=0)["cnn_0"]["held"] == 70.0
-    regime = hunt.replace(regime, controls=(Plain(3e-4),))
+    regime = dataclasses.replace(regime, controls=(Plain(3e-4),))
     assert hunt.Hunt(lab).bar(regime, seed=0)["cnn_0"]["held"] == 79.0
 
 

@@ -145,16 +145,18 @@ def train(cohort, args, rows, resume=None):
 
 def test_one_peer_learns_from_all_without_them(make_cohort, table, rows, tmp_path):
     """With the others in memory the table would save nothing; with another loss it would be another method."""
-    alone = train(make_cohort("vit"), config(tmp_path / "alone", table, temperature=2.0), rows)
+    # Not Adam: it makes a rounding error of a gradient near 0 a step of full length.
+    plain = {"temperature": 2.0, "optim": "sgd", "learning_rate": 0.05}
+    alone = train(make_cohort("vit"), config(tmp_path / "alone", table, **plain), rows)
     assert alone.cohort.starts is None
     together = make_cohort("vit", "cnx", "cnn")
-    args = config(tmp_path / "together", None, teacher_source="frozen", temperature=2.0,
-                  frozen_peers=["cnx", "cnn"], cache_frozen=False)  # fmt: skip
+    args = config(tmp_path / "together", None, teacher_source="frozen", frozen_peers=["cnx", "cnn"],
+                  cache_frozen=False, **plain)  # fmt: skip
     both = train(together, args, rows)
     left, right = alone.cohort.peers["vit"].state_dict(), both.cohort.peers["vit"].state_dict()
     moved = max((left[key] - value).abs().max() for key, value in make_cohort("vit").peers["vit"].state_dict().items())
     apart = max((left[key] - right[key]).abs().max() for key in left)
-    assert apart < 0.02 * moved
+    assert apart < 1e-3 * moved
     log = next(entry for entry in alone.state.log_history if "vit/taught" in entry)
     assert 0 < log["vit/taught"] < 1
     assert log["vit/transfer"] > 0
