@@ -214,15 +214,18 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def draw(found: Mapping[tuple[str, str], Found], path: Path) -> None:
-    """A panel per confirmation: every peer in every pair over what the scout says of the pair."""
-    columns = len(found)
-    figure = Figure(figsize=(3.4 * columns, 3.4), layout="constrained")
-    panels = figure.subplots(1, columns, squeeze=False).ravel()
-    for panel, ((regime, data), one) in zip(panels, found.items(), strict=True):
+    """A panel per confirmation: every peer in every pair, its gain over what the scout says of the pair to it."""
+    columns = min(2, len(found))
+    lines = -(-len(found) // columns)
+    figure = Figure(figsize=(3.9 * columns, 0.6 + 3.0 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for panel in panels[len(found) :]:
+        panel.set_axis_off()
+    for panel, ((regime, data), one) in zip(panels, found.items(), strict=False):
         panel.axhline(0, color="0.4", linewidth=0.8)
         for weak, colour, label in ((False, "C0", "an ordinary peer"), (True, "C1", "a weak peer")):
             points = [
-                (100 * one.known[pair][peer]["ensemble − best peer"], statistics.fmean(each))
+                (100 * one.known[pair][peer]["ensemble − my accuracy"], statistics.fmean(each))
                 for pair, peer, each in one.gains()
                 if peer.startswith(WEAK) is weak
             ]
@@ -231,8 +234,10 @@ def draw(found: Mapping[tuple[str, str], Found], path: Path) -> None:
         panel.set_title(f"{regime}, {data}", loc="left", fontsize=9, fontweight="bold")
         panel.tick_params(labelsize=8)
     handles = {label: h for panel in panels for h, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=8)
-    figure.supxlabel("ensemble − best peer before training, points, validation rows", fontsize=9)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside upper center", frameon=False, ncols=len(handles), fontsize=8
+    )
+    figure.supxlabel("ensemble − my accuracy before training, points, validation rows", fontsize=9)
     figure.supylabel("gain, points, held-out rows", fontsize=9)
     unfinished = path.with_name(f"unfinished-{path.name}")
     figure.savefig(unfinished, dpi=150)
