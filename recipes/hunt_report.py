@@ -200,7 +200,7 @@ def verdicts(found: Mapping[tuple[str, str], Found]) -> list[str]:
         aims = [
             ("mean ≥ +0.30", mean(gains) >= 0.3),
             ("≥ 95 % of the peers not worse", fine >= 0.95),
-            *([("a weak peer helps the strong", strong > 0)] if strong is not None else []),
+            *([(f"strong peers beside weak ones above 0 ({strong:+.2f})", strong > 0)] if strong is not None else []),
         ]
         words = "; ".join(f"{aim}: {'yes' if reached else 'NO'}" for aim, reached in aims)
         said.append(f"{REGIMES[regime].title}, {data} (*{one.way}*): {words}.")

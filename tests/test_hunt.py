@@ -81,7 +81,9 @@ def test_gains_by_hand():
     line = outcome_rows({("few", "Fashion-MNIST"): one})[0]
     assert line[:8] == ("few", "Fashion-MNIST", "+0.19", "0.05", "-0.25", "3/4", "3/4", "+0.03")
     said = verdicts({("few", "Fashion-MNIST"): one})[0]
-    assert said.endswith("mean ≥ +0.30: NO; ≥ 95 % of the peers not worse: NO; a weak peer helps the strong: yes.")
+    assert said.endswith(
+        "mean ≥ +0.30: NO; ≥ 95 % of the peers not worse: NO; strong peers beside weak ones above 0 (+0.03): yes."
+    )
 
 
 def test_predictors_by_hand():
