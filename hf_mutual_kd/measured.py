@@ -164,10 +164,23 @@ def choose_changes(measured: Measured, most: int) -> list[int]:
             for row in np.argsort(-size, kind="stable")[: int((size > 0).sum())].tolist():
                 turn = seen[groups[row]] = seen.get(groups[row], -1) + 1
                 ranked.append((turn, -float(size[row]), row))
-            queues.append(sorted(ranked))
+            queues.append([row for _, _, row in sorted(ranked)])
+    return in_turn(queues, most)
+
+
+def in_turn(queues: Sequence[Sequence[int]], most: int) -> list[int]:
+    """The first of every queue, then the second of every queue, …, each row once and at most `most` of them.
+
+    Example:
+
+    ```python
+    >>> in_turn([[3, 1], [3, 2]], most=3)
+    [3, 1, 2]
+    ```
+    """
     chosen: dict[int, None] = {}
-    for place in range(max(map(len, queues), default=0)):
+    for turn in range(max(map(len, queues), default=0)):
         for queue in queues:
-            if place < len(queue) and len(chosen) < most:
-                chosen[queue[place][2]] = None
+            if turn < len(queue) and len(chosen) < most:
+                chosen[queue[turn]] = None
     return list(chosen)

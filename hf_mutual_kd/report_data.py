@@ -13,7 +13,7 @@ from .card_figures import Points, read_history
 from .card_run import RunRecords
 from .drawn import DRAWN, Drawn, read_drawn
 from .errors import OutputFolderError
-from .measured import BINS, MEASURED, Measured, read_measured
+from .measured import BINS, MEASURED, Measured, in_turn, read_measured
 from .predictions import PREDICTIONS, Beliefs, Predictions, read_predictions
 from .role_table import ALL_NAME, MEAN_NAME
 
@@ -279,9 +279,4 @@ def choose_flips(predictions: Predictions, most: int) -> list[int]:
         size = float(np.nan_to_num(change[row, peer]))
         groups.setdefault((peer, int(flips[row, peer]), int(predictions.labels[row])), []).append((-size, row))
     queues = sorted(sorted(group) for group in groups.values())
-    chosen: dict[int, None] = {}
-    for turn in range(max(map(len, queues), default=0)):
-        for queue in queues:
-            if turn < len(queue) and len(chosen) < most:
-                chosen[queue[turn][1]] = None
-    return list(chosen)
+    return in_turn([[row for _, row in queue] for queue in queues], most)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,11 +155,14 @@ def markdown(outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> str:
     if facts["quick"]:
         lines[1:1] = ["", "**A quick run: its figures mean nothing.**"]
     for outcome in outcomes:
-        lines += [f"## {outcome.name}: {outcome.setting.title}", "", "| " + " | ".join(COLUMNS) + " |"]
-        lines.append("|" + "|".join([" --- ", *[" ---: "] * (len(COLUMNS) - 1)]) + "|")
-        lines += ["| " + " | ".join(row) + " |" for row in rows(outcome)]
-        lines.append("")
+        lines += [f"## {outcome.name}: {outcome.setting.title}", "", *markdown_table(COLUMNS, rows(outcome))]
     return "\n".join(lines)
+
+
+def markdown_table(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of Markdown, an empty one last."""
+    head = ["| " + " | ".join(columns) + " |", "|" + "|".join([" --- ", *[" ---: "] * (len(columns) - 1)]) + "|"]
+    return [*head, *("| " + " | ".join(row) + " |" for row in cells), ""]
 
 
 def missed(outcomes: Sequence[Outcome]) -> str:

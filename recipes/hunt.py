@@ -56,11 +56,15 @@ class Hunt:
         lab ([`Lab`]): the data, and the pretrained peers.
         steps_share (`float`): of a regime's steps that every training has: fewer for fewer rows, or to try it out.
         seconds (`dict`): how long each run took, also those of an earlier start.
+        bars (`dict`): what was found by [`bar`], by regime and seed.
+        said (`dict`): log-probabilities of the starts on the validation rows, by peer.
     """
 
     lab: Lab
     steps_share: float = 1.0
     seconds: dict[str, float] = field(default_factory=dict)
+    bars: dict[tuple[str, int], dict[str, dict[str, float]]] = field(default_factory=dict)
+    said: dict[str, Tensor] = field(default_factory=dict)
 
     def gains(self, regime: Regime, way: Way, peers: Sequence[str], seed: int, part: str) -> dict[str, float]:
         """Points of each peer of a cohort above what it has to beat, on the validation or the held rows."""
@@ -80,8 +84,11 @@ class Hunt:
 
     def bar(self, regime: Regime, seed: int) -> dict[str, dict[str, float]]:
         """What every peer of the pool has to beat: the best of its start and its controls on the validation rows."""
+        key = (regime.title, seed)
+        if key in self.bars:
+            return self.bars[key]
         runs = [self.control(regime, plain, seed) for plain in regime.controls]
-        found = {}
+        found = self.bars[key] = {}
         for name, start in POOL.items():
             as_started = self.lab.start(start)
             here = {"validation": as_started["validation"], "held": as_started["held"], "gained": 0.0, "lost": 0.0}
@@ -126,7 +133,10 @@ class Hunt:
         return found
 
     def _start_log_probs(self, name: str) -> Tensor:
-        return predict(self.lab.model(POOL[name]), self.lab.data.validation.images).log_softmax(1)
+        if name not in self.said:
+            logits = predict(self.lab.model(POOL[name]), self.lab.data.validation.images)
+            self.said[name] = logits.log_softmax(1)
+        return self.said[name]
 
     def _rows(self, regime: Regime) -> tuple[Rows, int]:
         """The fresh rows, the labelled ones first, and how many these are."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from correlation import among_partners, with_interval
+from evidence_report import markdown_table
 from hunt_settings import REGIMES, WEAK
 from matplotlib.figure import Figure
 
@@ -142,13 +143,15 @@ def markdown(
     ]
     for name, means in chosen.items():
         lines += [f"## Chosen on validation: {REGIMES[name].title}", ""]
-        lines += table(("way of teaching", "gain on validation rows"), [(k, f"{v:+.2f}") for k, v in means.items()])
+        lines += markdown_table(
+            ("way of teaching", "gain on validation rows"), [(k, f"{v:+.2f}") for k, v in means.items()]
+        )
     lines += ["## Confirmed on held-out rows", ""]
-    lines += table(COLUMNS, outcome_rows(found))
+    lines += markdown_table(COLUMNS, outcome_rows(found))
     lines += [CONFIRMED, "", *(f"- {sentence}" for sentence in verdicts(found)), ""]
     lines += ["## What is to be beaten", "", BARS, ""]
     peers = list(next(iter(found.values())).bars)
-    lines += table(
+    lines += markdown_table(
         ("rows", "data", *peers),
         [
             (regime, data, *(f"{one.starts[peer]:.1f} → {one.bars[peer]:.1f}" for peer in peers))
@@ -162,7 +165,7 @@ def markdown(
             (name, f"{r:+.2f}", f"{low:+.2f} … {high:+.2f}", f"{among:+.2f}")
             for name, r, low, high, among in predictors(one)
         ]
-        lines += table(("known before training", "ρ", "95 %", "ρ among partners"), cells)
+        lines += markdown_table(("known before training", "ρ", "95 %", "ρ among partners"), cells)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -205,12 +208,6 @@ def verdicts(found: Mapping[tuple[str, str], Found]) -> list[str]:
         words = "; ".join(f"{aim}: {'yes' if reached else 'NO'}" for aim, reached in aims)
         said.append(f"{REGIMES[regime].title}, {data} (*{one.way}*): {words}.")
     return said
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of Markdown, an empty one last."""
-    head = ["| " + " | ".join(columns) + " |", "|" + "|".join([" --- "] + [" ---: "] * (len(columns) - 1)) + "|"]
-    return [*head, *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
 def draw(found: Mapping[tuple[str, str], Found], path: Path) -> None:

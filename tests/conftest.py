@@ -8,6 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +137,16 @@ def write_place(folder: Path, train: int, validation: int, test: int) -> Path:
     splits = {"train": make_rows(train), "validation": make_rows(validation, 1), "test": make_rows(test, 2)}
     DatasetDict(splits).save_to_disk(folder / "data")
     return folder
+
+
+def in_two_processes(words) -> str:
+    """What a command of the package's prints as two processes on the CPU."""
+    root = Path(__file__).parents[1]
+    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint",
+              "localhost:0", "-m", "hf_mutual_kd"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *launch, *map(str, words)], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout

@@ -1,15 +1,12 @@
 """Score tables of the tasks with maps: roles and targets are those of training, images and clips count alone."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import Accelerator
+from conftest import in_two_processes
 from saliency_run import gaze_videos, saliency_cohort
 from segmentation_peers import tiny_segmenter
 from segmentation_run import SQUARE, segmentation_cohort, segmentation_rows
@@ -280,14 +277,8 @@ def test_two_processes_make_the_same_table_of_maps(tmp_path, capsys):
     words = ["score", "--task", "semantic-segmentation", "--peers", *(f"{name}={tmp_path / name}" for name in (
         "segformer", "mask2former")), "--dataset", tmp_path / "rows", "--shard_rows", "2", "--keep", "topk:2",
         "--batch_size", "2", "--use_cpu", "--no_labels"]  # fmt: skip
-    root = Path(__file__).parents[1]
-    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint",
-              "localhost:0", "-m", "hf_mutual_kd"]  # fmt: skip
-    done = subprocess.run([sys.executable, *launch, *map(str, words), "--out", str(tmp_path / "two")], env=env,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("6 rows, 2 peers and 5 x 16 x 16 values take 43.0 kB (keep topk:2)") == 1
+    said = in_two_processes([*words, "--out", tmp_path / "two"])
+    assert said.count("6 rows, 2 peers and 5 x 16 x 16 values take 43.0 kB (keep topk:2)") == 1
     assert cli.main([*map(str, words), "--out", str(tmp_path / "one")]) == 0
     assert "mean score" in capsys.readouterr().out
     files = [file.relative_to(tmp_path / "one") for file in (tmp_path / "one").rglob("*") if file.is_file()]

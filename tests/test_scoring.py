@@ -1,15 +1,11 @@
 """Scoring into a table: what is stored, that interruptions cost one shard, and what is refused."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import LABELS, make_rows, tiny_processor
+from conftest import LABELS, in_two_processes, make_rows, tiny_processor
 from torch.testing import assert_close
 
 from hf_mutual_kd import RoleTaggingCollator, cli
@@ -178,17 +174,10 @@ def test_two_processes_make_the_same_table(make_cohort, tmp_path):
         make_cohort(name).save_pretrained(tmp_path)
         peers[name] = tmp_path / name
     make_rows(30).to_parquet(str(tmp_path / "train.parquet"))
-    root = Path(__file__).parents[1]
     words = ["score", "--peers", *(f"{name}={folder}" for name, folder in peers.items()), "--dataset",
              tmp_path / "train.parquet", "--max_train_samples", "20", "--shard_rows", "4", "--keep", "full",
              "--use_cpu"]  # fmt: skip
-    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint",
-              "localhost:0", "-m", "hf_mutual_kd"]  # fmt: skip
-    done = subprocess.run([sys.executable, *launch, *map(str, words), "--out", str(tmp_path / "two")], env=env,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("Scored 20 rows of train.parquet") == 1
+    assert in_two_processes([*words, "--out", tmp_path / "two"]).count("Scored 20 rows of train.parquet") == 1
     assert cli.main([*map(str, words), "--out", str(tmp_path / "one")]) == 0
     assert (tmp_path / "one" / "index.parquet").read_bytes() == (tmp_path / "two" / "index.parquet").read_bytes()
     one, two = (ScoreTable.load(tmp_path / name) for name in ("one", "two"))
