@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .cohort import Cohort, CohortOutput
-    from .collator import RoleTaggingCollator
-    from .config import MutualKDConfig
+    from .config.training_config import MutualKDConfig
+    from .data.collator import RoleTaggingCollator
+    from .data.role_table import RoleTable
+    from .data.views import SharedView
+    from .distillation.losses import transfer_loss
+    from .distillation.objective import Objective
+    from .distillation.roles import assign_roles
     from .errors import MutualKDError
-    from .losses import transfer_loss
-    from .peers import PeerSpec
-    from .role_table import RoleTable
-    from .roles import assign_roles
-    from .teachers import Objective
-    from .trainer import MutualKDTrainer
-    from .transforms import SharedView
+    from .peers.cohort import Cohort, CohortOutput
+    from .peers.spec import PeerSpec
+    from .training.trainer import MutualKDTrainer
 
 _HOMES = {
-    "Cohort": "cohort",
-    "CohortOutput": "cohort",
-    "MutualKDConfig": "config",
+    "Cohort": "peers.cohort",
+    "CohortOutput": "peers.cohort",
+    "MutualKDConfig": "config.training_config",
     "MutualKDError": "errors",
-    "MutualKDTrainer": "trainer",
-    "Objective": "teachers",
-    "PeerSpec": "peers",
-    "RoleTable": "role_table",
-    "RoleTaggingCollator": "collator",
-    "SharedView": "transforms",
-    "assign_roles": "roles",
-    "transfer_loss": "losses",
+    "MutualKDTrainer": "training.trainer",
+    "Objective": "distillation.objective",
+    "PeerSpec": "peers.spec",
+    "RoleTable": "data.role_table",
+    "RoleTaggingCollator": "data.collator",
+    "SharedView": "data.views",
+    "assign_roles": "distillation.roles",
+    "transfer_loss": "distillation.losses",
 }
 
 __all__ = [

@@ -9,8 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from hf_mutual_kd.model_card import EXAMPLES, write_cards
-from hf_mutual_kd.results import markdown
+from hf_mutual_kd.reports.model_card import EXAMPLES, write_cards
+from hf_mutual_kd.reports.results import markdown
 
 RECORDS = ("cohort.json", "results.json", "history.jsonl", "summary.json", "roles.parquet")
 CARD = ("README.md", "config.json", "figures")

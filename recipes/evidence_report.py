@@ -12,7 +12,7 @@ from typing import Any
 from evidence_settings import Setting
 from matplotlib.figure import Figure
 
-from hf_mutual_kd.tables import render
+from hf_mutual_kd.reports.terminal import render
 
 COLUMNS = ("peer", "start", "control", "arm", "Δ mean ± sd", "min", "bar", "reached", "flips + −", "reference Δ")
 NOISE = 0.15

@@ -37,10 +37,10 @@ from torch import Tensor
 
 from hf_mutual_kd import Cohort, PeerSpec
 from hf_mutual_kd._version import __version__
-from hf_mutual_kd.checkpoints import write_json, write_text
 from hf_mutual_kd.errors import MutualKDError
-from hf_mutual_kd.peers import LoadedPeer
-from hf_mutual_kd.scout_ranking import complement, ensemble_right
+from hf_mutual_kd.files import write_json, write_text
+from hf_mutual_kd.peers.loading import LoadedPeer
+from hf_mutual_kd.scoring.scout.ranking import complement, ensemble_right
 
 SIX = tuple(name for name in POOL if not name.startswith("vitt"))
 COHORTS = (SIX, tuple(POOL))

@@ -15,7 +15,7 @@ from evidence_report import markdown_table
 from hunt_settings import REGIMES, WEAK
 from matplotlib.figure import Figure
 
-from hf_mutual_kd.tables import render
+from hf_mutual_kd.reports.terminal import render
 
 Pair = tuple[str, ...]
 NOISE_SDS = 2.0

@@ -33,8 +33,8 @@ from land_cover_training import BATCH_SIZE, EPOCHS, SPECIALISTS, STARTS, Job, fi
 from PIL import Image
 
 from hf_mutual_kd._version import __version__
-from hf_mutual_kd.checkpoints import write_json, write_text
 from hf_mutual_kd.errors import DataError, MutualKDError
+from hf_mutual_kd.files import write_json, write_text
 
 EMBEDDED_TILES = "recipes/embedded_segmentation/land_cover"
 """The same tiles, where nothing can be fetched."""

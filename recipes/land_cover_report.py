@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from hf_mutual_kd.card_figures import png
-from hf_mutual_kd.results import verdict
-from hf_mutual_kd.tables import percent, render
+from hf_mutual_kd.reports.card_figures import png
+from hf_mutual_kd.reports.results import verdict
+from hf_mutual_kd.reports.terminal import percent, render
 
 METRICS = "mIoU", "fwIoU", "mACC", "pACC"
 

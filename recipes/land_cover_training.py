@@ -20,14 +20,14 @@ from transformers import PrinterCallback, logging
 
 from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, Objective
 from hf_mutual_kd._version import __version__
-from hf_mutual_kd.checkpoints import write_json
-from hf_mutual_kd.collator import identified
-from hf_mutual_kd.data import Splits
-from hf_mutual_kd.dense_outputs import dense_log_probs
-from hf_mutual_kd.masks import IGNORE
-from hf_mutual_kd.options import RecipeOptions
-from hf_mutual_kd.tasks.semantic_segmentation import SemanticSegmentation, scored_labels
-from hf_mutual_kd.teachers import BestRule, FixedRule, LiveSource
+from hf_mutual_kd.config.options import RecipeOptions
+from hf_mutual_kd.data.collator import identified
+from hf_mutual_kd.data.masks import IGNORE
+from hf_mutual_kd.data.splits import Splits
+from hf_mutual_kd.distillation.objective import BestRule, FixedRule, LiveSource
+from hf_mutual_kd.files import write_json
+from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs
+from hf_mutual_kd.tasks.semantic_segmentation.task import SemanticSegmentation, scored_labels
 
 STARTS = Path(__file__).resolve().parent / "embedded_segmentation" / "peers"
 SPECIALISTS = "segformer", "mask2former"

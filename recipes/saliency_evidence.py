@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_mutual_kd.results import verdict
+from hf_mutual_kd.reports.results import verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "recipes/configs/embedded_saliency.yaml"

@@ -27,7 +27,8 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_mutual_kd.peers import LoadedPeer, PeerSpec
+from hf_mutual_kd.peers.loading import LoadedPeer
+from hf_mutual_kd.peers.spec import PeerSpec
 
 pytest_plugins = ["hub_run"]
 

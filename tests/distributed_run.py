@@ -17,8 +17,9 @@ from conftest import LABELS, MAKERS, make_rows, tiny_processor
 from transformers import TrainerCallback
 
 from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer
-from hf_mutual_kd.experiment import leave_together
-from hf_mutual_kd.peers import LoadedPeer, PeerSpec
+from hf_mutual_kd.peers.loading import LoadedPeer
+from hf_mutual_kd.peers.spec import PeerSpec
+from hf_mutual_kd.training.processes import leave_together
 
 ROWS = 41
 """One more than fills the steps of 8: of two processes one gets a single row in the last, the other none."""

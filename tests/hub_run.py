@@ -11,10 +11,10 @@ import pytest
 from hub_server import HubServer
 from safetensors.numpy import save_file
 
-from hf_mutual_kd.hub import PushReport, push_run
-from hf_mutual_kd.hub_calls import Patience
-from hf_mutual_kd.hub_names import Destination
-from hf_mutual_kd.readme_merge import BEGIN, END
+from hf_mutual_kd.hub.calls import Patience
+from hf_mutual_kd.hub.names import Destination
+from hf_mutual_kd.hub.push import PushReport, push_run
+from hf_mutual_kd.reports.readme_merge import BEGIN, END
 
 TOKEN = "hf_adaTokenThatMustNeverLeave0123456789"
 BRISK = Patience(first_wait_s=0.01, longest_wait_s=0.02, call_s=5.0, deadline_s=20.0)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from made_up_run import RUNS, write_full_run, write_run
 
-from hf_mutual_kd.drawn import DRAWN, Drawn, class_map, density_map, photograph, write_drawn
-from hf_mutual_kd.measured import BINS, MEASURED, write_measured
+from hf_mutual_kd.reports.drawn import DRAWN, Drawn, class_map, density_map, photograph, write_drawn
+from hf_mutual_kd.reports.measured import BINS, MEASURED, write_measured
 
 SAMPLES = 6
 MAP_TASKS = ("semantic-segmentation", "video-saliency")

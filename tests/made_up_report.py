@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from made_up_run import made_up_record, made_up_results, write_history, write_run
 from PIL import Image
 
-from hf_mutual_kd.predictions import PREDICTIONS, PredictionRecorder, write_predictions
+from hf_mutual_kd.reports.predictions import PREDICTIONS, PredictionRecorder, write_predictions
 
 SAMPLES = 240
 

@@ -249,7 +249,7 @@ def write_run(folder: Path, record: dict, results: dict | None = None) -> Path:
 
 def golden_cards(folder: Path) -> dict[str, str]:
     """The cards of all runs, by peer; the first of each is pushed to `me/NAME-mutual`."""
-    from hf_mutual_kd.model_card import write_cards
+    from hf_mutual_kd.reports.model_card import write_cards
 
     cards = {}
     for task, (record, _) in RUNS.items():

@@ -8,11 +8,12 @@ from saliency_peers import FRAMES, SIDE, tiny_saliency
 from task_run import SETTINGS, run_still
 
 from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer
-from hf_mutual_kd.peers import LoadedPeer, PeerSpec
-from hf_mutual_kd.saliency import VideoSaliencyProcessor
-from hf_mutual_kd.saliency.clip_rows import ClipRows
-from hf_mutual_kd.saliency.fixations import FixationList
-from hf_mutual_kd.saliency.truth import PointTruth, SaliencyVideo
+from hf_mutual_kd.peers.loading import LoadedPeer
+from hf_mutual_kd.peers.spec import PeerSpec
+from hf_mutual_kd.tasks.video_saliency import VideoSaliencyProcessor
+from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows
+from hf_mutual_kd.tasks.video_saliency.data.fixations import FixationList
+from hf_mutual_kd.tasks.video_saliency.data.truth import PointTruth, SaliencyVideo
 
 PEERS = ("convnext", "videomae")
 LENGTH = 10

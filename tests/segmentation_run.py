@@ -11,7 +11,8 @@ from task_run import SETTINGS, run_still
 from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
 from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer
-from hf_mutual_kd.peers import LoadedPeer, PeerSpec
+from hf_mutual_kd.peers.loading import LoadedPeer
+from hf_mutual_kd.peers.spec import PeerSpec
 
 PEERS = ("segformer", "mask2former")
 SQUARE = {"height": SIZE, "width": SIZE}

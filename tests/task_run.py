@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from hf_mutual_kd.experiment import leave_together
+from hf_mutual_kd.training.processes import leave_together
 
 SETTINGS = {
     "max_steps": 4, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 2, "learning_rate": 1e-3,

@@ -9,8 +9,8 @@ import pytest
 from hub_cards import check_card
 from made_up_run import RUNS, write_full_run
 
-from hf_mutual_kd.model_card import write_cards
-from hf_mutual_kd.results import markdown
+from hf_mutual_kd.reports.model_card import write_cards
+from hf_mutual_kd.reports.results import markdown
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/cohort.json"))

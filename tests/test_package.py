@@ -21,7 +21,7 @@ def test_import_is_light():
     """`--help` that waits seconds for torch feels broken."""
     code = (
         "import sys, time; began = time.perf_counter();"
-        "import hf_mutual_kd, hf_mutual_kd.options, hf_mutual_kd.errors;"
+        "import hf_mutual_kd, hf_mutual_kd.config.options, hf_mutual_kd.errors;"
         "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules);"
         "print(sorted(heavy), time.perf_counter() - began)"
     )

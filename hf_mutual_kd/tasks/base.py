@@ -11,13 +11,13 @@ import numpy as np
 from torch import Tensor, nn
 from transformers import AutoImageProcessor
 
-from ..alignment import ClassColumns
-from ..data import ROLES, Splits, check_images, load_splits
-from ..drawn import Drawn
+from ..config.options import OnBadImage, RecipeOptions, TransferOptions
+from ..data.splits import ROLES, Splits, check_images, load_splits
+from ..distillation.label_alignment import ClassColumns
+from ..distillation.objective import Objective
 from ..errors import ConfigError
-from ..options import OnBadImage, RecipeOptions, TransferOptions
-from ..predictions import PredictionRecorder
-from ..teachers import Objective
+from ..reports.drawn import Drawn
+from ..reports.predictions import PredictionRecorder
 
 
 class Evaluator(ABC):
@@ -39,7 +39,7 @@ class Evaluator(ABC):
         """The task's metric of each peer per class, `None` for classes that did not occur."""
 
     def records(self) -> dict[str, np.ndarray]:
-        """What the run's report shows beside the metrics, see [`~hf_mutual_kd.measured.Measured`]; none by default."""
+        """What the run's report shows beside the metrics, see [`Measured`]; none by default."""
         return {}
 
 
@@ -51,7 +51,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    """As in `cohort.json`; [`~hf_mutual_kd.task_words.TaskWords`] holds what is said of it."""
+    """As in `cohort.json`; [`TaskWords`] holds what is said of it."""
     auto_models: ClassVar[tuple[Any, ...]]
     """The `AutoModelFor…` classes whose checkpoints can be peers."""
     metric: ClassVar[str]
@@ -62,7 +62,7 @@ class Task(ABC):
     label_free_scores: ClassVar[frozenset[str]] = frozenset()
     """Names of scores that need no label."""
     collator_class: ClassVar[type]
-    """A [`~hf_mutual_kd.collator.RoleTaggingCollator`]."""
+    """A [`RoleTaggingCollator`]."""
     has_classes: ClassVar[bool] = False
     """Whether a unit's truth is a class, which some rules are fitted or trained by, see [`Task.units`]."""
     caches_starts: ClassVar[bool] = True
@@ -74,7 +74,7 @@ class Task(ABC):
         """This task with what a user sets of it.
 
         Raises:
-            [`~hf_mutual_kd.errors.ConfigError`]: an option that this task does not know.
+            [`ConfigError`]: an option that this task does not know.
         """
         if options.granularity != "image" or options.transfer_grid != "coarsest":
             raise ConfigError(
@@ -84,7 +84,7 @@ class Task(ABC):
         return self
 
     def load_splits(self, options: RecipeOptions, seed: int, labels: bool) -> Splits:
-        """The data of a run, see [`~hf_mutual_kd.data.load_splits`]."""
+        """The data of a run, see [`load_splits`]."""
         return load_splits(options, seed=seed, labels=labels)
 
     def check_splits(self, splits: Splits, on_bad_image: OnBadImage, roles: Sequence[str] = ROLES) -> None:
@@ -126,10 +126,10 @@ class Task(ABC):
         return next((cls for cls in self.auto_models if type(config) in cls._model_mapping), self.auto_models[0])
 
     def check_peer(self, name: str, model: nn.Module) -> None:  # noqa: B027
-        """Raise [`~hf_mutual_kd.errors.PeerError`] for a model that loads but cannot take part."""
+        """Raise [`PeerError`] for a model that loads but cannot take part."""
 
     def check_columns(self, name: str, columns: Sequence[int]) -> None:  # noqa: B027
-        """Raise [`~hf_mutual_kd.errors.LabelError`] for a peer's classes that the task cannot train, by their ids."""
+        """Raise [`LabelError`] for a peer's classes that the task cannot train, by their ids."""
 
     def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
         """The processor that lies beside a checkpoint."""
@@ -190,10 +190,10 @@ class Task(ABC):
         scored: Tensor,
         labels: Tensor,
     ) -> Tensor:
-        """The pull `[N, B]` on every peer, see [`~hf_mutual_kd.teachers.Objective.transfer`].
+        """The pull `[N, B]` on every peer, see [`transfer`].
 
         Args:
-            objective ([`~hf_mutual_kd.teachers.Objective`]): who speaks, and how strongly it is heard.
+            objective ([`Objective`]): who speaks, and how strongly it is heard.
             live (N tensors of shape `[B, C, ...]`): this step's beliefs.
             starts (N tensors of shape `[B, C, ...]`, *optional*): beliefs of the frozen starts, where needed.
             teacher (`torch.LongTensor` of shape `[B, ...]`): who teaches, as fine as the scores are.
@@ -208,7 +208,7 @@ class Task(ABC):
         """The pull `[N, B]` on every peer towards what a score table says.
 
         Args:
-            objective ([`~hf_mutual_kd.teachers.Objective`]): how strongly it is heard.
+            objective ([`Objective`]): how strongly it is heard.
             live (N tensors of shape `[B, C, ...]`): this step's beliefs.
             labels (`torch.LongTensor` of shape `[B, ...]`): the truth.
             targets (`torch.Tensor` of shape `[B, ...]`): softened log-probabilities, in the shape of [`Task.spoken`].
@@ -258,8 +258,8 @@ class Task(ABC):
         """Draw a few test samples into the PNG `path`, for tasks whose words have a text on it.
 
         Args:
-            before ([`~hf_mutual_kd.cohort.Cohort`]): the peers as they started.
-            after ([`~hf_mutual_kd.cohort.Cohort`]): the peers with the weights that were kept.
+            before ([`Cohort`]): the peers as they started.
+            after ([`Cohort`]): the peers with the weights that were kept.
             rows (`list[dict]`): of the test split, with their `sample_id`.
             path (`Path`): where the figure goes, in a folder that exists.
         """
@@ -273,8 +273,8 @@ class Task(ABC):
         What the peers make of one test sample, for the report; `None` for tasks without maps and unreadable samples.
 
         Args:
-            before ([`~hf_mutual_kd.cohort.Cohort`]): the peers as they started.
-            after ([`~hf_mutual_kd.cohort.Cohort`]): the peers with the weights that were kept.
+            before ([`Cohort`]): the peers as they started.
+            after ([`Cohort`]): the peers with the weights that were kept.
             row (`dict`): of the test split, with its `sample_id`.
         """
         return None

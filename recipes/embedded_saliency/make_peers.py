@@ -27,13 +27,13 @@ from make_data import HEIGHT, OBSERVERS, SEED, SIGMA, SPRITES, WIDTH, draw, make
 from tqdm import tqdm
 from transformers import ConvNextConfig, VideoMAEConfig, logging
 
-from hf_mutual_kd.metrics.saliency import cc
-from hf_mutual_kd.options import RecipeOptions
-from hf_mutual_kd.saliency import VideoSaliencyConfig, VideoSaliencyModel, VideoSaliencyProcessor
-from hf_mutual_kd.saliency.clip_rows import ClipRows, load_clip
-from hf_mutual_kd.saliency.clips import ClipPolicy, clip_frames
-from hf_mutual_kd.saliency.fixations import fixation_density
-from hf_mutual_kd.saliency.layouts import load_videos
+from hf_mutual_kd.config.options import RecipeOptions
+from hf_mutual_kd.tasks.video_saliency import VideoSaliencyConfig, VideoSaliencyModel, VideoSaliencyProcessor
+from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows, load_clip
+from hf_mutual_kd.tasks.video_saliency.data.clips import ClipPolicy, clip_frames
+from hf_mutual_kd.tasks.video_saliency.data.fixations import fixation_density
+from hf_mutual_kd.tasks.video_saliency.data.layouts import load_videos
+from hf_mutual_kd.tasks.video_saliency.metrics.functions import cc
 
 HERE = Path(__file__).resolve().parent
 CLIPS, LENGTH = 240, 40

@@ -46,8 +46,8 @@ from transformers import (
     logging,
 )
 
-from hf_mutual_kd.dense_outputs import dense_log_probs
-from hf_mutual_kd.metrics.segmentation import SegmentationScores
+from hf_mutual_kd.tasks.semantic_segmentation.metrics import SegmentationScores
+from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs
 
 HERE = Path(__file__).resolve().parent
 SEED = 20251022

@@ -30,10 +30,11 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_mutual_kd import Cohort, Objective
-from hf_mutual_kd.card_figures import BLUE, ORANGE, png
-from hf_mutual_kd.peers import LoadedPeer, PeerSpec
-from hf_mutual_kd.tables import render
-from hf_mutual_kd.teachers import BestRule, LiveSource
+from hf_mutual_kd.distillation.objective import BestRule, LiveSource
+from hf_mutual_kd.peers.loading import LoadedPeer
+from hf_mutual_kd.peers.spec import PeerSpec
+from hf_mutual_kd.reports.card_figures import BLUE, ORANGE, png
+from hf_mutual_kd.reports.terminal import render
 
 DOCS = Path(__file__).parents[2] / "docs"
 BATCH, CLASSES = 16, 100

@@ -30,11 +30,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
-from hf_mutual_kd.dense_collator import DenseCollator
-from hf_mutual_kd.dense_transfer import dense_transfer
-from hf_mutual_kd.dense_view import DenseView
-from hf_mutual_kd.grids import image_scores
-from hf_mutual_kd.metrics.segmentation import SegmentationScores
+from hf_mutual_kd.tasks.semantic_segmentation.collator import DenseCollator
+from hf_mutual_kd.tasks.semantic_segmentation.grids import image_scores
+from hf_mutual_kd.tasks.semantic_segmentation.metrics import SegmentationScores
+from hf_mutual_kd.tasks.semantic_segmentation.transfer import dense_transfer
+from hf_mutual_kd.tasks.semantic_segmentation.view import DenseView
 
 CLASSES, IMAGES, PIXELS = 150, 4, 512
 IMAGE_BAR_MS = 15.0

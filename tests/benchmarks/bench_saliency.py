@@ -22,15 +22,15 @@ from bench_training import alternate
 from PIL import Image
 from transformers import ConvNextConfig
 
-from hf_mutual_kd.clip_collator import ClipCollator
-from hf_mutual_kd.saliency import (
+from hf_mutual_kd.tasks.video_saliency import (
     VideoSaliencyConfig,
     VideoSaliencyModel,
     VideoSaliencyProcessor,
     stream_saliency,
 )
-from hf_mutual_kd.saliency.clip_rows import ClipRows, ClipView
-from hf_mutual_kd.saliency.truth import PointTruth, SaliencyVideo
+from hf_mutual_kd.tasks.video_saliency.collator import ClipCollator
+from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows, ClipView
+from hf_mutual_kd.tasks.video_saliency.data.truth import PointTruth, SaliencyVideo
 
 FRAMES = 16
 LEAST_GAIN = 3.0

@@ -29,9 +29,10 @@ from transformers import (
 )
 
 from hf_mutual_kd import Cohort, Objective, RoleTaggingCollator, SharedView
-from hf_mutual_kd.peers import LoadedPeer, PeerSpec
-from hf_mutual_kd.tables import render
-from hf_mutual_kd.teachers import BestRule, LiveSource
+from hf_mutual_kd.distillation.objective import BestRule, LiveSource
+from hf_mutual_kd.peers.loading import LoadedPeer
+from hf_mutual_kd.peers.spec import PeerSpec
+from hf_mutual_kd.reports.terminal import render
 
 BATCH, SIZE, CLASSES = 32, 64, 100
 LABELS = [f"class {index}" for index in range(CLASSES)]
@@ -189,7 +190,7 @@ def bench_import(repeats: int) -> None:
     )
     report(
         "hf-mutual-kd --help",
-        statistics.median(run("-m", "hf_mutual_kd.cli", "--help") for _ in range(repeats)),
+        statistics.median(run("-m", "hf_mutual_kd.cli.main", "--help") for _ in range(repeats)),
         1,
         "s",
     )

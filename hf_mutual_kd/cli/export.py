@@ -1,0 +1,83 @@
+"""`hf-mutual-kd export`: peers as ONNX, checked, and pushed on request."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ExportError
+
+if TYPE_CHECKING:
+    from ..export.onnx import Exported
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `export`."""
+    parser.add_argument("place", metavar="RUN_DIR|MODEL_DIR", help="folder of a run, or of one model")
+    parser.add_argument("--format", choices=["onnx"], default="onnx", help="of the files")
+    parser.add_argument("--int8", action="store_true", help="also a quantised file, a quarter of the size")
+    parser.add_argument("--peers", nargs="+", metavar="NAME", help="only these peers")
+    parser.add_argument("--out", metavar="FOLDER", help="where to; onnx/ in each peer's folder when left out")
+    parser.add_argument("--dataset", help="the data set to check with; the run's when left out")
+    parser.add_argument("--samples", type=int, default=256, help="of the test split to check with (256)")
+    parser.add_argument(
+        "--max_drop", type=float, default=2.0, help="points of accuracy, or hundredths of CC, that int8 may lose (2)"
+    )
+    parser.add_argument("--push", metavar="NAMESPACE", help="push the peers with their cards and ONNX files")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """Export, print the table, push where that was asked for, and fail where a file was refused."""
+    if options.push and (options.out or not (Path(options.place) / "cohort.json").is_file()):
+        raise ExportError("--push sends the peers of a run with the files in their folders: give RUN_DIR and no --out")
+    from ..export.onnx import export_peers
+
+    done = export_peers(
+        options.place,
+        int8=options.int8,
+        peers=options.peers,
+        out=options.out,
+        dataset=options.dataset,
+        samples=options.samples,
+        max_drop=options.max_drop / 100,
+    )
+    print(describe_export(done))
+    if options.push:
+        from ..hub.push import push_run
+
+        for pushed in push_run(options.place, namespace=options.push, peers=options.peers).peers:
+            print(f"{pushed.peer}: {pushed.url}")
+    refused = [
+        f"{one.peer}: {name} was deleted: {file.refused}"
+        for one in done
+        for name, file in one.measured.items()
+        if file.refused
+    ]
+    if refused:
+        raise ExportError("\n".join(refused))
+
+
+def describe_export(done: list[Exported]) -> str:
+    """The table: what each file keeps of PyTorch's accuracy, how large and how fast it is, and where it lies."""
+    from ..reports.task_words import text_under
+    from ..reports.terminal import render, size_of
+
+    words = done[0].words
+    kept = words.shown[words.kept]
+    columns = ("peer", "", kept, words.alike, "max difference", "size", "ms, one core")
+    rows = [
+        (
+            one.peer,
+            file.what,
+            "–" if file.accuracy is None else text_under(kept, file.accuracy),
+            "–" if file.agreement is None else text_under(words.alike, file.agreement),
+            "–" if file.max_difference is None else f"{file.max_difference:.1e}",
+            "deleted" if file.refused else size_of(file.bytes),
+            "–" if file.latency_ms is None else f"{file.latency_ms:.2f}",
+        )
+        for one in done
+        for file in one.measured.values()
+    ]
+    title = f"On {done[0].samples} samples of the {done[0].split} split; one sample at a time for the latency"
+    return "\n".join([render(columns, rows, title), *(f"{one.peer}: {one.folder}" for one in done)])

@@ -1,0 +1,1 @@
+"""Options: where they come from and what they may be."""

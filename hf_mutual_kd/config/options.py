@@ -1,0 +1,287 @@
+"""What a user can set: the options of knowledge transfer and those of a recipe.
+
+Imports neither torch nor transformers, so that `--help` is quick; [`MutualKDConfig`] adds
+everything of `transformers.TrainingArguments`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from ..errors import ConfigError
+
+Preset = Literal["default", "reference"]
+TEACHER_RULES = ("best", "mean", "all", "fixed:NAME", "gated", "class")
+TeacherSourceName = Literal["live", "frozen", "ema", "table"]
+RoleSource = Literal["step", "table"]
+RoleScore = Literal["margin", "confidence", "loss"]
+Granularity = Literal["image", "class", "pixel"]
+TransferGrid = Literal["coarsest", "label"]
+Detach = Literal["teacher", "none"]
+LabelAlignment = Literal["exact", "subset", "new_head"]
+BatchNorm = Literal["train", "freeze"]
+OnBadImage = Literal["raise", "skip"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {"teacher_rule": "best", "teacher_source": "live", "detach": "teacher", "retain": True},
+    "reference": {"teacher_rule": "best", "teacher_source": "live", "detach": "none", "retain": False},
+}
+"""What an option is when it is left unset. `reference`, the form of the authors' code, harms the stronger peer."""
+
+WITHOUT_LABELS: dict[str, Any] = {"teacher_rule": "mean", "teacher_source": "frozen", "retain": False}
+"""What takes the preset's place where there are no labels to rank the peers by."""
+
+MOST_KEPT = 20_000_000_000
+"""Bytes that the log-probabilities of a score table may take on disk unless a user says otherwise."""
+
+
+def option(default: Any, help: str, **kwargs: Any) -> Any:
+    """A dataclass field with its help text; a list or dict default is copied for every instance."""
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata={"help": help, **kwargs})
+    return field(default=default, metadata={"help": help, **kwargs})
+
+
+@dataclass
+class TransferOptions:
+    """Who teaches whom, how strongly, and what differs between the peers.
+
+    > Who teaches
+
+    Args:
+        preset (`str`, *optional*, defaults to `"default"`):
+            Fills `teacher_rule`, `teacher_source`, `detach` and `retain` where they are left unset.
+        teacher_rule (`str`, *optional*):
+            `"best"`: the peer with the strictly best score teaches; `"mean"`: the mean of all peers teaches everyone;
+            `"all"`: every peer teaches every other (Deep Mutual Learning); `"fixed:NAME"`: one peer teaches the
+            others, and goes on learning from labels unless it is one of `frozen_peers`; `"gated"`: a weighted mean, by
+            a gate that is trained with it; `"class"`: a weighted mean, by each peer's likelihood of the truth on
+            validation rows of the class.
+        teacher_source (`str`, *optional*):
+            `"live"`: teachers speak with this step's weights; `"frozen"`: with those they started from; `"ema"`: with
+            a moving average of them, which then also takes the starts' place in `retain`; `"table"`: all
+            peers of `score_table` teach as they were when it was scored, and only those that are trained are loaded.
+        retain (`bool`, *optional*):
+            Hold a peer to its own frozen start on the samples where it is itself the teacher.
+
+    > How strongly
+
+    Args:
+        transfer_weight (`float`, *optional*, defaults to 1.0):
+            Weight of transfer against the supervised loss, >= 0; 0 is the control.
+        transfer_warmup_steps (`int`, *optional*, defaults to 0):
+            Optimizer steps over which the weight rises linearly from 0.
+        temperature (`float`, *optional*, defaults to 1.0):
+            Softens teacher and student, > 0; the loss is scaled by its square.
+
+    Raises:
+        [`ConfigError`]: a value breaks its rule.
+    """
+
+    preset: Preset = option("default", "Fills the unset ones of teacher_rule, teacher_source, detach and retain.")
+    teacher_rule: str | None = option(
+        None, "Who teaches: the best peer, the peers' mean, each the others, one, or a weighted mean.",
+        metavar="|".join(TEACHER_RULES),
+    )  # fmt: skip
+    teacher_source: TeacherSourceName | None = option(
+        None, "Teachers speak as they are now, as they started, as a moving average, or from score_table."
+    )
+    ema_decay: float = option(0.99, "With teacher_source ema: how much of the average a step keeps, 0 to below 1.")
+    calibrate: bool = option(False, "Fit a temperature to each teacher on validation rows before training.")
+    gate_learning_rate: float = option(0.01, "With teacher_rule gated: learning rate of the gate.")
+    retain: bool | None = option(None, "Hold a teacher to its own frozen start on the samples it teaches.")
+    detach: Detach | None = option(None, "Whether the transfer loss also moves the teacher ('none': it does).")
+    role_score: RoleScore | None = option(
+        None, "What ranks the peers: margin or loss of the truth, or confidence. Unset: margin; loss for maps."
+    )
+    granularity: Granularity = option("image", "Unit of who teaches; for maps also each class of an image, or pixel.")
+    transfer_grid: TransferGrid = option(
+        "coarsest", "Maps meet on the coarsest grid of the peers, or at the size of the labels ('label')."
+    )
+    score_table: str | None = option(None, "Folder of `hf-mutual-kd score`: beliefs or roles, computed once.")
+    role_source: RoleSource | None = option(None, "Roles by this step's scores, or by those of the score_table.")
+    refresh_epochs: int | None = option(None, "With teacher_source table: score the trained peers anew so often.")
+    role_table: str | None = option(None, "Parquet role table of an earlier run; its samples keep their teacher.")
+    labels: bool = option(True, "false: ignore all labels; only transfer trains the peers.")
+    transfer_weight: float = option(1.0, "Weight of transfer against the supervised loss (0: control).")
+    transfer_warmup_steps: int = option(0, "Optimizer steps over which the transfer weight rises from 0.")
+    temperature: float = option(1.0, "Softening of teacher and student; the loss is scaled by its square.")
+    cache_frozen: bool | None = option(
+        None, "Compute the frozen starts' outputs once before training. Unset: when augment is false."
+    )
+
+    peer_learning_rates: dict[str, float] = option({}, "Learning rate of single peers: NAME=RATE …")
+    peer_weight_decays: dict[str, float] = option({}, "Weight decay of single peers: NAME=DECAY …")
+    frozen_peers: list[str] = option([], "Peers that teach but do not learn.")
+    batch_norm: BatchNorm = option("train", "'freeze' keeps batch-norm statistics as they were pretrained.")
+    peer_checkpointing: bool = option(False, "Recompute each whole peer in backward: activation memory of one peer.")
+    merge_adapters: bool = option(False, "With peft: end with whole models, adapters added to their bases.")
+    early_stopping_patience: int | None = option(None, "Evaluations without gain after which a peer stops learning.")
+    pre_flight: bool = option(True, "Before training, report accuracy, ensemble, oracle and expected roles.")
+
+    hub_namespace: str | None = option(None, "User or organisation to push to; unset: yours.")
+    hub_name_template: str = option("{peer}-{dataset}-mutual", "Names of repositories: {peer}, {dataset}, {task}.")
+
+    augment: bool = option(True, "Random crop and flip, the same for all peers.")
+    crop_min_area: float = option(0.6, "Smallest share of the image that a random crop keeps, above 0, at most 1.")
+    crop_size: int | None = option(
+        None, "For maps: side of the random square crop; unset: the largest size of the peers' processors, else 512."
+    )
+    scale_range: list[float] = option(
+        [0.5, 2.0], "For maps: least and greatest shorter side of a scaled image, as multiples of crop_size."
+    )
+    color_jitter: float = option(0.0, "Strength of random brightness, contrast and saturation changes.")
+    on_bad_image: OnBadImage = option("raise", "What an unreadable image does: stop, or be left out and counted.")
+
+    def resolve(self) -> None:
+        """Fill what the preset decides and check every rule; called by the configuration's `__post_init__`."""
+        if self.preset not in PRESETS:
+            raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
+        defaults = PRESETS[self.preset] if self.labels else PRESETS[self.preset] | WITHOUT_LABELS
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if self.role_source is None:
+            self.role_source = "step" if self.score_table is None else "table"
+        check_choices(self)
+        check_rule(self.teacher_rule)
+        self._check_numbers()
+        self._check_score_table()
+        if not self.labels and self.teacher_rule == "gated":
+            raise ConfigError("teacher_rule 'gated' trains its gate by labels; without them use 'mean' or 'class'")
+        if not self.labels and self.teacher_rule == "best" and self.role_score != "confidence":
+            raise ConfigError(
+                f"teacher_rule 'best' by role_score {self.role_score!r} needs labels; without them use teacher_rule "
+                "'mean', or role_score 'confidence' (which collapsed in our experiments)"
+            )
+
+    def _check_score_table(self) -> None:
+        speaks, ranks = self.teacher_source == "table", self.role_source == "table"
+        problems = {
+            "score_table is missing: teacher_source and role_source 'table' read one that `hf-mutual-kd score` made": (
+                (speaks or ranks) and self.score_table is None
+            ),
+            "score_table is of no use with role_source 'step': leave one of them out": (
+                self.score_table is not None and not speaks and not ranks
+            ),
+            "teacher_source 'table' ranks by the table; leave out role_source 'step'": speaks and not ranks,
+            "role_source 'table' and role_table both say who teaches; leave one of them out": (
+                ranks and self.role_table is not None
+            ),
+            "teacher_source 'table' needs augment false: what is taught was computed on images without augmentation, "
+            "and would be wrong of another view (role_source 'table' alone goes with augmentation)": (
+                speaks and self.augment
+            ),
+            "teacher_source 'table' needs detach 'teacher': no teacher is there to be moved": (
+                speaks and self.detach == "none"
+            ),
+            "teacher_source 'table' keeps no validation rows to calibrate on; leave out calibrate": (
+                speaks and self.calibrate
+            ),
+            "refresh_epochs needs teacher_source 'table'": self.refresh_epochs is not None and not speaks,
+        }
+        for message, applies in problems.items():
+            if applies:
+                raise ConfigError(message)
+
+    def _check_numbers(self) -> None:
+        patience, refresh = self.early_stopping_patience, self.refresh_epochs
+        rules = [
+            ("temperature", self.temperature, "greater than 0", self.temperature > 0),
+            ("transfer_weight", self.transfer_weight, "0 or more", self.transfer_weight >= 0),
+            ("transfer_warmup_steps", self.transfer_warmup_steps, "0 or more", self.transfer_warmup_steps >= 0),
+            ("ema_decay", self.ema_decay, "0 or more and below 1", 0 <= self.ema_decay < 1),
+            ("gate_learning_rate", self.gate_learning_rate, "0 or more", self.gate_learning_rate >= 0),
+            ("crop_min_area", self.crop_min_area, "above 0 and at most 1", 0 < self.crop_min_area <= 1),
+            ("color_jitter", self.color_jitter, "0 or more", self.color_jitter >= 0),
+            ("crop_size", self.crop_size, "1 or more", self.crop_size is None or self.crop_size >= 1),
+            ("early_stopping_patience", patience, "1 or more", patience is None or patience >= 1),
+            ("refresh_epochs", refresh, "1 or more", refresh is None or refresh >= 1),
+        ]
+        for kind in ("peer_learning_rates", "peer_weight_decays"):
+            given = getattr(self, kind)
+            rules += [(f"{kind}.{peer}", value, "0 or more", value >= 0) for peer, value in given.items()]
+        for name, value, rule, holds in rules:
+            if not holds or (value is not None and not math.isfinite(value)):
+                raise ConfigError(f"{name} must be {rule}, got {value}")
+        ends = self.scale_range
+        if len(ends) != 2 or not 0 < ends[0] <= ends[1] < math.inf:
+            raise ConfigError(f"scale_range must be two numbers, 0 < least <= greatest, got {ends}")
+
+
+@dataclass
+class RecipeOptions:
+    """What a recipe works on: peers, data, and the runs to compare.
+
+    Args:
+        peers (`list[str]`): `NAME=ID_OR_FOLDER[@REVISION]`, one or more.
+        dataset (`str`): a Hub id, a `save_to_disk` folder, an image folder, or Parquet files.
+    """
+
+    peers: list[str] = option([], "The cohort: NAME=ID_OR_FOLDER[@REVISION] …")
+    peer_processors: dict[str, str] = option({}, "Processor of single peers that have none: NAME=ID_OR_FOLDER …")
+    peft: dict[str, Any] | str | None = option(
+        None,
+        "Train adapters only: 'lora' for all, NAME=lora …, or in YAML a configuration of peft, for all or by peer.",
+    )
+    load_in_4bit: bool = option(False, "With peft: hold the bases in 4 bits (nf4); needs bitsandbytes.")
+    load_in_8bit: bool = option(False, "With peft: hold the bases in 8 bits; needs bitsandbytes.")
+    dataset: str | None = option(None, "Hub id, save_to_disk folder, image folder, or Parquet file, folder or glob.")
+    dataset_config: str | None = option(None, "Name of the data set's configuration on the Hub.")
+    dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
+    train_split: str = option("train", "Split to learn from.")
+    validation_split: str | None = option(None, "Split that selects; unset: 'validation' or a tenth of train.")
+    test_split: str | None = option(None, "Split that is reported; unset: 'test' or half of validation.")
+    image_column: str = option("image", "Column that holds the image.")
+    label_column: str = option("label", "Column that holds the label or mask; null or -1 is a row without a label.")
+    label_names: list[str] = option(
+        [], "Names of the classes: a JSON file, or NAME,NAME …; unset: those of the data set, else of the peers."
+    )
+    reduce_labels: bool = option(
+        False, "Masks count the classes from 1: ignore 0 and count from 0, once, for all peers."
+    )
+    streaming: bool = option(False, "Read the data set as a stream, without storing it.")
+    max_train_samples: int | None = option(None, "Use only so many training rows.")
+    max_eval_samples: int | None = option(None, "Use only so many rows of the validation and test splits.")
+    eval_frame_step: int = option(8, "Of videos: measure every so many-th frame of the validation and test splits.")
+    on_bad_video: OnBadImage = option("raise", "What a broken video does: stop, or be left out and counted.")
+    dataset_note: str | None = option(None, "What cards and tables say of the data set beside its name.")
+    label_alignment: LabelAlignment = option(
+        "exact", "'subset': peers may know more classes; 'new_head': replace every classifier by a new one."
+    )
+    trust_remote_code: bool = option(False, "Run code that a peer's repository brings.")
+    control: bool = option(True, "Also run the control: the same without transfer.")
+    seeds: list[int] = option([], "Repeat the whole for these seeds; unset: the one of --seed.")
+    overwrite_output_dir: bool = option(False, "Replace what is in output_dir.")
+
+
+def choices_of(hint: Any) -> tuple[Any, ...]:
+    """The allowed values of a `Literal`, also of an optional one; empty for other types."""
+    if getattr(hint, "__origin__", None) is Literal:
+        return get_args(hint)
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    return choices_of(parts[0]) if len(parts) == 1 else ()
+
+
+def check_rule(name: str | None) -> None:
+    """Raise [`ConfigError`] where `teacher_rule` is none of [`TEACHER_RULES`]."""
+    kind, colon, peer = (name or "").partition(":")
+    if (kind, bool(peer)) != ("fixed", True) and (colon or kind not in TEACHER_RULES):
+        near = difflib.get_close_matches(kind, [rule.partition(":")[0] for rule in TEACHER_RULES], 1)
+        raise ConfigError(
+            f"teacher_rule must be one of {', '.join(TEACHER_RULES)}, got {name!r}"
+            + (f" (nearest: {near[0]})" if near and near[0] != "fixed" else "")
+        )
+
+
+def check_choices(options: Any) -> None:
+    """Raise [`ConfigError`] where a field with a `Literal` type holds another value."""
+    hints = get_type_hints(type(options))
+    for item in fields(options):
+        allowed = choices_of(hints[item.name])
+        value = getattr(options, item.name)
+        if allowed and value is not None and value not in allowed:
+            raise ConfigError(f"{item.name} must be one of {', '.join(map(str, allowed))}, got {value!r}")

@@ -1,0 +1,72 @@
+"""The configuration of a run: everything of `transformers.TrainingArguments` and the options of knowledge transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+from ..errors import ConfigError
+from .options import TransferOptions
+
+
+@dataclass
+class MutualKDConfig(TransferOptions, TrainingArguments):
+    """Configuration of [`MutualKDTrainer`].
+
+    See [`TransferOptions`] for who teaches and how, and `transformers.TrainingArguments` for all
+    else. What differs from there: `remove_unused_columns` is `False` (the collator needs the image column), and
+    `load_best_model_at_end` works per peer and asks nothing of `save_strategy`.
+
+    Raises:
+        [`ConfigError`]: a value breaks its rule.
+
+    Example:
+
+    ```python
+    >>> MutualKDConfig("runs/vit", learning_rate=1e-6, peer_learning_rates={"vit-t": 1e-5}, temperature=0)
+    ConfigError: temperature must be greater than 0, got 0
+    ```
+    """
+
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Always false: the collator needs the image column."}
+    )
+
+    load_best_model_at_end: bool = field(default=False, metadata={"help": "End with each peer's best weights."})
+    metric_for_best_model: str | None = field(
+        default=None, metadata={"help": "For schedulers that wait for a plateau; peers are selected by their task."}
+    )
+
+    def __post_init__(self):
+        self.resolve()
+        if self.remove_unused_columns:
+            raise ConfigError("remove_unused_columns must be false: the collator needs the image column")
+        wants_best, self.load_best_model_at_end = self.load_best_model_at_end, False
+        super().__post_init__()
+        if not torch.accelerator.is_available():
+            # Pinning for a device that is not there only warns.
+            self.dataloader_pin_memory = False
+        self.load_best_model_at_end = wants_best
+        if wants_best and self.metric_for_best_model is None:
+            # The Trainer insists on one; peers are selected by their task's metric.
+            self.metric_for_best_model, self.greater_is_better = "loss", False
+        if wants_best and self.eval_strategy == "no":
+            raise ConfigError("load_best_model_at_end needs evaluations: set eval_strategy to 'steps' or 'epoch'")
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            raise ConfigError("early_stopping_patience needs evaluations: set eval_strategy to 'steps' or 'epoch'")
+
+    def check_peers(self, names: Iterable[str]) -> None:
+        """Refuse options for peers that do not take part."""
+        names = list(names)
+        for option in ("peer_learning_rates", "peer_weight_decays", "frozen_peers"):
+            for name in getattr(self, option):
+                if name not in names:
+                    raise ConfigError(f"{option} names {name!r}, but the peers are {', '.join(names)}")
+        kind, _, teacher = (self.teacher_rule or "").partition(":")
+        if kind == "fixed" and self.teacher_source != "table" and teacher not in names:
+            raise ConfigError(f"teacher_rule names {teacher!r}, but the peers are {', '.join(names)}")
+        if names and set(names) == set(self.frozen_peers):
+            raise ConfigError("frozen_peers names every peer: nothing would learn")

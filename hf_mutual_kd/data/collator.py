@@ -1,0 +1,177 @@
+"""The data collator: decodes and augments each image once, runs the peers' processors and tags samples with roles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from ..distillation.roles import UNDECIDED
+from ..errors import DataError
+from .images import UNREADABLE, content_id, decode_image
+from .processors import PeerInputs, PeerProcessors
+from .role_table import RoleTable
+
+SAMPLE_ID = "sample_id"
+BLANK = (32, 32)
+
+
+class RoleTaggingCollator:
+    """Turns rows into one batch for all peers, every sample tagged with its teacher.
+
+    Args:
+        processors (`dict[str, Any]`): each peer's image processor.
+        view (callable, *optional*): the shared random view `(image, sample_id, epoch) -> image`; none for evaluation.
+        role_table ([`RoleTable`], *optional*): who teaches; other samples stay `UNDECIDED`.
+        on_bad_image (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves unreadable images out and counts them.
+        keep_places (`bool`, *optional*, defaults to `False`): a skipped sample stays where it is, with a blank image
+            and the label `UNREADABLE`: evaluations over several processes gather batches by place.
+
+    Returns:
+        `dict`: `peer_inputs` `{peer: {"pixel_values": [B, 3, H, W]}}`, `labels` `[B]` (-1: none), `sample_ids` `[B]`
+        and `roles` `[B]`, all `torch.LongTensor` but the pixels.
+
+    Raises:
+        [`DataError`]: an unreadable image, named by its sample id.
+
+    Example:
+
+    ```python
+    >>> collator = RoleTaggingCollator(cohort.processors)
+    >>> batch = collator([{"image": image, "label": 3, "sample_id": 0}])
+    >>> batch["roles"]
+    tensor([-2])
+    ```
+    """
+
+    processors_class = PeerProcessors
+    classes: int | None = None
+    """How many classes labels may name, where a task checks them batch by batch; the trainer says it."""
+
+    def __init__(
+        self,
+        processors: Mapping[str, Any],
+        view: Callable[..., Any] | None = None,
+        role_table: RoleTable | None = None,
+        on_bad_image: str = "raise",
+        keep_places: bool = False,
+    ):
+        self.processors = self.processors_class(processors)
+        self.view = view
+        self.role_table = role_table
+        self.on_bad_image = on_bad_image
+        self.keep_places = keep_places
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+        self._skipped = torch.zeros((), dtype=torch.long).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the view, also in worker processes, which epoch it draws for."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def skipped(self) -> int:
+        """Unreadable images left out so far, over all worker processes."""
+        return int(self._skipped)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, PeerInputs | Tensor]:
+        samples, ids = [], []
+        for row in rows:
+            sample = self._read(row)
+            if sample is None and self.keep_places:
+                sample = self.blank()
+            if sample is not None:
+                samples.append(sample)
+                ids.append(row[SAMPLE_ID])
+        if not samples:
+            raise DataError(f"none of the {len(rows)} images of a batch can be read; first {rows[0][SAMPLE_ID]}")
+        images, labels = zip(*samples, strict=True)
+        sample_ids = torch.tensor(ids)
+        undecided = torch.full_like(sample_ids, UNDECIDED)
+        return {
+            "peer_inputs": self.processors(images),
+            "labels": self.join(labels),
+            "sample_ids": sample_ids,
+            "roles": self.role_table.lookup(sample_ids) if self.role_table is not None else undecided,
+        }
+
+    def _read(self, row: Mapping[str, Any]) -> tuple[Any, Any] | None:
+        try:
+            return self.sample(row, row["image"] if isinstance(row["image"], Tensor) else decode_image(row["image"]))
+        except DataError as error:
+            if self.on_bad_image == "skip":
+                self._skipped += 1
+                return None
+            raise DataError(
+                f"the image of sample {row[SAMPLE_ID]} cannot be read ({error}); mend it, or leave such rows out "
+                "with --on_bad_image skip"
+            ) from error
+
+    # What differs between tasks
+
+    def sample(self, row: Mapping[str, Any], image: Any) -> tuple[Any, Any]:
+        """The image of a row as its view shows it, and its label.
+
+        Raises:
+            [`DataError`]: the label cannot be read.
+        """
+        if self.view is not None:
+            image = self.view(image, row[SAMPLE_ID], int(self._epoch))
+        return image, -1 if row.get("label") is None else row["label"]
+
+    def blank(self) -> tuple[Any, Any]:
+        """What stands in the place of an unreadable sample."""
+        return Image.new("RGB", BLANK), UNREADABLE
+
+    def join(self, labels: Sequence[Any]) -> Tensor:
+        """The labels of a batch."""
+        return torch.tensor(labels)
+
+
+class IdentifiedRows(Dataset):
+    """A map-style data set whose rows carry their index as `sample_id`."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {SAMPLE_ID: index, **self.rows[index]}
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        fetch = getattr(self.rows, "__getitems__", None)
+        rows = fetch(indices) if fetch is not None else [self.rows[index] for index in indices]
+        return [{SAMPLE_ID: index, **row} for index, row in zip(indices, rows, strict=True)]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let rows that draw something for every epoch do so."""
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(epoch)
+
+
+class IdentifiedStream(IterableDataset):
+    """A stream whose rows carry a hash of their image as `sample_id`: the same in every order, worker and epoch."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self.rows:
+            yield {SAMPLE_ID: content_id(row["image"]), **row}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Reshuffle the stream where it can be."""
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(epoch)
+
+
+def identified(rows: Any) -> IdentifiedRows | IdentifiedStream | None:
+    """Rows that carry a `sample_id`: an index where rows can be counted, a content hash where they are streamed."""
+    if rows is None or isinstance(rows, IdentifiedRows | IdentifiedStream):
+        return rows
+    return IdentifiedStream(rows) if isinstance(rows, IterableDataset) else IdentifiedRows(rows)

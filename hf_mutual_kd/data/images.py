@@ -1,0 +1,202 @@
+"""Images of a data set: decoding with errors that say what is wrong, and a look at all of them before training."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any, BinaryIO, Literal, TypeVar
+
+import fsspec
+import numpy as np
+from datasets import Dataset, IterableDataset
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from tqdm.auto import tqdm
+
+from ..errors import DataError
+
+AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
+Read = TypeVar("Read")
+
+BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
+"""What Pillow's readers raise for damaged files; a decompression bomb is reported apart."""
+
+UNREADABLE = -2
+"""Label of a sample whose image could not be read; evaluations pass over it."""
+
+BAR_FROM = 1000
+"""Rows from which checking shows a progress bar."""
+
+
+def decode_image(value: Any) -> Image.Image:
+    """One cell of the image column as an upright RGB image.
+
+    Args:
+        value (`PIL.Image.Image`, `dict` or `np.ndarray`): an image; `{"bytes": …, "path": …}` as
+            `datasets.Image(decode=False)` gives it; an array `[H, W]` or `[H, W, 3]` of `uint8` (or nested lists).
+
+    Returns:
+        `PIL.Image.Image`: mode RGB, turned as its EXIF orientation says. Grey is repeated, transparency is dropped,
+        16-bit grey is scaled to 8 bits.
+
+    Raises:
+        [`DataError`]: no image, unreadable, or more pixels than `PIL.Image.MAX_IMAGE_PIXELS`
+            (a small file can hold an image that fills the memory).
+
+    Example:
+        >>> decode_image(np.zeros((28, 28), np.uint8)).mode
+        'RGB'
+    """
+    if isinstance(value, dict):
+        return read_file(value, _decoded)
+    if isinstance(value, Image.Image):
+        return _decoded(value)
+    if isinstance(value, list | np.ndarray):
+        return _from_array(value)
+    kind = "nothing (null)" if value is None else type(value).__name__
+    raise DataError(f"expected an image, a dict of bytes and path, or an array, got {kind}")
+
+
+def read_file(value: dict[str, Any], read: Callable[[Image.Image], Read]) -> Read:
+    """What `read` makes of an opened image file, with errors that say what is wrong with the file.
+
+    Args:
+        value (`dict`): `{"bytes": …, "path": …}`; the path counts where there are no bytes.
+        read (`Callable`): takes the image of which no pixel is decoded yet.
+
+    Raises:
+        [`DataError`]: no file, no image, too many pixels, or damaged.
+    """
+    path, content = value.get("path"), value.get("bytes")
+    if content is None and not path:
+        raise DataError("the row has no image (neither bytes nor a path)")
+    try:
+        if content is not None:
+            return read(_open(io.BytesIO(content)))
+        with fsspec.open(path, "rb") as stream:
+            return read(_open(stream))
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{_named(path)}too many pixels: {error}") from None
+    except DataError as error:
+        raise DataError(f"{_named(path)}{error}") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{_named(path)}cannot be decoded: no image that Pillow knows") from None
+    except FileNotFoundError:
+        raise DataError(f"{_named(path)}no such file") from None
+    except BROKEN as error:
+        raise DataError(f"{_named(path)}cannot be decoded: {error or type(error).__name__}") from None
+
+
+def _open(stream: BinaryIO) -> Image.Image:
+    image = Image.open(stream)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise DataError(
+            f"{image.width} x {image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = {limit}; "
+            "make the image smaller, or raise the limit if you trust the file"
+        )
+    return image
+
+
+def image_size(value: Any) -> tuple[int, int]:
+    """Height and width that [`decode_image`] gives, of a file without decoding it.
+
+    Raises: as [`decode_image`].
+    """
+    if isinstance(value, dict):
+        return read_file(value, _upright_size)
+    image = decode_image(value)
+    return image.height, image.width
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return (image.width, image.height) if is_turned else (image.height, image.width)
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):
+            wide = np.asarray(image).astype(np.int64)
+            image = Image.fromarray((wide >> 8 if wide.max(initial=0) > 255 else wide).astype(np.uint8))
+        elif image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        if image.mode == "F":
+            raise DataError("images of floating-point numbers are not read; store 8-bit values")
+        return image.convert("RGB")
+    except DataError:
+        raise
+    except BROKEN as error:
+        raise DataError(f"cannot be decoded: {error or type(error).__name__}") from None
+
+
+def _from_array(value: Any) -> Image.Image:
+    try:
+        array = np.asarray(value) if isinstance(value, np.ndarray) else np.asarray(value, dtype=np.uint8)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"lists of numbers are no image of 0 to 255: {error}") from None
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if not fits or array.dtype != np.uint8 or 0 in array.shape:
+        raise DataError(f"expected uint8 [H, W] or [H, W, 3], got {array.dtype} {list(array.shape)}")
+    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+
+
+def _named(path: str | None) -> str:
+    return f"{path}: " if path else ""
+
+
+def content_id(value: Any) -> int:
+    """63 bits of a hash over an image's bytes, its path where it has no bytes, or its pixels."""
+    if value is None or isinstance(value, dict | list):
+        entry = value if isinstance(value, dict) else {}
+        content = entry.get("bytes") or str(entry.get("path") or value).encode()
+    else:
+        content = value.tobytes() if hasattr(value, "tobytes") else value.numpy().tobytes()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
+
+
+def check_images(
+    dataset: AnyDataset, split_name: str, on_bad_image: Literal["raise", "skip"] = "raise", limit: int = 10_000
+) -> tuple[AnyDataset, int]:
+    """Decode images before training, so that a damaged one does not end a run after hours.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): with a column `image`; a stream is returned unread.
+        split_name (`str`): for messages.
+        on_bad_image (`str`, defaults to `"raise"`): `"skip"` leaves unreadable rows out.
+        limit (`int`, defaults to 10000): the most rows to decode; of a larger split, evenly spaced ones. The collator
+            meets the others with the same [`decode_image`].
+
+    Returns:
+        `tuple`: the data set, without the rows that were found unreadable, and their number.
+
+    Raises:
+        [`DataError`]: an image is unreadable (names split, row and, if known, path; rows are
+            counted from 0 in the split as it is used), or with `"skip"` all are.
+    """
+    if isinstance(dataset, IterableDataset):
+        return dataset, 0
+    total = len(dataset)
+    rows = range(total) if total <= limit else np.linspace(0, total - 1, limit).astype(int).tolist()
+    bad: list[int] = []
+    bar = tqdm(rows, f"Checking images of {split_name}", disable=len(rows) < BAR_FROM, file=sys.stderr, leave=False)
+    for row in bar:
+        try:
+            decode_image(dataset[row]["image"])
+        except DataError as error:
+            if on_bad_image == "raise":
+                raise DataError(
+                    f"{split_name} row {row}: {error}. Repair or remove it, or leave such rows out with "
+                    "--on_bad_image skip"
+                ) from None
+            bad.append(row)
+    if not bad:
+        return dataset, 0
+    if len(bad) == total:
+        raise DataError(f"{split_name}: none of its {total} images is readable")
+    leave_out = set(bad)
+    return dataset.select([row for row in range(total) if row not in leave_out]), len(bad)

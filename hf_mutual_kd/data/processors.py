@@ -1,0 +1,82 @@
+"""Processors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import PeerError
+
+
+class PeerInputs(dict):
+    """`{peer: {name: tensor}}` in which peers may share tensors; `to` and `pin_memory` copy each tensor once."""
+
+    def to(self, device: Any, non_blocking: bool = False) -> PeerInputs:
+        """Move all tensors to `device`, shared ones together."""
+        return self._each_once(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PeerInputs:
+        """Page-lock all tensors, shared ones together; data loaders call it."""
+        return self._each_once(Tensor.pin_memory)
+
+    def _each_once(self, change: Callable[[Tensor], Tensor]) -> PeerInputs:
+        changed: dict[int, Tensor] = {}
+        for inputs in self.values():
+            for tensor in inputs.values():
+                if id(tensor) not in changed:
+                    changed[id(tensor)] = change(tensor)
+        return PeerInputs(
+            {peer: {key: changed[id(tensor)] for key, tensor in inputs.items()} for peer, inputs in self.items()}
+        )
+
+
+class PeerProcessors:
+    """Every peer's processor, run once for all peers whose processors agree.
+
+    Args:
+        processors (`dict[str, Any]`): per peer an image processor or a callable `images -> {name: [B, ...]}`.
+
+    Raises:
+        [`PeerError`]: a peer has none.
+    """
+
+    def __init__(self, processors: Mapping[str, Any]):
+        self.groups: list[tuple[Any, list[str]]] = []
+        by_settings: dict[str, list[str]] = {}
+        for name, processor in processors.items():
+            if not callable(processor):
+                raise PeerError(
+                    f"peer {name!r} has no image processor; give PeerSpec(processor=ID_OR_FOLDER), or a module its "
+                    "attribute `processor`: a callable images -> {'pixel_values': [B, 3, H, W]}"
+                )
+            key = settings_of(processor)
+            if key not in by_settings:
+                by_settings[key] = []
+                self.groups.append((processor, by_settings[key]))
+            by_settings[key].append(name)
+        self.names = list(processors)
+
+    def __call__(self, images: Sequence[Any]) -> PeerInputs:
+        inputs: dict[str, Mapping[str, Tensor]] = {}
+        for processor, names in self.groups:
+            inputs.update(dict.fromkeys(names, self.run(processor, images)))
+        return PeerInputs({name: inputs[name] for name in self.names})
+
+    def run(self, processor: Any, images: Sequence[Any]) -> dict[str, Tensor]:
+        """What one processor makes of the images."""
+        return dict(processor(images) if is_plain(processor) else processor(images=images, return_tensors="pt"))
+
+
+def is_plain(processor: Any) -> bool:
+    """Whether it is a callable of the user's, not a processor of transformers."""
+    return not hasattr(processor, "save_pretrained")
+
+
+def settings_of(processor: Any) -> str:
+    """A text that is equal for processors that make equal tensors."""
+    if not hasattr(processor, "to_dict"):
+        return f"object {id(processor)}"
+    return json.dumps(processor.to_dict(), sort_keys=True, default=str)

@@ -1,0 +1,57 @@
+"""One shared random view for all peers, then each peer's own processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as vision
+
+MIX = 0x9E3779B97F4A7C15
+MASK = 0x7FFFFFFFFFFFFFFF
+
+
+class SharedView:
+    """One random crop, flip and colour draw per sample, the same whatever peer, worker or process looks at it.
+
+    The draw depends on the seed, the epoch and the sample id alone. The crop keeps its own size: each peer's
+    processor resizes it.
+
+    Args:
+        min_area (`float`, *optional*, defaults to 0.6): smallest share of the image's area that a crop keeps.
+        flip (`bool`, *optional*, defaults to `True`): mirror half of the images.
+        color_jitter (`float`, *optional*, defaults to 0.0): strength of brightness, contrast and saturation changes.
+        seed (`int`, *optional*, defaults to 0): of all draws.
+
+    Example:
+
+    ```python
+    >>> view = SharedView(min_area=0.6, seed=0)
+    >>> view(image, sample_id=17, epoch=2)  # the same crop and flip in every process
+    ```
+    """
+
+    def __init__(self, min_area: float = 0.6, flip: bool = True, color_jitter: float = 0.0, seed: int = 0):
+        self.min_area, self.flip, self.seed = min_area, flip, seed
+        strength = (color_jitter,) * 3
+        self.color = v2.ColorJitter(*strength) if color_jitter else None
+
+    def __call__(self, image: Image.Image, sample_id: int, epoch: int) -> Image.Image:
+        with draws_of(self.seed, epoch, sample_id):
+            top, left, height, width = v2.RandomResizedCrop.get_params(image, [self.min_area, 1.0], [3 / 4, 4 / 3])
+            image = vision.crop(image, top, left, height, width)
+            if self.flip and torch.rand(()) < 0.5:
+                image = vision.horizontal_flip(image)
+            return self.color(image) if self.color is not None else image
+
+
+@contextmanager
+def draws_of(seed: int, epoch: int, sample_id: int) -> Iterator[None]:
+    """Inside, torch draws what depends on these three alone; outside, nothing has been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: it would also seed the GPUs, whose state is not put back.
+        torch.default_generator.manual_seed((seed * 1_000_003 + epoch * 7_919 + sample_id * MIX) & MASK)
+        yield

@@ -1,0 +1,1 @@
+"""Who teaches whom, and the loss; tensors only."""

@@ -1,0 +1,193 @@
+"""Label spaces of peers and data sets, brought together by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ..errors import ConfigError, LabelError
+
+
+def align_labels(
+    peer_name: str,
+    peer_labels: Sequence[str],
+    dataset_labels: Sequence[str],
+    mode: Literal["exact", "subset", "new_head"] = "exact",
+    peer_aliases: Sequence[str] | None = None,
+) -> list[int] | None:
+    """
+    Which column of a peer's logits belongs to each label of the data set.
+
+    A data-set label is looked for among the peer's labels as it is written, then without regard to case, underscores
+    and spaces, then in the same two ways among the aliases. Lists of placeholders (`LABEL_0`, `LABEL_1`, ...) carry no
+    names: with equal length they are taken by position.
+
+    Args:
+        peer_name (`str`): for messages.
+        peer_labels (`list[str]`, C_peer): the peer's labels in the order of its logits.
+        dataset_labels (`list[str]`, C): the data set's labels in the order of its label ids.
+        mode (`"exact"`, `"subset"` or `"new_head"`, *optional*, defaults to `"exact"`):
+            `"exact"`: both know the same labels, in any order; `"subset"`: the peer may know more; `"new_head"`: as
+            `"exact"`, for a peer that has its new classifier already.
+        peer_aliases (`list[str]`, C_peer, *optional*):
+            A second name of every label of the peer, such as the description that belongs to a synset id.
+
+    Returns:
+        `list[int]` of length C, to select with `logits[:, columns]`, or `None` where the orders agree as they are.
+
+    Raises:
+        [`LabelError`]: labels that are missing on one side, or that occur twice in lists that
+            differ.
+        [`ConfigError`]: another mode, or aliases of another length.
+
+    Example:
+
+    ```python
+    >>> align_labels("vit", ["dog", "cat", "owl"], ["Cat", "dog", "owl"])
+    [1, 0, 2]
+    >>> align_labels("vit", ["dog", "cat", "owl"], ["owl", "cat"], mode="subset")
+    [2, 1]
+    ```
+    """
+    if mode not in ("exact", "subset", "new_head"):
+        raise ConfigError(f"mode must be one of exact, subset, new_head, got {mode!r}")
+    if peer_aliases is not None and len(peer_aliases) != len(peer_labels):
+        raise ConfigError(f"Peer {peer_name!r} has {len(peer_labels)} labels but {len(peer_aliases)} aliases.")
+    peer, wanted = list(peer_labels), list(dataset_labels)
+    names = [peer] if peer_aliases is None else [peer, list(peer_aliases)]
+    if _same_order(names, wanted):
+        return None
+    columns, problem = _match(names, wanted)
+    if problem is None and (mode == "subset" or len(peer) == len(wanted)):
+        return None if columns == list(range(len(peer))) else columns
+    works_as_subset = problem is None and mode != "subset"
+    raise LabelError(_message(peer_name, names, wanted, problem, works_as_subset))
+
+
+def _same_order(names: list[list[str]], wanted: list[str]) -> bool:
+    """Whether no column has to move: equal lists, also in their plain form, or placeholders of equal number."""
+    if not wanted:
+        return False
+    if any(labels == wanted or _spelled_alike(labels, wanted) for labels in names):
+        return True
+    return len(names[0]) == len(wanted) and (_placeholders(names[0]) or _placeholders(wanted))
+
+
+def _spelled_alike(labels: list[str], wanted: list[str]) -> bool:
+    """Equal in plain form at every place, and no label that is written just so at another place."""
+    if [_plain(label) for label in labels] != [_plain(label) for label in wanted]:
+        return False
+    written = set(labels)
+    return all(a == b or b not in written for a, b in zip(labels, wanted, strict=True))
+
+
+def _placeholders(labels: list[str]) -> bool:
+    return all(label == f"LABEL_{i}" for i, label in enumerate(labels))
+
+
+def _plain(label: str) -> str:
+    """The label without what spellings differ in: case, underscores, runs of white space."""
+    return re.sub(r"[\s_]+", " ", label).strip().casefold()
+
+
+def _match(names: list[list[str]], wanted: list[str]) -> tuple[list[int], str | None]:
+    """The column of every wanted label, or what stands in the way."""
+    if not wanted:
+        return [], "The data set's list of labels is empty."
+    tables = []
+    for labels in names:
+        tables += [(_columns(labels), False), (_columns([_plain(label) for label in labels]), True)]
+    owner: dict[int, str] = {}
+    missing = False
+    for label in wanted:
+        found = next((hit for table, plain in tables if (hit := table.get(_plain(label) if plain else label))), [])
+        if len(found) > 1:
+            return [], f"{label!r} is ambiguous: the peer knows it {len(found)} times."
+        if found and found[0] in owner:
+            return [], f"{label!r} is ambiguous: {owner[found[0]]!r} in the data set names the same label of the peer."
+        if found:
+            owner[found[0]] = label
+        missing = missing or not found
+    return list(owner), "" if missing else None
+
+
+def _columns(labels: list[str]) -> dict[str, list[int]]:
+    table: dict[str, list[int]] = {}
+    for column, label in enumerate(labels):
+        table.setdefault(label, []).append(column)
+    return table
+
+
+def _message(
+    peer_name: str, names: list[list[str]], wanted: list[str], problem: str | None, works_as_subset: bool
+) -> str:
+    """Both lists' lengths, the first label that only one side has, what is ambiguous, and the way out."""
+    peer = names[0]
+    known = {_plain(label) for labels in names for label in labels}
+    needed = {_plain(label) for label in wanted}
+    only_peer = next((a for a, *b in zip(*names, strict=True) if not needed & {_plain(x) for x in (a, *b)}), None)
+    only_data = next((label for label in wanted if _plain(label) not in known), None)
+    parts = [f"The labels of peer {peer_name!r} ({len(peer)}) and of the data set ({len(wanted)}) differ."]
+    if only_peer is not None:
+        parts.append(f"The first that only the peer knows is {only_peer!r}.")
+    if only_data is not None:
+        parts.append(f"The first that only the data set knows is {only_data!r}.")
+    if only_peer is None and only_data is None:
+        place = next((i for i, (a, b) in enumerate(zip(peer, wanted, strict=False)) if a != b), None)
+        if place is not None:
+            parts.append(f"At position {place} the peer has {peer[place]!r}, the data set {wanted[place]!r}.")
+    if problem:
+        parts.append(problem)
+    if works_as_subset:
+        parts.append("--label_alignment subset uses the peer's matching classes and ignores its others.")
+    else:
+        parts.append("--label_alignment new_head gives every peer a new classifier for the data set's labels.")
+    return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class ClassColumns:
+    """
+    Which columns of a peer's outputs hold the data set's classes, in the data set's order.
+
+    Args:
+        peer (`str`): its name, for messages.
+        classes (`int`): C, how many classes the data set names; 0 where it names none.
+        index (`torch.LongTensor` of shape `[C]`, *optional*): unset where the peer does not say its labels.
+
+    Example:
+
+    ```python
+    >>> ClassColumns("a", 2, torch.tensor([1, 0])).select(torch.tensor([[0.1, 0.9]]))
+    tensor([[0.9000, 0.1000]])
+    ```
+    """
+
+    peer: str
+    classes: int = 0
+    index: Tensor | None = None
+
+    def select(self, logits: Tensor, dim: int = 1) -> Tensor:
+        """The data set's classes of `logits`.
+
+        Raises:
+            [`LabelError`]: a peer without labels has another number of classes.
+        """
+        if self.index is not None:
+            return logits.index_select(dim, self.index)
+        if self.classes and logits.shape[dim] != self.classes:
+            raise LabelError(
+                f"peer {self.peer!r} gives {logits.shape[dim]} classes for {self.classes} labels; "
+                "give it a `config.id2label` with the data set's names, or use label_alignment='new_head'"
+            )
+        return logits
+
+
+def label_list(model: nn.Module) -> list[str]:
+    """The labels of a model in the order of its logits; empty where it does not say."""
+    id2label = getattr(getattr(model, "config", None), "id2label", None) or {}
+    return [str(id2label[index]) for index in sorted(id2label, key=int)]

@@ -1,0 +1,1 @@
+"""A recipe, from options to its closing table."""

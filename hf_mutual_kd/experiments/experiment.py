@@ -1,0 +1,363 @@
+"""A recipe's whole run: the control and the mutual arm for every seed, the results file and the closing table."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import IterableDataset
+
+from ..config.hub_ids import HUB_ID
+from ..config.options import LabelAlignment, RecipeOptions
+from ..config.recipe import to_command
+from ..config.training_config import MutualKDConfig
+from ..data.collator import SAMPLE_ID
+from ..data.role_table import RoleTable
+from ..data.splits import Splits, decode_image
+from ..errors import ConfigError, OutputFolderError, ResumeError
+from ..files import write_json
+from ..hub.checkpoints import pull_checkpoint
+from ..hub.push import push_run
+from ..peers.adapter_settings import settings_of
+from ..peers.cohort import Cohort
+from ..peers.spec import PeerSpec, parse_peers
+from ..reports.card_figures import results_figure
+from ..reports.html_report import write_report
+from ..reports.measured import MEASURED, write_measured
+from ..reports.model_card import EXAMPLES, write_cards
+from ..reports.predictions import PREDICTIONS, write_predictions
+from ..reports.results import Arm, collect, describe
+from ..reports.run_facts import (
+    base_facts,
+    emissions_tracker,
+    hardware_facts,
+    hyperparameter_facts,
+    objective_facts,
+    run_snippet,
+)
+from ..reports.task_words import TaskWords, words_of
+from ..scoring.table_teacher import open_table
+from ..tasks.registry import make_task
+from ..training import checkpoint_state as checkpoints
+from ..training.cohort_record import COHORT, describe_cohort, versions
+from ..training.objective_options import objective_for
+from ..training.pushing import RESULTS, push_settings
+from ..training.trainer import MutualKDTrainer
+from .drawing import draw_changed
+
+SUMMARY = "summary.json"
+
+
+class Experiment:
+    """Runs every arm of a recipe and writes what they found.
+
+    Args:
+        task (`str`): e.g. `"image-classification"`.
+        options ([`RecipeOptions`]): peers and data.
+        config ([`MutualKDConfig`]): of the mutual arm.
+        script (`str`): the recipe's path, for the command that repeats the run.
+        given (`dict`): the resolved recipe, for the record; no secrets.
+    """
+
+    trainer_class = MutualKDTrainer
+
+    def __init__(
+        self, task: str, options: RecipeOptions, config: MutualKDConfig, script: str = "", given: Mapping | None = None
+    ):
+        self.task, self.options, self.config = task, options, config
+        self.given = {name: value for name, value in (given or {}).items() if name not in ONE_TIME}
+        self.command = to_command(script, self.given) if script else ""
+        self.folder = Path(config.output_dir)
+        self.seeds = options.seeds or [config.seed]
+        self.state = PartialState()
+
+    def run(self) -> dict[str, Any]:
+        """Check everything, then train and measure all arms; returns what `results.json` holds."""
+        self._check()
+        specs = self._specs()
+        splits = self._load_data()
+        cohort = self._load_cohort(specs, splits)
+        if splits.label_names is None and cohort.label_names:
+            cohort.task.check_labels(splits, len(cohort.label_names))
+        self.config.check_peers(cohort.names)
+        self._check_training(cohort, splits)
+        self._pull_checkpoint()
+        self._check_resumed(cohort)
+        self._prepare_folder()
+        self._write_cohort_record(cohort, splits)
+        del cohort
+        with emissions_tracker() as tracker:
+            arms = [
+                self._arm(name, seed, specs, splits)
+                for seed in self.seeds
+                for name in (("control", "mutual") if self._with_control else ("mutual",))
+            ]
+        results = collect(arms, self._facts(splits))
+        if tracker is not None and tracker.final_emissions is not None:
+            results["co2_kg"] = tracker.final_emissions
+        if self.state.is_main_process:
+            self._finish(results, splits, specs)
+        self.state.wait_for_everyone()
+        return results
+
+    def _finish(self, results: dict[str, Any], splits: Splits, specs: dict[str, PeerSpec]) -> None:
+        """Write what was found, show it, build the cards and push where that was asked for."""
+        words = words_of(results)
+        # The numbers are on disk before anything that only shows what the peers do.
+        write_json(self.folder / RESULTS, results)
+        (self.folder / "report").mkdir(exist_ok=True)
+        if all(words.metric in peer["start"] for peer in results["peers"].values()):
+            (self.folder / "report" / "results.png").write_bytes(results_figure(results["peers"], words))
+        results |= self._usage(splits, list(specs), words)
+        if words.examples:
+            results |= self._examples(splits, specs)
+        write_json(self.folder / RESULTS, results)
+        write_cards(self.folder)
+        print(describe(results, self.folder))
+        print(f"Report: {write_report(self.folder, splits.test)}")
+        if self.config.push_to_hub:
+            self._push()
+
+    def _usage(self, splits: Splits, peers: list[str], words: TaskWords) -> dict[str, Any]:
+        """What the cards' snippet prints for each peer, and for which row."""
+        row = next(iter(splits.test))
+        if "image" not in row:
+            return {}
+        image = decode_image(row["image"])
+        usage = {name: run_snippet(self.folder / name, image, words) for name in peers}
+        example: dict[str, Any] = {"row": 0}
+        label = row.get("label")
+        if splits.label_names and isinstance(label, int) and label >= 0:
+            example["label"] = splits.label_names[label]
+        return {"usage": {name: text for name, text in usage.items() if text is not None}, "example": example}
+
+    def _examples(self, splits: Splits, specs: dict[str, PeerSpec]) -> dict[str, Any]:
+        """Draw test samples as the first seed's peers see them: a few, and those that changed most."""
+        rows = few_rows(splits.test)
+        before = self._cohort(specs, splits, self.options.label_alignment)
+        trained = {
+            name: dataclasses.replace(spec, source=str(self.folder / name), revision=None, peft=None)
+            for name, spec in specs.items()
+        }
+        aligned = "exact" if self.options.label_alignment == "new_head" else self.options.label_alignment
+        after = self._cohort(trained, splits, aligned)
+        before.task.examples(before, after, rows, self.folder / EXAMPLES)
+        draw_changed(before, after, splits.test, self.folder)
+        return {"examples": {"rows": [row.get("name", row[SAMPLE_ID]) for row in rows]}}
+
+    def _push(self) -> None:
+        for pushed in push_run(self.folder, **push_settings(self.config)).peers:
+            print(f"{pushed.peer}: {pushed.url}")
+
+    @property
+    def _with_control(self) -> bool:
+        return self.options.control and self.config.labels and self.config.transfer_weight > 0
+
+    def _check(self) -> None:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"seeds must differ, got {self.seeds}")
+        if self.options.dataset is None:
+            raise ConfigError("dataset is missing: give a Hub id, a folder or Parquet files with --dataset")
+        resumes = bool(self.config.resume_from_checkpoint)
+        used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
+        if used and not resumes and not self.options.overwrite_output_dir:
+            raise OutputFolderError(
+                f"output_dir {self.folder} is in use; go on with it by --resume_from_checkpoint true, "
+                "replace it by --overwrite_output_dir true, or choose another"
+            )
+        if self._replaces_folder:
+            self._check_sources()
+        self.state.wait_for_everyone()
+
+    @property
+    def _replaces_folder(self) -> bool:
+        return self.options.overwrite_output_dir and self.folder.is_dir() and not self.config.resume_from_checkpoint
+
+    def _check_sources(self) -> None:
+        """What the run reads must not lie in the folder that it is about to replace."""
+        sources = {name: spec.source for name, spec in self._specs().items()}
+        sources |= {f"{name}'s processor": source for name, source in self.options.peer_processors.items()}
+        sources |= {"the data set": str(self.options.dataset), "role_table": str(self.config.role_table)}
+        sources |= {"score_table": str(self.config.score_table)}
+        for what, source in sources.items():
+            path = Path(source).expanduser()
+            if path.exists() and path.resolve().is_relative_to(self.folder.resolve()):
+                raise OutputFolderError(
+                    f"--overwrite_output_dir would delete {source} ({what}), which the run reads; choose another "
+                    "output_dir, or move it first"
+                )
+
+    def _check_training(self, cohort: Cohort, splits: Splits) -> None:
+        """Refuse what the trainer of the mutual arm would, before the control has been trained."""
+        config = self.config
+        if isinstance(splits.train, IterableDataset) and config.max_steps <= 0:
+            raise ConfigError("a stream has no known end: say how long to train with --max_steps")
+        if config.role_table is not None:
+            RoleTable.load(config.role_table, cohort.names)
+        open_table(config, cohort, splits.train, objective_for(config, splits.train, len(cohort.names), cohort.task))
+        if config.cache_frozen and config.augment:
+            raise ConfigError("cache_frozen keeps outputs for one view of each image; it needs --augment false")
+        try:
+            self.trainer_class.get_optimizer_cls_and_kwargs(config, cohort)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"optim does not work here: {error}") from error
+
+    def _check_resumed(self, cohort: Cohort) -> None:
+        """Refuse to go on with another cohort, before anything of the earlier run is replaced."""
+        resume = self.config.resume_from_checkpoint
+        now = {"task": cohort.task.name, "peers": cohort.names, "labels": cohort.label_names}
+        if resume and (self.folder / COHORT).is_file():
+            record = json.loads((self.folder / COHORT).read_text(encoding="utf-8"))
+            checkpoints.check_state(self.folder, record | {"peers": list(record["peers"])}, now)
+        given = [Path(resume)] if isinstance(resume, str) else self.folder.glob("checkpoint-*")
+        for checkpoint in given if resume else ():
+            checkpoints.check_state(checkpoint, checkpoints.read_state(checkpoint), now)
+
+    def _specs(self) -> dict[str, PeerSpec]:
+        specs = parse_peers(self.options.peers)
+        for name, processor in self.options.peer_processors.items():
+            if name not in specs:
+                raise ConfigError(f"peer_processors names {name!r}, but the peers are {', '.join(specs)}")
+            specs[name] = dataclasses.replace(specs[name], processor=processor)
+        for name, setting in settings_of(self.options.peft, list(specs)).items():
+            specs[name] = dataclasses.replace(specs[name], peft=setting)
+        in_4bit, in_8bit = self.options.load_in_4bit, self.options.load_in_8bit
+        # Without peft the peers are saved adapters, or refused when they are loaded.
+        for name in [name for name, spec in specs.items() if spec.peft is not None] or list(specs):
+            specs[name] = dataclasses.replace(specs[name], load_in_4bit=in_4bit, load_in_8bit=in_8bit)
+        return specs
+
+    def _load_data(self) -> Splits:
+        task = make_task(self.task)
+        with self.state.main_process_first():
+            splits = task.load_splits(self.options, data_seed(self.config), self.config.labels)
+        task.check_splits(splits, self.config.on_bad_image)
+        if self.options.dataset_note:
+            splits.facts["note"] = self.options.dataset_note
+        return splits
+
+    def _load_cohort(self, specs: dict[str, PeerSpec], splits: Splits) -> Cohort:
+        with self.state.main_process_first():
+            return self._cohort(specs, splits, self.options.label_alignment)
+
+    def _cohort(self, specs: dict[str, PeerSpec], splits: Splits, label_alignment: LabelAlignment) -> Cohort:
+        torch.manual_seed(self.config.seed)
+        return Cohort.from_pretrained(
+            specs,
+            task=self.task,
+            label_names=splits.label_names,
+            label_alignment=label_alignment,
+            trust_remote_code=self.options.trust_remote_code,
+        )
+
+    def _prepare_folder(self) -> None:
+        if self.state.is_main_process:
+            if self._replaces_folder:
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.state.wait_for_everyone()
+
+    def _write_cohort_record(self, cohort: Cohort, splits: Splits) -> None:
+        if not self.state.is_main_process:
+            return
+        record = describe_cohort(cohort) | self._facts(splits) | {"recipe": self.given}
+        for name, spec in cohort.specs.items():
+            record["peers"][name]["base"] = base_facts(spec.source, spec.revision)
+        record["objective"] = objective_facts(objective_for(self.config, splits.train, len(cohort.names), cohort.task))
+        record["hyperparameters"] = hyperparameter_facts(self.given, self.config, self.options)
+        record["hardware"] = hardware_facts(self.state.num_processes)
+        write_json(self.folder / COHORT, record)
+
+    def _facts(self, splits: Splits) -> dict[str, Any]:
+        return {
+            "task": self.task,
+            "seeds": self.seeds,
+            "dataset": splits.facts,
+            "versions": versions(),
+            "command": self.command,
+        }
+
+    def _pull_checkpoint(self) -> None:
+        """Where `resume_from_checkpoint` is no folder it is the Hub id of the first peer, pushed while it trained."""
+        resume = self.config.resume_from_checkpoint
+        if not isinstance(resume, str) or Path(resume).is_dir():
+            return
+        if not HUB_ID.fullmatch(resume):
+            raise ResumeError(f"resume_from_checkpoint: {resume} is neither a folder nor a repository on the Hub")
+        if self.state.is_main_process:
+            pull_checkpoint(resume, self.folder, token=self.config.hub_token)
+        self.state.wait_for_everyone()
+        found: dict[str, Any] = {"resume_from_checkpoint": True}
+        self.config = dataclasses.replace(self.config, **found)
+
+    def _arm_folder(self, name: str, seed: int) -> Path:
+        folder = self.folder if seed == self.seeds[0] else self.folder / f"seed-{seed}"
+        return folder if name == "mutual" else folder / name
+
+    def _resume_of(self, folder: Path) -> str | bool:
+        """What an arm goes on from: a path that was given is the first mutual run's, others look into their folder."""
+        resume = self.config.resume_from_checkpoint or False
+        return resume if isinstance(resume, bool) or folder == self.folder else True
+
+    def _arm(self, name: str, seed: int, specs: dict[str, PeerSpec], splits: Splits) -> Arm:
+        folder = self._arm_folder(name, seed)
+        resume = self._resume_of(folder)
+        if resume and (folder / SUMMARY).is_file():
+            return Arm(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+        pushes = self.config.push_to_hub and folder == self.folder
+        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": pushes}
+        changes |= CONTROL if name == "control" else {}
+        config = dataclasses.replace(self.config, **changes)
+        if self.state.is_main_process:
+            print(f"\n{name} run, seed {seed}", flush=True)
+        cohort = self._load_cohort(specs, splits)
+        train = splits.train
+        if isinstance(train, IterableDataset):
+            train = train.shuffle(seed=data_seed(config), buffer_size=SHUFFLE_BUFFER)
+        trainer = self.trainer_class(cohort, config, train_dataset=train, eval_dataset=splits.validation)
+        trainer.measure_start(splits.test, "test")
+        began = time.perf_counter()
+        has_checkpoint = isinstance(resume, str) or any(folder.glob("checkpoint-*"))
+        trainer.train(resume_from_checkpoint=resume if has_checkpoint else None)
+        seconds = time.perf_counter() - began
+        trainer.evaluate(splits.test, metric_key_prefix="test")
+        arm = trainer.arm(name, "test", seconds)
+        if self.state.is_main_process:
+            before, after = (found["test"] for found in (trainer.start_evaluators, trainer.evaluators))
+            write_predictions(folder / PREDICTIONS, cohort.names, before.predictions, after.predictions)
+            facts = cohort.task.row_facts(splits.test)
+            write_measured(folder / MEASURED, cohort.names, before.records(), after.records(), facts)
+            write_json(folder / SUMMARY, dataclasses.asdict(arm))
+        self.state.wait_for_everyone()
+        return arm
+
+
+def few_rows(rows: Any, most: int = 4) -> list[dict[str, Any]]:
+    """Rows from all over a data set, the first of a stream, each with its place in it as `sample_id`."""
+    if isinstance(rows, IterableDataset):
+        return [{SAMPLE_ID: index, **row} for index, row in enumerate(itertools.islice(rows, most))]
+    count = min(most, len(rows))
+    return [{SAMPLE_ID: index, **rows[index]} for index in (len(rows) * place // count for place in range(count))]
+
+
+def data_seed(config: MutualKDConfig) -> int:
+    """The seed that draws and orders rows."""
+    return config.seed if config.data_seed is None else config.data_seed
+
+
+ONE_TIME = ("config", "resume_from_checkpoint", "overwrite_output_dir")
+"""Options that say how a run was started, not what it is."""
+
+SHUFFLE_BUFFER = 1000
+"""Encoded images of a stream that are held to draw from: streams often come sorted by class."""
+
+CONTROL: dict[str, Any] = {"transfer_weight": 0.0, "role_table": None, "pre_flight": False}
+"""What differs in the control: nothing but the transfer."""

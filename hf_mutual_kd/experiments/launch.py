@@ -1,0 +1,69 @@
+"""What the recipes share: options from the command line and YAML, the experiment, and errors in plain words."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config.options import RecipeOptions, TransferOptions
+from ..config.recipe import parse_recipe
+from ..errors import MutualKDError
+
+DEFAULTS = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+    "load_best_model_at_end": True,
+}
+CHOOSING = ("--peers", "--dataset", "--config", "--help", "-h")
+"""Options that say what to run; without any of them a recipe runs its embedded default."""
+
+
+def launch(
+    task: str,
+    script: str,
+    argv: Sequence[str],
+    embedded: Path,
+    description: str,
+    defaults: Mapping[str, Any] | None = None,
+) -> int:
+    """
+    Run a recipe.
+
+    Args:
+        task (`str`): e.g. `"image-classification"`.
+        script (`str`): the recipe's path in this repository, for the command that repeats the run.
+        argv (`list[str]`): the words after the recipe's name.
+        embedded (`Path`): the configuration that runs when nothing is chosen.
+        description (`str`): for `--help`.
+        defaults (`dict`, *optional*): of options, over those of all recipes.
+
+    Returns:
+        `int`: 0; 2 for an error of the user's, whose message goes to stderr.
+    """
+    words = list(argv)
+    if not any(word.split("=")[0] in CHOOSING for word in words):
+        words = ["--config", str(embedded), *words]
+    defaults = {"output_dir": f"runs/{Path(script).stem}", **DEFAULTS, **(defaults or {})}
+    try:
+        recipe = parse_recipe(
+            words, (RecipeOptions, TransferOptions), load_config_class, defaults=defaults, description=description
+        )
+        from ..training.processes import leave_together
+        from .experiment import Experiment
+
+        Experiment(task, recipe.options, recipe.config, script, recipe.given).run()
+        leave_together()
+    except MutualKDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def load_config_class() -> type:
+    """The configuration's class; it imports torch, which `--help` need not wait for."""
+    from ..config.training_config import MutualKDConfig
+
+    return MutualKDConfig

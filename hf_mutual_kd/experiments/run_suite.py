@@ -1,0 +1,210 @@
+"""Runs a suite: every arm once, in this process or in several, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config.recipe import Recipe
+from ..data.splits import Splits
+from ..errors import ConfigError, MutualKDError, OutputFolderError
+from ..files import write_json
+from ..peers.spec import PeerSpec
+from ..reports.results import Arm
+from ..training.pushing import RESULTS
+from .experiment import SUMMARY, Experiment
+from .suite import PlannedArm, Suite, read_suite
+from .suite_report import FinishedArm, write_comparison
+from .suite_trainer import SuiteTrainer
+
+PLAN = "arm.json"
+COST = "cost.json"
+PAUSE_S = 0.5
+
+_splits: dict[str, Splits] = {}
+"""Splits that earlier arms of this process have loaded and checked."""
+
+
+class ArmFailed(MutualKDError):
+    """An arm of a suite, trained by a process of its own, ended with an error."""
+
+
+class SuiteArm(Experiment):
+    """An experiment of one arm that shares splits and inputs with others and leaves records but no models."""
+
+    trainer_class = SuiteTrainer
+
+    def _load_data(self) -> Splits:
+        names = ("dataset", "dataset_config", "dataset_revision", "train_split", "validation_split", "test_split",
+                 "image_column", "label_column", "label_names", "reduce_labels", "streaming", "max_train_samples",
+                 "max_eval_samples")  # fmt: skip
+        drawn_by = self.config.seed if self.config.data_seed is None else self.config.data_seed
+        chosen = [getattr(self.options, name) for name in names]
+        key = json.dumps([self.task, *chosen, drawn_by, self.config.labels, self.config.on_bad_image])
+        if key not in _splits:
+            _splits[key] = super()._load_data()
+        return dataclasses.replace(_splits[key], facts=dict(_splits[key].facts))
+
+    def _finish(self, results: dict[str, Any], splits: Splits, specs: dict[str, PeerSpec]) -> None:
+        write_json(self.folder / RESULTS, results)
+        for name in specs:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def run_suite(path: str, processes: int = 1, output_dir: str | None = None) -> str:
+    """
+    Train all arms of a suite that have not finished, and write the comparison.
+
+    Args:
+        path (`str`): the suite's YAML, see [`read_suite`].
+        processes (`int`, *optional*, defaults to 1): 1 trains in this process; more train so many arms at a time, each
+            in a process of its own. What they say goes to `logs/`.
+        output_dir (`str`, *optional*): in place of the suite's.
+
+    Returns:
+        `str`: the table for the terminal.
+
+    Raises:
+        [`ConfigError`]: the suite is wrong somewhere; before any training.
+        [`OutputFolderError`]: the folder holds arms of the same names with other options.
+        [`ArmFailed`]: one arm of several processes failed; those that finished stay.
+    """
+    if processes < 1:
+        raise ConfigError(f"--processes must be 1 or more, got {processes}")
+    suite = read_suite(path, output_dir)
+    todo = [arm for arm in suite.arms if not is_finished(suite, arm)]
+    print(f"{suite.folder}: {len(suite.arms)} arms, {len(suite.arms) - len(todo)} of them finished", flush=True)
+    if processes == 1:
+        for index, arm in enumerate(todo, start=1):
+            print(f"[{index}/{len(todo)}] {arm.name}", flush=True)
+            with open(_log(suite, arm.name), "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+                run_arm(suite, arm)
+    else:
+        _run_apart(suite, todo, path, processes, output_dir)
+    return write_comparison(suite, [read_arm(suite, arm) for arm in suite.arms])
+
+
+def run_one(path: str, name: str, output_dir: str | None = None) -> None:
+    """Train one arm of a suite by its name, as the processes of [`run_suite`] do."""
+    suite = read_suite(path, output_dir)
+    chosen = [arm for arm in suite.arms if arm.name == name]
+    if not chosen:
+        raise ConfigError(f"{path} has no arm {name!r}; it has {', '.join(arm.name for arm in suite.arms[:20])}")
+    run_arm(suite, chosen[0])
+
+
+def run_arm(suite: Suite, arm: PlannedArm) -> None:
+    """Train one arm and record what it found and cost; nothing counts as finished before both are written."""
+    folder = suite.folder / arm.name
+    shutil.rmtree(folder, ignore_errors=True)
+    gc.collect()
+    _forget_peak()
+    SuiteArm(suite.task, arm.recipe.options, arm.recipe.config, "", arm.recipe.given).run()
+    write_json(folder / PLAN, _plan(arm.recipe))
+    write_json(folder / COST, {"peak_memory": peak_memory()})
+
+
+def is_finished(suite: Suite, arm: PlannedArm) -> bool:
+    """
+    Whether an arm has been trained.
+
+    Raises:
+        [`OutputFolderError`]: it has, but with other options.
+    """
+    folder = suite.folder / arm.name
+    if not all((folder / name).is_file() for name in (PLAN, COST, SUMMARY)):
+        return False
+    trained, wanted = json.loads((folder / PLAN).read_text(encoding="utf-8")), _plan(arm.recipe)
+    if trained != wanted:
+        changed = next(key for key in {**trained, **wanted} if trained.get(key) != wanted.get(key))
+        raise OutputFolderError(
+            f"{folder} was trained with {changed} {trained.get(changed)!r}, the suite now says "
+            f"{wanted.get(changed)!r}; remove that folder, rename the setting, or choose another --output_dir"
+        )
+    return True
+
+
+def read_arm(suite: Suite, arm: PlannedArm) -> FinishedArm:
+    """What a finished arm found."""
+    folder = suite.folder / arm.name
+    found = Arm(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+    cost = json.loads((folder / COST).read_text(encoding="utf-8"))
+    return FinishedArm(arm, found, cost["peak_memory"])
+
+
+def _plan(recipe: Recipe) -> dict[str, Any]:
+    """The options that say what an arm is, as JSON gives them back."""
+    own = {"output_dir", "overwrite_output_dir"}
+    return json.loads(json.dumps({key: value for key, value in recipe.given.items() if key not in own}))
+
+
+def _run_apart(suite: Suite, todo: list[PlannedArm], path: str, processes: int, output_dir: str | None) -> None:
+    """Each arm in a process of its own, `processes` at a time."""
+    waiting = list(todo)
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                arm = waiting.pop(0)
+                print(f"[{len(todo) - len(waiting)}/{len(todo)}] {arm.name}", flush=True)
+                running[arm.name] = _start(suite, arm, path, output_dir)
+            time.sleep(PAUSE_S)
+            for name, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    if process.returncode:
+                        log = _log(suite, name)
+                        raise ArmFailed(f"{name} failed:\n{_last_lines(log)}\nall of it: {log}")
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+
+
+def _start(suite: Suite, arm: PlannedArm, path: str, output_dir: str | None) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "hf_mutual_kd", "compare", "--config", path, "--only", arm.name]
+    words += ["--output_dir", output_dir] if output_dir else []
+    with open(_log(suite, arm.name), "wb") as file:
+        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
+
+
+def _log(suite: Suite, name: str) -> Path:
+    """Where the words of an arm go."""
+    path = suite.folder / "logs" / f"{name.replace('/', '.')}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _last_lines(log: Path, most: int = 8) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-most:])
+
+
+def _forget_peak() -> None:
+    """Begin to measure anew: on CUDA torch's own peak, on Linux the process'."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    forget = Path("/proc/self/clear_refs")
+    if forget.is_file():
+        forget.write_text("5")
+
+
+def peak_memory() -> int | None:
+    """Bytes at most in use since [`_forget_peak`]: of the GPU where there is one; `None` where nothing says."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    lines = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
+    return 1024 * int(lines[0].split()[1]) if lines else None

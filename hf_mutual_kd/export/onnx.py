@@ -1,0 +1,276 @@
+"""Peers as ONNX, each file checked against PyTorch on samples of the test split before it may stay."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..data.collator import identified
+from ..errors import ExportError
+from ..files import staged, write_json
+from ..hub.names import choose_peers, read_run
+from ..peers.adapters import merged
+from ..peers.loading import load_peer
+from ..peers.spec import PeerSpec
+from ..reports.task_words import TASK_WORDS, TaskWords, text_under
+from ..tasks.exporting import PIXELS, TaskExport
+from ..tasks.image_classification.export import ImageExport
+from ..tasks.registry import TASKS
+from ..tasks.run_splits import load_run_splits
+from ..tasks.semantic_segmentation.export import SegmentationExport
+from ..tasks.video_saliency.export import SaliencyExport
+from .checks import PYTORCH, Checked, Runner, file_runner, measure, torch_runner
+from .onnx_files import OPSET, write_onnx
+from .quantize import quantise
+
+EXPORTS: dict[str, type[TaskExport]] = {
+    one.task.name: one for one in (ImageExport, SegmentationExport, SaliencyExport)
+}
+"""By the task's name."""
+
+
+FOLDER = "onnx"
+"""Inside a peer's folder, where transformers.js and Optimum look for `model.onnx` and `model_int8.onnx`."""
+FACTS = "export.json"
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+MODEL, QUANTISED = "model.onnx", "model_int8.onnx"
+
+LARGEST = 1_900_000_000
+"""Bytes of weights; one ONNX file holds less than 2 GiB."""
+CALIBRATION = 128
+"""Training samples that set the ranges of activations of a static quantisation."""
+
+
+@dataclass
+class Exported:
+    """What became of one peer.
+
+    Args:
+        peer (`str`): its name.
+        task (`str`): the name of its task.
+        folder (`Path`): of the files.
+        samples (`int`): how many were looked at.
+        shape (`list[int]`): of one sample in `pixel_values`.
+        outputs (`list[str]`): names of the files' outputs.
+        split (`str`): where the samples are from.
+        measured (`dict[str, Checked]`): by file, PyTorch under `"pytorch"`.
+    """
+
+    peer: str
+    task: str
+    folder: Path
+    samples: int
+    shape: list[int]
+    outputs: list[str]
+    split: str = "test"
+    measured: dict[str, Checked] = field(default_factory=dict)
+
+    @property
+    def words(self) -> TaskWords:
+        """What is said of its task."""
+        return TASK_WORDS[self.task]
+
+
+def export_peers(
+    place: str | Path,
+    *,
+    int8: bool = False,
+    peers: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    dataset: str | None = None,
+    samples: int = 256,
+    max_drop: float = 0.02,
+) -> list[Exported]:
+    """
+    Write the peers of a run, or one model folder, as ONNX.
+
+    Each file has a dynamic batch, carries no path or name of this machine, and stays only where it does what PyTorch
+    does: in float32 the same outputs, in int8 nearly the same accuracy. Inputs and outputs are called as transformers
+    calls them, so that the peer's own processor makes the former and reads the latter: `pixel_values`; `logits`, or
+    `class_queries_logits` and `masks_queries_logits` of heads with queries.
+
+    Args:
+        place (`str` or `Path`): folder of a run, or of a model (a peer's, then the run above it says which data).
+        int8 (`bool`, *optional*, defaults to `False`): also a quantised file: weights only, with dynamic activations,
+            for models that mostly multiply matrices; static, calibrated on training samples, for convolutions.
+        peers (`list[str]`, *optional*): only these of the run.
+        out (`str` or `Path`, *optional*): another folder, in which each peer gets one with its processor beside;
+            `onnx/` in the peer's own folder when unset.
+        dataset (`str`, *optional*): where the data set is, if not where the run had it.
+        samples (`int`, *optional*, defaults to 256): of the test split, the first ones.
+        max_drop (`float`, *optional*, defaults to 0.02): accuracy (of maps: of pixels; of saliency: CC) that int8 may
+            lose; without labels, the share of samples or pixels on which it may disagree with PyTorch, or what its
+            CC with PyTorch's densities may lack of 1.
+
+    Returns:
+        `list[Exported]`: also with files that were refused, which are deleted.
+
+    Raises:
+        [`ExportError`]: packages are missing, no model here, a model that ONNX cannot hold,
+            samples of several sizes, or float32 that differs from PyTorch.
+
+    Example:
+
+    ```python
+    >>> [file.what for file in export_peers("runs/vit_classify", int8=True)[0].measured.values()]
+    ['PyTorch', 'float32', 'int8, dynamic']
+    ```
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ExportError(f"{', '.join(missing)} is missing; pip install 'hf-mutual-kd[onnx]'")
+    if samples < 1:
+        raise ExportError(f"samples must be 1 or more, got {samples}")
+    folders, record = _find(Path(place), peers)
+    splits = load_run_splits(record, dataset)
+    test = _first(splits.test, samples)
+    train = _first(splits.train, CALIBRATION) if int8 else None
+    recipe = record.get("recipe") or {}
+    done = []
+    for name, folder in folders.items():
+        task = TASKS[record["task"]]()
+        loaded = load_peer(
+            name, PeerSpec(source=str(folder)), task, trust_remote_code=recipe.get("trust_remote_code") is True
+        )
+        loaded = replace(loaded, model=merged(loaded.model).float().eval())
+        target = folder if out is None else Path(out) / name
+        target.mkdir(parents=True, exist_ok=True)
+        if out is not None:
+            for part in (loaded.processor, loaded.model.config):
+                part.save_pretrained(target)  # type: ignore[union-attr, operator]
+        labels = splits.label_names or record.get("labels") or []
+        peer = EXPORTS[task.name](name, loaded, labels, recipe.get("on_bad_image", "raise"))
+        done.append(export_peer(peer, target / FOLDER, test, train, max_drop))
+    return done
+
+
+def _first(rows: Any, count: int) -> list[Any]:
+    """The first rows of a split, which are decoded later."""
+    found: Any = identified(rows)
+    return list(itertools.islice(found, count))
+
+
+def _find(place: Path, peers: Sequence[str] | None) -> tuple[dict[str, Path], dict[str, Any]]:
+    """The model folders by name, and the record of their run."""
+    if (place / "cohort.json").is_file():
+        run = read_run(place)
+        names = choose_peers(run, peers)
+        return {name: place / name for name in names}, _record(place)
+    if not (place / "config.json").is_file():
+        raise ExportError(f"{place} is neither a run (no cohort.json) nor a model folder (no config.json)")
+    if peers:
+        raise ExportError(f"peers are chosen from a run, and {place} is one model; leave --peers out")
+    above = place.resolve().parent
+    if (above / "cohort.json").is_file() and place.resolve().name in read_run(above).peers:
+        return {place.resolve().name: place}, _record(above)
+    config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    architectures = set(config.get("architectures") or ())
+    # What no task knows is a classifier that brings its own code.
+    task = next((name for name, one in TASKS.items() if one().architectures() & architectures), next(iter(TASKS)))
+    return {place.resolve().name: place}, {"task": task}
+
+
+def _record(run: Path) -> dict[str, Any]:
+    record = json.loads((run / "cohort.json").read_text(encoding="utf-8"))
+    if record.get("task") not in EXPORTS:
+        raise ExportError(
+            f"{run}: peers for {record.get('task')} are not exported; those for {', '.join(EXPORTS)} are"
+        )
+    return record
+
+
+def export_peer(
+    peer: TaskExport, place: Path, test: Sequence[Any], train: Sequence[Any] | None, max_drop: float
+) -> Exported:
+    """
+    Write, check and measure the files of one peer.
+
+    Args:
+        peer ([`TaskExport`]): with its model in eval mode.
+        place (`Path`): the folder of the files, which is replaced.
+        test (`list[dict]`): rows that are looked at.
+        train (`list[dict]`, *optional*): rows that an int8 file may be calibrated with; unset: there is no such file.
+        max_drop (`float`): as of [`export_peers`].
+
+    Raises: as [`export_peers`].
+    """
+    first = next(peer.batches(test[:1]))
+    model, example = peer.traceable(first), peer.pixels(first)
+    weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    if weights > LARGEST:
+        raise ExportError(
+            f"peer {peer.name!r} has {weights / 1e9:.1f} GB of weights, and one ONNX file holds less than 2"
+        )
+    with staged(place) as made:
+        write_onnx(peer.name, model, example, made / MODEL)
+        runners = {PYTORCH: torch_runner(model, weights), MODEL: _plain_runner(peer.name, made / MODEL, example)}
+        small = None
+        if train is not None:
+            small = Checked(f"int8, {quantise(made / MODEL, made / QUANTISED, _calibration(peer, train))}", 0)
+            try:
+                runners[QUANTISED] = file_runner(made / QUANTISED, small.what, example)
+            except ExportError as error:
+                small.refused = str(error)
+        found = measure(peer, peer.batches(test), runners)
+        if found.differing[MODEL]:
+            raise ExportError(
+                f"peer {peer.name!r}: ONNX gives other numbers than PyTorch ({found.differing[MODEL]}); nothing was "
+                "kept"
+            )
+        report = Exported(
+            peer.name, peer.task.name, place, found.samples, list(example.shape[1:]), list(model.outputs),
+            measured=found.checked,
+        )  # fmt: skip
+        if small is not None:
+            small = report.measured.setdefault(QUANTISED, small)
+            small.refused = small.refused or _refusal(small, report.measured[PYTORCH], max_drop, report.words)
+            if small.refused:
+                (made / QUANTISED).unlink()
+        write_json(made / FACTS, facts_of(report))
+    return report
+
+
+def _plain_runner(name: str, path: Path, example: Tensor) -> Runner:
+    try:
+        return file_runner(path, "float32", example)
+    except ExportError as error:
+        raise ExportError(f"peer {name!r}: {error}; nothing was kept") from error
+
+
+def _calibration(peer: TaskExport, rows: Sequence[Any]) -> Iterator[Tensor]:
+    return (peer.pixels(batch) for batch in peer.batches(rows))
+
+
+def _refusal(small: Checked, plain: Checked, max_drop: float, words: TaskWords) -> str | None:
+    """Why an int8 file may not stay; NaN is no reason to keep one."""
+    if small.accuracy is not None and plain.accuracy is not None:
+        head, before, after = words.shown[words.kept], plain.accuracy, small.accuracy
+    else:
+        head, before, after = words.alike, 1.0, small.agreement or 0.0
+    if before - after <= max_drop:
+        return None
+    lost, allowed = (text_under(head, value) for value in (before - after, max_drop))
+    return f"it loses {lost} of {text_under(head, before)} ({head}), allowed {allowed}"
+
+
+def facts_of(report: Exported) -> dict[str, Any]:
+    """What a card may say of an export, ready for JSON."""
+    return {
+        "opset": OPSET,
+        "input": {PIXELS: report.shape},
+        "outputs": report.outputs,
+        "samples": report.samples,
+        "split": report.split,
+        "measured": {
+            name: {k: v for k, v in asdict(one).items() if v is not None} for name, one in report.measured.items()
+        },
+        "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime")},
+    }

@@ -1,0 +1,167 @@
+"""Which files of a peer may leave the machine, and the search for what never may."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import HubError
+from ..reports.adapter_folder import ADAPTER_CONFIG, without_local_base
+
+SUFFIXES = frozenset({".json", ".safetensors", ".md", ".png", ".txt", ".jinja", ".onnx"})
+CODE_SUFFIX = ".py"
+MODEL_CODE = Path(__file__).parents[1] / "tasks" / "video_saliency" / "model"
+"""The code that saved video saliency models bring, so that transformers alone loads them."""
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+TOKENS = re.compile(rb"\b(?:hf_[A-Za-z0-9]{20,}|hf_oauth_[A-Za-z0-9_.-]{20,}|api_org_[A-Za-z0-9]{20,})")
+HOMES = re.compile(rb"(?<![\w.-])(?:/(?:home|Users)/[^/\s\"'<>]+|[A-Za-z]:\\+Users\\+[^\\\s\"'<>]+)")
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """One file that is to be pushed.
+
+    Args:
+        name (`str`): its path in the repository, with `/`.
+        content (`Path` or `bytes`): where it lies, or its bytes where they differ from the file's.
+    """
+
+    name: str
+    content: Path | bytes = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+
+    def read(self) -> bytes:
+        """The whole content; of weights only the header, which holds all their text."""
+        if isinstance(self.content, bytes):
+            return self.content
+        if self.name.endswith(".safetensors"):
+            with open(self.content, "rb") as file:
+                return file.read(min(int.from_bytes(file.read(8), "little"), 100_000_000))
+        return self.content.read_bytes()
+
+
+@dataclass
+class Selection:
+    """The files of a folder, sorted into those that go and those that stay, with the reason."""
+
+    files: list[Outgoing] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def select(folder: Path, custom_code: bool = False) -> Selection:
+    """The files of a model folder that may be pushed.
+
+    Only known kinds go (JSON, safetensors, ONNX, Markdown, PNG, text, chat templates); never pickles, hidden files, or
+    links that lead out of the folder. Without `custom_code` no Python goes either, and `auto_map`, which tells the
+    next loader to run code, is taken out of the JSON files, unless all Python in the folder is this package's own.
+
+    Raises:
+        [`HubError`]: the folder holds no model.
+    """
+    chosen = Selection()
+    root = folder.resolve()
+    custom_code = custom_code or holds_our_code(folder)
+    for at, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted([*names, *(f for f in folders if (Path(at) / f).is_symlink())]):
+            path = Path(at) / name
+            relative = path.relative_to(folder).as_posix()
+            reason = _obstacle(path, PurePosixPath(relative), root, custom_code)
+            if reason:
+                chosen.left_out[relative] = reason
+            else:
+                keeps = custom_code and path.name != ADAPTER_CONFIG
+                chosen.files.append(Outgoing(relative, path if keeps else _without_auto_map(path)))
+    present = {file.name for file in chosen.files}
+    if "config.json" not in present and not any(name.endswith(".safetensors") for name in present):
+        raise HubError(f"{folder} is no model folder: it has neither config.json nor safetensors weights")
+    return chosen
+
+
+def holds_our_code(folder: Path) -> bool:
+    """Whether a folder holds Python, all of it byte for byte what this package saves beside its own models."""
+    files = [file for file in folder.rglob(f"*{CODE_SUFFIX}") if file.is_file()]
+    return bool(files) and all(
+        file.parent == folder
+        and (MODEL_CODE / file.name).is_file()
+        and file.read_bytes() == (MODEL_CODE / file.name).read_bytes()
+        for file in files
+    )
+
+
+def _obstacle(path: Path, relative: PurePosixPath, root: Path, custom_code: bool) -> str | None:
+    if any(part.startswith(".") for part in relative.parts):
+        return "hidden"
+    if not all(NAME.fullmatch(part) for part in relative.parts):
+        return "a name with odd characters"
+    if not path.resolve().is_relative_to(root):
+        return "a link that leads out of the folder"
+    if not path.is_file():
+        return "no plain file"
+    suffix = path.suffix.lower()
+    if suffix == CODE_SUFFIX:
+        return None if custom_code else "code, and trust_remote_code was not given"
+    return None if suffix in SUFFIXES else "not a kind of file that is pushed"
+
+
+def _without_auto_map(path: Path) -> Path | bytes:
+    if path.suffix.lower() != ".json":
+        return path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return path
+    if isinstance(content, dict) and path.name == ADAPTER_CONFIG:
+        return to_json(without_local_base(content))
+    if not isinstance(content, dict) or "auto_map" not in content:
+        return path
+    return to_json({key: value for key, value in content.items() if key != "auto_map"})
+
+
+def to_json(content: Any) -> bytes:
+    """JSON as it is written into files."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def refuse_secrets(files: Iterable[Outgoing], run_dir: Path, token: str | None) -> None:
+    """Look through all that is to be pushed for tokens and for paths of this machine.
+
+    Args:
+        files (`Iterable[Outgoing]`): what would leave.
+        run_dir (`Path`): the run, whose absolute path stays here.
+        token (`str`, *optional*): the one in use.
+
+    Raises:
+        [`HubError`]: names the file and what was found in it, never the secret itself.
+    """
+    never = {"the absolute path of the run": _as_written(run_dir.resolve()) | _as_written(run_dir.absolute())}
+    home = Path.home()
+    if len(home.parts) > 1:
+        never["the path of your home folder"] = _as_written(home)
+    patterns = {"your token": re.compile(re.escape(token.encode()))} if token else {}
+    for what, texts in never.items():
+        # A path counts where it stands alone, so that `/root` is not found in `https://x/rootless`.
+        patterns[what] = re.compile(rb"(?<![\w.-])(?:" + b"|".join(map(re.escape, sorted(texts))) + rb")(?![\w-])")
+    patterns |= {"a Hub token": TOKENS, "the path of somebody's home folder": HOMES}
+    for file in files:
+        content = file.read()
+        for what, pattern in patterns.items():
+            if pattern.search(content) or pattern.search(file.name.encode()):
+                raise HubError(f"{file.name} holds {what}; take it out and push again (nothing was sent)")
+
+
+def _as_written(path: Path) -> set[bytes]:
+    """A path as text may hold it: plain, and with the backslashes that JSON doubles."""
+    text = str(path)
+    return {text.encode(), json.dumps(text)[1:-1].encode()}

@@ -1,0 +1,254 @@
+"""Makes a Space of a run: a folder with a Gradio app in which visitors ask the peers, before and after."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from ...distillation.label_alignment import align_labels
+from ...errors import OutputFolderError, PeerError
+from ...files import staged, write_json
+from ...reports.predictions import PREDICTIONS
+from ...reports.run_records import HUB, RunRecords, hub_id, read_records
+from ...reports.text import last_part, one_line
+from ...tasks.image_classification.space import ClassificationSpace
+from ...tasks.run_splits import load_run_splits
+from ...tasks.semantic_segmentation.space import SegmentationSpace
+from ...tasks.space import DATA, SAMPLES, SpaceTask
+from ...tasks.video_saliency.space import SaliencySpace
+from ..files import select
+from ..names import choose_peers, read_run
+from .readme import GRADIO, readme
+
+FOLDER = "space"
+MOST_SAMPLES = 12
+
+TASKS: dict[str, SpaceTask] = {
+    "image-classification": ClassificationSpace(),
+    "semantic-segmentation": SegmentationSpace(),
+    "video-saliency": SaliencySpace(),
+}
+"""All of [`TASK_WORDS`]."""
+
+
+@dataclass
+class MadeSpace:
+    """What [`write_space`] made.
+
+    Args:
+        folder (`Path`): of the Space.
+        models (`list[str]`): Hub ids of the models that it fetches when it runs.
+        notes (`list[str]`): what is not in it, and why.
+    """
+
+    folder: Path
+    models: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+
+
+def write_space(
+    run_dir: str | Path,
+    out: str | Path | None = None,
+    *,
+    peers: Sequence[str] | None = None,
+    pushed: dict[str, tuple[str, str]] | None = None,
+    dataset: str | None = None,
+    samples: int = MOST_SAMPLES,
+) -> MadeSpace:
+    """
+    Write a folder that is a whole Space: the app, its requirements, `README.md`, `data/`.
+
+    A peer's start comes from the Hub at the commit that the run used; a start that was a folder, and a peer that is
+    not said to be `pushed`, is copied into `data/peers/`, weights and configuration only.
+
+    Args:
+        run_dir (`str` or `Path`): a run that has ended.
+        out (`str` or `Path`, *optional*): the folder, replaced where it is an earlier Space; `space/` in the run when
+            unset.
+        peers (`list[str]`, *optional*): only these.
+        pushed (`dict[str, tuple[str, str]]`, *optional*): Hub id and commit of peers that are fetched from there.
+        dataset (`str`, *optional*): where the data set is now, for the samples; as the run had it when unset.
+        samples (`int`, *optional*, defaults to 12): test samples that visitors can pick, flipped ones first; 0 for
+            none, which needs no data.
+
+    Returns:
+        [`MadeSpace`]
+
+    Raises:
+        [`OutputFolderError`]: no run, or a folder in use.
+        [`PeerError`]: a peer that transformers cannot load without its own code.
+        [`DataError`]: the data set cannot be found.
+
+    Example:
+
+    ```python
+    >>> write_space("runs/vit_classify").folder
+    PosixPath('runs/vit_classify/space')
+    ```
+    """
+    run = read_records(Path(run_dir))
+    task = TASKS[str(run.record["task"])]
+    names = choose_peers(read_run(run_dir), peers)
+    place = Path(out) if out else run.folder / FOLDER
+    if place.exists() and not (place / DATA / "facts.json").is_file():
+        raise OutputFolderError(f"{place} is in use and no earlier Space; choose another folder with --out")
+    made = MadeSpace(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with staged(place) as folder:
+        (folder / DATA).mkdir()
+        task.write_app(folder)
+        configs = {name: _config(run, name, task) for name in names}
+        described = [
+            _describe(run, name, folder, config, (pushed or {}).get(name), made) | task.peer_facts(run.folder / name)
+            for name, config in configs.items()
+        ]
+        shown = []
+        if samples:
+            (folder / SAMPLES).mkdir()
+            shown = task.write_samples(run, load_run_splits(run.record, dataset).test, described, folder, samples)
+        write_json(folder / DATA / "facts.json", _facts(run, task, described, shown))
+        packages = requirements(run, task.packages(list(configs.values())))
+        (folder / "requirements.txt").write_text(packages, encoding="utf-8")
+        (folder / "README.md").write_text(readme(run, names, made.models, described, task), encoding="utf-8")
+    return made
+
+
+def _facts(
+    run: RunRecords, task: SpaceTask, peers: list[dict[str, Any]], samples: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """All that the app shows and is no file."""
+    objective = run.record.get("objective") or {}
+    said = [(objective.get(part) or {}).get("description", "") for part in ("rule", "source")]
+    dataset = run.fact("dataset") or {}
+    data = last_part(str(dataset.get("name") or "the data set"))
+    names = ", ".join(peer["name"] for peer in peers)
+    intro = f"Pretrained models for {run.words.title} that taught each other on {one_line(data)}."
+    return {
+        "task": run.record["task"],
+        "title": f"{names}: before and after",
+        "intro": [
+            " ".join([intro, one_line(str(dataset.get("note") or ""), 300)]).strip(),
+            f"Give {task.thing}: on each, the peer that knows the truth best would teach the others.",
+        ],
+        "thing": task.thing,
+        "rule": " ".join(filter(None, said)),
+        "score": task.score,
+        "labels": [one_line(label) for label in run.labels],
+        "peers": peers,
+        "samples": samples,
+        "samples_label": "Test samples" + ("; flipped ones first" if (run.folder / PREDICTIONS).is_file() else ""),
+    }
+
+
+def _describe(
+    run: RunRecords, name: str, folder: Path, config: Any, pushed: tuple[str, str] | None, made: MadeSpace
+) -> dict[str, Any]:
+    """One peer: where its weights are before and after, which of its outputs are the labels, what is said of it."""
+    peer = run.peers[name]
+    parameters = int(peer.get("parameters") or 0)
+    if pushed:
+        end: dict[str, Any] = {"repo": pushed[0], "revision": pushed[1]}
+        made.models.append(pushed[0])
+    else:
+        end = {"folder": _copy(run.folder / name, folder, name, "end", keep_processor=True)}
+    start, why = _start(run, name, folder, config, made)
+    base = hub_id(peer.get("source"), peer.get("revision"))
+    return {
+        "name": name,
+        "said": _said(run, name, parameters),
+        "columns": align_labels(name, _labels(config), run.labels, mode="subset") if run.labels else None,
+        "start": start and start | {"parameters": parameters},
+        "no_start": why,
+        "end": end | {"parameters": parameters},
+        "card": f"{HUB}/{pushed[0]}" if pushed else None,
+        "base_card": f"{HUB}/{base}/tree/{peer['revision']}" if base else None,
+    }
+
+
+def _config(run: RunRecords, name: str, task: SpaceTask) -> Any:
+    """The configuration of a trained peer, or why the app could not show it."""
+    folder = run.folder / name
+    if not (folder / "config.json").is_file():
+        raise PeerError(f"peer {name!r} is a module of your own: a Space shows models that transformers can load")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise PeerError(f"peer {name!r} cannot be shown in a Space, which runs no foreign code: {error}") from None
+    task.check(name, config)
+    return config
+
+
+def _labels(config: Any) -> list[str]:
+    return [str(config.id2label[index]) for index in sorted(config.id2label)]
+
+
+def _start(
+    run: RunRecords, name: str, folder: Path, config: Any, made: MadeSpace
+) -> tuple[dict[str, Any] | None, str]:
+    """Where a peer's start is, or in words for the visitor why there is none to show."""
+    peer = run.peers[name]
+    source, revision = str(peer.get("source") or ""), peer.get("revision")
+    no_head = "It started without a classifier for these labels."
+    if run.recipe.get("label_alignment") == "new_head":
+        return None, no_head
+    if found := hub_id(source, revision):
+        made.models.append(found)
+        return {"repo": found, "revision": revision}, ""
+    local = Path(source).expanduser()
+    if not (local / "config.json").is_file():
+        made.notes.append(f"{name}: its start, {source or 'unknown'}, is not here; the Space shows it only after")
+        return None, "Its start is not at hand."
+    if _labels(AutoConfig.from_pretrained(local, trust_remote_code=False)) != _labels(config):
+        return None, no_head
+    return {"folder": _copy(local, folder, name, "start", keep_processor=False)}, ""
+
+
+def _copy(source: Path, folder: Path, name: str, phase: str, keep_processor: bool) -> str:
+    """Copy what a model needs to be loaded; its path in the Space."""
+    place = folder / DATA / "peers" / name / phase
+    place.mkdir(parents=True)
+    for file in select(source).files:
+        is_weights = file.name.endswith((".safetensors", ".safetensors.index.json")) or file.name == "config.json"
+        if "/" in file.name or not (is_weights or keep_processor and "processor" in file.name):
+            continue
+        if isinstance(file.content, bytes):
+            (place / file.name).write_bytes(file.content)
+        else:
+            shutil.copyfile(file.content, place / file.name)
+    return place.relative_to(folder).as_posix()
+
+
+def _said(run: RunRecords, name: str, parameters: int) -> str:
+    """A line on one peer: its size, and what was measured on the test split."""
+    result = (run.results.get("peers") or {}).get(name) or {}
+    arms = (("start", "before"), ("mutual", "after"), ("control", "in the control without transfer"))
+    values = [(words, (result.get(arm) or {}).get(run.words.metric)) for arm, words in arms]
+    shown = [f"{run.words.unit(value)} {words}" for words, value in values if value is not None]
+    size = f"{parameters / 1e6:.3g} M parameters" if parameters else ""
+    on = f"{run.words.metric} on the test split: {', '.join(shown)}" if shown else ""
+    return "; ".join(filter(None, (size, on)))
+
+
+def requirements(run: RunRecords, packages: Sequence[str]) -> str:
+    """The lines of `requirements.txt`: what the app imports, pinned to what the run used."""
+    pins = {name: (run.fact("versions") or {}).get(name) or _installed(name) for name in packages}
+    lines = [f"{name}=={pin.split('+')[0]}" if pin else name for name, pin in pins.items()]
+    # Without it pip takes a build for GPUs, which is several gigabytes larger.
+    return "\n".join(["--extra-index-url https://download.pytorch.org/whl/cpu", f"gradio=={GRADIO}", *lines, ""])
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,404 @@
+"""The cohort: named peers with their processors, trained inside one forward so that every wrapper sees one module."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.utils import ModelOutput
+
+from ..config.options import LabelAlignment
+from ..distillation.label_alignment import ClassColumns, align_labels, label_list
+from ..distillation.objective import Objective, TeacherRule
+from ..errors import ConfigError, LabelError, PeerError
+from ..tasks.registry import Task, make_task
+from .adapters import is_adapter, start_of
+from .loading import LoadedPeer, load_peer, save_peer
+from .sharding import loaded_whole
+from .spec import PeerSpec, check_peer_names
+
+BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+@dataclass
+class CohortOutput(ModelOutput):
+    """What a cohort returns.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*): supervised loss plus weighted transfer; given with labels or roles.
+        answers (`dict[str, Any]`): what each peer says, classes in the data set's order; logits `[B, C]` in image
+            classification, see [`Task`] for others.
+        teacher (`torch.LongTensor` of shape `[B, ...]`, *optional*): a peer's index, `NOBODY`, `MEAN` or `ALL`.
+        supervised (`torch.FloatTensor` of shape `[N]`, *optional*): each peer's share of the loss by labels.
+        transfer (`torch.FloatTensor` of shape `[N]`, *optional*): each peer's transfer loss, not yet weighted.
+    """
+
+    loss: Tensor | None = None
+    answers: dict[str, Any] | None = None
+    teacher: Tensor | None = None
+    supervised: Tensor | None = None
+    transfer: Tensor | None = None
+
+
+class Cohort(nn.Module):
+    """N ≥ 1 pretrained models that are improved together.
+
+    Args:
+        peers (`dict[str, LoadedPeer]`): models with their specs and processors, by name.
+        task ([`Task`] or `str`): what they do.
+        label_names (`list[str]`, *optional*): the data set's labels, in its order; the first peer's when unset.
+        label_alignment (`str`, *optional*, defaults to `"exact"`): see [`align_labels`].
+
+    Raises:
+        [`PeerError`], [`LabelError`]: a peer cannot take part.
+
+    Example:
+
+    ```python
+    >>> cohort = Cohort.from_pretrained(
+    ...     {"vit": "google/vit-base-patch16-224", "cnx": "facebook/convnext-tiny-224"}, task="image-classification"
+    ... )
+    >>> cohort.set_objective(Objective(rule=BestRule(), source=LiveSource()))
+    >>> out = cohort(peer_inputs={"vit": {"pixel_values": x}, "cnx": {"pixel_values": x}}, labels=y)
+    >>> out.loss.backward()
+    ```
+    """
+
+    accepts_loss_kwargs = False
+
+    def __init__(
+        self,
+        peers: Mapping[str, LoadedPeer],
+        task: Task | str = "image-classification",
+        label_names: Sequence[str] | None = None,
+        label_alignment: LabelAlignment = "exact",
+    ):
+        super().__init__()
+        check_peer_names(peers)
+        self.task = make_task(task)
+        self.peers = nn.ModuleDict({name: peer.model for name, peer in peers.items()})
+        self.specs = {name: peer.spec for name, peer in peers.items()}
+        self.processors = {name: peer.processor for name, peer in peers.items()}
+        own_labels = {name: label_list(model) if self.task.has_classes else [] for name, model in self.peers.items()}
+        self.label_names = list(label_names or next((names for names in own_labels.values() if names), []))
+        self.label_columns: dict[str, list[int] | None] = {
+            name: align_labels(name, labels, self.label_names, mode=label_alignment) if labels else None
+            for name, labels in own_labels.items()
+        }
+        for name, columns in self.label_columns.items():
+            if columns is not None:
+                self.task.check_columns(name, columns)
+                self.register_buffer(f"columns_{name}", torch.tensor(columns), persistent=False)
+        self.objective: Objective | None = None
+        self.rule: TeacherRule | None = None
+        """The objective's, where there is transfer: what it fits or learns moves and is saved with the cohort."""
+        self.starts: nn.ModuleDict | None = None
+        """Copies of the peers that teachers may speak with: as they started, or moving averages."""
+        self.peer_checkpointing = False
+        self.is_split = False
+        """Whether every process holds a part of the weights, which a forward gathers from all of them."""
+        self.resting: set[str] = set()
+        """Peers that early stopping keeps as they are."""
+        for name, spec in self.specs.items():
+            if spec.frozen or not is_adapter(self.peers[name]):
+                self.peers[name].requires_grad_(not spec.frozen)
+            if spec.gradient_checkpointing:
+                self._model(name).gradient_checkpointing_enable()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        peers: Mapping[str, str | Path | PeerSpec | nn.Module],
+        task: Task | str = "image-classification",
+        label_names: Sequence[str] | None = None,
+        label_alignment: LabelAlignment = "exact",
+        trust_remote_code: bool = False,
+    ) -> Cohort:
+        """Load every peer from the Hub or a folder, or take a module as it is.
+
+        Args:
+            peers (`dict`): name to Hub id (`ID` or `ID@REVISION`), folder, [`PeerSpec`] or `nn.Module`.
+            task (`str`): e.g. `"image-classification"`.
+            label_names (`list[str]`, *optional*): the data set's labels in its order.
+            label_alignment (`str`, *optional*, defaults to `"exact"`): `"exact"`, `"subset"` or `"new_head"`.
+            trust_remote_code (`bool`, *optional*, defaults to `False`): run code that a repository brings.
+        """
+        check_peer_names(peers)
+        task = make_task(task)
+        new_labels = list(label_names) if label_alignment == "new_head" and label_names else None
+        if label_alignment == "new_head" and new_labels is None:
+            raise LabelError("label_alignment='new_head' needs the data set's label names; give `label_names`")
+        bases: dict[Any, LoadedPeer] = {}
+        with loaded_whole():
+            loaded = {
+                name: load_peer(name, peer, task, new_labels, trust_remote_code, bases) for name, peer in peers.items()
+            }
+        return cls(loaded, task, label_names, "exact" if new_labels else label_alignment)
+
+    @property
+    def names(self) -> list[str]:
+        """Peer names; their order gives the indices in roles."""
+        return list(self.specs)
+
+    def _model(self, name: str) -> Any:
+        return self.peers[name]
+
+    def set_objective(self, objective: Objective | None) -> None:
+        """Say what the peers are trained for; copies the present weights as frozen starts if it needs them.
+
+        Raises:
+            [`ConfigError`]: the rule does not fit the peers.
+        """
+        self.objective, self.rule = objective, None
+        if objective is not None and objective.weight > 0:
+            objective.rule.bind(self.names, len(self.label_names))
+            self.rule = objective.rule.to(next(self.peers.parameters(), torch.empty(0)).device)
+        if objective is not None and objective.needs_starts and self.starts is None:
+            self.starts = nn.ModuleDict(
+                {name: peer if self.specs[name].frozen else start_of(peer) for name, peer in self.peers.items()}
+            )
+
+    def freeze(self, names: Iterable[str]) -> None:
+        """Let these peers teach without learning."""
+        for name in names:
+            self.specs[name] = replace(self.specs[name], frozen=True)
+            self.peers[name].requires_grad_(False)
+
+    def rest_batch_norms(self, policy: str) -> None:
+        """`"freeze"`: keep the batch-norm statistics of all peers as they were pretrained."""
+        if policy == "freeze":
+            self.specs = {name: replace(spec, batch_norm="freeze") for name, spec in self.specs.items()}
+
+    def drop_starts(self) -> None:
+        """Free the frozen starts; their outputs then come with every batch as `start_logits`."""
+        self.starts = None
+
+    @torch.no_grad()
+    def follow_peers(self) -> None:
+        """Move copies that follow their peers one step towards them; batch-norm statistics are taken over."""
+        decay = None if self.objective is None else self.objective.source.decay
+        if decay is None or self.starts is None:
+            return
+        for name, average in self.starts.items():
+            if self.specs[name].frozen:
+                continue
+            for kept, live in zip(average.parameters(), self.peers[name].parameters(), strict=True):
+                kept.lerp_(live.to(kept.dtype), 1 - decay)
+            for buffer, now in zip(average.buffers(), self.peers[name].buffers(), strict=True):
+                buffer.copy_(now)
+
+    def forward(
+        self,
+        peer_inputs: Mapping[str, Mapping[str, Tensor]],
+        labels: Tensor | None = None,
+        roles: Tensor | None = None,
+        sample_ids: Tensor | None = None,
+        start_logits: Tensor | None = None,
+        row_counts: Tensor | None = None,
+        transfer_weight: Tensor | float | None = None,
+        table: Mapping[str, Tensor] | None = None,
+    ) -> CohortOutput:
+        """Run all peers on one batch.
+
+        Args:
+            peer_inputs (`dict[str, dict[str, torch.Tensor]]`): each peer's own inputs.
+            labels (`torch.LongTensor` of shape `[B, ...]`, *optional*): truth; negative where there is none.
+            roles (`torch.LongTensor` of shape `[B, ...]`, *optional*): decided teachers; `UNDECIDED` leaves it to us.
+            sample_ids (`torch.LongTensor` of shape `[B]`, *optional*): passed through collators, not used here.
+            start_logits (`torch.Tensor` of shape `[B, N, C, ...]`, *optional*): cached outputs of the frozen starts.
+            row_counts (`torch.LongTensor` of shape `[2]`, *optional*): units, and units with a label, over which the
+                loss is a mean, where that is more than this batch (accumulation, processes).
+            transfer_weight (`float`, *optional*): λ, when it is not the objective's.
+            table (`dict[str, torch.Tensor]`, *optional*): what a score table teaches, see
+                [`TableTeacher`]; `roles` then say who.
+
+        Returns:
+            [`CohortOutput`]
+        """
+        missing = [name for name in self.names if name not in peer_inputs]
+        if missing:
+            raise ConfigError(f"peer_inputs lacks {', '.join(missing)}; it has {', '.join(peer_inputs)}")
+        said = {name: self._run(name, peer_inputs[name], labels) for name in self.names}
+        answers = {name: answer for name, (answer, _) in said.items()}
+        if labels is None and roles is None and (self.objective is None or self.objective.labels or not self.training):
+            return CohortOutput(answers=answers)
+        if labels is None:
+            labels = self.task.no_labels(self.task.belief(answers[self.names[0]]))
+        nothing = torch.zeros(len(labels), device=labels.device)
+        losses = torch.stack([nothing if loss is None else loss for _, loss in said.values()])
+        return self._loss(
+            answers, losses, peer_inputs, labels, roles, start_logits, row_counts, transfer_weight, table
+        )
+
+    def _loss(
+        self, answers, losses, peer_inputs, labels, roles, start_logits, row_counts, transfer_weight, table
+    ) -> CohortOutput:
+        objective = self.objective
+        labelled = self.task.labelled(labels)
+        units, labelled_units = row_counts if row_counts is not None else (len(labels), labelled.sum())
+        supervised = losses.sum(1) / torch.as_tensor(labelled_units).clamp_min(1)
+        by_labels = supervised.sum() * (1 if objective is None or objective.labels else 0)
+        if objective is None or objective.weight == 0:
+            return CohortOutput(loss=by_labels, answers=answers, supervised=supervised)
+        live = [self.task.belief(answer) for answer in answers.values()]
+        if objective.source.in_memory:
+            teacher, pulls, by_rule = self._transfer(live, peer_inputs, labels, roles, start_logits)
+            by_labels = by_labels + by_rule / torch.as_tensor(labelled_units).clamp_min(1)
+        elif table is not None:
+            teacher, pulls = roles, self.task.transfer_from_table(objective, live, labels, **table)
+        else:
+            raise ConfigError("teacher_source 'table' needs batches that a TableCollator made")
+        learns = torch.tensor([not spec.frozen for spec in self.specs.values()], device=labels.device)
+        transfer = pulls.sum(1) * learns / units
+        weight = objective.weight if transfer_weight is None else transfer_weight
+        loss = by_labels + weight * transfer.sum()
+        return CohortOutput(loss=loss, answers=answers, teacher=teacher, supervised=supervised, transfer=transfer)
+
+    def _transfer(
+        self, live: list[Tensor], peer_inputs, labels: Tensor, roles, start_logits
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Who teaches `[B, ...]`, the pull `[N, B]` on every peer, and what trains the rule, summed over samples."""
+        objective, task = self.objective, self.task
+        if objective is None:
+            raise ConfigError("there is nothing to train for; call `set_objective`")
+        ranked = task.ranked(labels)
+        speak_as_started = objective.source.frozen or torch.compiler.is_compiling()
+        starts = list(start_logits.unbind(1)) if start_logits is not None else None
+        if starts is None and objective.needs_starts and speak_as_started:
+            starts = self.start_logits(peer_inputs)
+        speakers = starts if objective.source.frozen and starts is not None else live
+        scored = torch.ones_like(ranked) if objective.score in task.label_free_scores else ranked
+        teacher = objective.teachers(self._scores(objective.rule.speak(speakers), labels, ranked), scored, roles)
+        if starts is None and objective.needs_starts:
+            starts = self._held_starts(peer_inputs, live, teacher, scored)
+        by_rule = objective.rule.loss(task.units(speakers, labels)).sum() if objective.rule.learns else 0.0
+        return teacher, task.transfer(objective, live, starts, teacher, scored, labels), by_rule
+
+    def _scores(self, speakers: Sequence[Tensor], labels: Tensor, ranked: Tensor) -> Tensor:
+        """What ranks the peers, `[N, B, ...]`; zeros where the rule asks for nothing."""
+        if self.objective is None or not self.objective.rule.needs_scores:
+            return torch.zeros(len(speakers), *ranked.shape, device=ranked.device)
+        return self.task.scores(self.objective.score, speakers, labels)
+
+    def _run(self, name: str, inputs: Mapping[str, Tensor], labels: Tensor | None = None) -> tuple[Any, Tensor | None]:
+        """A peer's answer, and its loss by `labels` `[B]`."""
+        if self.specs[name].frozen:
+            with torch.no_grad():
+                return self._answer(name, self.peers[name], inputs, labels)
+        if self.peer_checkpointing and self.training:
+            model = self.peers[name]
+            return checkpoint(
+                self._answer, name, model, inputs, labels, use_reentrant=False,
+                context_fn=lambda: (contextlib.nullcontext(), resting_batch_norms(model)),
+            )  # fmt: skip
+        return self._answer(name, self.peers[name], inputs, labels)
+
+    def _answer(
+        self, name: str, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor | None = None
+    ) -> tuple[Any, Tensor | None]:
+        index = getattr(self, f"columns_{name}") if self.label_columns[name] is not None else None
+        columns = ClassColumns(name, len(self.label_names), index)
+        if labels is None:
+            return self.task.answer(model, inputs, columns), None
+        smoothing = self.objective.label_smoothing if self.objective is not None else 0.0
+        return self.task.supervised(model, inputs, columns, labels, smoothing)
+
+    def start_logits(self, peer_inputs: Mapping[str, Mapping[str, Tensor]]) -> list[Tensor]:
+        """Outputs of the frozen starts, N tensors of shape `[B, C, ...]`, without gradient."""
+        if self.starts is None:
+            raise ConfigError("there are no frozen starts; call `set_objective` with an objective that needs them")
+        with torch.no_grad():
+            return [self._start_belief(name, self.starts[name], peer_inputs[name]) for name in self.names]
+
+    def _start_belief(self, name: str, start: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        answer, _ = self._answer(name, start, inputs)
+        return self.task.belief(answer)
+
+    def _held_starts(self, peer_inputs, live: list[Tensor], teacher: Tensor, scored: Tensor) -> list[Tensor]:
+        """As [`start_logits`], run only on the samples where a live objective looks at them; 0 elsewhere.
+
+        A peer is held to its start where it teaches, on about 1/N of the samples, and where no label ranks the peers.
+        """
+        if self.starts is None or self.objective is None:
+            raise ConfigError("there are no frozen starts; call `set_objective` with an objective that needs them")
+        unranked = ~scored if self.objective.unlabelled_rows else torch.zeros_like(scored)
+        starts = []
+        for index, (name, belief) in enumerate(zip(self.names, live, strict=True)):
+            wanted = (teacher == index).flatten(1).any(1) if teacher.ndim > 1 else teacher == index
+            rows = (wanted | unranked).nonzero().squeeze(1)
+            if self.is_split and not len(rows):
+                rows = torch.zeros_like(teacher.flatten()[:1])
+            start = torch.zeros_like(belief, requires_grad=False)
+            if len(rows):
+                inputs = {key: value[rows] for key, value in peer_inputs[name].items()}
+                with torch.no_grad():
+                    start[rows] = self._start_belief(name, self.starts[name], inputs).to(start.dtype)
+            starts.append(start)
+        return starts
+
+    def train(self, mode: bool = True) -> Cohort:
+        """As `nn.Module.train`; frozen peers, starts, adapters' bases and batch norms stay in evaluation mode."""
+        super().train(mode)
+        for name, spec in self.specs.items():
+            if spec.frozen:
+                self.peers[name].eval()
+                continue
+            rests = spec.batch_norm == "freeze" or name in self.resting
+            for module in batch_norms(self.peers[name]):
+                if rests or (is_adapter(self.peers[name]) and not any(p.requires_grad for p in module.parameters())):
+                    module.eval()
+        if self.starts is not None:
+            self.starts.eval()
+        return self
+
+    def peer_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters of each peer, the unit of learning rates and clipping."""
+        return {name: [p for p in model.parameters() if p.requires_grad] for name, model in self.peers.items()}
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
+        """Recompute activations inside every peer that supports it."""
+        for name in self.names:
+            if not getattr(self._model(name), "supports_gradient_checkpointing", False):
+                raise PeerError(
+                    f"peer {name!r} ({type(self._model(name)).__name__}) has no gradient checkpointing of its own; "
+                    "use peer_checkpointing, which works for any model"
+                )
+            self._model(name).gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    activation_checkpointing_enable = gradient_checkpointing_enable
+
+    def save_pretrained(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write every peer with its processor to `folder/NAME`, each an ordinary model folder."""
+        for name in self.names:
+            self.save_peer(name, Path(folder) / name, state_dict)
+
+    def save_peer(self, name: str, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write one peer to `folder`; `state_dict` is the whole cohort's, where its weights are sharded."""
+        prefix = f"peers.{name}."
+        weights = {k.removeprefix(prefix): v for k, v in (state_dict or {}).items() if k.startswith(prefix)}
+        save_peer(self.peers[name], self.processors[name], folder, weights or None)
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """All batch-norm layers of a model."""
+    return [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
+
+
+@contextlib.contextmanager
+def resting_batch_norms(model: nn.Module) -> Iterator[None]:
+    """Keep running statistics as they are while activations are recomputed: the first pass has updated them."""
+    layers: list[Any] = [layer for layer in batch_norms(model) if layer.track_running_stats]
+    kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
+    for layer in layers:
+        layer.momentum, layer.num_batches_tracked = 0.0, layer.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for layer, (momentum, tracked) in zip(layers, kept, strict=True):
+            layer.momentum, layer.num_batches_tracked = momentum, tracked

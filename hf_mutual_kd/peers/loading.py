@@ -1,0 +1,281 @@
+"""One peer: what the user says of it, how it is loaded and checked, and how it is saved as an ordinary Hub model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import logging
+
+from ..config.hub_ids import COMMIT
+from ..errors import PeerError
+from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS
+from ..tasks.base import Task
+from .adapter_settings import read_setting
+from .adapters import add_adapter, is_adapter, load_adapter, save_adapter, saved_config
+from .head_layers import head_layers, renew_head
+from .loading_errors import peer_errors
+from .python_source import is_python_source, make_module
+from .quantization import check_head, check_whole, keep_layout, quantisation_of
+from .sharding import is_split, load_whole, loaded_whole
+from .spec import PeerSpec
+from .timm import is_timm_wrapper, save_timm_wrapper
+
+MODULE_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class LoadedPeer:
+    """A model, its processor and what was said of it; `spec.revision` is a commit when it came from the Hub."""
+
+    model: nn.Module
+    processor: Any
+    spec: PeerSpec
+
+
+def load_peer(
+    name: str,
+    peer: str | Path | PeerSpec | nn.Module | LoadedPeer,
+    task: Task,
+    new_labels: Sequence[str] | None = None,
+    trust_remote_code: bool = False,
+    bases: dict[Any, LoadedPeer] | None = None,
+    is_base: bool = False,
+) -> LoadedPeer:
+    """Load one peer and check that it can take part; `bases` are those that adapters of other peers are on.
+
+    With `is_base` it is what an adapter will be put on.
+
+    Raises:
+        [`PeerError`]: it does not exist, is gated, is of another task, has no processor, needs
+            remote code, brings only pickled weights, or has weights that are not finite.
+    """
+    if isinstance(peer, LoadedPeer):
+        return peer
+    if isinstance(peer, nn.Module):
+        return LoadedPeer(peer, getattr(peer, "processor", None), PeerSpec(source=type(peer).__name__))
+    spec = peer if isinstance(peer, PeerSpec) else PeerSpec.parse(str(peer))
+    if is_python_source(spec.source):
+        if spec.peft is not None:
+            raise PeerError(f"peer {name!r}: peft is for models of transformers; put adapters into your own function")
+        return own_module(name, spec, make_module(name, spec.source, trust_remote_code), task)
+    # False, not unset: unset makes transformers ask on the terminal.
+    code = {"trust_remote_code": trust_remote_code}
+    with peer_errors(name, spec):
+        adapter = find_adapter(spec)
+    if adapter is not None or spec.peft is not None:
+        return load_adapted(name, spec, adapter, task, new_labels, trust_remote_code, {} if bases is None else bases)
+    if (spec.load_in_4bit or spec.load_in_8bit) and not is_base:
+        raise PeerError(f"peer {name!r}: load_in_4bit and load_in_8bit are for bases of adapters; give --peft lora")
+    if Path(spec.source).is_dir() and not (Path(spec.source) / "config.json").is_file():
+        raise PeerError(f"peer {name!r}: the folder {spec.source} has no config.json; it is no model folder")
+    bars = without_bars() if Path(spec.source).is_dir() else contextlib.nullcontext()
+    with peer_errors(name, spec), bars:
+        spec = pinned(spec)
+        config = AutoConfig.from_pretrained(spec.source, revision=spec.revision, **code)
+        check_task(name, config, task)
+        load = {"revision": spec.revision, "dtype": getattr(torch, spec.dtype), "use_safetensors": True, **code}
+        load |= quantisation_of(name, spec, config, head_layers(task, config, code))
+        model = load_model_of(name, spec, task, config, load, new_labels)
+        if new_labels is not None and config.num_labels == len(new_labels):
+            renew_head(model, task, config, code)
+        processor = load_processor(name, spec, task, code)
+    task.check_peer(name, model)
+    check_finite(name, model)
+    if not is_base:
+        check_whole(name, spec, model)
+    keep_layout(model)
+    return LoadedPeer(model, processor, spec)
+
+
+def find_adapter(spec: PeerSpec) -> Path | None:
+    """The folder of the adapter that a source is; of the Hub's a folder in the cache, named after its commit."""
+    if Path(spec.source).exists():
+        is_whole = (Path(spec.source) / "config.json").is_file()
+        return Path(spec.source) if (Path(spec.source) / ADAPTER_CONFIG).is_file() and not is_whole else None
+    try:
+        hf_hub_download(spec.source, "config.json", revision=spec.revision)
+    except EntryNotFoundError:
+        with contextlib.suppress(EntryNotFoundError):
+            hf_hub_download(spec.source, ADAPTER_WEIGHTS, revision=spec.revision)
+            with contextlib.suppress(EntryNotFoundError):
+                hf_hub_download(spec.source, LABELS, revision=spec.revision)
+            return Path(hf_hub_download(spec.source, ADAPTER_CONFIG, revision=spec.revision)).parent
+    return None
+
+
+def load_adapted(
+    name: str,
+    spec: PeerSpec,
+    adapter: Path | None,
+    task: Task,
+    new_labels: Sequence[str] | None,
+    trust_remote_code: bool,
+    bases: dict[Any, LoadedPeer],
+) -> LoadedPeer:
+    """A peer that trains an adapter, a new one or a saved one, on a base that peers over the same source share."""
+    if adapter is None:
+        config, base_spec = read_setting(spec.peft or "lora"), replace(spec, peft=None)
+    elif spec.peft is not None:
+        raise PeerError(f"peer {name!r}: {spec.source} is an adapter, which is trained on; leave peft out for it")
+    else:
+        config = saved_config(name, adapter)
+        base_spec = replace(spec, source=str(config.base_model_name_or_path), revision=config.revision)
+        if new_labels is None and (adapter / LABELS).is_file():
+            said = json.loads((adapter / LABELS).read_text(encoding="utf-8"))
+            new_labels = [said[index] for index in sorted(said, key=int)]
+    bits = (base_spec.load_in_4bit, base_spec.load_in_8bit)
+    labels = tuple(new_labels or ())
+    key = (base_spec.source, base_spec.revision, base_spec.dtype, str(base_spec.processor), labels, bits)
+    if key not in bases:
+        bases[key] = load_peer(name, base_spec, task, new_labels, trust_remote_code, is_base=True)
+    base = bases[key]
+    code = {"trust_remote_code": trust_remote_code}
+    head = head_layers(task, base.model.config, code)
+    check_head(name, base.model, head)
+    model: Any = add_adapter(name, base.model, config, base.spec.source, base.spec.revision, head)
+    model.is_relabelled = new_labels is not None
+    if adapter is None:
+        return LoadedPeer(model, base.processor, replace(spec, revision=base.spec.revision))
+    load_adapter(name, model, adapter)
+    check_finite(name, model)
+    commit = adapter.name if COMMIT.fullmatch(adapter.name) else spec.revision
+    return LoadedPeer(model, base.processor, replace(spec, revision=commit))
+
+
+def own_module(name: str, spec: PeerSpec, model: nn.Module, task: Task) -> LoadedPeer:
+    """A module of the user's own code as a peer, in the dtype and with the processor that the user asked for."""
+    check_finite(name, model)
+    if isinstance(spec.processor, str):
+        processor = load_processor(name, spec, task, {"trust_remote_code": False})
+    else:
+        processor = spec.processor or getattr(model, "processor", None)
+    return LoadedPeer(model.to(getattr(torch, spec.dtype)), processor, spec)
+
+
+def pinned(spec: PeerSpec) -> PeerSpec:
+    """The same with the commit that a branch or tag of the Hub stands for now, or stood for when it was cached."""
+    if Path(spec.source).exists():
+        return spec
+    config = hf_hub_download(spec.source, "config.json", revision=spec.revision)
+    commit = Path(config).parent.name
+    return replace(spec, revision=commit) if COMMIT.fullmatch(commit) else spec
+
+
+def check_task(name: str, config: Any, task: Task) -> None:
+    """Refuse a checkpoint whose architecture was made for another task."""
+    architectures = getattr(config, "architectures", None) or []
+    own_code = bool(getattr(config, "auto_map", None)) or config.model_type == "timm_wrapper"
+    if architectures and not own_code and not task.architectures().intersection(architectures):
+        raise PeerError(
+            f"peer {name!r} is a {architectures[0]}, not a model for {task.name}; "
+            f"expected a checkpoint of {' or '.join(cls.__name__ for cls in task.auto_models)}"
+        )
+
+
+def load_model_of(
+    name: str, spec: PeerSpec, task: Task, config: Any, load: dict, new_labels: Sequence[str] | None
+) -> nn.Module:
+    """The model itself, with every weight found."""
+    if new_labels is not None:
+        return task.new_head(spec.source, config, new_labels, **load)
+    auto_model = task.auto_model(config)
+    model, report = auto_model.from_pretrained(spec.source, output_loading_info=True, **load)
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report.get("mismatched_keys", ()))
+    if missing:
+        raise PeerError(
+            f"peer {name!r}: {spec.source} lacks weights for {len(missing)} parameters ({missing[0]}, …); it is no "
+            f"finished {task.name} model. Use label_alignment='new_head' to give it a new classifier"
+        )
+    return model
+
+
+def load_processor(name: str, spec: PeerSpec, task: Task, code: dict) -> Any:
+    """The image processor that a peer was pretrained with."""
+    if callable(spec.processor):
+        return spec.processor
+    source = spec.processor or spec.source
+    try:
+        return task.load_processor(source, None if spec.processor else spec.revision, code)
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise
+        raise PeerError(
+            f"peer {name!r}: no image processor in {source}; say which one it was trained with, "
+            f"e.g. PeerSpec(processor=ID_OR_FOLDER) or --peer_processors {name}=ID_OR_FOLDER"
+        ) from error
+
+
+def check_finite(name: str, model: nn.Module) -> None:
+    """Refuse weights that hold NaN or infinity."""
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise PeerError(f"peer {name!r}: the weights hold NaN or infinity (first in {key}); the file is damaged")
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """No bars of transformers for local files: they would tear the bar of the training."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def save_peer(model: nn.Module, processor: Any, folder: Path, state_dict: dict[str, torch.Tensor] | None) -> None:
+    """Write a peer so that the stock Auto classes load it; a plain module leaves its weights as safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_adapter(model):
+        save_adapter(model, folder, state_dict)
+    elif isinstance(model, PreTrainedModel):
+        save = save_timm_wrapper if is_timm_wrapper(model) else type(model).save_pretrained
+        with without_bars():
+            save(model, folder, state_dict=state_dict)
+    elif state_dict is not None:
+        save_file({key: value.contiguous() for key, value in state_dict.items()}, folder / MODULE_WEIGHTS)
+    else:
+        save_model(model, str(folder / MODULE_WEIGHTS))
+    if hasattr(processor, "save_pretrained"):
+        processor.save_pretrained(folder)
+
+
+def load_weights(name: str, model: nn.Module, folder: Path) -> None:
+    """Put the weights that [`save_peer`] wrote back into `model`, through `from_pretrained`'s own key conversion.
+
+    Raises:
+        [`PeerError`]: the folder lacks a weight; nothing is loaded non-strictly.
+    """
+    if is_adapter(model):
+        load_adapter(name, model, folder)
+        return
+    if not isinstance(model, PreTrainedModel):
+        try:
+            if is_split(model):
+                load_whole(model, load_file(folder / MODULE_WEIGHTS))
+            else:
+                load_model(model, str(folder / MODULE_WEIGHTS))
+        except (OSError, RuntimeError) as error:
+            raise PeerError(f"peer {name!r}: {folder} does not hold its weights: {error}") from error
+        return
+    with without_bars(), loaded_whole():
+        saved, report = type(model).from_pretrained(
+            folder, dtype=model.dtype, output_loading_info=True, use_safetensors=True, local_files_only=True
+        )
+    if report["missing_keys"] or report.get("mismatched_keys"):
+        raise PeerError(
+            f"peer {name!r}: {folder} lacks {sorted(report['missing_keys'])[:3]}; the checkpoint is damaged"
+        )
+    load_whole(model, saved.state_dict())

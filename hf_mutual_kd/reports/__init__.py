@@ -1,0 +1,1 @@
+"""A finished run, and what is shown of it."""

@@ -1,0 +1,280 @@
+"""The report of a run: one HTML file that needs no network, and its figures as PNG."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from ..errors import DataError, OutputFolderError
+from ..tasks.image_classification.report import MOST_SAMPLES
+from .blocks import JPEG, Figures, Section, Table, Text
+from .card_figures import Points, read_curves
+from .figures import draw, paint_lines
+from .model_card import hyperparameters
+from .report_data import ReportData, choose_flips, read_report_data
+from .report_sections import sections_of
+from .results import table as closing_table
+from .results_section import metric_label, tiles
+from .run_records import RunRecords, read_records
+from .text import TOKEN, one_line
+
+TEMPLATE = Path(__file__).with_name("report_template.html")
+FOLDER = "report"
+PAGE = "index.html"
+THUMBNAILS = "thumbnails.parquet"
+
+THUMBNAIL_PIXELS = 128
+"""Longest side; with [`MOST_SAMPLES`] of them the page stays below a megabyte or two."""
+LONGEST_TEXT, LONGEST_COMMAND = 300, 20_000
+
+
+def write_report(run_dir: str | Path, test_rows: Any = None, out: str | Path | None = None) -> Path:
+    """
+    Write `report/index.html` and the figures beside it, from the run's records.
+
+    Args:
+        run_dir (`str` or `Path`): a run, also one that has not ended: what is not known yet is left out.
+        test_rows (*optional*): the test split as [`load_splits`] gives it, for the images of
+            flipped samples; without it those of an earlier report are shown again, or none.
+        out (`str` or `Path`, *optional*): another folder than the run's `report`.
+
+    Returns:
+        `Path`: the page. The same records give the same bytes.
+
+    Raises:
+        [`OutputFolderError`]: no run, or a damaged record.
+        [`DataError`]: `test_rows` are not those of the run.
+
+    Example:
+
+    ```python
+    >>> write_report("runs/vit_classify")
+    PosixPath('runs/vit_classify/report/index.html')
+    ```
+    """
+    data = read_report_data(read_records(Path(run_dir)))
+    folder = Path(out) if out else data.run.folder / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    images = _read_thumbnails(data.run.folder / FOLDER / THUMBNAILS)
+    if test_rows is not None and data.first is not None:
+        images = _make_thumbnails(data, test_rows)
+        _write_thumbnails(data.run.folder / FOLDER / THUMBNAILS, images)
+    data.thumbnails = {
+        key: f"data:image/jpeg;base64,{base64.b64encode(content).decode()}" for key, content in images.items()
+    }
+    title = f"{', '.join(data.peers)}: who taught whom" if len(data.peers) > 1 else f"{data.peers[0]}: training"
+    return _write_page(folder, title, lead_of(data.run), tiles(data), sections_of(data))
+
+
+def compare_runs(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
+    """
+    Write one page that shows several runs side by side: results, curves and the options that differ.
+
+    Args:
+        run_dirs (`list[str | Path]`): two or more runs with the same metric.
+        out (`str` or `Path`): folder of the page.
+
+    Raises:
+        [`OutputFolderError`]: no run, a run that is given twice, or runs of different tasks.
+    """
+    runs = _named_runs([read_records(Path(path)) for path in run_dirs])
+    metrics = {run.words.metric for run in runs.values()}
+    if len(metrics) > 1:
+        raise OutputFolderError(
+            f"only runs with the same metric can be compared, these have {', '.join(sorted(metrics))}"
+        )
+    found = (_compared_results(runs), _compared_curves(runs), _compared_options(runs))
+    sections = [section for section in found if section is not None]
+    Path(out).mkdir(parents=True, exist_ok=True)
+    return _write_page(Path(out), f"{len(runs)} runs compared", [("runs", ", ".join(runs))], [], sections)
+
+
+def _named_runs(runs: Sequence[RunRecords]) -> dict[str, RunRecords]:
+    """The runs by the last part of their folder, with the part above where two share it."""
+    folders = [run.folder.resolve() for run in runs]
+    if len(set(folders)) < len(folders):
+        raise OutputFolderError("a run is given twice; give each once")
+    names = [folder.name for folder in folders]
+    long = [f"{folder.parent.name}/{folder.name}" for folder in folders]
+    chosen = [full if names.count(name) > 1 else name for name, full in zip(names, long, strict=True)]
+    return {
+        name if chosen.count(name) == 1 else f"{name} ({place})": run
+        for place, (name, run) in enumerate(zip(chosen, runs, strict=True), start=1)
+    }
+
+
+def _compared_results(runs: Mapping[str, RunRecords]) -> Section | None:
+    tables = {name: closing_table(run.results) for name, run in runs.items() if run.results.get("peers")}
+    # A column that says nothing of a run is left out of its table.
+    columns = dict.fromkeys(column for found, _ in tables.values() for column in found)
+    rows = [
+        [name, *(dict(zip(found, row, strict=True)).get(column, "–") for column in columns)]
+        for name, (found, each) in tables.items()
+        for row in each
+    ]
+    caption = f"Test split: {metric_label(next(iter(runs.values())))}"
+    return Section("results", "Results", [Table(caption, ("run", *columns), rows, words=2)]) if rows else None
+
+
+def _compared_curves(runs: Mapping[str, RunRecords]) -> Section | None:
+    label = metric_label(next(iter(runs.values())))
+    scale = next(iter(runs.values())).words.scale
+    figures = []
+    for peer in dict.fromkeys(name for run in runs.values() for name in run.peers):
+        lines: dict[str, Points] = {}
+        for name, run in runs.items():
+            curves = read_curves(run.arm_folders(), peer, run.words.metric)
+            lines |= {name: curves.mutual[0]} if curves.mutual else {}
+            lines |= {f"{name}, control": curves.control[0]} if curves.control else {}
+        if lines:
+            said = [f"{name} ends at {scale * points[-1][1]:.2f}" for name, points in lines.items()]
+            alt = f"{peer}, validation {label} over the steps: {'; '.join(said)}."
+            dashed = [name for name in lines if name.endswith(", control")]
+            paint = paint_lines(lines, f"validation {label}", scale, dashed)
+            figures.append(draw(f"compare-{peer}", alt, paint, caption=peer))
+    words = Text("On the validation split, first seed of each run.")
+    return Section("training", "Training", [words, Figures(figures)]) if figures else None
+
+
+def _compared_options(runs: Mapping[str, RunRecords]) -> Section | None:
+    given = {
+        name: {key: value for part in hyperparameters(run).values() for key, value in part.items()}
+        for name, run in runs.items()
+    }
+    options = dict.fromkeys(key for values in given.values() for key in values)
+    rows = [[key, *(values.get(key, "–") for values in given.values())] for key in options]
+    rows = [row for row in rows if len(set(row[1:])) > 1]
+    if not rows:
+        return None
+    return Section("options", "Options", [Table("Options that differ", ("option", *runs), rows)])
+
+
+def lead_of(run: RunRecords) -> list[tuple[str, str]]:
+    """The facts under the title."""
+    dataset, seeds, steps = run.fact("dataset") or {}, run.fact("seeds") or [], run.results.get("steps")
+    facts = [
+        ("task", run.words.title),
+        ("data", str(dataset["name"]).rstrip("/").split("/")[-1] if dataset.get("name") else ""),
+        ("of the data", str(dataset.get("note") or "")),
+        ("seeds", ", ".join(map(str, seeds))),
+        ("steps", f"{steps:,}" if steps else ""),
+        ("device", str((run.fact("hardware") or {}).get("device") or "")),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _write_page(
+    folder: Path,
+    title: str,
+    lead: Sequence[tuple[str, str]],
+    heroes: Sequence[Mapping[str, str]],
+    sections: Sequence[Section],
+) -> Path:
+    for figure in (
+        item for section in sections for block in section.blocks if block.kind == "figures" for item in block.items
+    ):
+        _write(folder / f"{figure.name}.png", figure.light)
+    page = render(title, lead, heroes, sections)
+    _write(folder / PAGE, page.encode())
+    return folder / PAGE
+
+
+def render(
+    title: str, lead: Sequence[tuple[str, str]], heroes: Sequence[Mapping[str, str]], sections: Sequence[Section]
+) -> str:
+    """The whole page; all text is escaped and cut, and the page forbids itself all requests and other scripts."""
+    environment = Environment(
+        autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters["whole"] = lambda text: escape(one_line(text, LONGEST_COMMAND))
+    environment.filters["picture"] = _picture_url
+    source = TEMPLATE.read_text(encoding="utf-8")
+    script = source.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = environment.from_string(source).render(
+        title=title, lead=lead, heroes=heroes, sections=sections, script_hash=f"sha256-{digest}"
+    )
+    return TOKEN.sub("(hidden)", page)
+
+
+def _shown(value: Any) -> Any:
+    """Text from outside on one line and cut; what is markup already stays."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return value if value.startswith("data:image/jpeg;base64,") else one_line(value, LONGEST_TEXT)
+
+
+def _picture_url(content: bytes) -> Markup:
+    """A PNG or JPEG as a `data:` URL."""
+    kind = "jpeg" if content.startswith(JPEG) else "png"
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
+
+
+def _make_thumbnails(data: ReportData, rows: Any) -> dict[int, bytes]:
+    """JPEGs of the samples that the page shows, by sample id.
+
+    Raises:
+        [`DataError`]: a row has another label than the run measured it with.
+    """
+    from datasets import IterableDataset
+
+    from ..data.images import content_id, decode_image
+
+    part = data.first
+    if part is None:
+        return {}
+    chosen = {int(part.ids[row]): int(part.labels[row]) for row in choose_flips(part, MOST_SAMPLES)}
+    if isinstance(rows, IterableDataset):
+        found = ((content_id(row["image"]), row) for row in rows)
+    else:
+        found = ((place, rows[place]) for place in chosen if 0 <= place < len(rows))
+    made: dict[int, bytes] = {}
+    for place, row in found:
+        if place not in chosen or place in made:
+            continue
+        if row.get("label") != chosen[place]:
+            raise DataError(
+                f"test sample {place} has label {row.get('label')}, but the run measured it with {chosen[place]}; "
+                "give the data set of the run"
+            )
+        image = decode_image(row["image"])
+        image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=85)
+        made[place] = buffer.getvalue()
+        if len(made) == len(chosen):
+            break
+    return made
+
+
+def _write_thumbnails(path: Path, images: Mapping[int, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.unfinished")
+    pq.write_table(pa.table({"sample_id": pa.array(images, pa.int64()), "jpeg": list(images.values())}), beside)
+    os.replace(beside, path)
+
+
+def _read_thumbnails(path: Path) -> dict[int, bytes]:
+    if not path.is_file():
+        return {}
+    try:
+        table = pq.read_table(path, partitioning=None)
+        return dict(zip(table["sample_id"].to_pylist(), table["jpeg"].to_pylist(), strict=True))
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise OutputFolderError(f"{path} is damaged: {error}; delete it, or rebuild with --dataset") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    beside = path.with_name(f"{path.name}.unfinished")
+    beside.write_bytes(content)
+    os.replace(beside, path)

@@ -1,0 +1,186 @@
+"""What peers of tasks with maps reached on the test split, before and after: sums, and numbers of single samples."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ..errors import OutputFolderError
+
+MEASURED = Path("report") / "measured.safetensors"
+"""Where an arm keeps it, inside its folder."""
+
+BINS = 15
+"""Of equal width, for reliability and ECE."""
+
+MOST_ROWS = 100_000
+"""Samples of which single numbers are kept, the first that an evaluation meets."""
+
+SAMPLE = "sample/"
+"""Begins the names of arrays with a row for each sample, `sample/id` among them."""
+
+
+@dataclass
+class SampleRecorder:
+    """Takes in numbers of single samples batch by batch; keeps the first [`MOST_ROWS`] samples.
+
+    Example:
+
+    ```python
+    >>> recorder = SampleRecorder()
+    >>> recorder.add(id=np.array([7, 3]), score=np.array([[0.5], [0.25]]))
+    >>> recorder.joined()
+    {'sample/id': array([3, 7]), 'sample/score': array([[0.25], [0.5 ]])}
+    ```
+    """
+
+    rows: int = 0
+    parts: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def add(self, **columns: np.ndarray) -> None:
+        """Keep a batch: arrays of one length, `id` among them."""
+        free = MOST_ROWS - self.rows
+        if free > 0 and len(columns["id"]):
+            self.parts.append({name: values[:free] for name, values in columns.items()})
+            self.rows += len(self.parts[-1]["id"])
+
+    def joined(self) -> dict[str, np.ndarray]:
+        """All samples by rising id, `{"sample/NAME": rows}`; one that was met twice counts once; empty without any."""
+        if not self.parts:
+            return {}
+        columns = {name: np.concatenate([part[name] for part in self.parts]) for name in self.parts[0]}
+        _, first = np.unique(columns["id"], return_index=True)
+        return {f"{SAMPLE}{name}": values[first] for name, values in columns.items()}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one arm recorded of the test split.
+
+    Args:
+        peers (`list[str]`): the N peers.
+        start, after (`dict[str, np.ndarray]`):
+            [`records`] of the peers as they started, and with the weights that were
+            kept. Arrays under [`SAMPLE`] have a row for each sample that both met, in the same order.
+        facts (`dict`): [`row_facts`] of the test split.
+    """
+
+    peers: list[str]
+    start: dict[str, np.ndarray]
+    after: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Sample ids `[R]`, rising."""
+        return self.start[f"{SAMPLE}id"]
+
+    def rows_of(self, ids: Sequence[int]) -> list[int | None]:
+        """Where samples stand in the arrays, `None` for those that are not kept."""
+        places = {int(identity): row for row, identity in enumerate(self.ids)}
+        return [places.get(int(identity)) for identity in ids]
+
+
+def write_measured(
+    path: Path,
+    peers: Sequence[str],
+    start: Mapping[str, np.ndarray],
+    after: Mapping[str, np.ndarray],
+    facts: Mapping[str, Any],
+) -> bool:
+    """Write what two evaluations recorded as safetensors; the file appears whole or not at all.
+
+    Returns:
+        `bool`: whether there was anything to write; a task that records nothing leaves nothing.
+    """
+    name = f"{SAMPLE}id"
+    if name not in start or name not in after:
+        return False
+    _, ours, theirs = np.intersect1d(start[name], after[name], assume_unique=True, return_indices=True)
+    arrays = {}
+    for phase, found, rows in (("start", start, ours), ("after", after, theirs)):
+        for key, values in found.items():
+            chosen = values[rows] if key.startswith(SAMPLE) else values
+            arrays[f"{phase}/{key}"] = np.ascontiguousarray(chosen)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.unfinished")
+    # One entry: the order of several is not the same in every process.
+    beside.write_bytes(save(arrays, {"arm": json.dumps({"peers": list(peers), "facts": dict(facts)}, sort_keys=True)}))
+    os.replace(beside, path)
+    return True
+
+
+def read_measured(path: Path, peers: Sequence[str]) -> Measured | None:
+    """What [`write_measured`] wrote, `None` where there is no such file.
+
+    Raises:
+        [`OutputFolderError`]: the file is damaged or belongs to other peers.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "numpy") as file:
+            arm = json.loads(file.metadata()["arm"])
+            if arm["peers"] != list(peers):
+                raise ValueError(f"it is of {', '.join(arm['peers'])}, the run has {', '.join(peers)}")
+            phases: dict[str, dict[str, np.ndarray]] = {"start": {}, "after": {}}
+            for key in file.keys():  # noqa: SIM118
+                phase, _, name = key.partition("/")
+                phases[phase][name] = file.get_tensor(key)
+            measured = Measured(list(peers), **phases, facts=arm["facts"])
+            if len(measured.ids) != len(measured.after[f"{SAMPLE}id"]):
+                raise ValueError("its samples differ before and after")
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise OutputFolderError(f"{path} is damaged: {error}; run again, or restore it") from None
+    return measured
+
+
+def choose_changes(measured: Measured, most: int) -> list[int]:
+    """
+    Rows of samples to look at: in turn of every peer and direction, those first whose score changed most.
+
+    Of samples that come in groups (`sample/group`, such as the frames of a video) each group has its turn before one
+    comes twice.
+
+    Returns:
+        `list[int]`: at most `most` rows, in the order of the choice; equal for equal records.
+    """
+    change = np.nan_to_num(measured.after[f"{SAMPLE}score"] - measured.start[f"{SAMPLE}score"])
+    groups = measured.start.get(f"{SAMPLE}group", np.zeros(len(change), np.int64)).tolist()
+    queues = []
+    for peer in range(change.shape[1]):
+        for direction in (1, -1):
+            size = direction * change[:, peer]
+            seen: dict[int, int] = {}
+            ranked = []
+            for row in np.argsort(-size, kind="stable")[: int((size > 0).sum())].tolist():
+                turn = seen[groups[row]] = seen.get(groups[row], -1) + 1
+                ranked.append((turn, -float(size[row]), row))
+            queues.append([row for _, _, row in sorted(ranked)])
+    return in_turn(queues, most)
+
+
+def in_turn(queues: Sequence[Sequence[int]], most: int) -> list[int]:
+    """The first of every queue, then the second of every queue, …, each row once and at most `most` of them.
+
+    Example:
+
+    ```python
+    >>> in_turn([[3, 1], [3, 2]], most=3)
+    [3, 1, 2]
+    ```
+    """
+    chosen: dict[int, None] = {}
+    for turn in range(max(map(len, queues), default=0)):
+        for queue in queues:
+            if turn < len(queue) and len(chosen) < most:
+                chosen[queue[turn]] = None
+    return list(chosen)

@@ -1,0 +1,1 @@
+"""What peers say of rows, computed once."""

@@ -1,0 +1,398 @@
+"""Scoring: every peer looks at every row of a split once, process by process, shard by shard."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..config.options import MOST_KEPT
+from ..data.collator import UNREADABLE, identified
+from ..data.fingerprint import labels_of
+from ..data.processors import settings_of
+from ..errors import ConfigError, DataError, OutputFolderError
+from ..files import write_json
+from ..peers.cohort import Cohort
+from ..peers.loading import LoadedPeer
+from ..peers.weights_hash import fingerprint
+from .score_table import (
+    FORMAT,
+    INDEX,
+    KEEP,
+    LOWEST,
+    MANIFEST,
+    MAP_SCORES,
+    SCORES,
+    ScoreTable,
+    check_fit,
+    describe_rows,
+    plain_rows,
+    read_manifest,
+    sample_ids_of,
+    shard_path,
+)
+
+SHARD_ROWS = 2048
+RANKED = "ranked"
+"""In the shards of maps: whether scores say who teaches a sample."""
+
+
+def score_peers(
+    cohort: Cohort,
+    rows: Any,
+    folder: str | os.PathLike[str],
+    *,
+    name: str = "rows",
+    keep: str = "none",
+    batch_size: int = 64,
+    workers: int = 0,
+    shard_rows: int = SHARD_ROWS,
+    accelerator: Accelerator | None = None,
+    max_bytes: int = MOST_KEPT,
+    announce: Callable[[str], None] | None = None,
+) -> ScoreTable:
+    """
+    Score every peer of a cohort on every row, without augmentation, and keep it as a table.
+
+    Processes share the shards among themselves and need not talk to each other. What an earlier call finished stays:
+    an interrupted call goes on, also with another number of processes, and a peer that the table lacks is added to it.
+    Where peers are compared or keep maps on a grid that is common to them, they are scored together and none is added.
+
+    Args:
+        cohort ([`Cohort`]): the peers; all of them are in memory together.
+        rows (`datasets.Dataset` or [`ClipRows`]): one split, as training will see it;
+            of videos every frame that it may draw, see [`still`].
+        folder (`str` or `os.PathLike`): of the table.
+        name (`str`, *optional*): of the rows, for the record.
+        keep (`str`, *optional*, defaults to `"none"`): of each distribution keep nothing, the K most probable classes
+            and the mass of all others (`"topk:K"`), or everything (`"full"`), in fp16; of maps at every cell of the
+            grid on which the peers meet.
+        batch_size (`int`, *optional*, defaults to 64): rows that a process looks at together.
+        workers (`int`, *optional*, defaults to 0): processes that decode images.
+        shard_rows (`int`, *optional*, defaults to 2048): rows of a file; what an interruption can cost.
+        accelerator (`accelerate.Accelerator`, *optional*): device, processes and precision.
+        max_bytes (`int`, *optional*, defaults to 20,000,000,000): most that log-probabilities may take on disk.
+        announce (`Callable`, *optional*): is told, in words, how much that will be, before the work begins.
+
+    Returns:
+        [`ScoreTable`]
+
+    Raises:
+        [`DataError`]: the folder holds a table of other data or of other peers of these names, or
+            every epoch would draw other rows.
+        [`OutputFolderError`]: it holds something else.
+        [`ConfigError`]: a value breaks its rule.
+    """
+    if not KEEP.fullmatch(keep):
+        raise ConfigError(f"keep must be none, full or topk:K with K of 1 or more, got {keep!r}")
+    if shard_rows < 1 or batch_size < 1:
+        raise ConfigError(f"shard_rows and batch_size must be 1 or more, got {shard_rows} and {batch_size}")
+    accelerator = accelerator or Accelerator()
+    place = Path(folder)
+    facts = {peer: peer_facts(cohort, peer) for peer in cohort.names}
+    data = {"name": name, **describe_rows(rows, cohort.label_names)}
+    if "rows" not in data:
+        raise DataError("every epoch draws other target frames: score rows.still(), or rows.still(epochs=E)")
+    manifest = {"format": FORMAT, "task": cohort.task.name, "data": data, "view": "none"}
+    manifest |= {"keep": keep, "precision": accelerator.mixed_precision, "shard_rows": shard_rows, "peers": facts}
+    if cohort.task.grid is not None:
+        manifest["grid"] = cohort.task.grid
+    manifest["together"] = cohort.task.grid is not None or (keep != "none" and not cohort.task.caches_starts)
+    if keep != "none":
+        manifest |= _kept(cohort, rows, keep, accelerator)
+        size = _checked_size(manifest, max_bytes)
+        if announce is not None and accelerator.is_main_process:
+            announce(size)
+    if accelerator.is_main_process:
+        _prepare(place, manifest)
+    accelerator.wait_for_everyone()
+    manifest = {"together": False} | read_manifest(place)
+    todo = _unfinished(place, manifest, cohort.names)
+    accelerator.wait_for_everyone()  # Nobody adds a shard while others still look for missing ones.
+    if todo:
+        _score_shards(
+            _only(cohort, list(todo)), identified(rows), place, manifest, todo, batch_size, workers, accelerator
+        )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _write_index(place, manifest, rows)
+    accelerator.wait_for_everyone()
+    return ScoreTable.load(place)
+
+
+def peer_facts(cohort: Cohort, name: str) -> dict[str, Any]:
+    """What tells a peer's outputs from another's: hashes of its weights and processor; where it came from."""
+    spec, model, processor = cohort.specs[name], cohort.peers[name], cohort.processors[name]
+    settings = settings_of(processor) if hasattr(processor, "to_dict") else type(processor).__qualname__
+    source = Path(spec.source).name if Path(spec.source).is_absolute() else spec.source
+    return {
+        "source": source,
+        "revision": spec.revision,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "weights": fingerprint(model),
+        "processor": hashlib.sha256(settings.encode()).hexdigest()[:16],
+    }
+
+
+def _kept(cohort: Cohort, rows: Any, keep: str, accelerator: Accelerator) -> dict[str, Any]:
+    """What is kept of every sample, as the first row shows it; `"full"` where K would be all classes."""
+    collator, counted = _collator(cohort), cast(Any, identified(rows))
+    was_training = cohort.training
+    cohort.to(accelerator.device).eval()
+    with torch.no_grad():
+        said, shape = cohort.task.spoken(*_listen(cohort, collator([counted[0]]), accelerator))
+    cohort.train(was_training)
+    classes, *cells = said[0].shape[1:]
+    full = keep == "full" or int(keep.removeprefix("topk:")) >= classes
+    return {"keep": "full" if full else keep, "distribution": [classes, *cells], "shape": list(shape)}
+
+
+def _checked_size(manifest: dict[str, Any], most: int) -> str:
+    """How much the log-probabilities of all rows and peers take, in words; refused above `most` bytes."""
+    from ..reports.terminal import size_of
+
+    classes, *cells = manifest["distribution"]
+    keep, rows, peers = manifest["keep"], manifest["data"]["rows"], len(manifest["peers"])
+    # fp16, and an int32 and fp16 of every class that is kept beside the tail.
+    each = 2 * classes if keep == "full" else 6 * int(keep.removeprefix("topk:")) + 2
+    size = each * math.prod(cells) * rows * peers
+    shape = " x ".join(map(str, manifest["shape"]))
+    words = f"log-probabilities of {rows:,} rows, {peers} peers and {shape} values take {size_of(size)}"
+    if size > most:
+        raise ConfigError(
+            f"--keep {keep}: {words}, more than the {size_of(most)} of --max_bytes; raise it, keep fewer classes "
+            "(topk:K) or scores only (none), or score fewer rows"
+        )
+    return f"{words} (keep {keep})"
+
+
+def _collator(cohort: Cohort) -> Any:
+    collator = cohort.task.collator_class(cohort.processors, on_bad_image="skip", keep_places=True)
+    collator.classes = len(cohort.label_names) or None
+    return collator
+
+
+def _prepare(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the table's manifest: a new one, or that of an earlier call with this call's peers added."""
+    if (folder / MANIFEST).is_file():
+        stored = read_manifest(folder)
+        known = {name: facts for name, facts in manifest["peers"].items() if name in stored["peers"]}
+        check_fit(folder, stored["data"], stored["peers"], manifest["data"], known)
+        for key in ("keep", "task", "precision", "grid"):
+            if stored.get(key) != manifest.get(key):
+                raise DataError(
+                    f"the score table {folder} was begun with {key} {stored.get(key)}, got {manifest.get(key)}; give "
+                    "the same, or another folder"
+                )
+        if manifest["together"] and list(stored["peers"]) != list(manifest["peers"]):
+            raise DataError(
+                f"the score table {folder} is on the common grid of {', '.join(stored['peers'])}, got "
+                f"{', '.join(manifest['peers'])}; score all peers together, into another folder"
+            )
+        # The size of shards is no matter of content: that of the first call stays.
+        manifest = stored | {"peers": {**stored["peers"], **manifest["peers"]}}
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputFolderError(f"{folder} is in use by something that is no score table; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MANIFEST, manifest)
+
+
+def _shards(manifest: dict[str, Any]) -> int:
+    return -(-manifest["data"]["rows"] // manifest["shard_rows"])
+
+
+def _unfinished(folder: Path, manifest: dict[str, Any], names: Sequence[str]) -> dict[str, list[int]]:
+    """The shards that each peer lacks, of peers that need each other those that any lacks; without finished peers."""
+    lacking = {
+        name: [shard for shard in range(_shards(manifest)) if not shard_path(folder / name, shard).is_file()]
+        for name in names
+    }
+    if manifest["together"]:
+        lacking = dict.fromkeys(names, sorted({shard for shards in lacking.values() for shard in shards}))
+    return {name: shards for name, shards in lacking.items() if shards}
+
+
+def _only(cohort: Cohort, names: list[str]) -> Cohort:
+    """The cohort of the peers that have work left."""
+    if names == cohort.names:
+        return cohort
+    peers = {name: LoadedPeer(cohort.peers[name], cohort.processors[name], cohort.specs[name]) for name in names}
+    # Every peer has passed the stricter alignment already, where that was asked for.
+    return Cohort(peers, cohort.task, cohort.label_names, "subset")
+
+
+def _score_shards(
+    cohort: Cohort,
+    rows: Any,
+    folder: Path,
+    manifest: dict[str, Any],
+    todo: dict[str, list[int]],
+    batch_size: int,
+    workers: int,
+    accelerator: Accelerator,
+) -> None:
+    """This process' part of the missing shards, each written whole as soon as it is complete."""
+    missing = sorted({shard for shards in todo.values() for shard in shards})
+    mine = missing[accelerator.process_index :: accelerator.num_processes]
+    size, total = manifest["shard_rows"], manifest["data"]["rows"]
+    spans = [range(shard * size, min((shard + 1) * size, total)) for shard in mine]
+    batches = [list(span[at : at + batch_size]) for span in spans for at in range(0, len(span), batch_size)]
+    counted: Any = identified(rows)
+    loader = iter(DataLoader(counted, batch_sampler=batches, collate_fn=_collator(cohort), num_workers=workers))
+    was_training = cohort.training
+    cohort.to(accelerator.device).eval()
+    bar = tqdm(
+        total=sum(map(len, spans)), desc="scoring", unit="row", disable=not accelerator.is_local_main_process,
+        leave=False,
+    )  # fmt: skip
+    with bar:
+        for shard, span in zip(mine, spans, strict=True):
+            parts = []
+            for _ in range(0, len(span), batch_size):
+                batch = next(loader)
+                parts += [_score_batch(cohort, part, manifest, accelerator) for part in cohort.task.apart(batch)]
+                bar.update(len(batch["sample_ids"]))
+            for name in cohort.names:
+                joined = {key: torch.cat([part[name][key] for part in parts]) for key in parts[0][name]}
+                _write_shard(shard_path(folder / name, shard), joined)
+    cohort.train(was_training)
+
+
+def _score_batch(
+    cohort: Cohort, batch: dict[str, Any], manifest: dict[str, Any], accelerator: Accelerator
+) -> dict[str, dict[str, Tensor]]:
+    """All that is kept of one batch, per peer, on the CPU."""
+    task, keep = cohort.task, manifest["keep"]
+    beliefs, labels = _listen(cohort, batch, accelerator)
+    scores = task.kept_scores(beliefs, labels)
+    said = task.spoken(beliefs, labels)[0] if keep != "none" else []
+    kept = {}
+    for place, name in enumerate(cohort.names):
+        facts = {kind: values[place] for kind, values in scores.items()}
+        if set(scores) == set(MAP_SCORES):
+            facts[RANKED] = task.ranked(labels)
+        if said:
+            _check_shape(said[place], manifest["distribution"], batch["sample_ids"])
+            facts |= distribution(said[place], keep)
+        kept[name] = {key: value.cpu().contiguous() for key, value in facts.items()}
+    return kept
+
+
+@torch.no_grad()
+def _listen(cohort: Cohort, batch: dict[str, Any], accelerator: Accelerator) -> tuple[list[Tensor], Tensor]:
+    """The peers' beliefs, N of `[B, C, ...]`, and the labels."""
+    labels = batch["labels"].to(accelerator.device)
+    with accelerator.autocast():
+        answers = cohort(peer_inputs=batch["peer_inputs"].to(accelerator.device)).answers or {}
+    # A blank stands where a sample cannot be read: nobody knows anything of it.
+    blank = (labels == UNREADABLE).reshape(len(labels), -1).any(1)
+    beliefs = [cohort.task.belief(answer).float() for answer in answers.values()]
+    return [one.masked_fill(blank.view(-1, *[1] * (one.ndim - 1)), float("nan")) for one in beliefs], labels
+
+
+def _check_shape(said: Tensor, expected: list[int], sample_ids: Tensor) -> None:
+    if list(said.shape[1:]) != expected:
+        raise DataError(
+            f"maps are {list(said.shape[1:])} for sample {int(sample_ids[0])} and {expected} for the first one; to "
+            "keep log-probabilities of maps, give every peer a processor that brings all images to one size, or keep "
+            "none"
+        )
+
+
+def distribution(log_probs: Tensor, keep: str) -> dict[str, Tensor]:
+    """
+    What is kept of distributions, in fp16.
+
+    Kept relative to the most probable class, so that fp16 is finest where the mass is: a map of nearly equal
+    log-probabilities around -6 would else be rounded to steps of 0.004.
+
+    Args:
+        log_probs (`torch.Tensor` of shape `[B, C, ...]`): normalised.
+        keep (`str`): `"none"`, `"full"` or `"topk:K"` with K < C.
+
+    Returns:
+        `dict[str, torch.Tensor]`: nothing; `log_probs` `[B, C, ...]`; or `log_probs` and `classes` `[B, K, ...]` with
+        `tail` `[B, ...]`, the log of all other classes' mass. All less the log-probability of the top class.
+
+    Example:
+
+    ```python
+    >>> distribution(torch.tensor([[0.5, 0.3, 0.2]]).log(), "topk:1")["tail"].exp()
+    tensor([1.], dtype=torch.float16)
+    ```
+    """
+    if keep == "none":
+        return {}
+    relative = log_probs - log_probs.amax(1, keepdim=True)
+    if keep == "full":
+        return {"log_probs": relative.clamp_min(LOWEST).half()}
+    top, classes = relative.topk(int(keep.removeprefix("topk:")), dim=1)
+    tail = relative.scatter(1, classes, float("-inf")).logsumexp(1)
+    tail = tail.masked_fill(top.isnan().any(1), float("nan"))
+    return {
+        "log_probs": top.clamp_min(LOWEST).half(),
+        "classes": classes.int(),
+        "tail": tail.clamp_min(LOWEST).half(),
+    }
+
+
+def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write one file whole: beside its place, then renamed."""
+    path.parent.mkdir(exist_ok=True)
+    beside = path.with_name(f"{path.name}.unfinished")
+    try:
+        save_file(tensors, beside)
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _write_index(folder: Path, manifest: dict[str, Any], rows: Any) -> None:
+    """The scores of all finished peers as one Parquet file, a row per sample."""
+    finished = [name for name in manifest["peers"] if not _unfinished(folder, manifest, [name])]
+    scores = {name: _read_scores(folder / name, _shards(manifest)) for name in finished}
+    ranked = next((kinds[RANKED] for kinds in scores.values() if RANKED in kinds), None)
+    labels = labels_of(plain_rows(rows)) if ranked is None else np.where(ranked, 0, -1)
+    columns = {
+        "sample_id": pa.array(sample_ids_of(rows).numpy(), pa.int64()),
+        "label": pa.array(labels, pa.int32(), mask=labels < 0),
+    }
+    for name, kinds in scores.items():
+        # NaN is no score: null.
+        columns |= {f"{name}/{kind}": pa.array(kinds[kind], from_pandas=True) for kind in kinds if kind != RANKED}
+    beside = folder / f"{INDEX}.unfinished"
+    try:
+        pq.write_table(pa.table(columns), beside)
+        os.replace(beside, folder / INDEX)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _read_scores(folder: Path, shards: int) -> dict[str, np.ndarray]:
+    """A peer's scores of all samples, by kind."""
+    parts: list[dict[str, Tensor]] = []
+    for path in (shard_path(folder, shard) for shard in range(shards)):
+        try:
+            with safe_open(path, "pt") as file:
+                there = set(file.keys())
+                kinds = [kind for kind in (*SCORES, *MAP_SCORES, RANKED) if kind in there]
+                parts.append({kind: file.get_tensor(kind) for kind in kinds})
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{path} is damaged ({error}); remove it and run the same command again") from error
+    return {kind: torch.cat([part[kind] for part in parts]).numpy() for kind in parts[0]}

@@ -1,0 +1,31 @@
+"""Export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..exporting import Batch, Counted, TaskExport, _equal
+from ..registry import ImageClassification
+
+
+class ImageExport(TaskExport):
+    """A classifier: an answer is a class."""
+
+    task = ImageClassification
+    batch_size = 32
+
+    def answers(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
+        return list(outputs["logits"].argmax(1))
+
+    def alike(self, answers: Sequence[Tensor], others: Sequence[Tensor]) -> Counted:
+        return _equal(answers, others)
+
+    def right(self, answers: Sequence[Tensor], batch: Batch) -> Counted:
+        if self.own_ids is None:
+            return 0.0, 0
+        labels = batch["labels"]
+        known = labels >= 0
+        return _equal(torch.stack(list(answers))[known], self.own_ids[labels[known]])

@@ -1,0 +1,115 @@
+"""What a report of image classification shows of single test samples: flips, calibration, confusions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...reports.blocks import MOST_CLASSES, Cell, Samples, Section, Table, Text
+from ...reports.calibration import calibration_of
+from ...reports.predictions import Predictions
+from ...reports.report_data import ReportData, choose_flips, confusion, confusion_changes, reliability
+
+MOST_SAMPLES = 60
+
+KINDS = {1: "learned", -1: "lost"}
+
+
+def flips_section(data: ReportData) -> Section | None:
+    """Flips by class, and the samples behind them."""
+    part = data.first
+    if part is None or not part.flips().any():
+        return None
+    flips = part.flips()
+    classes = [value for value in np.unique(part.labels).tolist() if value >= 0]
+    changed = {value: int(np.abs(flips[part.labels == value]).sum()) for value in classes}
+    largest = sorted(classes, key=lambda value: (-changed[value], value))[:MOST_CLASSES]
+    rows: list[list[str | Cell]] = []
+    for value in sorted(largest):
+        of_class = flips[part.labels == value]
+        gained, lost = (of_class > 0).sum(axis=0), (of_class < 0).sum(axis=0)
+        net = (gained - lost) / len(of_class)
+        cells = [Cell(f"+{g} −{s}", float(np.clip(3 * n, -1, 1))) for g, s, n in zip(gained, lost, net, strict=True)]
+        rows.append([data.label(value), *cells, f"{len(of_class):,}"])
+    chosen = choose_flips(part, MOST_SAMPLES)
+    items = [_sample(data, part, row) for row in chosen]
+    shown = {value: data.label(value) for value in sorted({int(part.labels[row]) for row in chosen})}
+    cut = f", the {MOST_CLASSES} classes with most" if len(classes) > MOST_CLASSES else ""
+    flipped = int(flips.any(axis=1).sum())
+    return Section("flips", "Flips", [
+        Text("A sample is learned when the peer was wrong at its start and is right now, lost when it is the other "
+             "way round. These are the weights in the run's folders."),
+        Table(f"Learned (+) and lost (−) test samples by class{cut}", ("class", *data.peers, "samples"), rows),
+        Text(f"{len(items):,} of the {flipped:,} flipped samples: for every peer, kind and class in turn, those whose "
+             "probability of the truth changed most."),
+        Samples(items, data.peers, shown),
+    ])  # fmt: skip
+
+
+def _sample(data: ReportData, part: Predictions, row: int) -> dict[str, Any]:
+    flips = part.flips()[row].tolist()
+    beliefs = []
+    for index, name in enumerate(data.peers):
+        before, after = (
+            {
+                "guess": data.label(guess) if (guess := int(phase.guess[row, index])) >= 0 else "no finite output",
+                "sure": f"{100 * float(np.nan_to_num(phase.probability[row, index])):.0f} %",
+                "truth": round(100 * float(np.nan_to_num(phase.truth[row, index]))),
+                "right": guess == int(part.labels[row]),
+            }
+            for phase in (part.start, part.after)
+        )
+        beliefs.append({"peer": name, "before": before, "after": after, "flip": KINDS.get(flips[index], "")})
+    identity = int(part.ids[row])
+    return {
+        "id": identity,
+        "label": data.label(int(part.labels[row])),
+        "class": int(part.labels[row]),
+        "flips": " ".join(f"{belief['peer']}:{belief['flip']}" for belief in beliefs if belief["flip"]),
+        "image": data.thumbnails.get(identity),
+        "beliefs": beliefs,
+    }
+
+
+def calibration_section(data: ReportData) -> Section | None:
+    """Reliability and expected calibration error, before, in the control and after."""
+    first = data.first
+    if first is None or not (first.labels >= 0).any():
+        return None
+    control = data.predictions.get("control") or []
+    mutual = data.predictions["mutual"]
+    return calibration_of(data.peers, "test samples", [
+        {
+            "start": [reliability(part.start, part.labels, index) for part in mutual],
+            "control": [reliability(part.after, part.labels, index) for part in control],
+            "after": [reliability(part.after, part.labels, index) for part in mutual],
+        }
+        for index in range(len(data.peers))
+    ])  # fmt: skip
+
+
+def confusion_section(data: ReportData) -> Section | None:
+    """Which classes are mixed up less and more than before."""
+    first, classes = data.first, len(data.run.labels)
+    if first is None or not classes:
+        return None
+    control = next(iter(data.predictions.get("control") or []), None)
+    blocks: list[Any] = [Text("Test samples of one class that are taken for another: the pairs that changed most.")]
+    for index, name in enumerate(data.peers):
+        before, after = (confusion(first, phase, index, classes) for phase in ("start", "after"))
+        plain = confusion(control, "after", index, classes) if control else None
+        rows = []
+        for truth, guess in confusion_changes(before, after):
+            counts = [before[truth, guess], *([plain[truth, guess]] if plain is not None else []), after[truth, guess]]
+            change = int(counts[-1] - counts[0])
+            shade = -change / max(1, int(before[truth].sum()))
+            sign = f"{change:+d}".replace("-", "−")
+            rows.append(
+                [f"{data.label(truth)} → {data.label(guess)}", *(f"{count:,}" for count in counts)]
+                + [Cell(sign, float(np.clip(4 * shade, -1, 1)))]
+            )
+        if rows:
+            columns = ("truth → taken for", "start", *(["control"] if plain is not None else []), "after", "change")
+            blocks.append(Table(f"{name}: confusions", columns, rows))
+    return Section("confusions", "Confusions", blocks) if len(blocks) > 1 else None

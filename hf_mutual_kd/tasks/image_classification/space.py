@@ -1,0 +1,25 @@
+"""Space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...reports.text import one_line
+from ..space import ImageSpace, write_image
+
+
+class ClassificationSpace(ImageSpace):
+    """An image and the name of its label."""
+
+    score = "margin of the truth: how far it is ahead of everything else, in nats"
+    files = ("image_view.py", "classification_view.py")
+
+    def write_sample(
+        self, row: Mapping[str, Any], name: str, folder: Path, stem: str, labels: Sequence[str]
+    ) -> dict[str, Any]:
+        label = row.get("label")
+        write_image(row, folder / f"{stem}.png")
+        truth = one_line(labels[label]) if isinstance(label, int) and 0 <= label < len(labels) else None
+        return {"name": name, "image": f"{stem}.png", "truth": truth}

@@ -1,0 +1,20 @@
+"""Tasks: what differs between image classification, segmentation and saliency, one object each."""
+
+from ..errors import ConfigError
+from .base import Task
+from .image_classification.task import ImageClassification
+from .semantic_segmentation.task import SemanticSegmentation
+from .video_saliency.task import VideoSaliency
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (ImageClassification, SemanticSegmentation, VideoSaliency)}
+
+__all__ = ["TASKS", "ImageClassification", "SemanticSegmentation", "Task", "VideoSaliency"]
+
+
+def make_task(task: Task | str) -> Task:
+    """A task object from its name."""
+    if isinstance(task, Task):
+        return task
+    if task not in TASKS:
+        raise ConfigError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    return TASKS[task]()

@@ -1,0 +1,328 @@
+"""Semantic segmentation: a sample is an image, what peers say are log-probabilities of every class at every pixel."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
+
+from ...config.options import Granularity, OnBadImage, RecipeOptions, TransferGrid, TransferOptions
+from ...data.collator import SAMPLE_ID
+from ...data.masks import IGNORE, UNLABELLED, UNREADABLE
+from ...data.splits import ROLES, Splits, check_masks, load_splits
+from ...distillation.label_alignment import ClassColumns
+from ...distillation.losses import kl_to_target, mean_log_probs
+from ...distillation.objective import Objective
+from ...distillation.roles import NOBODY, assign_roles
+from ...errors import ConfigError, LabelError, PeerError
+from ...reports.drawn import Drawn, class_map, photograph
+from ..base import Evaluator, Task
+from ..maps import coarsest_grid
+from .batches import is_padded, one_by_one, pixels_of, run_alone
+from .collator import DenseCollator
+from .evaluation_facts import cell_reliability, confusions
+from .evaluator import SegmentationEvaluator
+from .figures import examples_figure, read_examples
+from .grids import SCORES, Resampler, cell_classes, image_scores, placed_chunks
+from .head_losses import DenseAnswer, aligned, as_answer, has_labels, own_labels, pixel_loss, query_loss
+from .heads import head_of
+from .labels import fill, image_sizes, labels_for_peer, own_parts
+from .outputs import semantic_map
+from .processors import load_dense_processor
+from .transfer import mean_over_pixels
+from .view import DenseView
+
+
+class SemanticSegmentation(Task):
+    """Peers of `AutoModelForSemanticSegmentation`, heads with queries, and modules that return `[B, C, h, w]`.
+
+    Peers are ranked by minus their mean cross-entropy over an image's valid pixels, whatever their own loss is; each
+    keeps its own training loss (Hungarian matching and all). Transfer is the mean over an image's valid pixels of the
+    KL between all classes.
+
+    Args:
+        granularity (`str`, *optional*, defaults to `"image"`): who teaches is decided per image, per class of each
+            image or per pixel.
+        grid (`str`, *optional*, defaults to `"coarsest"`): where peers meet: the coarsest of their grids, or that of
+            the labels (`"label"`).
+    """
+
+    name = "semantic-segmentation"
+    auto_models = (AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation)
+    metric = "mIoU"
+    quality_name = "pACC"
+    default_score = "loss"
+    collator_class = DenseCollator
+    has_classes = True
+    caches_starts = False
+
+    def __init__(self, granularity: Granularity = "image", grid: TransferGrid = "coarsest"):
+        self.granularity = granularity
+        self.grid = grid
+
+    def configured(self, options: TransferOptions) -> SemanticSegmentation:
+        if options.role_score not in (None, self.default_score):
+            raise ConfigError(
+                f"role_score={options.role_score!r}: maps are ranked by 'loss', minus the mean cross-entropy of their "
+                "pixels; leave it unset"
+            )
+        if getattr(options, "label_smoothing_factor", 0):
+            raise ConfigError(
+                "label_smoothing_factor: each segmentation head keeps its own loss, which knows none; leave it at 0"
+            )
+        for table in ("role_table", "score_table"):
+            if getattr(options, table) is not None and options.granularity != "image":
+                raise ConfigError(
+                    f"a {table.replace('_', ' ')} names one teacher per image and does not fit "
+                    f"granularity={options.granularity!r}; use granularity 'image', or leave {table} out"
+                )
+        configured = copy.copy(self)
+        configured.granularity, configured.grid = options.granularity, options.transfer_grid
+        return configured
+
+    def load_splits(self, options: RecipeOptions, seed: int, labels: bool) -> Splits:
+        return load_splits(options, seed=seed, labels=labels, target="mask")
+
+    def check_splits(self, splits: Splits, on_bad_image: OnBadImage, roles: Sequence[str] = ROLES) -> None:
+        super().check_splits(splits, on_bad_image, roles)
+        classes, checked = len(splits.label_names) if splits.label_names else None, {}
+        for name in roles:
+            rows, skipped, checked[name] = check_masks(getattr(splits, name), name, classes, on_bad_image)
+            setattr(splits, name, rows)
+            splits.facts["skipped_images"][name] += skipped
+        splits.facts["checked_masks"] = checked
+
+    def check_labels(self, splits: Splits, classes: int) -> None:
+        for name in ROLES:
+            check_masks(getattr(splits, name), name, classes)
+
+    def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> DenseView:
+        return DenseView.from_options(options, processors, seed)
+
+    def check_peer(self, name: str, model: nn.Module) -> None:
+        head_of(model, name)
+        config: Any = getattr(model, "config", None)
+        if getattr(config, "model_type", "") == "oneformer" and config.is_training:
+            raise PeerError(
+                f"peer {name!r} is a OneFormer with is_training=true, whose forward asks for sentences that describe "
+                "each image; give it with is_training=false in its config.json"
+            )
+
+    def check_columns(self, name: str, columns: Sequence[int]) -> None:
+        if IGNORE in columns:
+            raise LabelError(
+                f"peer {name!r}: the data set's class {columns.index(IGNORE)} is its class {IGNORE}, the number of "
+                "ignored pixels, so it would never learn it; use label_alignment='new_head'"
+            )
+
+    def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
+        return load_dense_processor(source, revision, code)
+
+    # One peer
+
+    def answer(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> DenseAnswer:
+        def call(part: dict[str, Tensor]) -> dict[str, Tensor]:
+            return aligned(model, model(**part), columns)
+
+        return as_answer(model, *run_alone(call, inputs))
+
+    def supervised(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        columns: ClassColumns,
+        labels: Tensor,
+        label_smoothing: float = 0.0,
+    ) -> tuple[DenseAnswer, Tensor]:
+        """The head's own loss, which is a mean over a batch: every sample with a label bears an equal part of it."""
+        truth = own_labels(labels_for_peer(labels, inputs["valid_sizes"], pixels_of(inputs)), columns)
+        own_loss = query_loss if head_of(model) == "query" else pixel_loss
+
+        def call(part: dict[str, Tensor]) -> dict[str, Tensor]:
+            height, width = pixels_of(part)
+            wanted = part.pop("truth")[:, :height, :width]
+            outputs, loss = own_loss(model, part, wanted)
+            return aligned(model, outputs, columns) | {"loss": loss * has_labels(wanted)}
+
+        outputs, padded, valid = run_alone(call, {**inputs, "truth": truth})
+        loss = outputs.pop("loss")
+        return as_answer(model, outputs, padded, valid), loss
+
+    def belief(self, answer: DenseAnswer) -> Tensor:
+        return answer.log_probs
+
+    # All peers
+
+    def no_labels(self, belief: Tensor) -> Tensor:
+        return torch.full((len(belief), *belief.shape[2:]), UNLABELLED, device=belief.device)
+
+    def labelled(self, labels: Tensor) -> Tensor:
+        return ((labels >= 0) & (labels != IGNORE)).flatten(1).any(1)
+
+    def scores(self, kind: str, beliefs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        if labels is None or kind != self.default_score:
+            raise ConfigError(f"maps are ranked by role_score 'loss', which needs labels; got {kind!r}")
+        truth = scored_labels(labels)
+        return SCORES[self.granularity](list(beliefs), truth, IGNORE, size=self._grid(beliefs, truth)).float()
+
+    def transfer(
+        self,
+        objective: Objective,
+        live: Sequence[Tensor],
+        starts: Sequence[Tensor] | None,
+        teacher: Tensor,
+        scored: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        taught = regions(labels)
+
+        def pull(said: list[Tensor], by_starts: list[Tensor] | None, cells: Tensor, *truth: Tensor) -> Tensor:
+            return objective.transfer(said, by_starts, cells, scored, *truth)
+
+        size = self._grid(live, taught)
+        classes = cell_classes(scored_labels(labels), size, IGNORE) if objective.rule.knows_classes else None
+        return mean_over_pixels(
+            pull, list(live), teacher, taught, source=starts, ignore_index=IGNORE, size=size, classes=classes
+        )
+
+    def transfer_from_table(
+        self, objective: Objective, live: Sequence[Tensor], labels: Tensor, targets: Tensor, taught: Tensor
+    ) -> Tensor:
+        def pull(said: list[Tensor], targets: list[Tensor], cells: Tensor) -> Tensor:
+            known = cells != NOBODY
+            return torch.stack(
+                [
+                    kl_to_target(one, target, temperature=objective.temperature, where=known & heard[:, None, None])
+                    for one, target, heard in zip(said, targets, taught.T, strict=True)
+                ]
+            )
+
+        teacher = torch.where(taught.any(1), 0, NOBODY)
+        size = (targets.shape[2], targets.shape[3])
+        return mean_over_pixels(
+            pull, list(live), teacher, regions(labels), source=[targets] * len(live), ignore_index=IGNORE, size=size
+        )
+
+    # What a score table keeps: of every image as if it were alone, as a batch's labels would be of the batch's size
+
+    def apart(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        by_label = self.grid == "label" and len(image_sizes(batch["labels"]).unique(dim=0)) > 1
+        return one_by_one(batch) if by_label or is_padded(batch["peer_inputs"]) else [batch]
+
+    def kept_scores(self, beliefs: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+        scores = torch.cat(
+            [
+                image_scores(alone, scored_labels(own), IGNORE, size=self._grid(alone, own))
+                for alone, own in each_alone(beliefs, labels)
+            ],
+            dim=1,
+        )
+        return {"score": scores.float().masked_fill(~self.labelled(labels), float("nan"))}
+
+    def spoken(self, beliefs: Sequence[Tensor], labels: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
+        images = []
+        for alone, own in each_alone(beliefs, labels):
+            size, counted = self._grid(alone, own), regions(own)
+            met = [Resampler((one.shape[2], one.shape[3]), size, counted, IGNORE)(one) for one in alone]
+            images.append([one.log_softmax(1) for one in met])
+        peers = [torch.cat(images_of_one) for images_of_one in zip(*images, strict=True)]
+        return peers, tuple(peers[0].shape[1:])
+
+    def units(self, beliefs: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
+        truth = scored_labels(labels)
+        return placed_chunks(list(beliefs), truth, IGNORE, self._grid(beliefs, truth))
+
+    def _grid(self, beliefs: Sequence[Tensor], labels: Tensor) -> tuple[int, int]:
+        return coarsest_grid(beliefs) if self.grid == "coarsest" else (labels.shape[1], labels.shape[2])
+
+    def quality(self, answers: Sequence[DenseAnswer], labels: Tensor) -> Tensor:
+        """Share of right pixels of every image, at each peer's own grid."""
+        truth = scored_labels(labels)
+        shares = []
+        for answer in answers:
+            guess = answer.log_probs.argmax(1)
+            wanted = cell_classes(truth, (guess.shape[1], guess.shape[2]), IGNORE)
+            valid = wanted >= 0
+            right = (guess == wanted).flatten(1).sum(1)
+            shares.append((right / valid.flatten(1).sum(1).clamp(min=1)).sum())
+        return torch.stack(shares)
+
+    # Evaluation
+
+    def evaluation_facts(
+        self, answers: Sequence[DenseAnswer], labels: Tensor, sample_ids: Tensor
+    ) -> dict[str, Tensor]:
+        readable = (labels != UNREADABLE).flatten(1).all(1)
+        beliefs = [answer.log_probs for answer in answers]
+        sizes, grid = image_sizes(labels), coarsest_grid(beliefs)
+        # One by one: labels at the batch's size would depend on the other images of it.
+        alone = [(said, scored_labels(own)) for said, own in each_alone(beliefs, labels)]
+        scores = torch.cat([image_scores(said, truth, IGNORE, size=grid) for said, truth in alone], dim=1).float()
+        classes, maps = beliefs[0].shape[1], self._maps(answers, beliefs, sizes)
+        counted = [confusions(truth, list(seen), classes) for truth, *seen in zip(labels, *maps, strict=True)]
+        facts = {key: torch.stack([one[key] for one in counted]) for key in counted[0]}
+        return facts | {
+            "sample_ids": sample_ids,
+            "readable": readable,
+            "labelled": self.labelled(labels),
+            "reliability": torch.stack(
+                [torch.stack([cell_reliability(one[0], truth) for one in said]) for said, truth in alone]
+            ),
+            "loss": -scores.T.contiguous(),
+            "teacher": assign_roles(scores),
+        }
+
+    def _maps(self, answers: Sequence[DenseAnswer], beliefs: Sequence[Tensor], sizes: Tensor) -> list[list[Tensor]]:
+        """Every peer's label maps at the images' own sizes, and last those of the peers' mean."""
+        grid = coarsest_grid(beliefs)
+        met = [F.interpolate(belief, size=grid, mode="area").log_softmax(1) for belief in beliefs]
+        ensemble = semantic_map(mean_log_probs(met), target_sizes=sizes)
+        return [*(answer.semantic_maps(sizes) for answer in answers), ensemble]
+
+    def evaluator(
+        self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None
+    ) -> SegmentationEvaluator:
+        start = start if isinstance(start, SegmentationEvaluator) else None
+        return SegmentationEvaluator(peer_names, num_classes, start)
+
+    def examples(self, before: Any, after: Any, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+        if found := read_examples(before, after, rows):
+            path.write_bytes(examples_figure(found, before.names, before.label_names))
+
+    def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> Drawn | None:
+        for example in read_examples(before, after, [row]):
+            maps = {
+                f"{phase}/{name}": class_map(one)
+                for phase, found in (("before", example.before), ("after", example.after))
+                for name, one in zip(before.names, found, strict=True)
+            }
+            image, truth, teacher = photograph(example.image), class_map(example.truth), class_map(example.teacher)
+            return Drawn(row[SAMPLE_ID], example.name, image, truth, maps, teacher)
+        return None
+
+
+def scored_labels(labels: Tensor) -> Tensor:
+    """Labels in which every image fills the batch's size, `IGNORE` where there is no truth."""
+    whole = fill(labels)
+    return whole.masked_fill(whole < 0, IGNORE)
+
+
+def regions(labels: Tensor) -> Tensor:
+    """Labels in which every image fills the batch's size, `IGNORE` where nothing can be taught.
+
+    A pixel that was never labelled can be taught; one that is labelled to be ignored cannot.
+    """
+    whole = fill(labels)
+    return whole.masked_fill(whole == UNLABELLED, 0)
+
+
+def each_alone(beliefs: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Image after image: the peers' maps, N of `[1, C, h, w]`, and its own part of the labels, `[1, H, W]`."""
+    for row, own in enumerate(own_parts(labels)):
+        yield [belief[row, None] for belief in beliefs], own

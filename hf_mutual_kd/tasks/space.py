@@ -1,0 +1,107 @@
+"""What a Space needs of a run of each task: files of the app, packages, and test samples with their truth."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from ..data.images import decode_image
+from ..reports.predictions import PREDICTIONS, read_predictions
+from ..reports.report_data import choose_flips
+from ..reports.run_records import RunRecords
+
+FILES = Path(__file__).parents[1] / "hub" / "space" / "app"
+SHARED = ("app.py", "view.py", "peers.py", "answer.py", "uploads.py", "style.css")
+DATA = "data"
+"""Inside the Space: all that is made of the run, replaced as a whole by the next push."""
+SAMPLES = f"{DATA}/samples"
+MOST_SIDE = 768
+"""Pixels of a sample's longer side, as of the app's uploads."""
+
+
+class SpaceTask(ABC):
+    """One task in a Space; the app's side of it is the view among `files`."""
+
+    score: ClassVar[str]
+    """What the app calls the numbers that say who teaches."""
+    thing: ClassVar[str] = "an image"
+    """What a visitor gives."""
+    unit: ClassVar[str] = "images"
+    """What the samples are."""
+    files: ClassVar[tuple[str, ...]]
+    """Of the app, besides the shared ones."""
+
+    def check(self, name: str, config: Any) -> None:  # noqa: B027
+        """Raise [`PeerError`] for a model that the app cannot show."""
+
+    def write_app(self, folder: Path) -> None:
+        """Copy the app."""
+        for name in (*SHARED, *self.files):
+            shutil.copyfile(FILES / name, folder / name)
+
+    def packages(self, configs: Sequence[Any]) -> list[str]:
+        """What the app imports besides gradio."""
+        types = {str(config.model_type) for config in configs}
+        return ["torch", "torchvision", "transformers", *(["timm"] if "timm_wrapper" in types else [])]
+
+    def peer_facts(self, folder: Path) -> dict[str, Any]:
+        """What the app has to know of a trained peer in this folder besides what all tasks tell."""
+        return {}
+
+    @abstractmethod
+    def write_samples(
+        self, run: RunRecords, rows: Any, peers: Sequence[Mapping[str, Any]], folder: Path, most: int
+    ) -> list[dict[str, Any]]:
+        """Write test samples; the `name`, the files relative to the Space, and the `truth` of each.
+
+        Args:
+            run ([`RunRecords`]): of which the Space is made.
+            rows: its test split.
+            peers (`list[dict]`): what `facts.json` says of each.
+            folder (`Path`): the Space, in which [`SAMPLES`] exists.
+            most (`int`): samples.
+        """
+
+
+class ImageSpace(SpaceTask):
+    """A sample is a row with an image."""
+
+    def write_samples(
+        self, run: RunRecords, rows: Any, peers: Sequence[Mapping[str, Any]], folder: Path, most: int
+    ) -> list[dict[str, Any]]:
+        if hasattr(rows, "__len__"):
+            chosen = [(index, rows[index]) for index in choose_rows(run, len(rows), most)]
+        else:
+            chosen = list(enumerate(itertools.islice(rows, most)))
+        return [
+            self.write_sample(row, f"sample {index}", folder, f"{SAMPLES}/{number:02d}", run.labels)
+            for number, (index, row) in enumerate(chosen)
+        ]
+
+    @abstractmethod
+    def write_sample(
+        self, row: Mapping[str, Any], name: str, folder: Path, stem: str, labels: Sequence[str]
+    ) -> dict[str, Any]:
+        """Write one row into files whose names begin with `stem`."""
+
+
+def choose_rows(run: RunRecords, count: int, most: int) -> list[int]:
+    """Flipped samples first, where the run has kept them, then evenly spaced ones."""
+    found = read_predictions(run.folder / PREDICTIONS, list(run.peers))
+    flipped = [int(found.ids[row]) for row in choose_flips(found, most)] if found is not None else []
+    spaced = [count * place // min(most, count) for place in range(min(most, count))]
+    return [row for row in dict.fromkeys([*flipped, *spaced]) if row < count][:most]
+
+
+def write_image(row: Mapping[str, Any], path: Path) -> Image.Image:
+    """The image of a row as PNG of a bounded size."""
+    image = decode_image(row["image"])
+    image.thumbnail((MOST_SIDE, MOST_SIDE))
+    image.save(path)
+    return image

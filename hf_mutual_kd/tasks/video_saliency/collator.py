@@ -1,0 +1,114 @@
+"""The data collator for clips: decodes the frames of a unit once, draws one view, and runs the peers' processors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data.collator import BLANK, SAMPLE_ID, RoleTaggingCollator
+from ...data.processors import PeerInputs, PeerProcessors, is_plain
+from ...errors import DataError
+from .data.clip_rows import Clip, load_clip
+from .data.clips import ClipPolicy, Policy, clip_frames
+from .data.truth_batches import UNREADABLE, as_truth, join_truths
+
+DETAIL = 2
+"""Frames whose longer side is more than this many times what any peer sees are shrunk while they are decoded."""
+
+
+def clip_policy(processor: Any) -> Policy:
+    """
+    Which frames a peer sees: the `clip_policy` of its processor, or what a `VideoSaliencyProcessor` says.
+
+    A plain callable without the attribute gets a [`ClipPolicy`] of 16 frames, which end
+    with the target.
+    """
+    if (own := getattr(processor, "clip_policy", None)) is not None:
+        return own
+    frames, stride = getattr(processor, "num_frames", None), getattr(processor, "frame_stride", 1)
+    # A model that answers for all frames is asked for the last one.
+    target: Literal["last", "center"] = "center" if getattr(processor, "target", "last") == "center" else "last"
+    return ClipPolicy() if frames is None else ClipPolicy(frames, stride, target)
+
+
+class ClipProcessors(PeerProcessors):
+    """Every peer's processor on its own clips, run once for all peers whose processors agree."""
+
+    def __init__(self, processors: Mapping[str, Any]):
+        super().__init__(processors)
+        self.policies = {name: clip_policy(processor) for name, processor in processors.items()}
+
+    def __call__(self, clips: Sequence[Clip]) -> PeerInputs:
+        inputs: dict[str, Mapping[str, Tensor]] = {}
+        for processor, names in self.groups:
+            frames = [clip.frames[names[0]] for clip in clips]
+            inputs.update(dict.fromkeys(names, self.run(processor, frames)))
+        return PeerInputs({name: inputs[name] for name in self.names})
+
+    def run(self, processor: Any, images: Sequence[Any]) -> dict[str, Tensor]:
+        return dict(processor(images) if is_plain(processor) else processor(images, return_tensors="pt"))
+
+    @cached_property
+    def max_side(self) -> int | None:
+        """To which longer sides are shrunk while decoding; `None` where a peer does not say what it needs."""
+        sizes: list[Any] = [getattr(processor, "image_size", None) for processor, _ in self.groups]
+        return DETAIL * max(int(np.max(size)) for size in sizes) if all(sizes) else None
+
+
+class ClipCollator(RoleTaggingCollator):
+    """Turns units of [`ClipRows`] into one batch for all peers.
+
+    Every peer gets its own clip of the same moment, under the same random view, from frames that are decoded once.
+
+    Args: as [`RoleTaggingCollator`]; the view is a
+        [`ClipView`]. A peer's processor takes a list of clips, uint8 `[T, H, W, 3]`,
+        and says by its `clip_policy`, or by `num_frames`, `frame_stride` and `target`, which frames these are.
+
+    Returns:
+        `dict`: `peer_inputs` `{peer: {"pixel_values": [B, T, 3, h, w]}}`, each peer's own T, h and w; `labels` float32
+        `[B, 2, H, W]` of [`truth_batches`]; `sample_ids` `[B]` and `roles` `[B]`.
+
+    Raises:
+        [`DataError`]: an unreadable frame or truth, named by its video and frame.
+
+    Example:
+
+    ```python
+    >>> collator = ClipCollator(cohort.processors)
+    >>> batch = collator([ClipRows(splits.test, every=8)[0]])
+    >>> batch["labels"].shape, batch["peer_inputs"]["s3d"]["pixel_values"].shape
+    (torch.Size([1, 2, 64, 112]), torch.Size([1, 8, 3, 64, 112]))
+    ```
+    """
+
+    processors_class = ClipProcessors
+    processors: ClipProcessors
+
+    def _read(self, row: Mapping[str, Any]) -> tuple[Clip, Tensor] | None:
+        view: Any = self.view
+        try:
+            clip = load_clip(row, self.processors.policies, view, int(self._epoch), max_side=self.processors.max_side)
+        except DataError as error:
+            if self.on_bad_image == "skip":
+                self._skipped += 1
+                return None
+            raise DataError(
+                f"frame {row['frame']} of video {row['video']} (sample {row[SAMPLE_ID]}) cannot be read ({error}); "
+                "mend it, or leave such frames out with --on_bad_image skip"
+            ) from error
+        return clip, as_truth(clip.density, clip.points)
+
+    def blank(self) -> tuple[Clip, Tensor]:
+        frames = {
+            name: torch.zeros(len(clip_frames(0, range(1), policy)), *BLANK, 3, dtype=torch.uint8)
+            for name, policy in self.processors.policies.items()
+        }
+        return Clip(frames, np.zeros(BLANK, np.float32), np.zeros((0, 2))), torch.full((2, *BLANK), UNREADABLE)
+
+    def join(self, labels: Sequence[Tensor]) -> Tensor:
+        return join_truths(labels)

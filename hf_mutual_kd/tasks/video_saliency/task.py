@@ -1,0 +1,311 @@
+"""Video saliency: a sample is the clip around one frame, what peers say is where people look in it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoProcessor
+
+from ...config.options import OnBadImage, RecipeOptions, TransferOptions
+from ...data.splits import ROLES, Splits
+from ...distillation.label_alignment import ClassColumns
+from ...distillation.losses import mean_log_probs
+from ...distillation.objective import Objective
+from ...distillation.roles import NOBODY, assign_roles
+from ...errors import ConfigError, DataError, PeerError
+from ...reports.drawn import Drawn, density_map, photograph
+from ..base import Evaluator, Task
+from ..maps import coarsest_grid
+from .collator import ClipCollator
+from .data.clip_rows import ClipRows, ClipView
+from .data.gaze_reference import GazeReference
+from .data.layouts import load_videos
+from .data.truth_batches import DENSITY, FIXATIONS, has_density, is_readable, split_truths
+from .evaluator import CONSISTENCY_GRID, MEASURED, SaliencyEvaluator
+from .figures import examples_figure, read_examples
+from .metrics.scores import SaliencyScores
+from .model import auto  # noqa: F401  (the Auto classes learn our models)
+from .model.losses import FLOOR, resample_log_density, saliency_loss, score
+from .model.modeling_video_saliency import VideoSaliencyModel
+
+CHECKED_ROWS = 200
+"""Units of a split whose truth is read before training."""
+
+OUTPUT_KINDS = ("log_density", "density")
+
+
+class VideoSaliency(Task):
+    """Peers that say for every pixel of a frame how likely people look at it: [`VideoSaliencyModel`]s and own modules.
+
+    Every peer sees its own clip of the same moment and answers on its own grid. Peers are ranked by minus their own
+    loss, KLD - CC, at the size of the truth, and meet on the coarsest of their grids, where transfer is the KL between
+    the densities. A clip at whose target nobody looked adds nothing and teaches nobody.
+
+    An `nn.Module` of the user's own takes the keys that its `processor` makes as keyword arguments and returns maps
+    `[B, h, w]` or `[B, 1, h, w]`, or an output with such `logits`. Bare maps need the attribute `saliency_output`:
+    `"log_density"` (any real numbers; their softmax is the density) or `"density"` (not negative, of any sum, such as
+    sigmoids). `logits` are log-densities unless the attribute says otherwise.
+    """
+
+    name = "video-saliency"
+    auto_models = (AutoModel,)
+    metric = "CC"
+    quality_name = "CC"
+    default_score = "loss"
+    collator_class = ClipCollator
+    caches_starts = False
+
+    def __init__(self) -> None:
+        self.reference: GazeReference | None = None
+
+    def configured(self, options: TransferOptions) -> VideoSaliency:
+        super().configured(options)
+        if options.role_score not in (None, self.default_score):
+            raise ConfigError(
+                f"role_score={options.role_score!r}: densities are ranked by 'loss', minus KLD - CC; leave it unset"
+            )
+        if getattr(options, "label_smoothing_factor", 0):
+            raise ConfigError("label_smoothing_factor: KLD - CC knows none; leave it at 0")
+        return copy.copy(self)
+
+    def load_splits(self, options: RecipeOptions, seed: int, labels: bool) -> Splits:
+        if options.eval_frame_step < 1:
+            raise ConfigError(f"eval_frame_step must be 1 or more, got {options.eval_frame_step}")
+        found = load_videos(options, seed=seed, on_bad_video=options.on_bad_video)
+        train = ClipRows(found.train, seed=seed)
+        validation, test = (ClipRows(part, every=options.eval_frame_step) for part in (found.validation, found.test))
+        videos, frames = found.facts["videos"], found.facts["frames"]
+        splits = {
+            role: f"{origin}: {videos[role]:,} videos, {frames[role]:,} frames"
+            for role, origin in found.facts["splits"].items()
+        }
+        facts = found.facts | {"splits": splits, "eval_frame_step": options.eval_frame_step}
+        return Splits(train, validation, test, None, facts)
+
+    def check_splits(self, splits: Splits, on_bad_image: OnBadImage, roles: Sequence[str] = ROLES) -> None:
+        for role in roles:
+            rows = getattr(splits, role)
+            places = range(0, len(rows), -(-len(rows) // CHECKED_ROWS))
+            looked_at = sum(self._is_looked_at(rows[place], on_bad_image) for place in places)
+            if not looked_at:
+                raise DataError(f"{role}: nobody looked at any of the {len(places)} frames that were checked")
+
+    @staticmethod
+    def _is_looked_at(row: Mapping[str, Any], on_bad_image: OnBadImage) -> bool:
+        try:
+            truth = row["source"].truth
+            truth.points(row["frame"])
+            return bool(truth.density(row["frame"]).any())
+        except DataError:
+            if on_bad_image == "raise":
+                raise
+            return False
+
+    def still(self, rows: Any, epochs: int | None = None) -> ClipRows:
+        if epochs is not None and (epochs < 1 or not rows.is_drawn):
+            raise ConfigError(f"epochs is for training videos and must be 1 or more, got {epochs}")
+        return rows.still(epochs)
+
+    def compare_with(self, train_rows: Any) -> None:
+        self.reference = getattr(train_rows, "reference", None)
+
+    def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> ClipView:
+        return ClipView(options.crop_min_area, color_jitter=options.color_jitter, seed=seed)
+
+    def architectures(self) -> set[str]:
+        return {VideoSaliencyModel.__name__}
+
+    def check_peer(self, name: str, model: nn.Module) -> None:
+        if type(model).__module__.startswith("transformers.models."):
+            raise PeerError(
+                f"peer {name!r} is a {type(model).__name__}, which predicts no saliency; expected a "
+                "VideoSaliencyModel (VideoSaliencyModel.from_encoder makes one of an encoder), or "
+                "python:package.module:function"
+            )
+        if getattr(getattr(model, "config", None), "loss_weights", {}).get("temporal"):
+            raise PeerError(
+                f"peer {name!r}: loss_weights.temporal needs the truth of every frame of a clip, which has one target "
+                "here; set it to 0"
+            )
+
+    def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
+        return AutoProcessor.from_pretrained(source, revision=revision, **code)
+
+    def new_head(self, source: str, config: Any, label_names: Sequence[str], **load: Any) -> nn.Module:
+        raise ConfigError("label_alignment 'new_head': saliency has no classes; leave it out")
+
+    # One peer
+
+    def answer(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Tensor:
+        return log_maps(columns.peer, model, model(**inputs))
+
+    def supervised(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        columns: ClassColumns,
+        labels: Tensor,
+        label_smoothing: float,
+    ) -> tuple[Tensor, Tensor]:
+        logits = self.answer(model, inputs, columns)
+        return logits, clip_losses(logits, labels, getattr(getattr(model, "config", None), "loss_weights", None))
+
+    # All peers
+
+    def no_labels(self, belief: Tensor) -> Tensor:
+        return torch.zeros(len(belief), 2, *belief.shape[1:], device=belief.device)
+
+    def labelled(self, labels: Tensor) -> Tensor:
+        return has_density(labels)
+
+    def ranked(self, labels: Tensor) -> Tensor:
+        # A blank truth is one: it ranks nobody, so nobody teaches, neither the mean.
+        return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+
+    def scores(self, kind: str, beliefs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        if labels is None or kind != self.default_score:
+            raise ConfigError(f"densities are ranked by role_score 'loss', which needs labels; got {kind!r}")
+        truths = [truth[DENSITY] for truth in split_truths(labels)]
+        return torch.stack([score(belief, truths) for belief in beliefs]).float()
+
+    def transfer(
+        self,
+        objective: Objective,
+        live: Sequence[Tensor],
+        starts: Sequence[Tensor] | None,
+        teacher: Tensor,
+        scored: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        size = coarsest_grid(live)
+        taught = has_density(labels) if objective.labels else torch.ones_like(scored)
+        said = [on_grid(belief, size) for belief in live]
+        by_starts = None if starts is None else [on_grid(belief, size) for belief in starts]
+        return objective.transfer(said, by_starts, teacher.masked_fill(~taught, NOBODY), scored)
+
+    def transfer_from_table(
+        self, objective: Objective, live: Sequence[Tensor], labels: Tensor, targets: Tensor, taught: Tensor
+    ) -> Tensor:
+        if objective.labels:
+            taught = taught & has_density(labels)[:, None]
+        size = (targets.shape[1], targets.shape[2])
+        return objective.transfer_from_table([on_grid(one, size) for one in live], targets.flatten(1), taught)
+
+    def spoken(self, beliefs: Sequence[Tensor], labels: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
+        size = coarsest_grid(beliefs)
+        return [on_grid(belief, size) for belief in beliefs], size
+
+    def quality(self, answers: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """CC of every clip, at each peer's own grid."""
+        return torch.stack([-clip_losses(answer, labels, {"kld": 0.0}).sum() for answer in answers])
+
+    # Evaluation
+
+    def evaluation_facts(self, answers: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
+        readable = is_readable(labels)
+        labels = labels.masked_fill(~readable[:, None, None, None], 0.0)
+        truths, looked_at = split_truths(labels), has_density(labels)
+        scores = self.scores(self.default_score, answers, labels)
+        size = coarsest_grid(answers)
+        ensemble = mean_log_probs([on_grid(answer, size) for answer in answers]).unflatten(1, size)
+        beliefs = [*answers, ensemble]
+        measured = [self._measure([belief[place] for belief in beliefs], truth) for place, truth in enumerate(truths)]
+        coarse = [on_grid(belief, CONSISTENCY_GRID).exp().float() for belief in answers]
+        known = [truth[DENSITY].clamp_min(FLOOR).log()[None] for truth in truths]
+        coarse.append(torch.cat([on_grid(truth, CONSISTENCY_GRID).exp() for truth in known]))
+        return {
+            "sample_ids": sample_ids,
+            "readable": readable,
+            "labelled": looked_at,
+            "fixated": torch.stack([(truth[FIXATIONS] > 0).any() for truth in truths]),
+            "measured": torch.tensor(np.array(measured), dtype=torch.float32, device=labels.device),
+            "coarse": torch.stack(coarse, dim=1),
+            "loss": -scores.masked_fill(~looked_at, 0.0).T.contiguous(),
+            "teacher": assign_roles(scores),
+        }
+
+    def _measure(self, beliefs: Sequence[Tensor], truth: Tensor) -> list[list[float]]:
+        """`MEASURED` of every belief `[h, w]`, and last of the centre prior, against one truth `[2, H, W]`."""
+        density, fixations = truth[DENSITY].cpu().numpy(), truth[FIXATIONS].cpu().numpy()
+        size = (density.shape[0], density.shape[1])
+        maps = [resample_log_density(belief, size).exp().cpu().numpy() for belief in beliefs]
+        pool = None
+        if self.reference is not None:
+            maps.append(self.reference.prior_at(size))
+            pool = self.reference.pool_at(size)
+        scorer = SaliencyScores(metrics=list(MEASURED))
+        found = [scorer.measure(one, density, fixations, pool) for one in maps]
+        rows = [[values[name] for name in MEASURED] for values in found]
+        return rows if self.reference is not None else [*rows, [float("nan")] * len(MEASURED)]
+
+    def evaluator(
+        self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None
+    ) -> SaliencyEvaluator:
+        return SaliencyEvaluator(peer_names)
+
+    def examples(self, before: Any, after: Any, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+        if found := read_examples(before, after, rows):
+            path.write_bytes(examples_figure(found, before.names))
+
+    def row_facts(self, rows: Any) -> dict[str, Any]:
+        return {"videos": [video.name for video in rows.videos], "metrics": list(MEASURED.values())}
+
+    def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> Drawn | None:
+        for example in read_examples(before, after, [row]):
+            maps = {
+                f"{phase}/{name}": density_map(one)
+                for phase, found in (("before", example.before), ("after", example.after))
+                for name, one in zip(before.names, found, strict=True)
+            }
+            return Drawn(row["sample_id"], row["name"], photograph(example.frame), density_map(example.truth), maps)
+        return None
+
+
+def log_maps(name: str, model: nn.Module, outputs: Any) -> Tensor:
+    """
+    Unnormalised log-densities `[B, h, w]` in fp32 of what any peer returned, see [`VideoSaliency`].
+
+    Raises:
+        [`PeerError`]: something else than maps, or bare maps of an unknown kind.
+    """
+    kind = getattr(model, "saliency_output", None)
+    maps = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+    if kind is None and not isinstance(outputs, Tensor):
+        kind = "log_density"
+    if kind not in OUTPUT_KINDS:
+        raise PeerError(
+            f"peer {name!r}: {type(model).__name__} returns maps and must say what they are; set its attribute "
+            f"saliency_output to one of {', '.join(OUTPUT_KINDS)} (it is {kind!r})"
+        )
+    if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
+        shape = list(maps.shape) if isinstance(maps, Tensor) else type(outputs).__name__
+        raise PeerError(f"peer {name!r}: expected maps [B, h, w] or [B, 1, h, w], or `logits` of them, got {shape}")
+    # Of answers for all frames of a clip, the last is the target's.
+    maps = (maps if maps.ndim == 3 else maps[:, -1]).float()
+    if kind == "log_density":
+        return maps
+    relative = maps / maps.detach().amax((1, 2), keepdim=True).clamp_min(FLOOR)
+    return relative.clamp_min(FLOOR).log()
+
+
+def on_grid(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The log-density on another grid, `[B, h, w]` to `[B, H * W]`: like the log-probabilities of so many classes."""
+    return resample_log_density(logits, size).flatten(1)
+
+
+def clip_losses(logits: Tensor, labels: Tensor, weights: Mapping[str, float] | None) -> Tensor:
+    """KLD - CC, or what `weights` say, of every clip `[B]`; exactly 0 where nobody looked."""
+    truths = split_truths(labels)
+    if len({truth.shape for truth in truths}) == 1:
+        return saliency_loss(logits, labels[:, DENSITY], weights, labels[:, FIXATIONS])
+    parts = [
+        saliency_loss(one[None], truth[None, DENSITY], weights, truth[None, FIXATIONS])
+        for one, truth in zip(logits, truths, strict=True)
+    ]
+    return torch.cat(parts)

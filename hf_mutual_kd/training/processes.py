@@ -1,0 +1,135 @@
+"""What the trainer does differently when it is several processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+from transformers import Trainer
+from transformers.utils import logging
+
+from ..config.training_config import MutualKDConfig
+from ..distillation.objective import Objective
+from ..errors import ConfigError, ResumeError
+from ..peers.cohort import Cohort
+from ..peers.sharding import check_sharded, held_in_graph, layers_to_split, share_buffers
+from ..tasks.base import Task
+from .own_rows import REPEATED, fresh_rows, own_rows
+
+logger = logging.get_logger(__name__)
+
+
+class CohortProcesses(Trainer):
+    """The part of [`MutualKDTrainer`] that makes several processes one training."""
+
+    args: MutualKDConfig
+    task: Task
+    model: nn.Module
+
+    @property
+    def cohort(self) -> Cohort:
+        """The peers, without the wrappers of a distributed run."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether single processes hold only parts of the weights."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _prepare_sharding(self, cohort: Cohort, objective: Objective) -> None:
+        if not self.is_sharded:
+            return
+        check_sharded(self.accelerator, cohort, self.args, objective)
+        # They are measured before they are split.
+        cohort.to(self.args.device)
+        cohort.is_split = True
+        cohort._no_split_modules = layers_to_split(cohort.peers)  # type: ignore[assignment]
+        if self.is_deepspeed_enabled and self.args.max_grad_norm > 0:
+            logger.warning("DeepSpeed clips the gradients of all peers by their common norm, not each by its own")
+
+    def _share_buffers(self) -> None:
+        """Where weights are split, evaluate and save with the first process' batch norms."""
+        if self.is_sharded:
+            share_buffers(self.cohort)
+
+    def _with_all_peers(self, loss: Tensor, answers: dict[str, Any]) -> Tensor:
+        """The same loss; where weights are split every peer is in the backward of every process."""
+        return loss + held_in_graph(list(map(self.task.belief, answers.values()))) if self.is_sharded else loss
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        """As the Trainer's, without the rows that fill up the last batch of an epoch: they would count twice."""
+        if self.args.world_size > 1:
+            epoch_iterator = map(self._own_rows, epoch_iterator)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
+        """Units, and labelled units, of one optimizer step over all its batches and processes: `[2]`."""
+        if not batch_samples:
+            return None
+        labels = [batch["labels"] for batch in batch_samples if REPEATED not in batch]
+        counts = torch.tensor(
+            [sum(len(part) for part in labels), sum(int(self.task.labelled(part).sum()) for part in labels)],
+            device=device,
+        )
+        return self.accelerator.reduce(counts, reduction="sum") if self.args.world_size > 1 else counts
+
+    def _own_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
+        state, rows = self.accelerator.gradient_state, len(batch["labels"])
+        fresh = rows
+        if not self.args.dataloader_drop_last:
+            fresh = fresh_rows(state, self.train_dataset, rows, self.args.world_size, self.args.process_index)
+        return own_rows(batch, fresh, may_skip=self.args.on_bad_image == "skip")
+
+    def _go_on_from(self, checkpoint: dict[str, Any]) -> None:
+        """Keep an optimizer step what it was when another number of processes goes on, and say what is not exact.
+
+        Raises:
+            [`ResumeError`]: a step would have to take other rows.
+        """
+        before, now = checkpoint.get("processes"), self.args.world_size
+        if before in (None, now):
+            return
+        if self.is_deepspeed_enabled:
+            raise ResumeError(
+                f"this run began with {before} processes, and DeepSpeed has cut the optimizer's state for as many; "
+                f"go on with {before}, not {now}"
+            )
+        rows, at_once = checkpoint["rows_per_step"], self.args.train_batch_size * now
+        if rows % at_once:
+            raise ResumeError(
+                f"this run began with {before} processes and {rows} rows per step, and {now} processes take at least "
+                f"{at_once}; set per_device_train_batch_size so that {now} times it divides {rows}"
+            )
+        self.args.gradient_accumulation_steps = rows // at_once
+        if self.is_world_process_zero():
+            logger.warning(
+                "going on with %d processes where %d began: rows, steps, optimizer and schedule stay as they were "
+                "(%d rows per step, gradient_accumulation_steps is %d), but not bit for bit: sums are rounded in "
+                "another order, dropout draws anew, and batch norms see batches of another size",
+                now, before, rows, rows // at_once,
+            )  # fmt: skip
+
+
+def check_processes(args: MutualKDConfig, train_dataset: Any) -> None:
+    """
+    Refuse settings with which processes would wait for each other for ever, or train on rows twice.
+
+    Raises:
+        [`ConfigError`]: one of them is set.
+    """
+    if args.world_size == 1:
+        return
+    if not args.accelerator_config.even_batches:
+        raise ConfigError("even_batches=false leaves a process without a batch for which others wait; leave it out")
+    if isinstance(train_dataset, IterableDataset) and args.accelerator_config.dispatch_batches is False:
+        raise ConfigError("dispatch_batches=false repeats rows of a stream at its end; leave it out")
+
+
+def leave_together() -> None:
+    """Wait for all processes and close their connections: one that exits while others still talk aborts them."""
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()

@@ -1,0 +1,141 @@
+"""How the trainer pushes: every peer to a repository of its own, during training and at its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..config.training_config import MutualKDConfig
+from ..distillation.objective import Objective
+from ..errors import HubError
+from ..files import write_json
+from ..hub.checkpoints import PushInBackground
+from ..hub.names import Destination
+from ..hub.push import PushReport, push_run
+from ..reports.model_card import write_cards
+from ..reports.results import Arm, collect
+from ..reports.run_facts import objective_facts
+from ..tasks.base import Evaluator
+from .cohort_record import COHORT, describe_cohort
+from .saving import CohortSaving
+from .training_record import share_taught
+
+RESULTS = "results.json"
+
+
+def push_settings(args: MutualKDConfig) -> dict[str, Any]:
+    """Where and how a configuration pushes, as [`push_run`] and `Destination` name it."""
+    return {
+        "namespace": args.hub_namespace,
+        "name_template": args.hub_name_template,
+        "private": args.hub_private_repo,
+        "token": args.hub_token,
+        "revision": args.hub_revision,
+    }
+
+
+class CohortPushing(CohortSaving):
+    """The part of [`MutualKDTrainer`] that speaks to the Hub."""
+
+    objective: Objective
+    start_evaluators: dict[str, Evaluator]
+    evaluators: dict[str, Evaluator]
+    start_metrics: dict[str, dict[str, dict[str, float]]]
+    results: dict[str, dict[str, dict[str, float]]]
+    _pushes: PushInBackground | None = None
+
+    def push_to_hub(
+        self,
+        namespace: str | None = None,
+        private: bool | None = None,
+        collection: bool = True,
+        peers: list[str] | None = None,
+        commit_message: str | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+    ) -> PushReport | None:
+        """Push the peers as they lie in the run's folder, with their cards; see [`push_run`].
+
+        What is unset comes from `args` (`hub_namespace`, `hub_private_repo`, `hub_token`, `hub_revision`).
+
+        Returns:
+            [`PushReport`] on the main process, `None` on the others.
+
+        Raises:
+            [`HubError`]: nothing is there to push yet, or the Hub refuses.
+        """
+        self._finish_current_push()
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card()
+        given = {"namespace": namespace, "private": private, "token": token, "revision": revision}
+        settings = push_settings(self.args) | {name: value for name, value in given.items() if value not in (None, "")}
+        return push_run(self.folder, collection=collection, peers=peers, commit_message=commit_message, **settings)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write each peer's card into its folder, from what the run has recorded."""
+        if not self.is_world_process_zero():
+            return
+        if not all((self.folder / name).is_dir() for name in self.peer_names):
+            raise HubError(f"{self.folder} holds no trained peers yet; call `train` first")
+        self._write_cohort_record()
+        self._write_results()
+        write_cards(self.folder)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Nothing: the push makes one repository per peer."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: a checkpoint is pushed once it is whole, by [`_push_checkpoint`]."""
+
+    def _push_checkpoint(self, checkpoint: Path) -> None:
+        if not (self.args.push_to_hub and self.is_world_process_zero()):
+            return
+        if self._pushes is None:
+            self._write_cohort_record()
+            strategy = str(getattr(self.args.hub_strategy, "value", self.args.hub_strategy))
+            self._pushes = PushInBackground(self.folder, strategy, Destination(**push_settings(self.args)))
+        self._pushes.push_checkpoint(checkpoint)
+
+    def _finish_current_push(self) -> None:
+        if self._pushes is not None:
+            self._pushes.finish()
+
+    def _write_cohort_record(self) -> None:
+        if self.args.should_save and not self._is_recipes(COHORT):
+            record = describe_cohort(self.cohort) | {"objective": objective_facts(self.objective)}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / COHORT, record)
+
+    def _is_recipes(self, record: str) -> bool:
+        """Whether a recipe has written a fuller record; one of an earlier training in this folder is replaced."""
+        path = self.folder / record
+        return path.is_file() and "command" in json.loads(path.read_text(encoding="utf-8"))
+
+    def _write_results(self) -> None:
+        """What the last evaluation found, on the test split where it was measured, against the start."""
+        split = next((name for name in ("test", "eval") if name in self.results and name in self.start_metrics), None)
+        if split is None or self._is_recipes(RESULTS):
+            return
+        arm = self.arm("mutual" if self.objective.weight > 0 else "control", split, seconds=0.0)
+        measured_on = "validation" if split == "eval" else split
+        facts = {"task": self.task.name, "seeds": [self.args.seed], "measured_on": measured_on}
+        write_json(self.folder / RESULTS, collect([arm], facts))
+
+    def arm(self, name: str, split: str, seconds: float) -> Arm:
+        """This training as one arm of a comparison, measured on `split` before and after."""
+        return Arm(
+            name=name,
+            seed=self.args.seed,
+            steps=self.state.global_step,
+            seconds=round(seconds, 1),
+            start=self.start_metrics[split],
+            end=self.results[split],
+            start_by_class=self.start_evaluators[split].by_class(),
+            end_by_class=self.evaluators[split].by_class(),
+            share_taught=share_taught(self.record.role_table) if self.objective.weight > 0 else {},
+            best_steps=self.bests.steps,
+            validation=self.start_metrics.get("eval", {}) if split != "eval" else {},
+            rule={} if self.cohort.rule is None else self.cohort.rule.facts(),
+        )

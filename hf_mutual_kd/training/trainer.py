@@ -1,0 +1,405 @@
+"""The trainer: joins cohort, collator and records to the `transformers` Trainer. Holds no science of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import logging
+
+from ..config.training_config import MutualKDConfig
+from ..data.collator import IdentifiedRows, RoleTaggingCollator, identified
+from ..data.role_table import RoleTable
+from ..distillation.objective import Objective
+from ..errors import ConfigError, DataError
+from ..files import clear_staging
+from ..peers.cohort import Cohort
+from ..peers.weights_hash import fingerprint
+from ..reports.task_words import TASK_WORDS
+from ..scoring.table_teacher import TableCollator, TableTeacher, open_table
+from ..tasks.base import Evaluator
+from . import checkpoint_state as checkpoints
+from .clipping import clip_each_peer
+from .objective_options import objective_for
+from .own_rows import REPEATED
+from .peer_bests import PeerBests
+from .pre_flight import describe_start
+from .processes import check_processes
+from .progress import CohortProgress
+from .pushing import CohortPushing
+from .start_cache import StartCache
+from .table_refresh import refreshed
+from .teacher_state import FollowPeers, fit_rule
+from .training_record import TrainingRecord
+
+logger = logging.get_logger(__name__)
+
+
+class LogWithSaves(TrainerCallback):
+    """Closes the log's window at every checkpoint, so that a resumed run writes the same log."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_log = control.should_log or control.should_save
+
+    on_epoch_end = on_step_end
+
+
+class MutualKDTrainer(CohortPushing):
+    """Trains a [`Cohort`] so that its peers teach each other.
+
+    Args:
+        model ([`Cohort`]): the peers.
+        args ([`MutualKDConfig`]): who teaches, how strongly, and everything of `transformers.TrainingArguments`.
+        train_dataset, eval_dataset: rows with `image` and `label`, map-style or streamed; `label` may be null or -1.
+        view (callable, *optional*): shared random view `(image, sample_id, epoch) -> image`; a [`SharedView`] of
+            `args` when unset and `args.augment`.
+        objective ([`Objective`], *optional*): the one that `args` describe when unset.
+        callbacks, optimizers: as in `transformers.Trainer`.
+
+    Raises:
+        [`ConfigError`], [`DataError`]: before any training.
+
+    Example:
+
+    ```python
+    >>> trainer = MutualKDTrainer(cohort, MutualKDConfig("runs/vit"), train_dataset=train, eval_dataset=validation)
+    >>> trainer.train()
+    >>> trainer.evaluate(test, metric_key_prefix="test")
+    ```
+    """
+
+    collator_class: type[RoleTaggingCollator] | None = None
+    """In place of the task's own."""
+    # The loss is a mean over all units of an optimizer step, whatever the accumulation.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Cohort,
+        args: MutualKDConfig,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        view: Callable[[Any, int, int], Any] | None = None,
+        objective: Objective | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ):
+        if not isinstance(model, Cohort):
+            raise ConfigError(f"model must be a Cohort, got {type(model).__name__}; see Cohort.from_pretrained")
+        args = copy.copy(args)
+        args.check_peers(model.names)
+        check_processes(args, train_dataset)
+        self.task = model.task = model.task.configured(args)
+        self.task.compare_with(train_dataset)
+        self.peer_names = model.names
+        model.freeze(args.frozen_peers)
+        model.rest_batch_norms(args.batch_norm)
+        model.peer_checkpointing = args.peer_checkpointing
+        self.objective = objective or objective_for(args, train_dataset, len(model.names), self.task)
+        model.set_objective(self.objective)
+        self.start_fingerprint = fingerprint(model.peers)
+        if view is None and args.augment:
+            view = self.task.view(args, model.processors, args.seed)
+        self.score_table = open_table(args, model, train_dataset, self.objective, view)
+        table = RoleTable.load(args.role_table, model.names) if args.role_table else None
+        if self.score_table is not None and self.objective.source.in_memory:
+            table = self.score_table.only(model.names).roles(self.objective.rule.name, self.objective.score)
+        collator_class = self.collator_class or self.task.collator_class
+        self.eval_collator = collator_class(model.processors, on_bad_image=args.on_bad_image, keep_places=True)
+        self.record = TrainingRecord(model.names, model.task)
+        self.bests = PeerBests(model.names, model.task.greater_is_better, args.early_stopping_patience)
+        self.start_cache: StartCache | None = None
+        self._resumed_at: float | None = None
+        self.start_evaluators: dict[str, Evaluator] = {}
+        self.start_metrics: dict[str, dict[str, dict[str, float]]] = {}
+        self.evaluators: dict[str, Evaluator] = {}
+        self.results: dict[str, dict[str, dict[str, float]]] = {}
+        collator = collator_class(model.processors, view, table, args.on_bad_image, keep_places=args.world_size > 1)
+        self.eval_collator.classes = collator.classes = len(model.label_names) or None
+        if self.score_table is not None and not self.objective.source.in_memory:
+            collator = TableCollator(collator, TableTeacher(self.score_table, model.names, self.objective))
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=identified(train_dataset),
+            eval_dataset=identify_each(eval_dataset),
+            callbacks=[*(callbacks or []), LogWithSaves(), FollowPeers(model)],
+            optimizers=optimizers,
+        )
+        if self.args.n_gpu > 1:
+            logger.warning("only one of %d GPUs is used; start with `accelerate launch` to use all", self.args.n_gpu)
+            self.args._n_gpu = 1
+        self._prepare_sharding(model, self.objective)
+        if self.args.merge_adapters:
+            self._check_merging()
+        self.view = view
+        if not self.args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(CohortProgress(self.peer_names, TASK_WORDS[self.task.name], self.task.quality_name))
+
+    # Data
+
+    def _get_dataloader(self, dataset, description, batch_size, sampler_fn=None, is_training=False, **kwargs):
+        training_collator = self.data_collator
+        self.data_collator = self._collator(dataset, is_training)
+        try:
+            return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
+        finally:
+            self.data_collator = training_collator
+
+    def _collator(self, dataset: Any, is_training: bool) -> Any:
+        return self.data_collator if is_training else self.eval_collator
+
+    def _run_epoch(self, model, epoch, train_dataloader, **kwargs):
+        self.data_collator.set_epoch(epoch)
+        if isinstance(self.train_dataset, IdentifiedRows):
+            # Of several processes, accelerate tells the sampler alone.
+            self.train_dataset.set_epoch(epoch)
+        self._refresh_table(epoch)
+        super()._run_epoch(model=model, epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+
+    def _refresh_table(self, epoch: int) -> None:
+        resumed_at, self._resumed_at = self._resumed_at, None
+        every = self.args.refresh_epochs
+        if every is None or self.score_table is None:
+            return
+        self.score_table = refreshed(
+            self.score_table, self.cohort, self.train_dataset, self.folder, epoch, every, self.accelerator, resumed_at
+        )
+        self.data_collator.teacher = TableTeacher(self.score_table, self.peer_names, self.objective)
+
+    # Loss and update
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The cohort's loss; gradients of the processes are averaged later, so each counts `world_size` times."""
+        if self.start_cache is not None:
+            inputs["start_logits"] = self.start_cache.lookup(inputs["sample_ids"])
+        counts = not inputs.pop(REPEATED, False)
+        outputs = model(**inputs, row_counts=num_items_in_batch, transfer_weight=self._transfer_weight())
+        if model.training:
+            self.record.add(outputs, inputs["labels"], inputs["sample_ids"], counts)
+        loss = outputs.loss
+        if num_items_in_batch is not None:
+            loss = loss * (self.accelerator.num_processes if counts else 0)
+        loss = self._with_all_peers(loss, outputs.answers)
+        return (loss, outputs) if return_outputs else loss
+
+    def _transfer_weight(self) -> Tensor:
+        warmup = self.args.transfer_warmup_steps
+        risen = min(1.0, (self.state.global_step + 1) / warmup) if warmup else 1.0
+        return torch.tensor(self.objective.weight * risen, device=self.args.device)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """One optimizer with two parameter groups per peer, with and without weight decay, and one for the rule."""
+        if self.optimizer is not None:
+            return self.optimizer
+        cohort = self.accelerator.unwrap_model(model) if model is not None else self.cohort
+        cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, cohort)
+        if not isinstance(cls, type) or {"params", "model", "optimizer_dict"} & set(kwargs):
+            raise ConfigError(
+                f"optim={self.args.optim!r} builds its own parameter groups, which peers need themselves"
+            )
+        groups = [group for name in self.peer_names for group in self._groups(cohort, name)]
+        if cohort.rule is not None and (learned := list(cohort.rule.parameters())):
+            groups.append({"params": learned, "weight_decay": 0.0, "lr": self.args.gate_learning_rate})
+        self.optimizer = cls(groups, **kwargs)
+        return self.optimizer
+
+    def _groups(self, cohort: Cohort, name: str) -> list[dict[str, Any]]:
+        spec, peer = cohort.specs[name], cohort.peers[name]
+        rate = self.args.peer_learning_rates.get(name, spec.learning_rate)
+        decay = self.args.peer_weight_decays.get(name, spec.weight_decay)
+        decayed = set(self.get_decay_parameter_names(peer))
+        trainable = [(key, parameter) for key, parameter in peer.named_parameters() if parameter.requires_grad]
+        groups = [
+            {
+                "params": [parameter for key, parameter in trainable if (key in decayed) is decays],
+                "weight_decay": (self.args.weight_decay if decay is None else decay) if decays else 0.0,
+                "lr": self.args.learning_rate if rate is None else rate,
+            }
+            for decays in (True, False)
+        ]
+        return [group for group in groups if group["params"]]
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        if self.is_deepspeed_enabled:
+            return super()._clip_grad_norm(model)
+        resting = {*self.bests.stopped, *self._peers_broken_under_scaling()}
+        norm, broken = clip_each_peer(
+            self.accelerator, self.cohort.peer_parameters(), self.args.max_grad_norm, resting
+        )
+        for name in broken:
+            logger.warning_once(f"peer {name!r} has gradients that are not finite; its updates are left out")
+        return norm
+
+    def _peers_broken_under_scaling(self) -> list[str]:
+        """With fp16, peers with logits that are not finite: they would make the scaler skip everybody's step."""
+        broken = self.record.take_broken()
+        if self.accelerator.scaler is None or broken is None:
+            return []
+        anywhere = self.accelerator.reduce(broken.double(), reduction="sum").tolist()
+        return [name for name, count in zip(self.peer_names, anywhere, strict=True) if count]
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:
+        return self._clip_grad_norm(model) if grad_norm is None else grad_norm
+
+    # Training
+
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None) -> TrainOutput:
+        """As `transformers.Trainer.train`; first measures the peers as they start, or checks what it resumes from."""
+        if self.train_dataset is None:
+            raise DataError("there is nothing to train on; give train_dataset")
+        checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        if self.args.should_save:
+            clear_staging(self.folder)
+        self._write_cohort_record()
+        with torch.random.fork_rng():
+            if self.args.pre_flight and self.eval_dataset is not None and self._eval_prefix not in self.start_metrics:
+                start = self.measure_start(metric_key_prefix=self._eval_prefix)
+                if self.is_world_process_zero():
+                    print(describe_start(start, self.objective, TASK_WORDS[self.task.name]))
+            if checkpoint is None:
+                self._fit_rule()
+            self._fill_start_cache()
+        if checkpoint is not None:
+            self._restore_records(Path(checkpoint))
+            self._resumed_at = checkpoints.epoch_of(Path(checkpoint))
+        return super().train(checkpoint, trial, ignore_keys_for_eval)
+
+    def measure_start(self, dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, dict[str, float]]:
+        """Measure the peers as they are now, as the start against which later evaluations count flips."""
+        dataset = identified(dataset if dataset is not None else self._main_eval_dataset())
+        evaluator = self._evaluator()
+        self._stream(self.get_eval_dataloader(dataset), evaluator)
+        self.start_evaluators[metric_key_prefix] = evaluator
+        self.start_metrics[metric_key_prefix] = evaluator.compute()
+        return self.start_metrics[metric_key_prefix]
+
+    def _main_eval_dataset(self) -> Any:
+        return next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
+
+    def _fit_rule(self) -> None:
+        """Fit the rule to validation rows; a checkpoint brings what was fitted when its run began."""
+        if self.cohort.rule is None or not self.cohort.rule.fits():
+            return
+        if self.eval_dataset is None:
+            raise ConfigError("teacher_rule 'class' and calibrate are fitted on validation rows; give eval_dataset")
+        loader = self.get_eval_dataloader(identified(self._main_eval_dataset()))
+        fit_rule(self.cohort, self.model, loader, self._prepare_inputs, self.accelerator)
+
+    def _fill_start_cache(self) -> None:
+        wanted = self.args.cache_frozen
+        if wanted is False or not self.objective.needs_starts or self.start_cache is not None:
+            return
+        reason = StartCache.obstacle(self.train_dataset, self.view, self.cohort, asked=bool(wanted))
+        if reason and wanted:
+            raise ConfigError(f"cache_frozen: {reason}")
+        if reason:
+            return
+        loader = self.get_eval_dataloader(self.train_dataset)
+        self.start_cache = StartCache.fill(self.cohort, loader, len(self.train_dataset), self.accelerator)
+        self.cohort.drop_starts()
+
+    def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
+        if self.bests.found and self.args.load_best_model_at_end:
+            self._load_best_peers()
+        else:
+            # What lies in the folder is what is measured: the last weights.
+            self._save_peers(self.peer_names)
+            self.bests.steps = {}
+        self._merge_adapters()
+        output = super()._finalize_training(trial, num_train_samples, start_time)
+        self._write_records()
+        self._report_skipped()
+        return output
+
+    def _report_skipped(self) -> None:
+        skipped = torch.tensor(self.data_collator.skipped + self.eval_collator.skipped, device=self.args.device)
+        count = int(self.accelerator.reduce(skipped, reduction="sum"))
+        if count and self.is_world_process_zero():
+            logger.warning("unreadable images were left out of batches, %d in all, repeats counted", count)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add each peer's averages since the last log to the Trainer's own."""
+        if "loss" in logs and "learning_rate" in logs:
+            before = next((past["step"] for past in reversed(self.state.log_history) if "learning_rate" in past), 0)
+            steps = self.state.global_step - int(before)
+            logs |= self.record.drain(lambda sums: self.accelerator.reduce(sums, reduction="sum"), max(steps, 1))
+        super().log(logs, start_time)
+
+    # Evaluation
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys=None, metric_key_prefix: str = "eval"):
+        """Metrics `{prefix}_{peer}/{metric}` of every peer and of the cohort (`ensemble_accuracy`, …)."""
+        with torch.random.fork_rng():
+            return super().evaluate(identify_each(eval_dataset), ignore_keys, metric_key_prefix)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Stream over a data set; nothing but small facts is gathered and nothing of it is kept."""
+        evaluator = self.evaluators[metric_key_prefix] = self._evaluator(self.start_evaluators.get(metric_key_prefix))
+        self._stream(dataloader, evaluator)
+        results = self.results[metric_key_prefix] = evaluator.compute()
+        metrics = {
+            f"{metric_key_prefix}_{name}/{key}": value
+            for name, values in results.items()
+            for key, value in values.items()
+        }
+        losses = [results[name]["loss"] for name in self.peer_names if "loss" in results[name]]
+        if losses:
+            metrics[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
+        samples = int(results["cohort"]["samples"])
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=samples)
+
+    def _evaluator(self, start: Evaluator | None = None) -> Evaluator:
+        return self.task.evaluator(self.peer_names, len(self.cohort.label_names), start)
+
+    def _stream(self, dataloader: DataLoader, evaluator: Evaluator) -> None:
+        self._share_buffers()
+        model: Any = self.model_wrapped if self.is_sharded else self.model
+        was_training = model.training
+        model.eval()
+        for batch in dataloader:
+            batch = self._prepare_inputs(batch)
+            with torch.no_grad(), self.accelerator.autocast():
+                answers = list(model(peer_inputs=batch["peer_inputs"]).answers.values())
+                facts = self.task.evaluation_facts(answers, batch["labels"], batch["sample_ids"])
+            evaluator.add(self.accelerator.gather_for_metrics(facts))
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        model.train(was_training)
+
+    def _determine_best_metric(self, metrics, trial) -> bool:
+        """Per peer: keep the best weights in `output_dir/NAME`, and rest peers that gain no more."""
+        keys = {name: f"{self._eval_prefix}_{name}/{self.task.metric}" for name in self.peer_names}
+        if any(key not in metrics for key in keys.values()):
+            # Rows without labels select nothing.
+            return False
+        values = {name: metrics[key] for name, key in keys.items()}
+        improved = self.bests.update(values, self.state.global_step)
+        self._save_peers(improved)
+        self.cohort.resting = set(self.bests.stopped)
+        if len(self.bests.stopped) == len(self.peer_names):
+            self.control.should_training_stop = True
+        return bool(improved)
+
+    @property
+    def _eval_prefix(self) -> str:
+        """Of the evaluation that selects: the first where there are several."""
+        return "eval" if not isinstance(self.eval_dataset, dict) else f"eval_{next(iter(self.eval_dataset))}"
+
+
+def identify_each(dataset: Any) -> Any:
+    """[`identified`] for one data set or a dict of them; names of data sets pass through."""
+    if isinstance(dataset, dict):
+        return {name: identified(part) for name, part in dataset.items()}
+    return dataset if isinstance(dataset, str) else identified(dataset)

@@ -1,0 +1,331 @@
+"""Recipes: what is accepted, what is refused, and what the messages say."""
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+from hf_mutual_kd.config.options import RecipeOptions, TransferOptions, option
+from hf_mutual_kd.config.recipe import HIDDEN, Recipe, dump_recipe, parse_recipe
+from hf_mutual_kd.config.values import convert, from_word
+from hf_mutual_kd.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+class Schedule(Enum):
+    LINEAR = "linear"
+    COSINE = "cosine"
+
+
+@dataclass
+class Nested:
+    size: int | None = None
+    kind: Literal["a", "b"] = "a"
+
+
+@dataclass
+class Config(TransferOptions):
+    """A configuration with each kind of type that transformers.TrainingArguments has."""
+
+    output_dir: str | None = None
+    max_steps: int = -1
+    learning_rate: float = 5e-5
+    bf16: bool = False
+    tf32: bool | None = None
+    schedule: "Schedule | str" = "linear"
+    schedule_kwargs: dict[str, Any] | str | None = None
+    flags: dict[str, bool] | None = None
+    report_to: None | str | list[str] = "none"
+    debug: str | list[Schedule] = ""
+    resume_from_checkpoint: str | None = None
+    parallel: Nested | None = None
+    hub_token: str | None = None
+    names: list[str] | None = None
+    log_level: str = option("passive", "How much is logged.", choices=["passive", "debug"])
+
+    def __post_init__(self) -> None:
+        self.resolve()
+        if self.max_steps == 13:
+            raise ValueError("13 steps are refused")
+
+
+def parse(*argv: str, defaults: dict[str, Any] | None = None) -> Recipe:
+    classes = (RecipeOptions, TransferOptions)
+    return parse_recipe(list(argv), classes, lambda: Config, defaults=defaults, description="A test.")
+
+
+@pytest.fixture
+def from_yaml(tmp_path):
+    def read(text: str, *argv: str) -> Recipe:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text, encoding="utf-8")
+        return parse("--config", str(path), *argv)
+
+    return read
+
+
+def test_command_line_wins_over_file_over_defaults(from_yaml, tmp_path):
+    """A lower layer that wins would run another experiment than the one that was typed."""
+    path = tmp_path / "r.yaml"
+    path.write_text("max_steps: 2\ntemperature: 2\n")
+    defaults = {"max_steps": 1, "temperature": 1.5, "dataset": "embedded", "seeds": [1]}
+    recipe = parse("--max_steps", "3", "--config", str(path), defaults=defaults)
+    assert (recipe.config.max_steps, recipe.config.temperature, recipe.options.dataset) == (3, 2.0, "embedded")
+    assert recipe.given == {"max_steps": 3, "temperature": 2.0, "dataset": "embedded", "seeds": [1]}
+    recipe.options.seeds.append(2)
+    assert defaults["seeds"] == [1]
+
+
+def test_spellings_of_one_option_agree():
+    """`--max-steps=7` must not be another option than `--max_steps 7`."""
+    for words in (["--max_steps", "7"], ["--max_steps=7"], ["--max-steps", "7"], ["--max-steps=7"]):
+        assert parse(*words).config.max_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "expected"),
+    [
+        ("--bf16", "bf16", True),
+        ("--bf16 false", "bf16", False),
+        ("--bf16 True", "bf16", True),
+        ("--tf32", "tf32", True),
+        ("--tf32 none", "tf32", None),
+        ("--retain false", "retain", False),
+        ("--max_steps -1", "max_steps", -1),
+        ("--learning_rate 1e-6", "learning_rate", 1e-6),
+        ("--learning_rate 1", "learning_rate", 1.0),
+        ("--learning_rate inf", "learning_rate", float("inf")),
+        ("--detach none", "detach", "none"),
+        ("--role_table null", "role_table", None),
+        ("--role_table none", "role_table", "none"),
+        ("--output_dir 42", "output_dir", "42"),
+        ("--output_dir=", "output_dir", ""),
+        ("--schedule cosine", "schedule", Schedule.COSINE),
+        ("--schedule_kwargs num_cycles=3 min_lr=1e-7", "schedule_kwargs", {"num_cycles": 3, "min_lr": 1e-7}),
+        ('--schedule_kwargs {"a":{"b":[1,2]},"min_lr":1e-7}', "schedule_kwargs", {"a": {"b": [1, 2]}, "min_lr": 1e-7}),
+        ("--schedule_kwargs folder/file.json", "schedule_kwargs", "folder/file.json"),
+        ("--flags a=true b=false", "flags", {"a": True, "b": False}),
+        ("--flags {}", "flags", {}),
+        ("--report_to tensorboard", "report_to", "tensorboard"),
+        ("--report_to tensorboard wandb", "report_to", ["tensorboard", "wandb"]),
+        ("--debug linear cosine", "debug", [Schedule.LINEAR, Schedule.COSINE]),
+        ("--names a", "names", ["a"]),
+        ("--names []", "names", []),
+        ("--peer_learning_rates a=1e-5 b=2", "peer_learning_rates", {"a": 1e-5, "b": 2.0}),
+        ("--resume_from_checkpoint", "resume_from_checkpoint", True),
+        ("--resume_from_checkpoint true", "resume_from_checkpoint", True),
+        ("--resume_from_checkpoint runs/a/checkpoint-5", "resume_from_checkpoint", "runs/a/checkpoint-5"),
+        ("--parallel size=2 kind=b", "parallel", Nested(2, "b")),
+        ("--log_level debug", "log_level", "debug"),
+    ],
+)
+def test_words_become_the_type_of_the_field(words, name, expected):
+    """A value of another type (the text 'false' is true) would change a run without a word."""
+    value = getattr(parse(*words.split()).config, name)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "expected"),
+    [
+        ("learning_rate: 1e-6", "learning_rate", 1e-6),
+        ("learning_rate: '1e-6'", "learning_rate", 1e-6),
+        ("learning_rate: 1", "learning_rate", 1.0),
+        ("tf32: null", "tf32", None),
+        ("detach: none", "detach", "none"),
+        ("resume_from_checkpoint: true", "resume_from_checkpoint", True),
+        (
+            "schedule_kwargs: {min_lr: 1e-7, when: 2024-01-01}",
+            "schedule_kwargs",
+            {"min_lr": 1e-7, "when": "2024-01-01"},
+        ),
+        ("schedule_kwargs: file.json", "schedule_kwargs", "file.json"),
+        ("report_to: [tensorboard, wandb]", "report_to", ["tensorboard", "wandb"]),
+        ("debug: linear cosine", "debug", [Schedule.LINEAR, Schedule.COSINE]),
+        ("debug: [linear]", "debug", [Schedule.LINEAR]),
+        ("parallel:\n  size: 2", "parallel", Nested(2)),
+        ("peer_learning_rates:\n  a: 1e-5", "peer_learning_rates", {"a": 1e-5}),
+        ("output_dir: '42'", "output_dir", "42"),
+        ("output_dir: 1e-6", "output_dir", "1e-6"),
+    ],
+)
+def test_yaml_becomes_the_type_of_the_field(from_yaml, line, name, expected):
+    """YAML 1.1 takes 1e-6 for text and 2024-01-01 for a date."""
+    value = getattr(from_yaml(line).config, name)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+def test_false_beside_text():
+    """`trackio_static_space_id` takes text, null or false."""
+    hint = str | None | Literal[False]
+    assert [convert(from_word(word), hint, "space") for word in ("false", "null", "me/x")] == [False, None, "me/x"]
+
+
+def test_peers_as_list_and_as_mapping(from_yaml):
+    """Both forms in a file mean what the command line's form means."""
+    expected = ["a=x/y@main", "b=z"]
+    assert from_yaml("peers: [a=x/y@main, b=z]").options.peers == expected
+    assert from_yaml("peers:\n  a: x/y@main\n  b: z").options.peers == expected
+    assert parse("--peers", "a=x/y@main", "b=z").options.peers == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("max_steps: [3, 4]", "max_steps must be a whole number, got [3, 4]"),
+        ("max_steps: yes", "max_steps must be a whole number, got yes"),
+        ("max_steps: 3.0", "max_steps must be a whole number, got 3.0"),
+        ("max_steps: '3'", 'max_steps must be a whole number, got "3"'),
+        ("max_steps: 012", 'max_steps must be a whole number, got "012"'),
+        ("max_steps: 1:30", 'max_steps must be a whole number, got "1:30"'),
+        ("max_steps:", "max_steps must be a whole number, got nothing"),
+        ("learning_rate: true", "learning_rate must be a number, got true"),
+        ("learning_rate: .nan", 'learning_rate must be a number, got ".nan"'),
+        ("learning_rate: fast", 'learning_rate must be a number, got "fast"'),
+        ("bf16: 1", "bf16 must be true or false, got 1"),
+        ("output_dir: 42", "output_dir must be text, got 42; put it in quotes"),
+        ("detach: techer", 'detach must be one of teacher, none, got "techer" (nearest: teacher)'),
+        ("preset: [default]", "preset must be one of default, reference, got [default]"),
+        ("schedule: cosin", 'schedule must be one of linear, cosine, got "cosin" (nearest: cosine)'),
+        ("log_level: debgu", 'log_level must be one of passive, debug, got "debgu" (nearest: debug)'),
+        ("frozen_peers: a", 'frozen_peers must be a list (text …), got "a"; write it as [a, b]'),
+        ("peers: {a: 3}", "peers must be text, got 3; put it in quotes"),
+        ("peer_learning_rates: {a: x}", 'peer_learning_rates.a must be a number, got "x"'),
+        ("peer_learning_rates: 3", "got 3; write it as a mapping of names to values"),
+        ("parallel: {sise: 2}", "parallel has no field sise (nearest: size)"),
+        ("parallel: {kind: c}", 'parallel.kind must be one of a, b, got "c"'),
+        ("hub_token: 12345", "hub_token must be text, got a hidden value"),
+        ("learning_rte: 1", "unknown option learning_rte (nearest: learning_rate)"),
+        ("config: other.yaml", "unknown option config"),
+        ("1: 2", "a key must be text, got 1; put it in quotes if it is a name"),
+        ("max_steps: !!python/name:os.system x", "max_steps must be a whole number"),
+        ("max_steps: !own 3", "tags are not read, got !own"),
+        ("max_steps: &a [*a]", "nested deeper than 20 levels"),
+    ],
+)
+def test_yaml_is_strict(from_yaml, line, message):
+    """TRL lets `n: [3, 4]` pass for a number; here each wrong value is named with file and line."""
+    with pytest.raises(ConfigError) as caught:
+        from_yaml(f"# first line\n{line}\n")
+    assert message in str(caught.value)
+    assert "recipe.yaml:2: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--max_steps yes", 'command line: --max_steps must be a whole number, got "yes"'),
+        ("--max_steps 3 4", 'command line: --max_steps must be a whole number, got "3 4"'),
+        ("--max_steps", "command line: --max_steps needs a value: a whole number"),
+        ("--max_step 3", "command line: unknown option max_step (nearest: max_steps)"),
+        ("--unheard", "command line: unknown option unheard"),
+        ("run --bf16", "command line: 'run' belongs to no option"),
+        ("--bf16=true run", "command line: 'run' belongs to no option"),
+        ("--bf16 --bf16 false", "command line: --bf16 is given twice"),
+        ("--peer_learning_rates a", '--peer_learning_rates must be NAME=VALUE … (a number), got "a"'),
+        ("--peer_learning_rates a=1 a=2", "--peer_learning_rates has a twice"),
+        ("--schedule_kwargs {a:", "not readable as YAML"),
+        ('--schedule_kwargs {"a":1,"a":2}', "a is given twice"),
+        ("--config", "--config takes one YAML file, got none"),
+        ("--config nowhere.yaml", "nowhere.yaml: cannot be read: No such file"),
+        ("--max_steps 13", "13 steps are refused"),
+        ("--temperature 0", "temperature must be greater than 0, got 0.0"),
+    ],
+)
+def test_command_line_is_strict(words, message):
+    """A stray or misspelt word must not be swallowed."""
+    with pytest.raises(ConfigError) as caught:
+        parse(*words.split())
+    assert message in str(caught.value)
+
+
+def test_all_problems_are_listed_at_once(from_yaml):
+    """One error at a time means as many starts as mistakes."""
+    with pytest.raises(ConfigError) as caught:
+        from_yaml("max_steps: x\nmax_steps: 3\nbf16: 1\nnonsense: 2\n", "--tf32", "maybe")
+    text = str(caught.value)
+    assert text.startswith("5 problems:")
+    for part in ("recipe.yaml:2: max_steps is given twice, first at", "recipe.yaml:1:", "recipe.yaml:3: bf16"):
+        assert part in text
+    assert "recipe.yaml:4: unknown option nonsense" in text
+    assert "command line: --tf32" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1\nb: 2", "recipe.yaml:2: not readable as YAML"),
+        (b"- a\n- b", "recipe.yaml:1: expected lines of `name: value`"),
+        (b"just text", "expected lines of `name: value`"),
+        (b"a: 1\n---\nb: 2", "not readable as YAML"),
+        (b"a: \x00", "not readable as YAML"),
+        (b"a: \xff", "not text in UTF-8"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path, content, message):
+    """A parser's traceback names no line of the user's file."""
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r".") as caught:
+        parse("--config", str(path))
+    assert message in str(caught.value)
+
+
+def test_empty_file_sets_nothing(from_yaml):
+    """A file of comments is a valid recipe."""
+    assert from_yaml("# nothing\n").given == {}
+
+
+def test_default_that_is_no_option_is_refused():
+    """A recipe script with a misspelt default would run without it."""
+    with pytest.raises(ConfigError, match="default of this recipe: unknown option max_step "):
+        parse(defaults={"max_step": 3})
+
+
+def test_dump_round_trips_and_hides_secrets(tmp_path):
+    """The recorded recipe must give the same run again, and must not hold a token."""
+    words = "--peers a=x b=y --learning_rate 1e-6 --schedule cosine --detach none --retain false --seeds 1 2"
+    words += " --schedule_kwargs a=1e-7 b=no --role_table 1e-6 --output_dir 012 --parallel size=2 --hub_token hf_x"
+    recipe = parse(*words.split())
+    assert recipe.given["hub_token"] == HIDDEN
+    assert recipe.config.hub_token == "hf_x"
+    text = dump_recipe(recipe.given)
+    assert "hf_x" not in text
+    assert "hub_token" not in text
+    path = tmp_path / "again.yaml"
+    path.write_text(text, encoding="utf-8")
+    again = parse("--config", str(path))
+    assert again.given == {name: value for name, value in recipe.given.items() if name != "hub_token"}
+    assert again.options == recipe.options
+    assert yaml.safe_load(text)["learning_rate"] == 1e-6
+
+
+def test_help_is_quick_and_loads_no_torch():
+    """`--help` that imports torch takes ten seconds."""
+    code = (
+        "import sys\n"
+        "from hf_mutual_kd.config.options import RecipeOptions, TransferOptions\n"
+        "from hf_mutual_kd.config.recipe import parse_recipe\n"
+        "try:\n"
+        "    parse_recipe(['--help'], (RecipeOptions, TransferOptions), None, description='Classify.')\n"
+        "finally:\n"
+        "    assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 3  # the bar is 1 s; a loaded machine is slower
+    for item in (*fields(RecipeOptions), *fields(TransferOptions)):
+        assert f"--{item.name} " in done.stdout
+    assert "--teacher_rule best|mean|all|fixed:NAME|gated|class" in done.stdout
+    assert "Default: 1.0." in done.stdout
+    assert "transformers.TrainingArguments" in done.stdout

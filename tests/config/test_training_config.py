@@ -1,0 +1,131 @@
+"""Options and configuration: every rule refuses with its name and the value got."""
+
+import dataclasses
+import json
+import typing
+
+import pytest
+
+from hf_mutual_kd import MutualKDConfig
+from hf_mutual_kd.config.options import PRESETS, RecipeOptions, TransferOptions, choices_of
+from hf_mutual_kd.errors import ConfigError
+
+CPU = {"use_cpu": True, "report_to": "none"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"temperature": 0}, ["temperature", "greater than 0", "0"]),
+        ({"temperature": float("nan")}, ["temperature", "nan"]),
+        ({"temperature": float("inf")}, ["temperature", "inf"]),
+        ({"transfer_weight": -0.5}, ["transfer_weight", "0 or more", "-0.5"]),
+        ({"transfer_weight": float("inf")}, ["transfer_weight", "inf"]),
+        ({"preset": "paper"}, ["preset", "default, reference", "'paper'"]),
+        ({"teacher_rule": "worst"}, ["teacher_rule", "best, mean", "'worst'"]),
+        ({"teacher_source": "past"}, ["teacher_source", "live, frozen, ema", "'past'"]),
+        ({"detach": "student"}, ["detach", "teacher, none"]),
+        ({"role_score": "luck"}, ["role_score", "margin, confidence, loss"]),
+        ({"batch_norm": "off"}, ["batch_norm", "train, freeze"]),
+        ({"on_bad_image": "ignore"}, ["on_bad_image", "raise, skip"]),
+        ({"transfer_warmup_steps": -1}, ["transfer_warmup_steps", "-1"]),
+        ({"crop_min_area": 0.0}, ["crop_min_area", "0.0"]),
+        ({"crop_min_area": 1.1}, ["crop_min_area", "1.1"]),
+        ({"color_jitter": -1.0}, ["color_jitter", "-1.0"]),
+        ({"early_stopping_patience": 0}, ["early_stopping_patience", "1 or more"]),
+        ({"peer_learning_rates": {"vit": -1.0}}, ["peer_learning_rates", "vit", "-1.0"]),
+        ({"peer_weight_decays": {"vit": float("nan")}}, ["peer_weight_decays", "vit", "nan"]),
+        ({"labels": False, "teacher_rule": "best"}, ["needs labels", "confidence"]),
+    ],
+)
+def test_rules_refuse_with_name_and_value(changes, words):
+    """A value out of range that trains anyway costs a run."""
+    with pytest.raises(ConfigError) as error:
+        TransferOptions(**changes).resolve()
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_fills_only_what_is_unset(preset):
+    """A preset that overrides what the user typed runs something else than was asked for."""
+    options = TransferOptions(preset=preset, teacher_source="frozen")
+    options.resolve()
+    expected = PRESETS[preset] | {"teacher_source": "frozen"}
+    assert {name: getattr(options, name) for name in expected} == expected
+    again = dataclasses.replace(options)
+    again.resolve()
+    assert again == options
+
+
+def test_without_labels_the_frozen_mean_teaches():
+    """Ranking peers by labels that do not exist would teach noise."""
+    options = TransferOptions(labels=False)
+    options.resolve()
+    assert (options.teacher_rule, options.teacher_source, options.retain) == ("mean", "frozen", False)
+    asked = TransferOptions(labels=False, teacher_rule="best", role_score="confidence", teacher_source="live")
+    asked.resolve()
+    assert (asked.teacher_rule, asked.teacher_source) == ("best", "live")
+
+
+def test_default_lists_are_not_shared():
+    """A peer frozen in one run would be frozen in the next."""
+    first, second = TransferOptions(), TransferOptions()
+    first.frozen_peers.append("vit")
+    first.peer_learning_rates["vit"] = 1.0
+    assert second.frozen_peers == []
+    assert second.peer_learning_rates == {}
+    assert RecipeOptions().peers is not RecipeOptions().peers
+
+
+def test_every_option_has_help():
+    """An option without a word is one that nobody can use."""
+    for options in (TransferOptions, RecipeOptions):
+        assert [item.name for item in dataclasses.fields(options) if not item.metadata.get("help")] == []
+
+
+def test_choices_of_optional_literals():
+    """Choices that are lost behind `| None` would accept any value."""
+    assert choices_of(TransferOptions.__dataclass_fields__["preset"].type) == ()  # a string until it is resolved
+    hints = typing.get_type_hints(TransferOptions)
+    assert choices_of(hints["teacher_source"]) == ("live", "frozen", "ema", "table")
+    assert choices_of(hints["temperature"]) == ()
+    assert choices_of(hints["peer_learning_rates"]) == ()
+
+
+def test_config_is_training_arguments_that_keep_the_image(tmp_path):
+    """`remove_unused_columns` would drop the image, and the step of saving has no say in what is best."""
+    config = MutualKDConfig(str(tmp_path), temperature=2, load_best_model_at_end=True, eval_strategy="epoch",
+                            save_strategy="no", **CPU)  # fmt: skip
+    assert not config.remove_unused_columns
+    assert config.load_best_model_at_end
+    assert (config.teacher_rule, config.retain) == ("best", True)
+    assert json.loads(json.dumps(config.to_dict()))["temperature"] == 2
+    other = dataclasses.replace(config, transfer_weight=0.0, seed=3)
+    assert (other.load_best_model_at_end, other.transfer_weight, other.seed) == (True, 0.0, 3)
+    assert config.transfer_weight == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"remove_unused_columns": True}, "remove_unused_columns must be false"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end needs evaluations"),
+        ({"early_stopping_patience": 2}, "early_stopping_patience needs evaluations"),
+        ({"temperature": -1}, "temperature must be greater than 0, got -1"),
+    ],
+)
+def test_config_refuses_before_training(tmp_path, changes, words):
+    """Early stopping without evaluations never stops, and says nothing."""
+    with pytest.raises(ConfigError, match=words):
+        MutualKDConfig(str(tmp_path), **CPU, **changes)
+
+
+def test_options_of_unknown_peers_are_refused(tmp_path):
+    """A learning rate for a misspelt peer would train it at the default."""
+    per_peer = ("peer_learning_rates", "peer_weight_decays")
+    for changes in [{option: {"vti": 1.0}} for option in per_peer] + [{"frozen_peers": ["vti"]}]:
+        with pytest.raises(ConfigError, match="names 'vti', but the peers are vit, cnn"):
+            MutualKDConfig(str(tmp_path), **CPU, **changes).check_peers(["vit", "cnn"])
+    with pytest.raises(ConfigError, match="nothing would learn"):
+        MutualKDConfig(str(tmp_path), **CPU, frozen_peers=["vit", "cnn"]).check_peers(["vit", "cnn"])
+    MutualKDConfig(str(tmp_path), **CPU, frozen_peers=["vit"]).check_peers(iter(["vit", "cnn"]))

@@ -1,0 +1,250 @@
+"""Reading videos: the frames that were asked for, the same from every reader, and errors that name the file."""
+
+import io
+import struct
+
+import av
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Video
+from PIL import Image
+from saliency_files import H, W, mp4, numbers_of, picture, save_grey
+
+from hf_mutual_kd.data.frame_readers import frame_files
+from hf_mutual_kd.data.video import PyAVReader, open_frames
+from hf_mutual_kd.errors import DataError
+
+ASKED = [7, 7, 0, 19, 13, 12, 11, 5, 18]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(mp4())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [("mp4", "libx264"), ("mp4", "mpeg4"), ("avi", "mpeg4"), ("avi", "libx264"), ("matroska", "ffv1"),
+     ("webm", "libvpx-vp9"), ("webm", "libvpx"), ("mpegts", "libx264"), ("mov", "libx264"), ("gif", "gif")],
+)  # fmt: skip
+def test_frames_have_the_right_numbers(kind, codec):
+    """Seeking by time lands on a neighbour, and AVI counts in the order of decoding: the truth of another frame."""
+    if codec == "gif":
+        stream = io.BytesIO()
+        pictures = [Image.fromarray(picture(number)) for number in range(20)]
+        pictures[0].save(stream, "GIF", save_all=True, append_images=pictures[1:], duration=40)
+        content = stream.getvalue()
+    else:
+        content = mp4(codec=codec, kind=kind)
+    with open_frames(content) as video:
+        everything = np.stack(list(video))
+        assert numbers_of(everything) == list(range(20))
+        assert len(video) == 20
+        assert video.fps == pytest.approx(25)
+        got = video.frames(ASKED)
+        assert np.array_equal(got, everything[ASKED])
+        assert (got.dtype, got.shape) == (np.uint8, (len(ASKED), H, W, 3))
+        assert np.array_equal(np.stack(list(video)), everything)
+        assert np.array_equal(video.frames([3]), everything[[3]])
+
+
+def test_readers_agree(file, tmp_path):
+    """The same frames from a file, its bytes, a row and a folder, whichever way they are read."""
+    with open_frames(file) as video:
+        expected = video.frames(ASKED)
+    rows = Dataset.from_dict(
+        {"video": [{"bytes": file.read_bytes(), "path": None}, {"bytes": None, "path": str(file)}]}
+    )
+    rows = rows.cast(Features({"video": Video(decode=False)}))
+    for source in (str(file), file.read_bytes(), rows[0]["video"], rows[1]["video"]):
+        with open_frames(source) as video:
+            assert np.array_equal(video.frames(ASKED), expected)
+    for number in range(20):
+        save_grey(tmp_path / "frames" / f"frame{number}.png", picture(number))
+    with open_frames(tmp_path / "frames") as folder:
+        assert np.array_equal(folder.frames(ASKED), np.stack([picture(number) for number in ASKED]))
+        assert np.abs(folder.frames(ASKED).astype(int) - expected).mean() < 3
+        assert numbers_of(folder) == list(range(20))
+
+
+def test_torchcodec_agrees(file):
+    """Where torchcodec can be used, it must give PyAV's frames."""
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        VideoDecoder(str(file))
+    except (ImportError, RuntimeError, OSError):
+        with pytest.raises(DataError, match=r"clip.mp4: torchcodec cannot open it .*pyav does not"):
+            open_frames(file, "torchcodec")
+        return
+    for codec, kind in (("libx264", "mp4"), ("mpeg4", "mp4"), ("ffv1", "matroska"), ("libvpx-vp9", "webm")):
+        content = mp4(codec=codec, kind=kind)
+        with open_frames(content) as ours, open_frames(content, "torchcodec") as theirs:
+            assert np.abs(theirs.frames(ASKED).astype(int) - ours.frames(ASKED)).max() <= 2
+            assert (len(theirs), theirs.fps) == (len(ours), pytest.approx(ours.fps))
+            assert numbers_of(theirs) == list(range(20))
+    with pytest.raises(DataError, match="torchcodec miscounts the frames of avi"):
+        open_frames(mp4(kind="avi", codec="mpeg4"), "torchcodec")
+
+
+def test_folders_are_sorted_by_number(tmp_path):
+    """`os.listdir` and text order put frame 10 before frame 2."""
+    for number in (10, 2, 1, 9):
+        save_grey(tmp_path / f"img_{number}.png", picture(number))
+    save_grey(tmp_path / ".hidden.png", picture(0))
+    (tmp_path / "notes.txt").write_text("no frame")
+    assert [file.name for file in frame_files(tmp_path)] == ["img_1.png", "img_2.png", "img_9.png", "img_10.png"]
+    assert numbers_of(open_frames(tmp_path)) == [1, 2, 9, 10]
+
+
+def test_clips_are_shrunk_alike(file):
+    """Full HD clips fill the memory; both ways of reading must shrink by the same rule."""
+    with open_frames(file, max_side=32) as video:
+        assert video.frames([3, 4]).shape == (2, 24, 32, 3)
+        assert next(iter(video)).shape == (24, 32, 3)
+        assert numbers_of(video.frames([3, 4])) == [3, 4]
+    assert open_frames(file, max_side=1000).frames([0]).shape == (1, H, W, 3)
+
+
+def test_phone_videos_are_upright(tmp_path):
+    """A portrait video is stored lying, with a note in its header; its gaze is recorded upright."""
+    content = bytearray(mp4())
+    matrix = content.index(b"tkhd") + 4 + 40
+    turned = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    content[matrix : matrix + 36] = turned
+    frame = open_frames(bytes(content)).frames([10])[0]
+    assert frame.shape == (W, H, 3)
+    # Turned clockwise, the black top left quarter comes to the top right.
+    dark = {"top left": frame[:20, :20], "top right": frame[:20, -20:], "bottom left": frame[-20:, :20]}
+    assert min(dark, key=lambda corner: dark[corner].mean()) == "top right"
+
+
+def test_odd_sizes_and_one_frame():
+    """Rows of an odd width are padded in the decoder: read as they lie they slant."""
+    frames = open_frames(mp4([3], codec="ffv1", kind="matroska", size=(33, 51))).frames([0, 0])
+    assert np.abs(frames[1].astype(int) - picture(3, 33, 51)).max() <= 2
+
+
+def header_alone() -> bytes:
+    """A video of no frames."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="avi") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.width, video.height, video.pix_fmt = W, H, "yuv420p"
+        container.start_encoding()
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the video is empty"),
+        (b"no video at all" * 50, "cannot be read as a video"),
+        (mp4()[:900], "cannot"),
+        (header_alone(), "holds no|cannot be read"),
+        (mp4(kind="matroska")[:1000], "."),
+    ],
+)
+def test_broken_videos_name_the_file(content, message, tmp_path):
+    """A broken file in row 70,000 must not be a bare error from C."""
+    for source in ({"bytes": content, "path": "some/where/bad.mp4"}, content):
+        with pytest.raises(DataError, match=message) as error, open_frames(source) as video:
+            assert len(video.frames([0, 19])) == 2
+        assert ("bad.mp4" if isinstance(source, dict) else "video") in str(error.value)
+    (tmp_path / "bad.mp4").write_bytes(content)
+    with pytest.raises(DataError, match="bad.mp4"), open_frames(tmp_path / "bad.mp4") as video:
+        video.frames([0, 19])
+
+
+def test_cut_off_mp4_is_found():
+    """A download that stopped: the header promises frames that are not there, and repeating the last one hides it."""
+    stream = io.BytesIO(mp4(codec="mpeg4"))
+    whole = stream.getvalue()
+    moov = whole.index(b"moov") - 4
+    # The header moved before the data, as for streaming, with offsets that point behind it.
+    head = bytearray(whole[moov:])
+    place = head.index(b"stco") + 8
+    count = struct.unpack(">I", head[place : place + 4])[0]
+    for entry in range(count):
+        at = place + 4 + 4 * entry
+        head[at : at + 4] = struct.pack(">I", struct.unpack(">I", head[at : at + 4])[0] + len(head))
+    first = whole.index(b"mdat") - 4
+    content = whole[:first] + bytes(head) + whole[first:moov]
+    assert numbers_of(open_frames(content)) == list(range(20))
+    with pytest.raises(DataError, match="header counts 20 frames, but .* the file is cut off"):
+        len(open_frames(content[:-400]))
+    with pytest.raises(DataError, match="the file is cut off|cannot be decoded"):
+        list(open_frames(content[:-400]))
+
+
+def test_requests_beyond_the_video(file, tmp_path):
+    """A wrong count between frames and maps must not read the last frame again and again."""
+    with open_frames(file) as video:
+        for numbers in ([20], [-1], []):
+            with pytest.raises(DataError, match="clip.mp4: frames .* were asked for, it has 20"):
+                video.frames(numbers)
+    for source, message in (
+        (tmp_path / "none.mp4", "none.mp4: no such video"),
+        ({"path": None, "bytes": None}, "the row has no video"),
+        (tmp_path, "."),
+    ):
+        with pytest.raises(DataError, match=message):
+            open_frames(source).frames([0])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: the folder holds no frames"):
+        open_frames(tmp_path / "empty")
+    with pytest.raises(DataError, match="one of pyav, torchcodec"):
+        open_frames(file, "decord")
+
+
+def test_frames_of_two_sizes(tmp_path):
+    """Two sizes in one folder: stacking them raises far from the cause."""
+    save_grey(tmp_path / "1.png", picture(1))
+    save_grey(tmp_path / "2.png", picture(2, 20, 20))
+    with pytest.raises(DataError, match="frame 1 has 20 x 20 pixels, the others 48 x 64"):
+        open_frames(tmp_path).frames([0, 1])
+
+
+@pytest.mark.parametrize(
+    "text", ["#EXTM3U\n#EXTINF:1,\nclip.mp4\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile clip.mp4\n"]
+)
+def test_play_lists_are_not_followed(file, text):
+    """A "video" that names other files would read them, from disk or from the net."""
+    path = file.with_name("list.mp4")
+    path.write_text(text)
+    with pytest.raises(DataError, match="list.mp4"):
+        open_frames(path).frames([0])
+    with pytest.raises(DataError):
+        open_frames("concat:" + str(file))
+
+
+def test_frames_without_bound_are_refused(monkeypatch, file):
+    """A few bytes may hold a frame that fills the memory."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(DataError, match=r"clip.mp4: (frames of 3072 pixels|cannot be read)"):
+        open_frames(file)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert len(open_frames(file)) == 20
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    """A file without pictures must say so."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="matroska") as container:
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.rate = 8000
+        container.mux(sound.encode(frame))
+    with pytest.raises(DataError, match="holds no video stream"):
+        open_frames(stream.getvalue())
+
+
+def test_going_through_a_video_keeps_no_frames(file):
+    """Streaming a film must hold one frame, and ask for no index first."""
+    video = open_frames(file)
+    assert isinstance(video, PyAVReader)
+    frames = iter(video)
+    assert numbers_of([next(frames), next(frames)]) == [0, 1]
+    assert video._index is None

@@ -1,0 +1,165 @@
+"""Two processes over gloo against one process with twice the batch: 41 rows, so that the last batch is short."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import distributed_run
+import pytest
+from conftest import make_rows
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from transformers import AutoModelForImageClassification
+
+from hf_mutual_kd import RoleTable
+from hf_mutual_kd.errors import ConfigError, ResumeError
+from hf_mutual_kd.training.processes import check_processes
+
+ROWS = distributed_run.ROWS
+PEERS = ("vit", "cnx")
+
+
+def launch(*words: str, script: str = "distributed_run.py") -> subprocess.CompletedProcess:
+    tests = Path(__file__).parents[1]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
+    return subprocess.run(
+        [*launcher, str(tests.parent / "recipes/accelerate/ddp_cpu.yaml"), str(tests / script), *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
+def two(out: Path, *options: str, script: str, batch: int) -> dict:
+    """What a script found that two processes ran."""
+    done = launch(str(out), str(batch), *options, script=script)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return outcome(out)
+
+
+def outcome(out: Path) -> dict:
+    return json.loads((out / "outcome.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """One process, from rows that are counted and from a stream."""
+    out = tmp_path_factory.mktemp("alone")
+    distributed_run.train(str(out / "run"), "8")
+    distributed_run.train(str(out / "stream"), "8", "streams=yes")
+    return out
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Two processes of which one was killed: the folder, what was said, and seconds."""
+    out = tmp_path_factory.mktemp("killed")
+    began = time.monotonic()
+    done = launch(str(out), "4", "dies_at=4")
+    return out, done, time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, alone, killed):
+    """Everything that two processes do, in one launch: importing takes longer than training."""
+    out = tmp_path_factory.mktemp("together")
+    trainings = [
+        f"{out}/run 4",
+        f"{out}/stream 4 streams=yes",
+        f"{out}/resumed 4 goes_on_from={killed[0]}",
+        f"{out}/more 4 goes_on_from={alone}/run",
+        f"{out}/split 4 splits=yes load_best_model_at_end=1",
+        f"{out}/split_again 4 splits=yes load_best_model_at_end=1 goes_on_from={out}/split",
+    ]
+    done = launch(*" -- ".join(trainings).split())
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, done.stderr
+
+
+def assert_same_training(left: Path, right: Path, exactly: bool = False) -> None:
+    for peer in PEERS:
+        a, b = (load_file(out / "checkpoint-6" / peer / "model.safetensors") for out in (left, right))
+        for key, value in a.items():
+            assert_close(value, b[key], rtol=0 if exactly else 1e-5, atol=0 if exactly else 1e-5)
+    assert (left / "roles.parquet").read_bytes() == (right / "roles.parquet").read_bytes()
+
+
+def test_updates_and_losses_are_equal(alone, together):
+    """Forgetting the number of processes, or counting the rows that fill up the last batch, shows in no error."""
+    assert_same_training(alone / "run", together[0] / "run")
+    shown = ("loss", "vit/supervised", "vit/transfer", "cnx/taught", "cnx/accuracy")
+    logs = [
+        [{key: entry[key] for key in shown} for entry in outcome(out / "run")["history"] if "loss" in entry]
+        for out in (alone, together[0])
+    ]
+    assert len(logs[0]) == 2
+    for left, right in zip(*logs, strict=True):
+        assert left == pytest.approx(right, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["run", "stream"])
+def test_roles_and_metrics_are_equal(kind, alone, together):
+    """A sample counted twice or not at all hides behind nearly equal shares."""
+    assert_same_training(alone / kind, together[0] / kind)
+    table = RoleTable.load(together[0] / kind / "roles.parquet")
+    assert len(table) == sum(table.counts().values()) == ROWS
+    metrics = [outcome(out / kind)["metrics"] for out in (alone, together[0])]
+    numbers = [{key: value for key, value in found.items() if "/" in key} for found in metrics]
+    assert numbers[0] == pytest.approx(numbers[1], abs=1e-5)
+    assert numbers[0]["test_cohort/samples"] == 21
+
+
+def test_a_killed_process_ends_the_job(killed):
+    """Processes that wait for a dead one hang for half an hour, and nobody is told why."""
+    out, done, seconds = killed
+    assert done.returncode != 0
+    assert seconds < 120
+    assert "Signal 9 (SIGKILL)" in done.stderr
+    assert (out / "checkpoint-3").is_dir()
+    assert not (out / "checkpoint-6").exists()
+
+
+def test_what_a_killed_process_left_resumes_exactly(together):
+    """The RNG, roles and bests of every process have to come back."""
+    assert_same_training(together[0] / "run", together[0] / "resumed", exactly=True)
+
+
+def test_other_numbers_of_processes_go_on(alone, killed, together, tmp_path):
+    """A checkpoint that only its own number of processes can read is lost with one machine."""
+    assert together[1].count("going on with") == 1
+    assert "going on with 2 processes where 1 began" in together[1]
+    assert "8 rows per step, gradient_accumulation_steps is 1" in together[1]
+    assert_same_training(alone / "run", together[0] / "more")
+    # One process, whose batches of 4 become steps of 8.
+    distributed_run.train(str(tmp_path), "4", f"goes_on_from={killed[0]}")
+    assert_same_training(alone / "run", tmp_path)
+
+
+def test_steps_of_other_rows_are_refused(killed, tmp_path):
+    """Checkpoints count steps: with other rows in each, part of the data would be left out or trained on twice."""
+    with pytest.raises(ResumeError, match="2 processes and 8 rows per step, and 1 processes take at least 3; set"):
+        distributed_run.train(str(tmp_path), "3", f"goes_on_from={killed[0]}")
+
+
+def test_split_weights_train_save_and_resume_as_whole_ones(alone, together):
+    """FSDP: peers would be saved in parts, clipped together, or wait for each other where a start is not needed."""
+    split, again = together[0] / "split", together[0] / "split_again"
+    assert_same_training(alone / "run", split)
+    assert_same_training(split, again, exactly=True)
+    for peer in PEERS:
+        _, report = AutoModelForImageClassification.from_pretrained(split / peer, output_loading_info=True)
+        assert not report["missing_keys"]
+
+
+@pytest.mark.parametrize(("setting", "named"), [("even_batches", "leave"), ("dispatch_batches", "repeats rows")])
+def test_settings_that_hang_or_repeat_are_refused(setting, named):
+    """The first waits for ever at the end of an epoch, the second trains on rows of a stream twice."""
+    settings = {"even_batches": True, "dispatch_batches": None, setting: False}
+    args = SimpleNamespace(world_size=2, accelerator_config=SimpleNamespace(**settings))
+    stream = make_rows(4).to_iterable_dataset()
+    with pytest.raises(ConfigError, match=f"{setting}=false.*{named}"):
+        check_processes(args, stream)
+    args.world_size = 1
+    check_processes(args, stream)

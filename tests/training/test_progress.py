@@ -1,0 +1,61 @@
+"""One short line per log, for any name of peers and data sets."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from hf_mutual_kd.reports.task_words import TASK_WORDS
+from hf_mutual_kd.training.progress import CohortProgress
+
+PEERS = ("vit", "cnn_s")
+
+
+@pytest.fixture
+def progress():
+    return CohortProgress(PEERS, TASK_WORDS["image-classification"], "accuracy")
+
+
+def test_line_of_a_training_log(progress):
+    """A dictionary of forty numbers tears the bar and is read by nobody."""
+    logs = {"loss": 2.3104, "learning_rate": 1e-3}
+    for name, value in zip(PEERS, (0.812, 0.799), strict=True):
+        logs |= {f"{name}/accuracy": value, f"{name}/taught": value / 2, f"{name}/transfer": 1.0}
+    said = progress.line(40, logs)
+    assert said == "step 40 · loss 2.310 · vit 81.2 % taught 40.6 % · cnn_s 79.9 % taught 40.0 %"
+
+
+@pytest.mark.parametrize("prefix", ["eval", "test", "eval_hold_out"])
+def test_line_of_an_evaluation(progress, prefix):
+    """Data sets given as a dict have names of their own in front of the peer's."""
+    logs = {f"{prefix}_vit/accuracy": 0.5, f"{prefix}_cnn_s/accuracy": 0.25, f"{prefix}_loss": 1.0}
+    assert progress.line(7, logs) == f"step 7 · {prefix} · vit 50.0 % · cnn_s 25.0 %"
+
+
+def test_lines_of_tasks_whose_training_quality_is_not_their_metric():
+    """A bar that stays silent in training as it waits for a metric that no batch has; a CC in %."""
+    logs = {"loss": 2.0, "a/pACC": 0.5, "a/taught": 0.25, "b/pACC": 0.75, "b/taught": 0.5}
+    maps = CohortProgress(("a", "b"), TASK_WORDS["semantic-segmentation"], "pACC")
+    assert maps.line(3, logs) == "step 3 · loss 2.000 · a 50.0 % taught 25.0 % · b 75.0 % taught 50.0 %"
+    assert maps.line(3, {"eval_a/mIoU": 0.5, "eval_b/mIoU": 0.4}) == "step 3 · eval · a 50.0 % · b 40.0 %"
+    video = CohortProgress(("a", "b"), TASK_WORDS["video-saliency"], "SIM")
+    assert video.line(3, {"eval_a/CC": 0.5, "eval_b/CC": 0.4}) == "step 3 · eval · a 0.500 · b 0.400"
+
+
+def test_other_logs_have_no_line(progress):
+    """Run times and totals are for the history."""
+    assert progress.line(7, {"train_runtime": 1.0, "train_loss": 0.5}) == ""
+    assert progress.line(7, {}) == ""
+
+
+def test_line_is_written_above_the_bar_by_one_process(progress):
+    """Every process of a run writing its line, or a crash where bars are off."""
+    written = []
+    logs = {"eval_vit/accuracy": 0.5, "eval_cnn_s/accuracy": 0.25}
+    state = SimpleNamespace(global_step=1, is_world_process_zero=True)
+    progress.on_log(None, state, None, logs=logs)
+    progress.training_bar = SimpleNamespace(write=written.append)
+    progress.on_log(None, state, None, logs=logs)
+    progress.on_log(None, state, None, logs=None)
+    state.is_world_process_zero = False
+    progress.on_log(None, state, None, logs=logs)
+    assert len(written) == 1
