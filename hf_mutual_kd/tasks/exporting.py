@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..distillation.label_alignment import align_labels, label_list
 from ..errors import ExportError, LabelError
 from ..peers.loading import LoadedPeer
-from .registry import Task
+from .base import Task
 
 PIXELS = "pixel_values"
 """The one input of every file."""

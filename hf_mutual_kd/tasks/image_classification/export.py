@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..exporting import Batch, Counted, TaskExport, _equal
-from ..registry import ImageClassification
+from .task import ImageClassification
 
 
 class ImageExport(TaskExport):

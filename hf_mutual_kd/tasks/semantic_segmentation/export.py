@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ...data.masks import IGNORE
 from ..exporting import Batch, Counted, TaskExport, Traceable, _equal
-from ..registry import SemanticSegmentation
 from .batches import SIZE_KEYS, pixels_of
 from .head_losses import QUERY_OUTPUTS, as_answer
 from .heads import head_of
 from .labels import image_sizes, own_parts
+from .task import SemanticSegmentation
 
 
 class SegmentationExport(TaskExport):

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from ..exporting import Batch, Counted, TaskExport
-from ..registry import VideoSaliency
 from .data.truth_batches import DENSITY, has_density, is_readable, split_truths
 from .metrics.functions import cc
 from .model.losses import resample_log_density
 from .model.modeling_video_saliency import VideoSaliencyOutput
-from .task import log_maps
+from .task import VideoSaliency, log_maps
 
 
 class SaliencyExport(TaskExport):

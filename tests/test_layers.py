@@ -1,0 +1,41 @@
+"""Who may import whom, where the contracts of import-linter in pyproject.toml cannot look."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from importlinter.api import read_configuration
+
+import hf_mutual_kd
+
+PACKAGE = Path(hf_mutual_kd.__file__).parent
+COPIED = [
+    *sorted((PACKAGE / "hub/space/app").glob("*.py")),
+    *sorted((PACKAGE / "tasks/video_saliency/model").glob("*.py")),
+]
+"""Files that leave the package: into a Space, or beside the weights of a pushed model."""
+
+
+def imported(path):
+    """Modules that a file imports, those of its own folder as `"."` and a name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+
+
+def test_every_task_is_kept_from_the_others():
+    """A folder that the contract does not list may lean on another task's files, and nobody is told."""
+    contracts = read_configuration(str(PACKAGE.parent / "pyproject.toml"))["contracts_options"]
+    (listed,) = (one["modules"] for one in contracts if one["type"] == "independence")
+    folders = [path.parent.name for path in sorted((PACKAGE / "tasks").glob("*/__init__.py"))]
+    assert listed == [f"hf_mutual_kd.tasks.{name}" for name in folders]
+
+
+@pytest.mark.parametrize("path", COPIED, ids=lambda path: path.name)
+def test_what_is_copied_out_imports_nothing_of_the_package(path):
+    """A pushed model or a Space would start here, where the package is installed, and nowhere else."""
+    found = list(imported(path))
+    assert [name for name in found if name.startswith("hf_mutual_kd")] == []
+    assert [name for name in found if name.startswith("..")] == []
