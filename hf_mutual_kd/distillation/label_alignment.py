@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -22,9 +23,10 @@ def align_labels(
     """
     Which column of a peer's logits belongs to each label of the data set.
 
-    A data-set label is looked for among the peer's labels as it is written, then without regard to case, underscores
-    and spaces, then in the same two ways among the aliases. Lists of placeholders (`LABEL_0`, `LABEL_1`, ...) carry no
-    names: with equal length they are taken by position.
+    A data-set label is looked for among the peer's labels as it is written, then without regard to case, underscores,
+    spaces and Unicode form, then in the same two ways among the aliases. Lists of placeholders (`LABEL_0`, `LABEL_1`,
+    ...) carry no names: with equal length `LABEL_2` is the class called `"2"` where all are called by such numbers,
+    else the class at that position.
 
     Args:
         peer_name (`str`): for messages.
@@ -40,8 +42,8 @@ def align_labels(
         `list[int]` of length C, to select with `logits[:, columns]`, or `None` where the orders agree as they are.
 
     Raises:
-        [`LabelError`]: labels that are missing on one side, or that occur twice in lists that
-            differ.
+        [`LabelError`]: labels that are missing on one side, that occur twice in lists that differ, or that are
+            empty; placeholders of which it can't be known what they stand for.
         [`ConfigError`]: another mode, or aliases of another length.
 
     Example:
@@ -58,9 +60,13 @@ def align_labels(
     if peer_aliases is not None and len(peer_aliases) != len(peer_labels):
         raise ConfigError(f"Peer {peer_name!r} has {len(peer_labels)} labels but {len(peer_aliases)} aliases.")
     peer, wanted = list(peer_labels), list(dataset_labels)
+    if any(not _plain(label) for label in wanted):
+        raise LabelError(f"Class {[_plain(label) for label in wanted].index('')} of the data set has an empty name.")
     names = [peer] if peer_aliases is None else [peer, list(peer_aliases)]
     if _same_order(names, wanted):
         return None
+    if len(names[-1]) == len(wanted) and (_are_placeholders(names[-1]) or _are_placeholders(wanted)):
+        return _columns_of_placeholders(peer_name, peer, wanted)
     columns, problem = _match(names, wanted)
     if problem is None and (mode == "subset" or len(peer) == len(wanted)):
         return None if columns == list(range(len(peer))) else columns
@@ -69,12 +75,8 @@ def align_labels(
 
 
 def _same_order(names: list[list[str]], wanted: list[str]) -> bool:
-    """Whether no column has to move: equal lists, also in their plain form, or placeholders of equal number."""
-    if not wanted:
-        return False
-    if any(labels == wanted or _spelled_alike(labels, wanted) for labels in names):
-        return True
-    return len(names[0]) == len(wanted) and (_placeholders(names[0]) or _placeholders(wanted))
+    """Whether no column has to move: equal lists, also in their plain form."""
+    return bool(wanted) and any(labels == wanted or _spelled_alike(labels, wanted) for labels in names)
 
 
 def _spelled_alike(labels: list[str], wanted: list[str]) -> bool:
@@ -85,13 +87,53 @@ def _spelled_alike(labels: list[str], wanted: list[str]) -> bool:
     return all(a == b or b not in written for a, b in zip(labels, wanted, strict=True))
 
 
-def _placeholders(labels: list[str]) -> bool:
-    return all(label == f"LABEL_{i}" for i, label in enumerate(labels))
+def _are_placeholders(labels: list[str]) -> bool:
+    """Whether labels are `LABEL_0` to `LABEL_{C-1}`, in any order."""
+    return bool(labels) and set(labels) == {f"LABEL_{index}" for index in range(len(labels))}
+
+
+def _columns_of_placeholders(peer_name: str, peer: list[str], wanted: list[str]) -> list[int] | None:
+    """The column of every label where one side numbers its classes instead of naming them."""
+    numbered, named = (peer, wanted) if _are_placeholders(peer) else (wanted, peer)
+    if not _are_placeholders(named) and numbered == sorted(numbered, key=by_number):
+        if sorted(named, key=by_number) == [str(index) for index in range(len(named))]:
+            places = [int(name) for name in named]
+            columns = places if named is wanted else [named.index(str(index)) for index in range(len(named))]
+            return None if columns == sorted(columns) else columns
+        if not _sorted_as_text_alone(named):
+            return None
+    place = next((i for i, (a, b) in enumerate(zip(peer, wanted, strict=True)) if a != b), 0)
+    raise LabelError(
+        f"The labels of peer {peer_name!r} and of the data set can't be brought together: {numbered[0]!r}, "
+        f"{numbered[1]!r}, … are no names, and the order of the others doesn't say which is which (at position "
+        f"{place} the peer has {peer[place]!r}, the data set {wanted[place]!r}). Write the names into `id2label` of "
+        "the peer's config.json, in the order of its logits; or --label_alignment new_head gives every peer a new "
+        "classifier."
+    )
+
+
+def _sorted_as_text_alone(names: list[str]) -> bool:
+    """Whether names with numbers stand as text sorts them (`"c1", "c10", "c2"`), which their numbers don't."""
+    return names == sorted(names) and names != sorted(names, key=by_number)
+
+
+def by_number(name: str) -> tuple[Any, ...]:
+    """A key that sorts names by their text, and numbers within them as numbers.
+
+    Example:
+
+    ```python
+    >>> sorted(["c10", "c2", "b"], key=by_number)
+    ['b', 'c2', 'c10']
+    ```
+    """
+    parts = re.split(r"([0-9]+)", name)
+    return (*(int(part) if place % 2 else part for place, part in enumerate(parts)), name)
 
 
 def _plain(label: str) -> str:
-    """The label without what spellings differ in: case, underscores, runs of white space."""
-    return re.sub(r"[\s_]+", " ", label).strip().casefold()
+    """The label without what spellings differ in: case, underscores, runs of white space, composed characters."""
+    return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFC", label)).strip().casefold()
 
 
 def _match(names: list[list[str]], wanted: list[str]) -> tuple[list[int], str | None]:

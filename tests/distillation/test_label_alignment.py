@@ -22,6 +22,10 @@ from hf_mutual_kd.errors import ConfigError, LabelError
         (["x", "a", "x"], ["a"], "subset", [1]),
         (["LABEL_0", "LABEL_1"], ["cat", "dog"], "exact", None),
         (["cat", "dog"], ["LABEL_0", "LABEL_1"], "exact", None),
+        (["caf\u00e9", "bar"], ["bar", "cafe\u0301"], "exact", [1, 0]),
+        ([f"LABEL_{i}" for i in range(12)], sorted(map(str, range(12))), "exact", [0, 1, 10, 11, *range(2, 10)]),
+        (sorted(map(str, range(12))), [f"LABEL_{i}" for i in range(12)], "exact", [0, 1, *range(4, 12), 2, 3]),
+        ([f"LABEL_{i}" for i in range(11)], [f"c{i}" for i in range(11)], "exact", None),
         (["cat", "dog"], ["cat", "dog"], "new_head", None),
     ],
 )
@@ -97,3 +101,25 @@ def test_empty_lists_and_unknown_modes_are_refused():
         align_labels("p", [], ["a"], "exact")
     with pytest.raises(ConfigError, match="mode must be one of"):
         align_labels("p", ["a"], ["a"], "loose")
+
+
+@pytest.mark.parametrize(
+    ("peer", "data"),
+    [
+        ([f"LABEL_{i}" for i in range(3)], ["LABEL_2", "LABEL_0", "LABEL_1"]),
+        (["LABEL_1", "LABEL_0"], ["LABEL_0", "LABEL_1"]),
+        (["LABEL_1", "LABEL_0"], ["cat", "dog"]),
+        ([f"LABEL_{i}" for i in range(12)], sorted(f"c{i}" for i in range(12))),
+        (sorted(map(str, range(1, 13))), [f"LABEL_{i}" for i in range(12)]),
+    ],
+)
+def test_placeholders_in_an_unknown_order_are_refused(peer, data):
+    """LABEL_2 is the third class for one who numbers and "c10" for one who sorts names as text: a guess."""
+    with pytest.raises(LabelError, match=r"are no names.*id2label.*--label_alignment new_head"):
+        align_labels("p", peer, data)
+
+
+def test_an_empty_name_is_no_class():
+    """A class without a name matches nothing that anybody meant."""
+    with pytest.raises(LabelError, match="Class 1 of the data set has an empty name"):
+        align_labels("p", ["cat", ""], ["cat", " "])
