@@ -38,11 +38,36 @@ MOST_KEPT = 20_000_000_000
 """Bytes that the log-probabilities of a score table may take on disk unless a user says otherwise."""
 
 
-def option(default: Any, help: str, **kwargs: Any) -> Any:
-    """A dataclass field with its help text; a list or dict default is copied for every instance."""
+GROUPS = {
+    "peers": "The peers",
+    "data": "The data",
+    "teaching": "Who teaches whom, and how strongly",
+    "view": "What training changes in an image",
+    "training": "Training",
+    "run": "The runs",
+    "hub": "The Hub",
+}
+"""What options are for. What follows from it is in no list of names: `data` says which rows there are, so that rows
+are shared only where all of it is equal; `teaching` has no effect on a control; `run` is set by a suite itself."""
+
+
+def option(group: str, default: Any, help: str, **kwargs: Any) -> Any:
+    """A dataclass field of one of [`GROUPS`] with its help; a list or dict default is copied for every instance."""
+    metadata = {"help": help, "group": group, **kwargs}
     if isinstance(default, list | dict):
-        return field(default_factory=default.copy, metadata={"help": help, **kwargs})
-    return field(default=default, metadata={"help": help, **kwargs})
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def names_in(group: str, *classes: Any) -> tuple[str, ...]:
+    """The options of one group, those of [`TransferOptions`] and [`RecipeOptions`] when no class is given.
+
+    Example:
+        >>> names_in("hub")
+        ('hub_namespace', 'hub_name_template')
+    """
+    every = [item for cls in classes or (TransferOptions, RecipeOptions) for item in fields(cls)]
+    return tuple(dict.fromkeys(item.name for item in every if item.metadata.get("group") == group))
 
 
 @dataclass
@@ -81,60 +106,96 @@ class TransferOptions:
         [`ConfigError`]: a value breaks its rule.
     """
 
-    preset: Preset = option("default", "Fills the unset ones of teacher_rule, teacher_source, detach and retain.")
+    preset: Preset = option(
+        "teaching", "default", "Fills the unset ones of teacher_rule, teacher_source, detach and retain."
+    )
     teacher_rule: str | None = option(
-        None, "Who teaches: the best peer, the peers' mean, each the others, one, or a weighted mean.",
+        "teaching",
+        None,
+        "Who teaches: the best peer, the peers' mean, each the others, one, or a weighted mean.",
         metavar="|".join(TEACHER_RULES),
-    )  # fmt: skip
+    )
     teacher_source: TeacherSourceName | None = option(
-        None, "Teachers speak as they are now, as they started, as a moving average, or from score_table."
+        "teaching", None, "Teachers speak as they are now, as they started, as a moving average, or from score_table."
     )
-    ema_decay: float = option(0.99, "With teacher_source ema: how much of the average a step keeps, 0 to below 1.")
-    calibrate: bool = option(False, "Fit a temperature to each teacher on validation rows before training.")
-    gate_learning_rate: float = option(0.01, "With teacher_rule gated: learning rate of the gate.")
-    retain: bool | None = option(None, "Hold a teacher to its own frozen start on the samples it teaches.")
-    detach: Detach | None = option(None, "Whether the transfer loss also moves the teacher ('none': it does).")
+    ema_decay: float = option(
+        "teaching", 0.99, "With teacher_source ema: how much of the average a step keeps, 0 to below 1."
+    )
+    calibrate: bool = option(
+        "teaching", False, "Fit a temperature to each teacher on validation rows before training."
+    )
+    gate_learning_rate: float = option("teaching", 0.01, "With teacher_rule gated: learning rate of the gate.")
+    retain: bool | None = option("teaching", None, "Hold a teacher to its own frozen start on the samples it teaches.")
+    detach: Detach | None = option(
+        "teaching", None, "Whether the transfer loss also moves the teacher ('none': it does)."
+    )
     role_score: RoleScore | None = option(
-        None, "What ranks the peers: margin or loss of the truth, or confidence. Unset: margin; loss for maps."
+        "teaching",
+        None,
+        "What ranks the peers: margin or loss of the truth, or confidence. Unset: margin; loss for maps.",
     )
-    granularity: Granularity = option("image", "Unit of who teaches; for maps also each class of an image, or pixel.")
+    granularity: Granularity = option(
+        "teaching", "image", "Unit of who teaches; for maps also each class of an image, or pixel."
+    )
     transfer_grid: TransferGrid = option(
-        "coarsest", "Maps meet on the coarsest grid of the peers, or at the size of the labels ('label')."
+        "teaching", "coarsest", "Maps meet on the coarsest grid of the peers, or at the size of the labels ('label')."
     )
-    score_table: str | None = option(None, "Folder of `hf-mutual-kd score`: beliefs or roles, computed once.")
-    role_source: RoleSource | None = option(None, "Roles by this step's scores, or by those of the score_table.")
-    refresh_epochs: int | None = option(None, "With teacher_source table: score the trained peers anew so often.")
-    role_table: str | None = option(None, "Parquet role table of an earlier run; its samples keep their teacher.")
-    labels: bool = option(True, "false: ignore all labels; only transfer trains the peers.")
-    transfer_weight: float = option(1.0, "Weight of transfer against the supervised loss (0: control).")
-    transfer_warmup_steps: int = option(0, "Optimizer steps over which the transfer weight rises from 0.")
-    temperature: float = option(1.0, "Softening of teacher and student; the loss is scaled by its square.")
+    score_table: str | None = option(
+        "teaching", None, "Folder of `hf-mutual-kd score`: beliefs or roles, computed once."
+    )
+    role_source: RoleSource | None = option(
+        "teaching", None, "Roles by this step's scores, or by those of the score_table."
+    )
+    refresh_epochs: int | None = option(
+        "teaching", None, "With teacher_source table: score the trained peers anew so often."
+    )
+    role_table: str | None = option(
+        "teaching", None, "Parquet role table of an earlier run; its samples keep their teacher."
+    )
+    labels: bool = option("data", True, "false: ignore all labels; only transfer trains the peers.")
+    transfer_weight: float = option("teaching", 1.0, "Weight of transfer against the supervised loss (0: control).")
+    transfer_warmup_steps: int = option("teaching", 0, "Optimizer steps over which the transfer weight rises from 0.")
+    temperature: float = option("teaching", 1.0, "Softening of teacher and student; the loss is scaled by its square.")
     cache_frozen: bool | None = option(
-        None, "Compute the frozen starts' outputs once before training. Unset: when augment is false."
+        "teaching", None, "Compute the frozen starts' outputs once before training. Unset: when augment is false."
     )
 
-    peer_learning_rates: dict[str, float] = option({}, "Learning rate of single peers: NAME=RATE …")
-    peer_weight_decays: dict[str, float] = option({}, "Weight decay of single peers: NAME=DECAY …")
-    frozen_peers: list[str] = option([], "Peers that teach but do not learn.")
-    batch_norm: BatchNorm = option("train", "'freeze' keeps batch-norm statistics as they were pretrained.")
-    peer_checkpointing: bool = option(False, "Recompute each whole peer in backward: activation memory of one peer.")
-    merge_adapters: bool = option(False, "With peft: end with whole models, adapters added to their bases.")
-    early_stopping_patience: int | None = option(None, "Evaluations without gain after which a peer stops learning.")
-    pre_flight: bool = option(True, "Before training, report accuracy, ensemble, oracle and expected roles.")
+    peer_learning_rates: dict[str, float] = option("peers", {}, "Learning rate of single peers: NAME=RATE …")
+    peer_weight_decays: dict[str, float] = option("peers", {}, "Weight decay of single peers: NAME=DECAY …")
+    frozen_peers: list[str] = option("peers", [], "Peers that teach but do not learn.")
+    batch_norm: BatchNorm = option("peers", "train", "'freeze' keeps batch-norm statistics as they were pretrained.")
+    peer_checkpointing: bool = option(
+        "peers", False, "Recompute each whole peer in backward: activation memory of one peer."
+    )
+    merge_adapters: bool = option("peers", False, "With peft: end with whole models, adapters added to their bases.")
+    early_stopping_patience: int | None = option(
+        "training", None, "Evaluations without gain after which a peer stops learning."
+    )
+    pre_flight: bool = option(
+        "teaching", True, "Before training, report accuracy, ensemble, oracle and expected roles."
+    )
 
-    hub_namespace: str | None = option(None, "User or organisation to push to; unset: yours.")
-    hub_name_template: str = option("{peer}-{dataset}-mutual", "Names of repositories: {peer}, {dataset}, {task}.")
+    hub_namespace: str | None = option("hub", None, "User or organisation to push to; unset: yours.")
+    hub_name_template: str = option(
+        "hub", "{peer}-{dataset}-mutual", "Names of repositories: {peer}, {dataset}, {task}."
+    )
 
-    augment: bool = option(True, "Random crop and flip, the same for all peers.")
-    crop_min_area: float = option(0.6, "Smallest share of the image that a random crop keeps, above 0, at most 1.")
+    augment: bool = option("view", True, "Random crop and flip, the same for all peers.")
+    crop_min_area: float = option(
+        "view", 0.6, "Smallest share of the image that a random crop keeps, above 0, at most 1."
+    )
     crop_size: int | None = option(
-        None, "For maps: side of the random square crop; unset: the largest size of the peers' processors, else 512."
+        "view",
+        None,
+        "For maps: side of the random square crop; unset: the largest size of the peers' processors, else 512.",
     )
     scale_range: list[float] = option(
-        [0.5, 2.0], "For maps: least and greatest shorter side of a scaled image, as multiples of crop_size."
+        "view", [0.5, 2.0], "For maps: least and greatest shorter side of a scaled image, as multiples of crop_size."
     )
-    color_jitter: float = option(0.0, "Strength of random brightness, contrast and saturation changes.")
-    on_bad_image: OnBadImage = option("raise", "What an unreadable image does: stop, or be left out and counted.")
+    color_jitter: float = option("view", 0.0, "Strength of random brightness, contrast and saturation changes.")
+    on_bad_image: OnBadImage = option(
+        "data", "raise", "What an unreadable image does: stop, or be left out and counted."
+    )
 
     def resolve(self) -> None:
         """Fill what the preset decides and check every rule; called by the configuration's `__post_init__`."""
@@ -221,41 +282,52 @@ class RecipeOptions:
         dataset (`str`): a Hub id, a `save_to_disk` folder, an image folder, or Parquet files.
     """
 
-    peers: list[str] = option([], "The cohort: NAME=ID_OR_FOLDER[@REVISION] …")
-    peer_processors: dict[str, str] = option({}, "Processor of single peers that have none: NAME=ID_OR_FOLDER …")
+    peers: list[str] = option("peers", [], "The cohort: NAME=ID_OR_FOLDER[@REVISION] …")
+    peer_processors: dict[str, str] = option(
+        "peers", {}, "Processor of single peers that have none: NAME=ID_OR_FOLDER …"
+    )
     peft: dict[str, Any] | str | None = option(
+        "peers",
         None,
         "Train adapters only: 'lora' for all, NAME=lora …, or in YAML a configuration of peft, for all or by peer.",
     )
-    load_in_4bit: bool = option(False, "With peft: hold the bases in 4 bits (nf4); needs bitsandbytes.")
-    load_in_8bit: bool = option(False, "With peft: hold the bases in 8 bits; needs bitsandbytes.")
-    dataset: str | None = option(None, "Hub id, save_to_disk folder, image folder, or Parquet file, folder or glob.")
-    dataset_config: str | None = option(None, "Name of the data set's configuration on the Hub.")
-    dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
-    train_split: str = option("train", "Split to learn from.")
-    validation_split: str | None = option(None, "Split that selects; unset: 'validation' or a tenth of train.")
-    test_split: str | None = option(None, "Split that is reported; unset: 'test' or half of validation.")
-    image_column: str = option("image", "Column that holds the image.")
-    label_column: str = option("label", "Column that holds the label or mask; null or -1 is a row without a label.")
+    load_in_4bit: bool = option("peers", False, "With peft: hold the bases in 4 bits (nf4); needs bitsandbytes.")
+    load_in_8bit: bool = option("peers", False, "With peft: hold the bases in 8 bits; needs bitsandbytes.")
+    dataset: str | None = option(
+        "data", None, "Hub id, save_to_disk folder, image folder, or Parquet file, folder or glob."
+    )
+    dataset_config: str | None = option("data", None, "Name of the data set's configuration on the Hub.")
+    dataset_revision: str | None = option("data", None, "Branch, tag or commit of the data set on the Hub.")
+    train_split: str = option("data", "train", "Split to learn from.")
+    validation_split: str | None = option("data", None, "Split that selects; unset: 'validation' or a tenth of train.")
+    test_split: str | None = option("data", None, "Split that is reported; unset: 'test' or half of validation.")
+    image_column: str = option("data", "image", "Column that holds the image.")
+    label_column: str = option(
+        "data", "label", "Column that holds the label or mask; null or -1 is a row without a label."
+    )
     label_names: list[str] = option(
-        [], "Names of the classes: a JSON file, or NAME,NAME …; unset: those of the data set, else of the peers."
+        "data",
+        [],
+        "Names of the classes: a JSON file, or NAME,NAME …; unset: those of the data set, else of the peers.",
     )
     reduce_labels: bool = option(
-        False, "Masks count the classes from 1: ignore 0 and count from 0, once, for all peers."
+        "data", False, "Masks count the classes from 1: ignore 0 and count from 0, once, for all peers."
     )
-    streaming: bool = option(False, "Read the data set as a stream, without storing it.")
-    max_train_samples: int | None = option(None, "Use only so many training rows.")
-    max_eval_samples: int | None = option(None, "Use only so many rows of the validation and test splits.")
-    eval_frame_step: int = option(8, "Of videos: measure every so many-th frame of the validation and test splits.")
-    on_bad_video: OnBadImage = option("raise", "What a broken video does: stop, or be left out and counted.")
-    dataset_note: str | None = option(None, "What cards and tables say of the data set beside its name.")
+    streaming: bool = option("data", False, "Read the data set as a stream, without storing it.")
+    max_train_samples: int | None = option("data", None, "Use only so many training rows.")
+    max_eval_samples: int | None = option("data", None, "Use only so many rows of the validation and test splits.")
+    eval_frame_step: int = option(
+        "data", 8, "Of videos: measure every so many-th frame of the validation and test splits."
+    )
+    on_bad_video: OnBadImage = option("data", "raise", "What a broken video does: stop, or be left out and counted.")
+    dataset_note: str | None = option("data", None, "What cards and tables say of the data set beside its name.")
     label_alignment: LabelAlignment = option(
-        "exact", "'subset': peers may know more classes; 'new_head': replace every classifier by a new one."
+        "peers", "exact", "'subset': peers may know more classes; 'new_head': replace every classifier by a new one."
     )
-    trust_remote_code: bool = option(False, "Run code that a peer's repository brings.")
-    control: bool = option(True, "Also run the control: the same without transfer.")
-    seeds: list[int] = option([], "Repeat the whole for these seeds; unset: the one of --seed.")
-    overwrite_output_dir: bool = option(False, "Replace what is in output_dir.")
+    trust_remote_code: bool = option("peers", False, "Run code that a peer's repository brings.")
+    control: bool = option("run", True, "Also run the control: the same without transfer.")
+    seeds: list[int] = option("run", [], "Repeat the whole for these seeds; unset: the one of --seed.")
+    overwrite_output_dir: bool = option("run", False, "Replace what is in output_dir.")
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..config.options import RecipeOptions, TransferOptions, names_in
 from ..config.recipe import Recipe
 from ..data.splits import Splits
 from ..errors import ConfigError, MutualKDError, OutputFolderError
@@ -22,7 +23,7 @@ from ..files import write_json
 from ..peers.spec import PeerSpec
 from ..reports.results import Arm
 from ..training.pushing import RESULTS
-from .experiment import SUMMARY, Experiment
+from .experiment import SUMMARY, Experiment, data_seed
 from .suite import PlannedArm, Suite, read_suite
 from .suite_report import FinishedArm, write_comparison
 from .suite_trainer import SuiteTrainer
@@ -45,12 +46,9 @@ class SuiteArm(Experiment):
     trainer_class = SuiteTrainer
 
     def _load_data(self) -> Splits:
-        names = ("dataset", "dataset_config", "dataset_revision", "train_split", "validation_split", "test_split",
-                 "image_column", "label_column", "label_names", "reduce_labels", "streaming", "max_train_samples",
-                 "max_eval_samples")  # fmt: skip
-        drawn_by = self.config.seed if self.config.data_seed is None else self.config.data_seed
-        chosen = [getattr(self.options, name) for name in names]
-        key = json.dumps([self.task, *chosen, drawn_by, self.config.labels, self.config.on_bad_image])
+        said = {name: getattr(self.options, name) for name in names_in("data", RecipeOptions)}
+        said |= {name: getattr(self.config, name) for name in names_in("data", TransferOptions)}
+        key = json.dumps([self.task, data_seed(self.config), said])
         if key not in _splits:
             _splits[key] = super()._load_data()
         return dataclasses.replace(_splits[key], facts=dict(_splits[key].facts))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config.options import RecipeOptions, TransferOptions
+from ..config.options import RecipeOptions, TransferOptions, names_in
 from ..config.recipe import Recipe, build_recipe
 from ..config.values import Mismatch, Written, compose_mapping, convert, from_word, nearest, plain
 from ..errors import ConfigError
@@ -20,15 +20,9 @@ from .launch import DEFAULTS, load_config_class
 
 KEYS = ("task", "output_dir", "seeds", "base", "settings", "pairs")
 SETTING_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-OWN = ("output_dir", "seed", "seeds", "control", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub")
+OWN = (*names_in("run"), "output_dir", "seed", "resume_from_checkpoint", "push_to_hub")
 """Options that a suite sets itself."""
-TRANSFER_ONLY = frozenset(
-    {
-        "preset", "teacher_rule", "teacher_source", "retain", "detach", "role_score", "granularity", "transfer_grid",
-        "score_table", "role_source", "refresh_epochs", "role_table", "transfer_weight", "transfer_warmup_steps",
-        "temperature", "cache_frozen", "ema_decay", "calibrate", "gate_learning_rate", "pre_flight", "labels",
-    }
-)  # fmt: skip
+TRANSFER_ONLY = frozenset(names_in("teaching"))
 """Options without effect on a control: settings that differ in nothing else share one."""
 
 

@@ -48,7 +48,7 @@ class Config(TransferOptions):
     parallel: Nested | None = None
     hub_token: str | None = None
     names: list[str] | None = None
-    log_level: str = option("passive", "How much is logged.", choices=["passive", "debug"])
+    log_level: str = option("run", "passive", "How much is logged.", choices=["passive", "debug"])
 
     def __post_init__(self) -> None:
         self.resolve()

@@ -1,6 +1,7 @@
 """Suites: what they train, what they share, how they go on, and what their table says."""
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,11 +11,15 @@ import pytest
 from conftest import write_place
 
 from hf_mutual_kd.cli.main import main
+from hf_mutual_kd.config.options import GROUPS, RecipeOptions, TransferOptions, names_in
+from hf_mutual_kd.data.splits import Splits
 from hf_mutual_kd.errors import ConfigError, OutputFolderError
-from hf_mutual_kd.experiments.run_suite import ArmFailed, is_finished, run_arm, run_suite
+from hf_mutual_kd.experiments.experiment import Experiment
+from hf_mutual_kd.experiments.run_suite import ArmFailed, SuiteArm, is_finished, run_arm, run_suite
 from hf_mutual_kd.experiments.suite import read_suite
 from hf_mutual_kd.experiments.suite_report import FinishedArm, compare
 from hf_mutual_kd.reports.results import Arm
+from hf_mutual_kd.tasks.registry import TASKS
 
 ROOT = Path(__file__).parents[2]
 BASE = """
@@ -198,6 +203,52 @@ def test_a_failing_process_is_reported_with_its_last_words(finished, place, tmp_
     with pytest.raises(ArmFailed, match="seed-0 failed"):
         run_suite(path, processes=2, output_dir=str(tmp_path / "out"))
     assert not list((tmp_path / "out").glob("comparison.*"))
+
+
+OTHER = {
+    bool: lambda old: not old,
+    int: lambda old: old + 1,
+    float: lambda old: old + 0.25,
+    str: lambda old: old + "x",
+}
+"""Another value than the default, by the type of that."""
+
+
+@pytest.mark.parametrize("item", [*dataclasses.fields(RecipeOptions), *dataclasses.fields(TransferOptions)],
+                         ids=lambda item: item.name)  # fmt: skip
+def test_arms_share_rows_only_where_every_option_of_the_data_is_equal(item, place, tmp_path, monkeypatch):
+    """Settings that differ in eval_frame_step got each other's rows: the list of names had forgotten it."""
+    assert item.metadata["group"] in GROUPS
+    loads = []
+    monkeypatch.setattr(Experiment, "_load_data", lambda arm: loads.append(arm) or Splits(None, None, None, None, {}))
+    monkeypatch.setattr("hf_mutual_kd.experiments.run_suite._splits", {})
+    recipe = read_suite(write(tmp_path, place)).arms[0].recipe
+    holder = recipe.options if hasattr(recipe.options, item.name) else recipe.config
+    old = getattr(holder, item.name)
+    SuiteArm("image-classification", recipe.options, recipe.config)._load_data()
+    setattr(holder, item.name, OTHER[type(old)](old) if type(old) in OTHER else ["another"])
+    SuiteArm("image-classification", recipe.options, recipe.config)._load_data()
+    assert len(loads) == (2 if item.metadata["group"] == "data" else 1)
+
+
+@pytest.mark.parametrize(("task", "data"), [
+    ("image-classification", "embedded/fashion_mnist"), ("semantic-segmentation", "embedded_segmentation/land_cover"),
+    ("video-saliency", "embedded_saliency/synthetic_gaze"),
+])  # fmt: skip
+def test_loading_rows_reads_no_option_of_another_group(task, data):
+    """An option that says which rows there are but is no `data`: rows would be shared where it differs."""
+    read = set()
+
+    class Watched(RecipeOptions):
+        def __getattribute__(self, name):
+            read.add(name)
+            return super().__getattribute__(name)
+
+    options = Watched(dataset=str(ROOT / "recipes" / data), max_train_samples=8, max_eval_samples=8)
+    TASKS[task]().load_splits(options, 0, True)
+    chosen = {name for name in read if name in RecipeOptions.__dataclass_fields__}
+    assert "dataset" in chosen
+    assert chosen <= set(names_in("data"))
 
 
 def made_up(suite, values):
