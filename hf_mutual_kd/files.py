@@ -1,4 +1,4 @@
-"""Files."""
+"""Files and folders that appear whole or not at all, and JSON whose shape is checked where it is read."""
 
 from __future__ import annotations
 
@@ -10,25 +10,87 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .errors import MutualKDError, OutputFolderError
+
 STAGING = ".unfinished"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole: beside its place, then renamed."""
-    beside = path.with_name(f"{path.name}.unfinished")
+@contextlib.contextmanager
+def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """
+    A place to write a file to, beside `path` and with its ending; it becomes `path` when the block ends well.
+
+    Otherwise it vanishes, so that a full disk has its space back, and a file that was there stays. Missing folders
+    above are made.
+
+    Example:
+
+    ```python
+    >>> with whole("runs/x/roles.parquet") as beside:
+    ...     pq.write_table(table, beside)
+    ```
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{STAGING}-{path.name}")
     try:
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield beside
+        _to_disk(beside)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file whole."""
+    with whole(path) as beside:
+        beside.write_bytes(content)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file whole, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write JSON whole, keys in the order given."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(
+    path: str | os.PathLike[str],
+    kind: Any = dict[str, Any],
+    error: type[MutualKDError] = OutputFolderError,
+    advice: str = "run again, or restore it",
+) -> Any:
+    """
+    Read JSON that must have a shape; numbers, text and objects are never turned into each other.
+
+    Args:
+        path (`str` or `os.PathLike`): of the file.
+        kind: what is expected: a type, a generic such as `dict[str, float]`, or a dataclass, of which an instance is
+            made. Fields that it does not have are left out.
+        error (`type`, *optional*, defaults to [`OutputFolderError`]): raised where the file is missing, cut, no JSON,
+            nested without end or of another shape.
+        advice (`str`, *optional*): the way out, for the message.
+
+    Example:
+
+    ```python
+    >>> read_json("runs/x/summary.json", dict[str, float])
+    OutputFolderError: runs/x/summary.json is damaged: at start.vit expected a number; run again, or restore it
+    ```
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(Path(path).read_bytes(), strict=True)
+    except ValidationError as reason:
+        first = reason.errors(include_url=False, include_input=False)[0]
+        at = ".".join(map(str, first["loc"]))
+        raise error(f"{path} is damaged: {f'at {at}: ' if at else ''}{first['msg']}; {advice}") from None
+    except (OSError, ValueError) as reason:
+        raise error(f"{path} cannot be read: {getattr(reason, 'strerror', None) or reason}; {advice}") from None
 
 
 def replace_folder(made: Path, place: Path) -> None:
@@ -56,12 +118,26 @@ def staged(place: Path) -> Iterator[Path]:
         remove_if_empty(made.parent)
 
 
+@contextlib.contextmanager
+def cleared_on_failure(folder: Path) -> Iterator[None]:
+    """A block that, where it fails, leaves nothing unfinished in `folder`."""
+    try:
+        yield
+    except BaseException:
+        clear_staging(folder)
+        raise
+
+
 def sync(folder: Path) -> None:
     """Have the system write all files of a folder to the disk, so that a rename never outruns its content."""
     for file in folder.rglob("*"):
         if file.is_file():
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
+            _to_disk(file)
+
+
+def _to_disk(file: Path) -> None:
+    with open(file, "rb") as handle:
+        os.fsync(handle.fileno())
 
 
 def remove_if_empty(folder: Path) -> None:

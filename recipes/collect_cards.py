@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from hf_mutual_kd.files import write_text
 from hf_mutual_kd.reports.model_card import EXAMPLES, write_cards
 from hf_mutual_kd.reports.results import markdown
 
@@ -34,7 +35,7 @@ def collect(run: Path, target: Path) -> list[Path]:
         if not has_no_roles and not any(part.startswith("checkpoint-") for part in place.parts):
             copy(record, place)
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    (target / "results.md").write_text(markdown(results), encoding="utf-8")
+    write_text(target / "results.md", markdown(results))
     for figure, place in (
         (run / "report" / "results.png", target / "results.png"),
         (run / EXAMPLES, target / EXAMPLES),

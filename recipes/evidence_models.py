@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
+
+from hf_mutual_kd.files import whole
 
 BATCH_SIZE = 128
 EVALUATION_BATCH = 1_000
@@ -130,10 +131,8 @@ def pretrained(start: Start, data: FashionMNIST, folder: Path, max_steps: int | 
         model.load_state_dict(load_file(path))
         return model.eval()
     pretrain(model, start.rows(data), recipe, start, max_steps)
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, unfinished)
-    os.replace(unfinished, path)
+    with whole(path) as beside:
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, beside)
     return model.eval()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from evidence_settings import Setting
 from matplotlib.figure import Figure
 
+from hf_mutual_kd.files import whole
 from hf_mutual_kd.reports.terminal import render
 
 COLUMNS = ("peer", "start", "control", "arm", "Δ mean ± sd", "min", "bar", "reached", "flips + −", "reference Δ")
@@ -196,9 +196,8 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     handles = {label: h for panel in panels for h, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=8)
     figure.supylabel("points above the control, held-out rows", fontsize=9)
-    unfinished = path.with_name(f"unfinished-{path.name}")
-    figure.savefig(unfinished, dpi=150)
-    os.replace(unfinished, path)
+    with whole(path) as beside:
+        figure.savefig(beside, dpi=150)
 
 
 def draw_peer(panel: Any, place: int, outcome: Outcome, peer: str) -> None:

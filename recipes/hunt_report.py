@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from evidence_report import markdown_table
 from hunt_settings import REGIMES, WEAK
 from matplotlib.figure import Figure
 
+from hf_mutual_kd.files import whole
 from hf_mutual_kd.reports.terminal import render
 
 Pair = tuple[str, ...]
@@ -236,6 +236,5 @@ def draw(found: Mapping[tuple[str, str], Found], path: Path) -> None:
     )
     figure.supxlabel("ensemble − my accuracy before training, points, validation rows", fontsize=9)
     figure.supylabel("gain, points, held-out rows", fontsize=9)
-    unfinished = path.with_name(f"unfinished-{path.name}")
-    figure.savefig(unfinished, dpi=150)
-    os.replace(unfinished, path)
+    with whole(path) as beside:
+        figure.savefig(beside, dpi=150)

@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -28,6 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from hf_mutual_kd.errors import DataError
+from hf_mutual_kd.files import whole, write_bytes, write_text
 
 CLASS_NAMES = (
     "water",
@@ -136,9 +136,7 @@ def fetch(source: SourceFile, cache: Path, accept_changed: bool = False) -> byte
             f"{source.version} there, or take the file as it is with --accept_changed"
         )
     if not kept.is_file():
-        unfinished = kept.with_name(kept.name + ".part")
-        unfinished.write_bytes(content)
-        os.replace(unfinished, kept)
+        write_bytes(kept, content)
     return content
 
 
@@ -291,9 +289,8 @@ def write_split(path: Path, rows: Iterator, count: int) -> int:
     schema = FEATURES.arrow_schema
     schema = schema.with_metadata({**schema.metadata, b"names": json.dumps(CLASS_NAMES).encode()})
     arrays = [pa.array(list(values), field.type) for values, field in zip(columns, schema, strict=True)]
-    unfinished = path.with_name(path.name + ".part")
-    pq.write_table(pa.table(arrays, schema=schema), unfinished, compression="zstd", row_group_size=200)
-    os.replace(unfinished, path)
+    with whole(path) as beside:
+        pq.write_table(pa.table(arrays, schema=schema), beside, compression="zstd", row_group_size=200)
     return path.stat().st_size
 
 
@@ -319,7 +316,7 @@ def build(maps: tuple[np.ndarray, np.ndarray], options: argparse.Namespace) -> d
         size = write_split(options.output / f"{split}.parquet", rows, len(chosen[split]))
         total += size
         print(f"{split:<10} {len(chosen[split]):>6} tiles, {size / 1e6:6.2f} MB")
-    (options.output / "names.json").write_text(json.dumps(CLASS_NAMES, indent=1) + "\n", encoding="utf-8")
+    write_text(options.output / "names.json", json.dumps(CLASS_NAMES, indent=1) + "\n")
     print(f"{'together':<10} {total / 1e6:.2f} MB in {options.output}")
     return {split: len(chosen[split]) for split in wanted}
 

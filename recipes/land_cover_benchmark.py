@@ -34,7 +34,7 @@ from PIL import Image
 
 from hf_mutual_kd._version import __version__
 from hf_mutual_kd.errors import DataError, MutualKDError
-from hf_mutual_kd.files import write_json, write_text
+from hf_mutual_kd.files import write_bytes, write_json, write_text
 
 EMBEDDED_TILES = "recipes/embedded_segmentation/land_cover"
 """The same tiles, where nothing can be fetched."""
@@ -192,9 +192,7 @@ def write(found: Benchmark, docs: Path, land: np.ndarray | None) -> None:
     degrees = 360 / land_cover.MAP_SIZE[0]
     sides = {"train": cut.stride * degrees, "test": cut.size * degrees}
     for name, picture in (("land_cover.png", draw(found)), ("land_cover_teachers.png", draw_map(found, sides, land))):
-        unfinished = docs / f"{name}.unfinished"
-        unfinished.write_bytes(picture)
-        os.replace(unfinished, docs / name)
+        write_bytes(docs / name, picture)
     write_text(docs / "LAND_COVER.md", markdown(found))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_mutual_kd.files import write_text
 from hf_mutual_kd.reports.results import verdict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,9 +133,7 @@ def write(path: Path) -> list[str]:
         config=CONFIG, steps=first["steps"], samples=cohort["samples"], videos=cohort["videos"], seeds=len(SEEDS)
     )
     text = "\n".join([head.rstrip(), *(line for name, arms in done.items() for line in cohort_section(name, arms))])
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, text + "\n")
     return list(done)
 
 

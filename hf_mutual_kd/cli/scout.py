@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, OutputFolderError
+from ..files import write_bytes
 from .score import DATA, add_data_options, add_machine_options, load_checked
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def run_scout(options: argparse.Namespace) -> None:
     write_json(folder / "scout.json", {**report, "command": command})
     if report["candidates"]:
         picture = scout_figure(report["candidates"], splits.label_names, report["cohort"]["partners"])
-        (folder / "scout.png").write_bytes(picture)
+        write_bytes(folder / "scout.png", picture)
     print(describe_scout(report, command, folder))
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from ..distillation.roles import ALL, ALL_NAME, MEAN, MEAN_NAME, NOBODY, UNDECIDED
 from ..errors import DataError, PeerError, ResumeError
+from ..files import whole
 
 RESERVED = ("nobody", "mean", "all", MEAN_NAME, ALL_NAME)
 NO_LABEL = -1
@@ -166,18 +165,8 @@ class RoleTable:
         Args:
             path (`str` or `os.PathLike`): the file; missing folders are made.
         """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                pq.write_table(self._to_arrow(), file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(beside, 0o644)
-            os.replace(beside, target)
-        finally:
-            Path(beside).unlink(missing_ok=True)
+        with whole(path) as beside:
+            pq.write_table(self._to_arrow(), beside)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], peer_names: Sequence[str] | None = None) -> RoleTable:

@@ -23,7 +23,7 @@ from ..data.collator import SAMPLE_ID
 from ..data.role_table import RoleTable
 from ..data.splits import Splits, decode_image
 from ..errors import ConfigError, OutputFolderError, ResumeError
-from ..files import write_json
+from ..files import write_bytes, write_json
 from ..hub.checkpoints import pull_checkpoint
 from ..hub.push import push_run
 from ..peers.adapter_settings import settings_of
@@ -113,9 +113,8 @@ class Experiment:
         words = words_of(results)
         # The numbers are on disk before anything that only shows what the peers do.
         write_json(self.folder / RESULTS, results)
-        (self.folder / "report").mkdir(exist_ok=True)
         if all(words.metric in peer["start"] for peer in results["peers"].values()):
-            (self.folder / "report" / "results.png").write_bytes(results_figure(results["peers"], words))
+            write_bytes(self.folder / "report" / "results.png", results_figure(results["peers"], words))
         results |= self._usage(splits, list(specs), words)
         if words.examples:
             results |= self._examples(splits, specs)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..files import write_text
+from ..files import write_bytes, write_text
 from ..reports.card_figures import BLUE, GREY, LIGHT, ORANGE, png
 from ..reports.results import Arm, verdict
 from ..reports.task_words import TASK_WORDS, TaskWords
@@ -97,7 +97,7 @@ def write_comparison(suite: Suite, arms: Sequence[FinishedArm]) -> str:
     write_text(suite.folder / "comparison.md", _markdown(suite, title, lines))
     write_text(suite.folder / "comparison.csv", _csv(_plain(result) for result in results))
     write_text(suite.folder / "peers.csv", _csv(_plain_row(row) for row in rows))
-    (suite.folder / "comparison.png").write_bytes(comparison_figure(results, words))
+    write_bytes(suite.folder / "comparison.png", comparison_figure(results, words))
     where = "  ".join(str(suite.folder / name) for name in TABLE)
     return f"{render(COLUMNS, lines, title)}\n{NOTE}\nWritten: {where}"
 

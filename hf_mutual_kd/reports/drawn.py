@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..errors import OutputFolderError
+from ..files import whole
 
 DRAWN = Path("report") / "drawn.parquet"
 """Where a run keeps them, inside its folder."""
@@ -111,10 +111,8 @@ def write_drawn(path: Path, peers: Sequence[str], samples: Sequence[Drawn]) -> N
         **{key: pa.array([getattr(one, key) for one in samples], pa.binary()) for key in IMAGES},
         **{key: pa.array([one.maps[key] for one in samples], pa.binary()) for key in _map_names(peers)},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.unfinished")
-    pq.write_table(pa.table(columns), beside)
-    os.replace(beside, path)
+    with whole(path) as beside:
+        pq.write_table(pa.table(columns), beside)
 
 
 def read_drawn(path: Path, peers: Sequence[str]) -> list[Drawn]:

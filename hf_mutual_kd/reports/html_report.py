@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..errors import DataError, OutputFolderError
+from ..files import whole, write_bytes, write_text
 from ..tasks.image_classification.report import MOST_SAMPLES
 from .blocks import JPEG, Figures, Section, Table, Text
 from .card_figures import Points, read_curves
@@ -183,9 +183,9 @@ def _write_page(
     for figure in (
         item for section in sections for block in section.blocks if block.kind == "figures" for item in block.items
     ):
-        _write(folder / f"{figure.name}.png", figure.light)
+        write_bytes(folder / f"{figure.name}.png", figure.light)
     page = render(title, lead, heroes, sections)
-    _write(folder / PAGE, page.encode())
+    write_text(folder / PAGE, page)
     return folder / PAGE
 
 
@@ -258,10 +258,8 @@ def _make_thumbnails(data: ReportData, rows: Any) -> dict[int, bytes]:
 
 
 def _write_thumbnails(path: Path, images: Mapping[int, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.unfinished")
-    pq.write_table(pa.table({"sample_id": pa.array(images, pa.int64()), "jpeg": list(images.values())}), beside)
-    os.replace(beside, path)
+    with whole(path) as beside:
+        pq.write_table(pa.table({"sample_id": pa.array(images, pa.int64()), "jpeg": list(images.values())}), beside)
 
 
 def _read_thumbnails(path: Path) -> dict[int, bytes]:
@@ -272,9 +270,3 @@ def _read_thumbnails(path: Path) -> dict[int, bytes]:
         return dict(zip(table["sample_id"].to_pylist(), table["jpeg"].to_pylist(), strict=True))
     except (OSError, KeyError, pa.ArrowException) as error:
         raise OutputFolderError(f"{path} is damaged: {error}; delete it, or rebuild with --dataset") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(f"{path.name}.unfinished")
-    beside.write_bytes(content)
-    os.replace(beside, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..errors import OutputFolderError
+from ..files import write_bytes
 
 MEASURED = Path("report") / "measured.safetensors"
 """Where an arm keeps it, inside its folder."""
@@ -110,11 +110,9 @@ def write_measured(
         for key, values in found.items():
             chosen = values[rows] if key.startswith(SAMPLE) else values
             arrays[f"{phase}/{key}"] = np.ascontiguousarray(chosen)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.unfinished")
     # One entry: the order of several is not the same in every process.
-    beside.write_bytes(save(arrays, {"arm": json.dumps({"peers": list(peers), "facts": dict(facts)}, sort_keys=True)}))
-    os.replace(beside, path)
+    about = {"arm": json.dumps({"peers": list(peers), "facts": dict(facts)}, sort_keys=True)}
+    write_bytes(path, save(arrays, about))
     return True
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from jinja2 import Environment
 
 from ..errors import PeerError
+from ..files import write_bytes
 from .adapter_folder import ADAPTER_CONFIG, relabelled
 from .card_figures import read_curves, teacher_figure, training_figure
 from .card_metadata import licence_of, metadata, non_commercial
@@ -378,11 +378,8 @@ def write_cards(
 
 
 def _write(path: Path, content: bytes | None) -> None:
-    """Write a file whole, beside its place and then renamed; without content remove an old one."""
+    """Write a file; without content remove an old one."""
     if content is None:
         path.unlink(missing_ok=True)
-        return
-    path.parent.mkdir(exist_ok=True)
-    beside = path.with_name(f"{path.name}.unfinished")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+    else:
+        write_bytes(path, content)

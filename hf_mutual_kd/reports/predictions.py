@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import OutputFolderError
+from ..files import whole
 
 PREDICTIONS = Path("report") / "predictions.parquet"
 """Where an arm keeps them, inside its folder."""
@@ -128,10 +128,8 @@ def write_predictions(
         for index, name in enumerate(peers):
             for what in ("guess", "probability", "truth"):
                 columns[f"{phase}/{name}/{what}"] = pa.array(getattr(beliefs, what)[:, index])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.unfinished")
-    pq.write_table(pa.table(columns), beside)
-    os.replace(beside, path)
+    with whole(path) as beside:
+        pq.write_table(pa.table(columns), beside)
     return True
 
 

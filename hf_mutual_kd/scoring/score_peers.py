@@ -25,7 +25,7 @@ from ..data.collator import UNREADABLE, identified
 from ..data.fingerprint import labels_of
 from ..data.processors import settings_of
 from ..errors import ConfigError, DataError, OutputFolderError
-from ..files import write_json
+from ..files import whole, write_json
 from ..peers.cohort import Cohort
 from ..peers.loading import LoadedPeer
 from ..peers.weights_hash import fingerprint
@@ -351,16 +351,8 @@ def distribution(log_probs: Tensor, keep: str) -> dict[str, Tensor]:
 
 
 def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write one file whole: beside its place, then renamed."""
-    path.parent.mkdir(exist_ok=True)
-    beside = path.with_name(f"{path.name}.unfinished")
-    try:
+    with whole(path) as beside:
         save_file(tensors, beside)
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _write_index(folder: Path, manifest: dict[str, Any], rows: Any) -> None:
@@ -376,12 +368,8 @@ def _write_index(folder: Path, manifest: dict[str, Any], rows: Any) -> None:
     for name, kinds in scores.items():
         # NaN is no score: null.
         columns |= {f"{name}/{kind}": pa.array(kinds[kind], from_pandas=True) for kind in kinds if kind != RANKED}
-    beside = folder / f"{INDEX}.unfinished"
-    try:
+    with whole(folder / INDEX) as beside:
         pq.write_table(pa.table(columns), beside)
-        os.replace(beside, folder / INDEX)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _read_scores(folder: Path, shards: int) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from ..config.training_config import MutualKDConfig
 from ..data.role_table import RoleTable
 from ..errors import ConfigError, ResumeError
-from ..files import STAGING, link_tree, remove_if_empty, replace_folder, staged, sync, write_json
+from ..files import STAGING, cleared_on_failure, link_tree, remove_if_empty, replace_folder, staged, sync, write_json
 from ..peers.adapters import is_adapter, merged
 from ..peers.loading import load_weights, save_peer
 from ..tasks.registry import Task
@@ -54,17 +54,18 @@ class CohortSaving(CohortProcesses):
         self.record.flush()
         self._share_buffers()
         self._saving_into = str(staging)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._saving_into = None
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            made = staging / name
-            self._save_cohort_state(made)
-            sync(made)
-            replace_folder(made, self.folder / name)
-            remove_if_empty(staging)
+        with cleared_on_failure(self.folder):
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._saving_into = None
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                made = staging / name
+                self._save_cohort_state(made)
+                sync(made)
+                replace_folder(made, self.folder / name)
+                remove_if_empty(staging)
             limit = self.args.save_total_limit
             rotate_checkpoints(output_dir=str(self.folder), save_total_limit=limit)
             self._push_checkpoint(self.folder / name)

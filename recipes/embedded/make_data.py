@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import io
-import os
 import struct
 import sys
 from pathlib import Path
@@ -19,6 +18,8 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features
 from datasets import Image as ImageFeature
 from PIL import Image
+
+from hf_mutual_kd.files import whole
 
 HERE = Path(__file__).resolve().parent
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
@@ -94,9 +95,8 @@ def write_split(path: Path, images: np.ndarray, labels: np.ndarray) -> int:
         [pa.array(encoded, schema.field("image").type), pa.array(labels.tolist(), schema.field("label").type)],
         schema=schema,
     )
-    unfinished = path.with_name(path.name + ".part")
-    pq.write_table(table, unfinished, compression="zstd", row_group_size=1_000)
-    os.replace(unfinished, path)
+    with whole(path) as beside:
+        pq.write_table(table, beside, compression="zstd", row_group_size=1_000)
     return path.stat().st_size
 
 

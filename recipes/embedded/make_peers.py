@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -40,6 +39,8 @@ from transformers import (
     ViTImageProcessor,
     logging,
 )
+
+from hf_mutual_kd.files import staged
 
 HERE = Path(__file__).resolve().parent
 SEED = 20251022
@@ -326,14 +327,11 @@ def main(arguments: list[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     probabilities = []
     for name, recipe in PEERS.items():
-        folder, unfinished = options.output / name, options.output / f"{name}.part"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        facts = make_peer(name, recipe, pretrain, unfinished)
-        probabilities.append(predict(unfinished, images))
-        facts |= measure(probabilities[-1], labels, [names.index(one) for one in recipe.knows])
-        (unfinished / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(unfinished, folder)
+        with staged(options.output / name) as made:
+            facts = make_peer(name, recipe, pretrain, made)
+            probabilities.append(predict(made, images))
+            facts |= measure(probabilities[-1], labels, [names.index(one) for one in recipe.knows])
+            (made / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
         print("{name:<9} {accuracy:5.1f} % ({known_accuracy:.1f} known, {other_accuracy:.1f} others)".format(**facts))
 
     together = (torch.stack(probabilities).mean(0).argmax(-1) == labels).double().mean().item()

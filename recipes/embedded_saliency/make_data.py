@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, List, Value, Video
 from PIL import Image
+
+from hf_mutual_kd.files import whole
 
 HERE = Path(__file__).resolve().parent
 SPRITES = HERE.parent / "embedded" / "fashion_mnist"
@@ -243,10 +244,9 @@ def read_sprites(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def write_split(path: Path, rows: list[dict]) -> int:
     """Write one Parquet file, whole or not at all; gives its size in bytes."""
-    unfinished = path.with_name(path.name + ".part")
     table = pa.Table.from_pylist(rows, FEATURES.arrow_schema)
-    pq.write_table(table, unfinished, compression="zstd", row_group_size=20)
-    os.replace(unfinished, path)
+    with whole(path) as beside:
+        pq.write_table(table, beside, compression="zstd", row_group_size=20)
     return path.stat().st_size
 
 

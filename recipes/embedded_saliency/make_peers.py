@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from tqdm import tqdm
 from transformers import ConvNextConfig, VideoMAEConfig, logging
 
 from hf_mutual_kd.config.options import RecipeOptions
+from hf_mutual_kd.files import staged
 from hf_mutual_kd.tasks.video_saliency import VideoSaliencyConfig, VideoSaliencyModel, VideoSaliencyProcessor
 from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows, load_clip
 from hf_mutual_kd.tasks.video_saliency.data.clips import ClipPolicy, clip_frames
@@ -255,13 +255,11 @@ def main(arguments: list[str] | None = None) -> int:
     clips = make_clips(CLIPS)
     for name in options.peers:
         began = time.perf_counter()
-        unfinished, folder = options.output / f"{name}.part", options.output / name
-        shutil.rmtree(unfinished, ignore_errors=True)
-        facts = make_peer(name, clips, unfinished)
-        facts |= {"cc": measure(unfinished, rows), "prior": prior}
-        (unfinished / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(unfinished, folder)
+        folder = options.output / name
+        with staged(folder) as made:
+            facts = make_peer(name, clips, made)
+            facts |= {"cc": measure(made, rows), "prior": prior}
+            (made / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
         size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
         seconds = time.perf_counter() - began
         print(

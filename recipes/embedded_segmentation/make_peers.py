@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -46,6 +45,7 @@ from transformers import (
     logging,
 )
 
+from hf_mutual_kd.files import staged
 from hf_mutual_kd.tasks.semantic_segmentation.metrics import SegmentationScores
 from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs
 
@@ -350,14 +350,11 @@ def main(arguments: list[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     answers = []
     for name in PEERS:
-        folder, unfinished = options.output / name, options.output / f"{name}.part"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        facts = make_peer(name, pretrain, names, unfinished)
-        answers.append(predict(unfinished, images))
-        facts |= measure(answers[-1], labels, longitudes)
-        (unfinished / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(unfinished, folder)
+        with staged(options.output / name) as made:
+            facts = make_peer(name, pretrain, names, made)
+            answers.append(predict(made, images))
+            facts |= measure(answers[-1], labels, longitudes)
+            (made / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
         print("{name:<11} pACC {pACC:.1f} % (west {west:.1f}, east {east:.1f}), mIoU {mIoU:.1f} %".format(**facts))
 
     together = measure(torch.stack(answers).logsumexp(0), labels, longitudes)

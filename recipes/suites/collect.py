@@ -10,6 +10,8 @@ import statistics
 import sys
 from pathlib import Path
 
+from hf_mutual_kd.files import write_text
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
@@ -108,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     said = f"\n\nNot run: {', '.join(missing)}." if missing else ""
     page = f"{INTRODUCTION}{said}\n\nThe settings with the largest means:\n\n" + "\n".join(lines)
     sections += (study(options.suites / "pairs"),) if "pairs" in done else ()
-    (options.output / "SUITES.md").write_text("\n\n".join([page, *sections]) + "\n", encoding="utf-8")
+    write_text(options.output / "SUITES.md", "\n\n".join([page, *sections]) + "\n")
     for name in done:
         shutil.copyfile(options.suites / name / "comparison.png", options.output / f"suite_{name}.png")
     print(f"{options.output}/SUITES.md: {', '.join(done)}{said.strip()}")

@@ -8,8 +8,6 @@ specialists, each on all rows of some classes and few of the others; a strong on
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,8 @@ from transformers import (
     ViTForImageClassification,
     logging,
 )
+
+from hf_mutual_kd.files import staged
 
 RECIPES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(RECIPES))
@@ -129,11 +129,10 @@ def main(arguments: list[str] | None = None) -> int:
     validation = Dataset.from_parquet(str(options.data / "validation.parquet"))
     images, labels = validation["image"][:], torch.tensor(validation["label"][:])
     for name, peer in SUITE_PEERS.items():
-        folder, unfinished = options.output / name, options.output / f"{name}.part"
+        folder = options.output / name
         if not folder.is_dir():
-            shutil.rmtree(unfinished, ignore_errors=True)
-            make_peer(name, peer, pretrain, unfinished)
-            os.replace(unfinished, folder)
+            with staged(folder) as made:
+                make_peer(name, peer, pretrain, made)
         print(f"{name:<17} {measure(predict(folder, images), labels, [0])['accuracy']:5.1f} %", flush=True)
     return 0
 

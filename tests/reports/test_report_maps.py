@@ -9,7 +9,7 @@ from hostile_text import HOSTILE
 from made_up_maps import MAP_TASKS, SAMPLES, VIDEOS, write_map_run
 from made_up_run import segmentation_record
 from PIL import Image
-from test_report import Page
+from test_html_report import Page
 
 from hf_mutual_kd.errors import OutputFolderError
 from hf_mutual_kd.reports.drawn import DRAWN

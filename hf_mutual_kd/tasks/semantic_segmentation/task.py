@@ -21,6 +21,7 @@ from ...distillation.losses import kl_to_target, mean_log_probs
 from ...distillation.objective import Objective
 from ...distillation.roles import NOBODY, assign_roles
 from ...errors import ConfigError, LabelError, PeerError
+from ...files import write_bytes
 from ...reports.drawn import Drawn, class_map, photograph
 from ..base import Evaluator, Task
 from ..maps import coarsest_grid
@@ -293,7 +294,7 @@ class SemanticSegmentation(Task):
 
     def examples(self, before: Any, after: Any, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         if found := read_examples(before, after, rows):
-            path.write_bytes(examples_figure(found, before.names, before.label_names))
+            write_bytes(path, examples_figure(found, before.names, before.label_names))
 
     def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> Drawn | None:
         for example in read_examples(before, after, [row]):

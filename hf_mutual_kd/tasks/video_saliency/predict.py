@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -18,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ...data.video import open_frames
 from ...errors import DataError, OutputFolderError
-from ...files import staged
+from ...files import staged, whole
 from .streaming import CUT_THRESHOLD, stream_saliency
 
 if TYPE_CHECKING:
@@ -152,25 +151,20 @@ def video_file(path: Path, fps: float, crf: int | None = None) -> Iterator[Calla
     Returns:
         A context that gives a callable for frames, uint8 `[H, W, 3]`, all of one size.
     """
-    beside = path.with_name(f".{path.name}.unfinished")
-    try:
-        with av.open(str(beside), "w", format="mp4") as container:
-            codec = next(name for name in CODECS if name in av.codecs_available)
-            options = {"crf": str(crf)} if crf is not None and codec == "libx264" else {}
-            stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
-            stream.pix_fmt = "yuv420p"
+    with whole(path) as beside, av.open(str(beside), "w", format="mp4") as container:
+        codec = next(name for name in CODECS if name in av.codecs_available)
+        options = {"crf": str(crf)} if crf is not None and codec == "libx264" else {}
+        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.pix_fmt = "yuv420p"
 
-            def write(frame: np.ndarray) -> None:
-                picture = _even(frame)
-                if not stream.codec_context.is_open:
-                    stream.height, stream.width = picture.shape[:2]
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        def write(frame: np.ndarray) -> None:
+            picture = _even(frame)
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = picture.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
 
-            yield write
-            container.mux(stream.encode(None))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield write
+        container.mux(stream.encode(None))
 
 
 def _even(picture: np.ndarray) -> np.ndarray:

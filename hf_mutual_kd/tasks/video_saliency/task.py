@@ -19,6 +19,7 @@ from ...distillation.losses import mean_log_probs
 from ...distillation.objective import Objective
 from ...distillation.roles import NOBODY, assign_roles
 from ...errors import ConfigError, DataError, PeerError
+from ...files import write_bytes
 from ...reports.drawn import Drawn, density_map, photograph
 from ..base import Evaluator, Task
 from ..maps import coarsest_grid
@@ -251,7 +252,7 @@ class VideoSaliency(Task):
 
     def examples(self, before: Any, after: Any, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         if found := read_examples(before, after, rows):
-            path.write_bytes(examples_figure(found, before.names))
+            write_bytes(path, examples_figure(found, before.names))
 
     def row_facts(self, rows: Any) -> dict[str, Any]:
         return {"videos": [video.name for video in rows.videos], "metrics": list(MEASURED.values())}
