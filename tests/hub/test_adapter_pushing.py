@@ -10,8 +10,8 @@ import pytest
 from hub_cards import check_card, front_matter
 from hub_server import HubServer
 from made_up_run import SHA, made_up_record, made_up_results, write_run
+from recipe_run import argv, main
 from safetensors.torch import load_file
-from test_experiment import argv, main, place  # noqa: F401 - a fixture
 from test_pushing import TOKEN, run
 from torch.testing import assert_close
 
@@ -68,7 +68,7 @@ def hub():
         yield hub
 
 
-def test_adapters_are_pushed_alone_and_come_back(hub, place, tmp_path):  # noqa: F811
+def test_adapters_are_pushed_alone_and_come_back(hub, place, tmp_path):
     """An adapter whose repository does not name its base at its commit can be loaded by nobody."""
     commit = hub.add_model("ada/base-vit", place / "vit")
     env = {**os.environ, **hub.env(token=TOKEN, cache=tmp_path / "cache"), "ACCELERATE_USE_CPU": "true"}
@@ -145,7 +145,7 @@ def test_local_bases_do_not_leave(tmp_path):
     assert without_local_base({"base_model_name_or_path": "a/b", "revision": SHA["vit"]})["revision"] == SHA["vit"]
 
 
-def test_recipe_trains_adapters_and_its_command_repeats_it(place, tmp_path):  # noqa: F811
+def test_recipe_trains_adapters_and_its_command_repeats_it(place, tmp_path):
     """A setting that is lost between recipe, record and command would repeat another run."""
     setting = {"vit": {"peft_type": "LORA", "r": 2}, "cnx": "lora"}
     out = tmp_path / "run"

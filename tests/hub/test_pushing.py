@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hub_cards import check_card
 from hub_server import HubServer
-from test_experiment import FAST, RECIPE, place  # noqa: F401 - a fixture
+from recipe_run import FAST, RECIPE
 
 TOKEN = "hf_adaTokenThatMustNeverLeave0123456789"
 
@@ -50,12 +50,12 @@ def env(hub, tmp_path):
     return {**os.environ, **hub.env(token=TOKEN, cache=tmp_path / "cache"), "ACCELERATE_USE_CPU": "true"}
 
 
-def words(place: Path, out: Path) -> list[str]:  # noqa: F811
+def words(place: Path, out: Path) -> list[str]:
     peers = [f"{name}={place / name}" for name in ("vit", "cnx")]
     return ["--peers", *peers, "--dataset", str(place / "shapes"), "--output_dir", str(out), *FAST]
 
 
-def test_recipe_pushes_while_it_trains_and_resumes_from_there(hub, env, place, tmp_path):  # noqa: F811
+def test_recipe_pushes_while_it_trains_and_resumes_from_there(hub, env, place, tmp_path):
     """A machine that is gone must cost no more than the time since the last push."""
     if not (place / "shapes").exists():
         (place / "data").rename(place / "shapes")
@@ -82,7 +82,7 @@ def test_recipe_pushes_while_it_trains_and_resumes_from_there(hub, env, place, t
         assert secret.encode() not in sent
 
 
-def test_trainer_pushes_without_a_recipe(hub, env, place, tmp_path):  # noqa: F811
+def test_trainer_pushes_without_a_recipe(hub, env, place, tmp_path):
     """In a notebook there is no recipe: the trainer itself has to leave the records that cards need."""
     commit = hub.add_model("ada/base-cnx", place / "cnx")
     script = TRAINER.format(tests=str(Path(__file__).parents[1]), vit=str(place / "vit"), out=str(tmp_path / "out"))
@@ -106,7 +106,7 @@ for source in sys.argv[1:]:
 """
 
 
-def test_peers_are_pulled_at_a_commit_and_found_again_offline(hub, env, place, tmp_path):  # noqa: F811
+def test_peers_are_pulled_at_a_commit_and_found_again_offline(hub, env, place, tmp_path):
     """A branch that moves between two runs would silently compare two different starts."""
     commit = hub.add_model("ada/pulled", place / "vit")
     script = PULL.format(tests=str(Path(__file__).parents[1]))
@@ -114,7 +114,7 @@ def test_peers_are_pulled_at_a_commit_and_found_again_offline(hub, env, place, t
     assert run("-c", script, "ada/pulled", env={**env, "HF_HUB_OFFLINE": "1"}).split() == [commit]
 
 
-def test_peers_that_cannot_be_pulled_are_explained(hub, place, tmp_path):  # noqa: F811
+def test_peers_that_cannot_be_pulled_are_explained(hub, place, tmp_path):
     """The client's own errors for gated, private and missing repositories look alike to a user."""
     hub.add_model("ada/gated", place / "vit", gated=True)
     hub.add_model("ada/private", place / "vit", private=True)

@@ -1,9 +1,5 @@
 """Two processes over gloo against one process with twice the batch: 41 rows, so that the last batch is short."""
 
-import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +10,7 @@ from conftest import make_rows
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoModelForImageClassification
+from two_processes import launch, outcome
 
 from hf_mutual_kd import RoleTable
 from hf_mutual_kd.errors import ConfigError, ResumeError
@@ -21,26 +18,6 @@ from hf_mutual_kd.training.processes import check_processes
 
 ROWS = distributed_run.ROWS
 PEERS = ("vit", "cnx")
-
-
-def launch(*words: str, script: str = "distributed_run.py") -> subprocess.CompletedProcess:
-    tests = Path(__file__).parents[1]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
-    return subprocess.run(
-        [*launcher, str(tests.parent / "recipes/accelerate/ddp_cpu.yaml"), str(tests / script), *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-
-
-def two(out: Path, *options: str, script: str, batch: int) -> dict:
-    """What a script found that two processes ran."""
-    done = launch(str(out), str(batch), *options, script=script)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return outcome(out)
-
-
-def outcome(out: Path) -> dict:
-    return json.loads((out / "outcome.json").read_text())
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ class SaliencySpace(SpaceTask):
         place = folder / CODE
         place.mkdir()
         (place / "__init__.py").write_text('"""Video saliency models: files of hf_mutual_kd, as they were there."""\n')
-        ours = Path(__file__).with_name("saliency")
+        ours = Path(__file__).with_name("model")
         for file in (ours / "losses.py", *sorted(ours.glob("*_video_saliency.py"))):
             shutil.copyfile(file, place / file.name)
 

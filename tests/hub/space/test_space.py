@@ -5,6 +5,7 @@ import json
 import shutil
 import struct
 import sys
+import time
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -415,3 +416,79 @@ def test_the_page_is_closed_to_programs_and_tells_nobody(app, space):
     assert upload.preprocess(SimpleNamespace(path="a_path")) == "a_path", "a file that gradio opens first"
     assert {one["api_visibility"] for one in config["dependencies"]} == {"private"}
     assert not page.analytics_enabled
+
+
+def test_only_uploads_and_samples_are_read(app, space, dense_space, tmp_path, monkeypatch):
+    """A posted path shows any picture of the machine, or tells by its answer whether a file is there."""
+    uploads = tmp_path / "uploads"
+    uploads.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(uploads))
+    for folder in (space, dense_space):
+        cohort, ask = app("peers").Cohort(folder), app("app").ask
+        sample = folder / cohort.facts["samples"][0]["image"]
+        elsewhere = tmp_path / "private.png"
+        Image.open(sample).convert("RGB").save(elsewhere)
+        (uploads / "link.png").unlink(missing_ok=True)
+        (uploads / "link.png").symlink_to(elsewhere)
+        outside = [
+            str(elsewhere),
+            str(uploads / "link.png"),
+            f"{uploads}/../private.png",
+            str(folder / "data" / "facts.json"),
+            str(tmp_path / "nothing.png"),
+            "/etc/passwd",
+            "nul\0byte",
+            "",
+        ]
+        refusals = {ask(cohort, path, cohort.view.no_truth) for path in outside}
+        assert len(refusals) == 1
+        assert "There is no image yet" in refusals.pop()
+        (uploads / "mine.png").write_bytes(elsewhere.read_bytes())
+        for path in (uploads / "mine.png", sample):
+            assert "Who would teach whom" in ask(cohort, str(path), cohort.view.no_truth)
+
+
+def posted(bounded, size, path="/gradio_api/upload"):
+    """The answer to a POST of so many bytes in pieces of 100, through the middleware."""
+    import asyncio
+
+    said = []
+
+    async def receive():
+        nonlocal size
+        piece, size = min(100, size), size - min(100, size)
+        return {"type": "http.request", "body": b"x" * piece, "more_body": size > 0}
+
+    async def send(message):
+        said.append(message)
+
+    asyncio.run(bounded({"type": "http", "method": "POST", "path": path}, receive, send))
+    return said[0]["status"]
+
+
+def test_uploads_are_bounded_each_and_in_all(app, tmp_path, monkeypatch):
+    """Many uploads, or one form with many files, fill the machine's disk."""
+    uploads = app("uploads")
+    monkeypatch.setattr(uploads, "FORM", 50)
+    monkeypatch.setattr(uploads, "MOST_STORED", 2500)
+
+    async def store(scope, receive, send):
+        kept, more = b"", True
+        while more:
+            message = await receive()
+            kept, more = kept + message["body"], message["more_body"]
+        number = len(list(tmp_path.iterdir()))
+        (tmp_path / f"{number}-{time.monotonic_ns()}").write_bytes(kept)
+        await send({"type": "http.response.start", "status": 200})
+
+    bounded = uploads.BoundedUploads(store, tmp_path, 950)
+    assert posted(bounded, 1001) == 413
+    assert posted(bounded, 5000) == 413
+    assert not list(tmp_path.iterdir())
+    for _ in range(5):
+        assert posted(bounded, 900) == 200
+        assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 2500
+    assert posted(bounded, 5000, "/gradio_api/queue/join") == 200
+    assert bounded.arriving == 0
+    bounded.arriving = uploads.MOST_AT_ONCE
+    assert posted(bounded, 10) == 503

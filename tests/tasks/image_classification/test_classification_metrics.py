@@ -90,7 +90,7 @@ def test_instances_share_nothing_and_are_evaluate_metrics():
 def test_nothing_is_written_and_no_network_is_needed(tmp_path):
     """`evaluate.load` fetches code at run time, and the base class makes folders in the home."""
     code = (
-        "from hf_mutual_kd.metrics import TopK\n"
+        "from hf_mutual_kd.tasks.image_classification.metrics import TopK\n"
         "metric = TopK(1)\n"
         "metric.add_batch(predictions=[0, 1], references=[0, 0])\n"
         "print(metric.compute())"

@@ -10,8 +10,8 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 from segmentation_run import PEERS, segmentation_cohort, segmentation_rows, segmentation_trainer
 from task_run import check_resume
-from test_distributed import two
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
+from two_processes import two
 
 from hf_mutual_kd import Cohort, RoleTable
 from hf_mutual_kd.distillation.roles import assign_roles

@@ -413,7 +413,7 @@ def test_the_command(folders, tmp_path, capsys):
 def test_help_loads_no_torch():
     """Help that takes seconds is not asked for twice."""
     script = (
-        "import sys; from hf_mutual_kd import cli\n"
+        "import sys; from hf_mutual_kd.cli import main as cli\n"
         "try: cli.main(['saliency', 'evaluate', '--help'])\n"
         "finally: assert not {'torch', 'numpy', 'datasets'} & set(sys.modules)"
     )

@@ -192,8 +192,9 @@ def test_clips_and_scores_are_those_of_the_training(cohort, run):
             assert found.score == pytest.approx(expected[1], abs=0.1), "the sample's video is compressed"
 
 
-def test_without_the_truth_nobody_teaches(app, cohort, tmp_path):
+def test_without_the_truth_nobody_teaches(app, cohort, tmp_path, monkeypatch):
     """A visitor who takes agreement for being right."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     (tmp_path / "mine.mp4").write_bytes(mp4())
     page = app("app").ask(cohort, str(tmp_path / "mine.mp4"), "")
     assert page.count("agreeing is not being right") == 3
@@ -260,8 +261,9 @@ def test_usual_videos_are_read_whatever_they_are_called(app, tmp_path, name):
     assert numbers_of(film.clip(16, [0])) == [16]
 
 
-def test_long_videos_are_looked_at_in_part_and_said_so(app, cohort, tmp_path):
+def test_long_videos_are_looked_at_in_part_and_said_so(app, cohort, tmp_path, monkeypatch):
     """Ten hours that are decoded to the end, or a visitor who thinks that the whole film was seen."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     (tmp_path / "long.mp4").write_bytes(mp4([number % 20 for number in range(700)], gop=100))
     film = app("videos").read_film(str(tmp_path / "long.mp4"), OFFSETS)
     assert (film.count, film.targets, film.goes_on) == (600, [100, 300, 500], True)

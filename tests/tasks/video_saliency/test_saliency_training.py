@@ -9,9 +9,9 @@ import saliency_run
 import torch
 from saliency_run import PEERS, gaze_videos, saliency_cohort, saliency_trainer
 from task_run import check_resume
-from test_distributed import two
 from test_saliency_model import WITHOUT_PACKAGE, clean_environment
 from transformers import AutoModel, AutoProcessor
+from two_processes import two
 
 from hf_mutual_kd import Cohort, RoleTable
 from hf_mutual_kd.distillation.roles import NOBODY

@@ -18,20 +18,29 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 from answer import alert
+from gradio.utils import get_upload_folder
 from peers import Cohort
 from PIL import Image
-from uploads import MOST_PIXELS, Refused
+from starlette.middleware import Middleware
+from uploads import MOST_PIXELS, BoundedUploads, Refused, admitted
 
 WAITING = 16
 """Visitors who may wait in line."""
 FONTS = ["Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 """None that is fetched."""
 
+SAMPLES = Path("data", "samples")
+
+
+def uploads_folder() -> Path:
+    """Where gradio keeps what visitors send."""
+    return Path(get_upload_folder())
+
 
 def ask(cohort: Cohort, path: str | None, truth: Any) -> str:
     """The whole answer as HTML, also where something was refused."""
     try:
-        given = cohort.view.read(path, truth)
+        given = cohort.view.read(admitted(path, [uploads_folder(), cohort.folder / SAMPLES]), truth)
     except Refused as refusal:
         return alert(str(refusal))
     parts = cohort.view.answer(given, cohort.look(given))
@@ -85,11 +94,13 @@ def main(folder: Path) -> None:
     page = build(cohort).queue(max_size=WAITING, default_concurrency_limit=1)
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=["Consolas", "monospace"])
     theme.set(button_primary_background_fill="#0b62a4", button_primary_background_fill_dark="#0b62a4")
+    bounded = Middleware(BoundedUploads, folder=uploads_folder(), most_file=cohort.view.most_file)
     page.launch(
         theme=theme,
         css_paths=[folder / "style.css"],
-        allowed_paths=[str(folder / "data" / "samples")],
+        allowed_paths=[str(folder / SAMPLES)],
         max_file_size=cohort.view.most_file,
+        app_kwargs={"middleware": [bounded]},
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
