@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..config.options import Detach, TransferOptions
 from ..errors import ConfigError
+from .cohort_batch import CohortBatch
 from .losses import kl_to_target, softened_log_probs, teacher_log_probs
 from .pairwise import kl_from_others
 from .roles import ALL, MEAN, NOBODY, UNDECIDED
@@ -26,6 +29,7 @@ from .teacher_rules import (
     make_rule,
 )
 from .teacher_sources import SOURCES, EmaSource, FrozenSource, LiveSource, TableSource, TeacherSource
+from .units import ClassUnits, Pull, Units
 
 __all__ = [
     "RULES",
@@ -33,6 +37,7 @@ __all__ = [
     "AllRule",
     "BestRule",
     "ClassRule",
+    "CohortBatch",
     "EmaSource",
     "FixedRule",
     "FrozenSource",
@@ -40,12 +45,36 @@ __all__ = [
     "LiveSource",
     "MeanRule",
     "Objective",
+    "ObjectiveLoss",
     "TableSource",
     "TeacherRule",
     "TeacherSource",
     "like_units",
     "make_rule",
 ]
+
+
+Starts = Sequence[Tensor] | Callable[[Tensor | None], list[Tensor]]
+"""Logits of the source's copies, N of `[B, C, ...]`, or what computes them: of all samples, or where a bool `[N, B]`
+says that a peer's are looked at; elsewhere they may be anything finite."""
+
+
+@dataclass
+class ObjectiveLoss:
+    """What one batch costs.
+
+    Args:
+        loss (`torch.Tensor`, scalar): supervised loss plus weighted transfer, and what trains the rule.
+        supervised (`torch.Tensor` of shape `[N]`): each peer's share of the loss by labels.
+        teacher (`torch.LongTensor` of shape `[B, ...]`, *optional*): a peer's index, `NOBODY`, `MEAN` or `ALL`; unset
+            where there is no transfer.
+        transfer (`torch.Tensor` of shape `[N]`, *optional*): each peer's transfer loss, not yet weighted.
+    """
+
+    loss: Tensor
+    supervised: Tensor
+    teacher: Tensor | None = None
+    transfer: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +142,142 @@ class Objective:
         unranked = self.unlabelled_rows and self.rule.needs_scores
         return self.weight > 0 and self.source.in_memory and (self.source.frozen or self.retain or unranked)
 
+    def loss(
+        self,
+        logits: Sequence[Tensor],
+        batch: CohortBatch | Tensor,
+        *,
+        losses: Tensor | None = None,
+        starts: Starts | None = None,
+        learns: Tensor | None = None,
+        units: Units | None = None,
+    ) -> ObjectiveLoss:
+        """
+        What a batch costs: scores say who teaches, and what that pulls is weighed against the loss by labels.
+
+        Args:
+            logits (N tensors of shape `[B, C, ...]`): what the peers say.
+            batch ([`CohortBatch`]): of which everything but `peer_inputs` is looked at; labels `[B, ...]` will do.
+            losses (`torch.Tensor` of shape `[N, B]`, *optional*): each peer's own loss by the labels, 0 where there
+                is none; the cross-entropy of its logits when unset.
+            starts (N tensors of shape `[B, C, ...]`, or a function, *optional*): see [`Starts`]; asked for where
+                `needs_starts`.
+            learns (`torch.BoolTensor` of shape `[N]`, *optional*): which peers do; all of them when unset.
+            units ([`Units`], *optional*): of the peers' task; samples with a class each when unset.
+
+        Returns:
+            [`ObjectiveLoss`]
+
+        Raises:
+            [`ConfigError`]: labels, starts, a table or names of peers are needed and were not given.
+
+        Example:
+
+        ```python
+        >>> objective = Objective(rule=BestRule(), source=LiveSource(), retain=False)
+        >>> logits = [torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])]  # 2 peers, 1 sample, 2 classes
+        >>> found = objective.loss(logits, torch.tensor([0]))
+        >>> found.teacher, found.supervised, found.transfer
+        (tensor([0]), tensor([0.1269, 0.6931]), tensor([0.0000, 0.3278]))
+        ```
+        """
+        batch = batch if isinstance(batch, CohortBatch) else CohortBatch(labels=batch)
+        labels, units = batch.truth, ClassUnits() if units is None else units
+        losses = self._cross_entropy(logits, labels) if losses is None else losses
+        counts = (len(labels), units.labelled(labels).sum())
+        rows, labelled_rows = counts if batch.row_counts is None else batch.row_counts
+        share = torch.as_tensor(labelled_rows).clamp_min(1)
+        supervised = losses.sum(1) / share
+        total = supervised.sum() * (1 if self.labels else 0)
+        if self.weight == 0:
+            return ObjectiveLoss(total, supervised)
+        if self.source.in_memory:
+            teacher, pulls, by_rule = self._pulls_of_peers(logits, batch, starts, units)
+            total = total + by_rule / share
+        else:
+            teacher, pulls = self._pulls_of_table(logits, batch, units)
+        transfer = pulls.sum(1) * (1 if learns is None else learns) / rows
+        weight = self.weight if batch.transfer_weight is None else batch.transfer_weight
+        return ObjectiveLoss(total + weight * transfer.sum(), supervised, teacher, transfer)
+
+    def _cross_entropy(self, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """`[N, B]` in fp32, 0 where there is no label."""
+        truth = labels.clamp_min(-1)
+        return torch.stack(
+            [
+                F.cross_entropy(
+                    one.float(), truth, reduction="none", ignore_index=-1, label_smoothing=self.label_smoothing
+                )
+                for one in logits
+            ]
+        )
+
+    def _pulls_of_peers(
+        self, live: Sequence[Tensor], batch: CohortBatch, starts: Starts | None, units: Units
+    ) -> tuple[Tensor | None, Tensor, Tensor | float]:
+        """Who teaches `[B, ...]`, the pull `[N, B]` on every peer, and what trains the rule, summed over samples."""
+        self.rule.check_bound()
+        labels, run_starts = batch.truth, self._runs_starts(starts)
+        as_started = run_starts(None) if self.source.frozen or torch.compiler.is_compiling() else None
+        speakers = as_started if self.source.frozen and as_started is not None else live
+        ranked = units.ranked(labels)
+        scored = torch.ones_like(ranked) if self.score in units.label_free_scores else ranked
+        teacher = self.teachers(self._scores(self.rule.speak(speakers), labels, units), scored, batch.roles)
+        if as_started is None:
+            as_started = run_starts(self._looked_at(teacher, scored, len(live)))
+        by_rule = self.rule.loss(units.units(speakers, labels)).sum() if self.rule.learns else 0.0
+        pull = self.pull(as_started, scored)
+        return teacher, units.run_over(pull, live, self._heard(teacher, labels, units), labels), by_rule
+
+    def _runs_starts(self, starts: Starts | None) -> Callable[[Tensor | None], Sequence[Tensor] | None]:
+        """What gives the starts' logits where they are needed."""
+        if not self.needs_starts:
+            return lambda wanted: None
+        if starts is None:
+            raise ConfigError("there are no frozen starts to hold peers to; give their logits as `starts`")
+        return starts if callable(starts) else lambda wanted: starts
+
+    def pull(self, starts: Sequence[Tensor] | None, scored: Tensor) -> Pull:
+        """[`Objective.transfer`] for a task to run over its maps; `starts` and `scored` as there."""
+        return Pull(
+            lambda live, said, teacher, classes: self.transfer(live, said, teacher, scored, classes),
+            said=starts,
+            knows_classes=self.rule.knows_classes,
+        )
+
+    def _pulls_of_table(
+        self, live: Sequence[Tensor], batch: CohortBatch, units: Units
+    ) -> tuple[Tensor | None, Tensor]:
+        if batch.table is None:
+            raise ConfigError("teacher_source 'table' needs batches that a TableCollator made")
+        labels, taught = batch.truth, batch.table["taught"]
+
+        def towards_table(own: list[Tensor], said: Any, teacher: Tensor, classes: Any) -> Tensor:
+            return self.transfer_from_table(own, said[0], taught, teacher != NOBODY)
+
+        pull = Pull(towards_table, target=batch.table["targets"])
+        anybody = torch.where(taught.any(1), 0, NOBODY)
+        return batch.roles, units.run_over(pull, live, self._heard(anybody, labels, units), labels)
+
+    def _scores(self, speakers: Sequence[Tensor], labels: Tensor, units: Units) -> Tensor:
+        """What ranks the peers, `[N, B, ...]`; zeros where the rule asks for nothing."""
+        if not self.rule.needs_scores:
+            return torch.zeros(len(speakers), len(labels), device=labels.device)
+        return units.scores(self.score, speakers, labels)
+
+    def _looked_at(self, teacher: Tensor, scored: Tensor, peers: int) -> Tensor:
+        """Bool `[N, B]`: a peer is held to its start where it teaches, and heard as it started where nobody ranks."""
+        parts = teacher.flatten(1) if teacher.ndim > 1 else teacher.unsqueeze(1)
+        unranked = ~scored if self.unlabelled_rows else torch.zeros_like(scored)
+        return torch.stack([(parts == peer).any(1) | unranked for peer in range(peers)])
+
+    def _heard(self, teacher: Tensor, labels: Tensor, units: Units) -> Tensor:
+        """The teacher, nobody where a truth says nothing."""
+        if not self.labels:
+            return teacher
+        blank = units.ranked(labels) & ~units.labelled(labels)
+        return teacher.masked_fill(like_units(blank, teacher), NOBODY)
+
     def teachers(self, scores: Tensor, scored: Tensor, roles: Tensor | None = None) -> Tensor:
         """Who teaches each unit: `[N, B, ...]` scores to `[B, ...]`; decided `roles` of a role table come first."""
         decided = self.rule.teachers(scores, scored)
@@ -171,18 +336,23 @@ class Objective:
         said = self.rule.speak(starts if self.source.frozen else live)
         return kl_from_others(live, temperature=self.temperature, detach=self.detach, source=said, where=where)
 
-    def transfer_from_table(self, live: Sequence[Tensor], targets: Tensor, taught: Tensor) -> Tensor:
-        """The pull `[N, B]` on every student towards targets that came with the batch.
+    def transfer_from_table(
+        self, live: Sequence[Tensor], targets: Tensor, taught: Tensor, where: Tensor | None = None
+    ) -> Tensor:
+        """The pull `[N, B, ...]` on every student towards targets that came with the batch.
 
         Args:
-            live (N tensors of shape `[B, C]`): this step's logits.
-            targets (`torch.Tensor` of shape `[B, C]`): log-probabilities, softened by `temperature`.
+            live (N tensors of shape `[B, C, ...]`): this step's logits.
+            targets (`torch.Tensor` of shape `[B, C, ...]`): log-probabilities, softened by `temperature`.
             taught (`torch.BoolTensor` of shape `[B, N]`): which of them are for whom.
+            where (`torch.BoolTensor` of shape `[B, ...]`, *optional*): the units that count.
         """
+        count = taught.new_ones(()) if where is None else where
+        wanted = [like_units(heard, count) & count for heard in taught.T]
         return torch.stack(
             [
-                kl_to_target(logits, targets, temperature=self.temperature, where=taught[:, peer])
-                for peer, logits in enumerate(live)
+                kl_to_target(logits, targets, temperature=self.temperature, where=heard)
+                for logits, heard in zip(live, wanted, strict=True)
             ]
         )
 
@@ -198,3 +368,7 @@ class Objective:
             mean, known = teacher_log_probs(self.rule.speak(starts), by_mean, self.temperature)
         by_starts = ~like_units(labelled, teacher) & (teacher == MEAN)
         return torch.where(by_starts.unsqueeze(1), mean, target), torch.where(by_starts, known, taught)
+
+
+LABELS_ALONE = Objective(BestRule(), LiveSource(), weight=0.0)
+"""Nobody teaches."""

@@ -50,6 +50,8 @@ class TeacherRule(nn.Module):
     """Whether [`TeacherRule.loss`] trains parameters of the rule."""
     knows_classes: ClassVar[bool] = False
     """Whether [`TeacherRule.shares`] depends on the classes of units."""
+    knows_peers: ClassVar[bool] = False
+    """Whether it holds something for each peer, which [`TeacherRule.bind`] makes."""
 
     def __init__(self, calibrate: bool = False):
         super().__init__()
@@ -67,6 +69,14 @@ class TeacherRule(nn.Module):
         self.peer_names = list(peer_names)
         if self.calibrate:
             self.temperatures = torch.ones(len(peer_names))
+
+    def check_bound(self) -> None:
+        """Raise [`ConfigError`] where the rule has to know its peers and does not."""
+        if (self.knows_peers or self.calibrate) and not self.peer_names:
+            raise ConfigError(
+                f"teacher_rule {self.name!r} must know the peers: call `objective.rule.bind(peer_names, classes)` "
+                "once, before an optimizer takes its parameters"
+            )
 
     def teachers(self, scores: Tensor, scored: Tensor) -> Tensor:
         """
@@ -170,6 +180,7 @@ class FixedRule(TeacherRule):
 
     citation = "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015, arXiv 1503.02531"
     one_teaches = True
+    knows_peers = True
 
     def __init__(self, teacher: str, calibrate: bool = False):
         super().__init__(calibrate)
@@ -202,6 +213,7 @@ class GatedRule(TeacherRule):
     )
     citation = "Lan, Zhu, Gong: Knowledge Distillation by On-the-Fly Native Ensemble, NeurIPS 2018, arXiv 1806.04606"
     learns = True
+    knows_peers = True
 
     def bind(self, peer_names: Sequence[str], classes: int) -> None:
         super().bind(peer_names, classes)
@@ -261,6 +273,7 @@ class ClassRule(TeacherRule):
         "that are weighted by likelihood; a table by class instead of their gate is ours"
     )
     knows_classes = True
+    knows_peers = True
     trust: Tensor
 
     def bind(self, peer_names: Sequence[str], classes: int) -> None:

@@ -14,8 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
 from ..config.options import LabelAlignment
+from ..distillation.cohort_batch import CohortBatch
 from ..distillation.label_alignment import ClassColumns, align_labels, label_list
-from ..distillation.objective import Objective, TeacherRule
+from ..distillation.objective import LABELS_ALONE, Objective, Starts, TeacherRule
 from ..errors import ConfigError, LabelError, PeerError
 from ..tasks.registry import Task, make_task
 from .adapters import is_adapter, start_of
@@ -194,29 +195,14 @@ class Cohort(nn.Module):
                 buffer.copy_(now)
 
     def forward(
-        self,
-        peer_inputs: Mapping[str, Mapping[str, Tensor]],
-        labels: Tensor | None = None,
-        roles: Tensor | None = None,
-        sample_ids: Tensor | None = None,
-        start_logits: Tensor | None = None,
-        row_counts: Tensor | None = None,
-        transfer_weight: Tensor | float | None = None,
-        table: Mapping[str, Tensor] | None = None,
+        self, peer_inputs: Mapping[str, Mapping[str, Tensor]], labels: Tensor | None = None, **batch: Any
     ) -> CohortOutput:
         """Run all peers on one batch.
 
         Args:
             peer_inputs (`dict[str, dict[str, torch.Tensor]]`): each peer's own inputs.
             labels (`torch.LongTensor` of shape `[B, ...]`, *optional*): truth; negative where there is none.
-            roles (`torch.LongTensor` of shape `[B, ...]`, *optional*): decided teachers; `UNDECIDED` leaves it to us.
-            sample_ids (`torch.LongTensor` of shape `[B]`, *optional*): passed through collators, not used here.
-            start_logits (`torch.Tensor` of shape `[B, N, C, ...]`, *optional*): cached outputs of the frozen starts.
-            row_counts (`torch.LongTensor` of shape `[2]`, *optional*): units, and units with a label, over which the
-                loss is a mean, where that is more than this batch (accumulation, processes).
-            transfer_weight (`float`, *optional*): λ, when it is not the objective's.
-            table (`dict[str, torch.Tensor]`, *optional*): what a score table teaches, see
-                [`TableTeacher`]; `roles` then say who.
+            batch: everything else of a [`CohortBatch`], by its name.
 
         Returns:
             [`CohortOutput`]
@@ -224,67 +210,42 @@ class Cohort(nn.Module):
         missing = [name for name in self.names if name not in peer_inputs]
         if missing:
             raise ConfigError(f"peer_inputs lacks {', '.join(missing)}; it has {', '.join(peer_inputs)}")
-        said = {name: self._run(name, peer_inputs[name], labels) for name in self.names}
+        return self._respond(CohortBatch(labels, peer_inputs, **batch), self.objective or LABELS_ALONE)
+
+    def _respond(self, batch: CohortBatch, objective: Objective) -> CohortOutput:
+        said = {name: self._run(name, batch.peer_inputs[name], batch.labels) for name in self.names}
         answers = {name: answer for name, (answer, _) in said.items()}
-        if labels is None and roles is None and (self.objective is None or self.objective.labels or not self.training):
+        if batch.labels is None and batch.roles is None and (objective.labels or not self.training):
             return CohortOutput(answers=answers)
-        if labels is None:
-            labels = self.task.no_labels(self.task.belief(answers[self.names[0]]))
+        # Without transfer nobody looks at logits, which heads with queries only make when asked.
+        wanted = answers.values() if objective.weight > 0 or batch.labels is None else ()
+        live = [self.task.belief(answer) for answer in wanted]
+        labels = self.task.no_labels(live[0]) if batch.labels is None else batch.labels
         nothing = torch.zeros(len(labels), device=labels.device)
-        losses = torch.stack([nothing if loss is None else loss for _, loss in said.values()])
-        return self._loss(
-            answers, losses, peer_inputs, labels, roles, start_logits, row_counts, transfer_weight, table
+        found = objective.loss(
+            live,
+            replace(batch, labels=labels),
+            losses=torch.stack([nothing if loss is None else loss for _, loss in said.values()]),
+            starts=self._starts_of(batch, live),
+            learns=torch.tensor([not spec.frozen for spec in self.specs.values()], device=nothing.device),
+            units=self.task,
         )
+        return CohortOutput(answers=answers, **vars(found))
 
-    def _loss(
-        self, answers, losses, peer_inputs, labels, roles, start_logits, row_counts, transfer_weight, table
-    ) -> CohortOutput:
-        objective = self.objective
-        labelled = self.task.labelled(labels)
-        units, labelled_units = row_counts if row_counts is not None else (len(labels), labelled.sum())
-        supervised = losses.sum(1) / torch.as_tensor(labelled_units).clamp_min(1)
-        by_labels = supervised.sum() * (1 if objective is None or objective.labels else 0)
-        if objective is None or objective.weight == 0:
-            return CohortOutput(loss=by_labels, answers=answers, supervised=supervised)
-        live = [self.task.belief(answer) for answer in answers.values()]
-        if objective.source.in_memory:
-            teacher, pulls, by_rule = self._transfer(live, peer_inputs, labels, roles, start_logits)
-            by_labels = by_labels + by_rule / torch.as_tensor(labelled_units).clamp_min(1)
-        elif table is not None:
-            teacher, pulls = roles, self.task.transfer_from_table(objective, live, labels, **table)
-        else:
-            raise ConfigError("teacher_source 'table' needs batches that a TableCollator made")
-        learns = torch.tensor([not spec.frozen for spec in self.specs.values()], device=labels.device)
-        transfer = pulls.sum(1) * learns / units
-        weight = objective.weight if transfer_weight is None else transfer_weight
-        loss = by_labels + weight * transfer.sum()
-        return CohortOutput(loss=loss, answers=answers, teacher=teacher, supervised=supervised, transfer=transfer)
+    def _starts_of(self, batch: CohortBatch, live: Sequence[Tensor]) -> Starts:
+        """The starts' logits: those that came with the batch, or what runs the starts."""
+        if batch.start_logits is not None:
+            return list(batch.start_logits.unbind(1))
 
-    def _transfer(
-        self, live: list[Tensor], peer_inputs, labels: Tensor, roles, start_logits
-    ) -> tuple[Tensor, Tensor, Any]:
-        """Who teaches `[B, ...]`, the pull `[N, B]` on every peer, and what trains the rule, summed over samples."""
-        objective, task = self.objective, self.task
-        if objective is None:
-            raise ConfigError("there is nothing to train for; call `set_objective`")
-        ranked = task.ranked(labels)
-        speak_as_started = objective.source.frozen or torch.compiler.is_compiling()
-        starts = list(start_logits.unbind(1)) if start_logits is not None else None
-        if starts is None and objective.needs_starts and speak_as_started:
-            starts = self.start_logits(peer_inputs)
-        speakers = starts if objective.source.frozen and starts is not None else live
-        scored = torch.ones_like(ranked) if objective.score in task.label_free_scores else ranked
-        teacher = objective.teachers(self._scores(objective.rule.speak(speakers), labels, ranked), scored, roles)
-        if starts is None and objective.needs_starts:
-            starts = self._held_starts(peer_inputs, live, teacher, scored)
-        by_rule = objective.rule.loss(task.units(speakers, labels)).sum() if objective.rule.learns else 0.0
-        return teacher, task.transfer(objective, live, starts, teacher, scored, labels), by_rule
+        def run(wanted: Tensor | None) -> list[Tensor]:
+            if wanted is None:
+                return self.start_logits(batch.peer_inputs)
+            return [
+                self._start_where(name, batch.peer_inputs[name], logits, samples)
+                for name, logits, samples in zip(self.names, live, wanted, strict=True)
+            ]
 
-    def _scores(self, speakers: Sequence[Tensor], labels: Tensor, ranked: Tensor) -> Tensor:
-        """What ranks the peers, `[N, B, ...]`; zeros where the rule asks for nothing."""
-        if self.objective is None or not self.objective.rule.needs_scores:
-            return torch.zeros(len(speakers), *ranked.shape, device=ranked.device)
-        return self.task.scores(self.objective.score, speakers, labels)
+        return run
 
     def _run(self, name: str, inputs: Mapping[str, Tensor], labels: Tensor | None = None) -> tuple[Any, Tensor | None]:
         """A peer's answer, and its loss by `labels` `[B]`."""
@@ -311,36 +272,25 @@ class Cohort(nn.Module):
 
     def start_logits(self, peer_inputs: Mapping[str, Mapping[str, Tensor]]) -> list[Tensor]:
         """Outputs of the frozen starts, N tensors of shape `[B, C, ...]`, without gradient."""
+        return [self._start_belief(name, peer_inputs[name]) for name in self.names]
+
+    @torch.no_grad()
+    def _start_belief(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
         if self.starts is None:
             raise ConfigError("there are no frozen starts; call `set_objective` with an objective that needs them")
-        with torch.no_grad():
-            return [self._start_belief(name, self.starts[name], peer_inputs[name]) for name in self.names]
-
-    def _start_belief(self, name: str, start: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        answer, _ = self._answer(name, start, inputs)
+        answer, _ = self._answer(name, self.starts[name], inputs)
         return self.task.belief(answer)
 
-    def _held_starts(self, peer_inputs, live: list[Tensor], teacher: Tensor, scored: Tensor) -> list[Tensor]:
-        """As [`start_logits`], run only on the samples where a live objective looks at them; 0 elsewhere.
-
-        A peer is held to its start where it teaches, on about 1/N of the samples, and where no label ranks the peers.
-        """
-        if self.starts is None or self.objective is None:
-            raise ConfigError("there are no frozen starts; call `set_objective` with an objective that needs them")
-        unranked = ~scored if self.objective.unlabelled_rows else torch.zeros_like(scored)
-        starts = []
-        for index, (name, belief) in enumerate(zip(self.names, live, strict=True)):
-            wanted = (teacher == index).flatten(1).any(1) if teacher.ndim > 1 else teacher == index
-            rows = (wanted | unranked).nonzero().squeeze(1)
-            if self.is_split and not len(rows):
-                rows = torch.zeros_like(teacher.flatten()[:1])
-            start = torch.zeros_like(belief, requires_grad=False)
-            if len(rows):
-                inputs = {key: value[rows] for key, value in peer_inputs[name].items()}
-                with torch.no_grad():
-                    start[rows] = self._start_belief(name, self.starts[name], inputs).to(start.dtype)
-            starts.append(start)
-        return starts
+    def _start_where(self, name: str, inputs: Mapping[str, Tensor], live: Tensor, samples: Tensor) -> Tensor:
+        """A start's logits like the peer's own `live`, run only on the `samples` `[B]` (bool) that are looked at."""
+        rows = samples.nonzero().squeeze(1)
+        if self.is_split and not len(rows):
+            rows = torch.zeros_like(samples[:1], dtype=torch.long)
+        start = torch.zeros_like(live, requires_grad=False)
+        if len(rows):
+            own = self._start_belief(name, {key: value[rows] for key, value in inputs.items()})
+            start[rows] = own.to(start.dtype)
+        return start
 
     def train(self, mode: bool = True) -> Cohort:
         """As `nn.Module.train`; frozen peers, starts, adapters' bases and batch norms stay in evaluation mode."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor
 from ..config.options import OnBadImage, RecipeOptions, TransferOptions
 from ..data.splits import ROLES, Splits, check_images, load_splits
 from ..distillation.label_alignment import ClassColumns
-from ..distillation.objective import Objective
+from ..distillation.units import Units
 from ..errors import ConfigError
 from ..reports.drawn import Drawn
 from ..reports.predictions import PredictionRecorder
@@ -43,8 +43,11 @@ class Evaluator(ABC):
         return {}
 
 
-class Task(ABC):
+class Task(Units):
     """One task: how its peers are loaded, run, scored, trained and measured.
+
+    What an [`Objective`] asks of it, `labelled`, `scores` and how a function of units runs over its maps, is in
+    [`Units`].
 
     A peer's *answer* is whatever the task makes of its outputs, classes in the data set's order; its *belief* is the
     part of an answer that peers teach each other, a tensor `[B, C, ...]` of logits or log-probabilities.
@@ -59,8 +62,6 @@ class Task(ABC):
     greater_is_better: ClassVar[bool] = True
     default_score: ClassVar[str]
     """The score that ranks the peers where the user names none."""
-    label_free_scores: ClassVar[frozenset[str]] = frozenset()
-    """Names of scores that need no label."""
     collator_class: ClassVar[type]
     """A [`RoleTaggingCollator`]."""
     has_classes: ClassVar[bool] = False
@@ -106,14 +107,14 @@ class Task(ABC):
             raise ConfigError(f"epochs is for rows that every epoch draws anew, which {self.name} has none of")
         return rows
 
-    def check_labels(self, splits: Splits, classes: int) -> None:  # noqa: B027
+    def check_labels(self, splits: Splits, classes: int) -> None:
         """Check labels of a data set without class names against the peers' number of classes, before training."""
 
     @abstractmethod
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> Callable[..., Any]:
         """The random view that all peers share, for these peers' processors."""
 
-    def compare_with(self, train_rows: Any) -> None:  # noqa: B027
+    def compare_with(self, train_rows: Any) -> None:
         """Learn from the training rows what evaluations compare the peers with, for tasks that do."""
 
     def architectures(self) -> set[str]:
@@ -125,10 +126,10 @@ class Task(ABC):
         """The one of `auto_models` that loads a checkpoint with this configuration."""
         return next((cls for cls in self.auto_models if type(config) in cls._model_mapping), self.auto_models[0])
 
-    def check_peer(self, name: str, model: nn.Module) -> None:  # noqa: B027
+    def check_peer(self, name: str, model: nn.Module) -> None:
         """Raise [`PeerError`] for a model that loads but cannot take part."""
 
-    def check_columns(self, name: str, columns: Sequence[int]) -> None:  # noqa: B027
+    def check_columns(self, name: str, columns: Sequence[int]) -> None:
         """Raise [`LabelError`] for a peer's classes that the task cannot train, by their ids."""
 
     def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
@@ -169,53 +170,6 @@ class Task(ABC):
     def no_labels(self, belief: Tensor) -> Tensor:
         """Labels of a batch that has none."""
 
-    @abstractmethod
-    def labelled(self, labels: Tensor) -> Tensor:
-        """`[B]` bool: the samples that have a label."""
-
-    def ranked(self, labels: Tensor) -> Tensor:
-        """`[B]` bool: the samples on which scores by labels say who teaches; the starts' mean may on others."""
-        return self.labelled(labels)
-
-    @abstractmethod
-    def scores(self, kind: str, beliefs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
-        """`[N, B, ...]` fp32, higher is better, no gradient, the same function for every peer."""
-
-    def transfer(
-        self,
-        objective: Objective,
-        live: Sequence[Tensor],
-        starts: Sequence[Tensor] | None,
-        teacher: Tensor,
-        scored: Tensor,
-        labels: Tensor,
-    ) -> Tensor:
-        """The pull `[N, B]` on every peer, see [`transfer`].
-
-        Args:
-            objective ([`Objective`]): who speaks, and how strongly it is heard.
-            live (N tensors of shape `[B, C, ...]`): this step's beliefs.
-            starts (N tensors of shape `[B, C, ...]`, *optional*): beliefs of the frozen starts, where needed.
-            teacher (`torch.LongTensor` of shape `[B, ...]`): who teaches, as fine as the scores are.
-            scored (`torch.BoolTensor` of shape `[B]`): samples that scores could rank.
-            labels (`torch.LongTensor` of shape `[B, ...]`): the truth.
-        """
-        return objective.transfer(live, starts, teacher, scored, labels if self.has_classes else None)
-
-    def transfer_from_table(
-        self, objective: Objective, live: Sequence[Tensor], labels: Tensor, targets: Tensor, taught: Tensor
-    ) -> Tensor:
-        """The pull `[N, B]` on every peer towards what a score table says.
-
-        Args:
-            objective ([`Objective`]): how strongly it is heard.
-            live (N tensors of shape `[B, C, ...]`): this step's beliefs.
-            labels (`torch.LongTensor` of shape `[B, ...]`): the truth.
-            targets (`torch.Tensor` of shape `[B, ...]`): softened log-probabilities, in the shape of [`Task.spoken`].
-            taught (`torch.BoolTensor` of shape `[B, N]`): which of them are for whom.
-        """
-        return objective.transfer_from_table(live, targets, taught)
-
     # What a score table keeps
 
     def apart(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
@@ -231,13 +185,9 @@ class Task(ABC):
         """What the peers say where they meet: N log-probabilities `[B, K, ...]`, which sum to 1 over K.
 
         Returns:
-            `tuple` of them and of the shape in which [`Task.transfer_from_table`] wants those of one sample.
+            `tuple` of them and of the shape in which [`Task.run_over`] wants those of one sample, said by a table.
         """
         return [belief.log_softmax(1) for belief in beliefs], tuple(beliefs[0].shape[1:])
-
-    def units(self, beliefs: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """A batch in chunks: the peers' logits, N of `[B, C, ...]`, and classes `[B, ...]`, < 0 for none."""
-        yield list(beliefs), labels
 
     @abstractmethod
     def quality(self, answers: Sequence[Any], labels: Tensor) -> Tensor:
@@ -254,7 +204,7 @@ class Task(ABC):
     def evaluator(self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None) -> Evaluator:
         """A fresh evaluator; with the `start`'s it also counts flips."""
 
-    def examples(self, before: Any, after: Any, rows: Sequence[Mapping[str, Any]], path: Path) -> None:  # noqa: B027
+    def examples(self, before: Any, after: Any, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         """Draw a few test samples into the PNG `path`, for tasks whose words have a text on it.
 
         Args:

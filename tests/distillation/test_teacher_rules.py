@@ -315,7 +315,7 @@ def test_maps_of_different_size_in_chunks(rule, monkeypatch):
         monkeypatch.setattr("hf_mutual_kd.tasks.semantic_segmentation.grids.AT_ONCE", at_once)
         monkeypatch.setattr("hf_mutual_kd.tasks.semantic_segmentation.grids.CHUNK", at_once)
         leaves = [z.clone().requires_grad_() for z in live]
-        pulls = task.transfer(objective, leaves, starts, teacher, scored, labels)
+        pulls = task.run_over(objective.pull(starts, scored), leaves, teacher, labels)
         pulls.sum().backward()
         gate = [made.loss(task.units(live, labels))] if isinstance(made, GatedRule) else []
         assert len(list(task.units(live, labels))) == (1 if at_once > 1 else 4)

@@ -16,8 +16,9 @@ from ...data.collator import RoleTaggingCollator
 from ...data.images import UNREADABLE
 from ...data.views import SharedView
 from ...distillation.label_alignment import ClassColumns
-from ...distillation.roles import assign_roles, confidence_scores, loss_scores, margin_scores
-from ...errors import ConfigError, DataError
+from ...distillation.roles import assign_roles, margin_scores
+from ...distillation.units import ClassUnits
+from ...errors import DataError
 from ...reports.predictions import PredictionRecorder
 from ..base import Evaluator, Task
 from ..remembered_rows import RememberedRows
@@ -26,14 +27,13 @@ from .metrics import Agreement, Flips, Mean, TopK
 NO_LABEL = -1
 
 
-class ImageClassification(Task):
+class ImageClassification(ClassUnits, Task):
     """Peers of `AutoModelForImageClassification`, timm models through it, and any module that returns `[B, C]`."""
 
     name = "image-classification"
     auto_models = (AutoModelForImageClassification,)
     metric = quality_name = "accuracy"
     default_score = "margin"
-    label_free_scores = frozenset({"confidence"})
     has_classes = True
     collator_class = RoleTaggingCollator
 
@@ -64,18 +64,6 @@ class ImageClassification(Task):
 
     def no_labels(self, belief: Tensor) -> Tensor:
         return torch.full((len(belief),), NO_LABEL, device=belief.device)
-
-    def labelled(self, labels: Tensor) -> Tensor:
-        return labels >= 0
-
-    def scores(self, kind: str, beliefs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            stacked = torch.stack([peer.float() for peer in beliefs])
-            if kind == "confidence":
-                return confidence_scores(stacked)
-            if labels is None:
-                raise ConfigError(f"role_score={kind!r} needs labels; give labels or use role_score='confidence'")
-            return margin_scores(stacked, labels) if kind == "margin" else loss_scores(stacked, labels)
 
     def kept_scores(self, beliefs: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
         # One by one: a peer's scores must be the same whichever others are scored with it.

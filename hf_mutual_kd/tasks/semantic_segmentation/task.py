@@ -17,9 +17,9 @@ from ...data.collator import SAMPLE_ID
 from ...data.masks import IGNORE, UNLABELLED, UNREADABLE
 from ...data.splits import ROLES, Splits, check_masks, load_splits
 from ...distillation.label_alignment import ClassColumns
-from ...distillation.losses import kl_to_target, mean_log_probs
-from ...distillation.objective import Objective
-from ...distillation.roles import NOBODY, assign_roles
+from ...distillation.losses import mean_log_probs
+from ...distillation.roles import assign_roles
+from ...distillation.units import Pull
 from ...errors import ConfigError, LabelError, PeerError
 from ...files import write_bytes
 from ...reports.drawn import Drawn, class_map, photograph
@@ -172,42 +172,14 @@ class SemanticSegmentation(Task):
         truth = scored_labels(labels)
         return SCORES[self.granularity](list(beliefs), truth, IGNORE, size=self._grid(beliefs, truth)).float()
 
-    def transfer(
-        self,
-        objective: Objective,
-        live: Sequence[Tensor],
-        starts: Sequence[Tensor] | None,
-        teacher: Tensor,
-        scored: Tensor,
-        labels: Tensor,
-    ) -> Tensor:
-        taught = regions(labels)
-
-        def pull(said: list[Tensor], by_starts: list[Tensor] | None, cells: Tensor, *truth: Tensor) -> Tensor:
-            return objective.transfer(said, by_starts, cells, scored, *truth)
-
-        size = self._grid(live, taught)
-        classes = cell_classes(scored_labels(labels), size, IGNORE) if objective.rule.knows_classes else None
+    def run_over(self, pull: Pull, logits: Sequence[Tensor], teacher: Tensor, labels: Tensor) -> Tensor:
+        taught, said = regions(labels), pull.said
+        size = self._grid(logits, taught)
+        if pull.target is not None:
+            size, said = (pull.target.shape[2], pull.target.shape[3]), [pull.target] * len(logits)
+        classes = cell_classes(scored_labels(labels), size, IGNORE) if pull.knows_classes else None
         return mean_over_pixels(
-            pull, list(live), teacher, taught, source=starts, ignore_index=IGNORE, size=size, classes=classes
-        )
-
-    def transfer_from_table(
-        self, objective: Objective, live: Sequence[Tensor], labels: Tensor, targets: Tensor, taught: Tensor
-    ) -> Tensor:
-        def pull(said: list[Tensor], targets: list[Tensor], cells: Tensor) -> Tensor:
-            known = cells != NOBODY
-            return torch.stack(
-                [
-                    kl_to_target(one, target, temperature=objective.temperature, where=known & heard[:, None, None])
-                    for one, target, heard in zip(said, targets, taught.T, strict=True)
-                ]
-            )
-
-        teacher = torch.where(taught.any(1), 0, NOBODY)
-        size = (targets.shape[2], targets.shape[3])
-        return mean_over_pixels(
-            pull, list(live), teacher, regions(labels), source=[targets] * len(live), ignore_index=IGNORE, size=size
+            pull.per_unit, logits, teacher, taught, source=said, ignore_index=IGNORE, size=size, classes=classes
         )
 
     # What a score table keeps: of every image as if it were alone, as a batch's labels would be of the batch's size

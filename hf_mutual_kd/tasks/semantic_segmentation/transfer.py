@@ -17,8 +17,8 @@ from ..maps import Size, coarsest_grid
 from .grids import Resampler, check_peers, nearest_labels, row_chunks, valid_cells
 
 Pull = Callable[..., Tensor]
-"""What is paid per cell: peers' logits, what teachers say (N of `[B, C, h, w]`, or `None`), teachers `[B, h, w]` and,
-where they are given, classes `[B, h, w]` to `[N, B, h, w]`; to be 0 where the teacher is [`~roles.NOBODY`]."""
+"""What is paid per cell: peers' logits, what teachers say (N of `[B, C, h, w]`, or `None`), teachers `[B, h, w]`
+and classes `[B, h, w]` (or `None`) to `[N, B, h, w]`; to be 0 where the teacher is [`~roles.NOBODY`]."""
 
 
 def cell_teachers(teacher: Tensor, labels: Tensor, size: Size, ignore_index: int = 255) -> Tensor:
@@ -140,9 +140,9 @@ def mean_over_pixels(
 
     Args:
         pull (`Callable`):
-            `pull(live, said, teacher)` of logits N x `[B, C, h, w]`, of what teachers say (`None` without `source`)
-            and of `[B, h, w]` gives `[N, B, h, w]`. A cell's value may depend on that cell alone, and must be 0 where
-            nobody teaches. With chunks it runs twice and must not draw random numbers.
+            `pull(live, said, teacher, classes)` of logits N x `[B, C, h, w]`, of what teachers say (`None` without
+            `source`), of `[B, h, w]` and of `classes` gives `[N, B, h, w]`. A cell's value may depend on that cell
+            alone, and must be 0 where nobody teaches. With chunks it runs twice and must not draw random numbers.
         log_probs (N of `torch.Tensor` `[B, C, h, w]`): the peers' log-probabilities, or logits.
         teacher (`torch.Tensor`, int64): roles `[B]`, `[B, C]` or `[B, h, w]`.
         labels (`torch.Tensor` `[B, H, W]`, integer): the truth.
@@ -162,7 +162,7 @@ def mean_over_pixels(
 
     ```python
     >>> peers, labels = torch.zeros(2, 1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
-    >>> learns = lambda live, said, teacher: torch.stack([teacher != m for m in range(2)]).float()
+    >>> learns = lambda live, said, teacher, classes: torch.stack([teacher != m for m in range(2)]).float()
     >>> mean_over_pixels(learns, peers, torch.tensor([0]), labels)
     tensor([[0.],
             [1.]])
@@ -181,8 +181,8 @@ def mean_over_pixels(
 
     def rows_sum(start: int, stop: int, *rows: Tensor) -> Tensor:
         placed = [resample(z, start, stop) for resample, z in zip(resamplers, rows, strict=True)]
-        truth = () if classes is None else (classes[:, start:stop],)
-        values = pull(placed[: len(peers)], placed[len(peers) :] or None, cells[:, start:stop], *truth)
+        truth = None if classes is None else classes[:, start:stop]
+        values = pull(placed[: len(peers)], placed[len(peers) :] or None, cells[:, start:stop], truth)
         return values.sum(dim=(2, 3))
 
     chunks = row_chunks(peers[0].shape[1], size, chunk_rows, grids)
@@ -194,7 +194,7 @@ def mean_over_pixels(
 
 
 def _transfer(
-    live: list[Tensor], said: list[Tensor] | None, teacher: Tensor, temperature: float, detach: Any
+    live: list[Tensor], said: list[Tensor] | None, teacher: Tensor, classes: None, temperature: float, detach: Any
 ) -> Tensor:
     return transfer_loss(live, teacher, temperature=temperature, detach=detach, source=said)
 

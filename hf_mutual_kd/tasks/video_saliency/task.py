@@ -16,8 +16,8 @@ from ...config.options import OnBadImage, RecipeOptions, TransferOptions
 from ...data.splits import ROLES, Splits
 from ...distillation.label_alignment import ClassColumns
 from ...distillation.losses import mean_log_probs
-from ...distillation.objective import Objective
-from ...distillation.roles import NOBODY, assign_roles
+from ...distillation.roles import assign_roles
+from ...distillation.units import Pull
 from ...errors import ConfigError, DataError, PeerError
 from ...files import write_bytes
 from ...reports.drawn import Drawn, density_map, photograph
@@ -175,28 +175,13 @@ class VideoSaliency(Task):
         truths = [truth[DENSITY] for truth in split_truths(labels)]
         return torch.stack([score(belief, truths) for belief in beliefs]).float()
 
-    def transfer(
-        self,
-        objective: Objective,
-        live: Sequence[Tensor],
-        starts: Sequence[Tensor] | None,
-        teacher: Tensor,
-        scored: Tensor,
-        labels: Tensor,
-    ) -> Tensor:
-        size = coarsest_grid(live)
-        taught = has_density(labels) if objective.labels else torch.ones_like(scored)
-        said = [on_grid(belief, size) for belief in live]
-        by_starts = None if starts is None else [on_grid(belief, size) for belief in starts]
-        return objective.transfer(said, by_starts, teacher.masked_fill(~taught, NOBODY), scored)
-
-    def transfer_from_table(
-        self, objective: Objective, live: Sequence[Tensor], labels: Tensor, targets: Tensor, taught: Tensor
-    ) -> Tensor:
-        if objective.labels:
-            taught = taught & has_density(labels)[:, None]
-        size = (targets.shape[1], targets.shape[2])
-        return objective.transfer_from_table([on_grid(one, size) for one in live], targets.flatten(1), taught)
+    def run_over(self, pull: Pull, logits: Sequence[Tensor], teacher: Tensor, labels: Tensor) -> Tensor:
+        size, said = coarsest_grid(logits), None
+        if pull.target is not None:
+            size, said = (pull.target.shape[1], pull.target.shape[2]), [pull.target.flatten(1)]
+        elif pull.said is not None:
+            said = [on_grid(one, size) for one in pull.said]
+        return pull.per_unit([on_grid(one, size) for one in logits], said, teacher, None)
 
     def spoken(self, beliefs: Sequence[Tensor], labels: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
         size = coarsest_grid(beliefs)

@@ -235,7 +235,7 @@ def test_an_objective_with_retention_can_be_the_loss_per_cell():
         labels_of(3, 16, 20),
     )
 
-    def pull(logits, said, teacher):
+    def pull(logits, said, teacher, classes):
         return objective.transfer(logits, said, teacher, torch.ones_like(teacher, dtype=torch.bool))
 
     teacher = torch.tensor([0, 1, NOBODY])

@@ -171,9 +171,8 @@ def test_transfer_is_the_kl_of_resampled_densities(peers):
     live = [drawn(2, 6 + place, 12 - place, seed=place).requires_grad_() for place in range(peers)]
     labels = join_truths([truth(), truth(row=8, column=15)])
     teacher = torch.tensor([0, peers - 1])
-    found = VideoSaliency().transfer(
-        Objective(retain=False, **LIVE), live, None, teacher, torch.ones(2, dtype=torch.bool), labels
-    )
+    pull = Objective(retain=False, **LIVE).pull(None, torch.ones(2, dtype=torch.bool))
+    found = VideoSaliency().run_over(pull, live, teacher, labels)
     size = (6, 12 - peers + 1)
     logs = [resample_log_density(one, size).flatten(1) for one in live]
     for peer in range(peers):
