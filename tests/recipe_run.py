@@ -1,0 +1,31 @@
+"""The classification recipe on tiny peers and rows, as a user starts it."""
+
+from pathlib import Path
+
+import pytest
+from conftest import write_place
+
+from hf_mutual_kd.experiments.launch import launch
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "recipes" / "vit_classify.py"
+FAST = [
+    "--max_steps", "4", "--per_device_train_batch_size", "8", "--learning_rate", "1e-2",
+    "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2",
+    "--use_cpu", "--report_to", "none", "--disable_tqdm", "true",
+]  # fmt: skip
+
+
+def main(words: list[str]) -> int:
+    return launch("image-classification", "recipes/vit_classify.py", words, ROOT / "unused.yaml", "a recipe")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with saved peers and a saved data set."""
+    return write_place(tmp_path_factory.mktemp("place"), train=40, validation=12, test=15)
+
+
+def argv(place: Path, out: Path, *more: str, peers: tuple[str, ...] = ("vit", "cnx")) -> list[str]:
+    chosen = [f"{name}={place / name}" for name in peers]
+    return ["--peers", *chosen, "--dataset", str(place / "data"), "--output_dir", str(out), *FAST, *more]
