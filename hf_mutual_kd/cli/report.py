@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ..errors import OutputFolderError
 
@@ -19,23 +20,19 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 def run_report(options: argparse.Namespace) -> None:
     """Write the page and say where it is."""
     from ..reports.html_report import compare_runs, write_report
+    from ..reports.run_records import read_records
+    from ..tasks.registry import TASKS
+    from ..tasks.run_splits import load_run_splits
 
     if len(options.runs) == 1:
-        rows = _test_rows(options.runs[0], options.dataset) if options.dataset else None
-        print(write_report(options.runs[0], rows, options.out))
+        record = read_records(Path(options.runs[0])).record
+        rows = load_run_splits(record, options.dataset).test if options.dataset else None
+        # The page of a task that is not ours has the sections of every task.
+        task = TASKS[record["task"]]() if record["task"] in TASKS else None
+        print(write_report(options.runs[0], rows, options.out, task=task))
         return
     if not options.out:
         raise OutputFolderError("several runs are compared on a page of their own: say where with --out FOLDER")
     if options.dataset:
         raise OutputFolderError("--dataset is for the report of one run; a comparison shows no images")
     print(compare_runs(options.runs, options.out))
-
-
-def _test_rows(run: str, dataset: str) -> object:
-    """The test split of a run."""
-    from pathlib import Path
-
-    from ..reports.run_records import read_records
-    from ..tasks.run_splits import load_run_splits
-
-    return load_run_splits(read_records(Path(run)).record, dataset).test

@@ -95,6 +95,7 @@ def run_score(options: argparse.Namespace) -> None:
 
     from ..peers.cohort import Cohort
     from ..scoring.score_peers import score_peers
+    from ..scoring.score_table import counted
     from ..tasks.registry import make_task
     from ..training.processes import leave_together
 
@@ -112,7 +113,7 @@ def run_score(options: argparse.Namespace) -> None:
         )
     table = score_peers(
         cohort,
-        task.still(getattr(splits, options.split), options.epochs),
+        counted(getattr(splits, options.split)).fixed_rows(options.epochs),
         options.out,
         name=f"{splits.facts['name']}, {splits.facts['splits'][options.split]}",
         keep=options.keep,

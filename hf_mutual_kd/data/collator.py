@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..distillation.roles import UNDECIDED
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .images import UNREADABLE, content_id, decode_image
 from .processors import PeerInputs, PeerProcessors
 from .role_table import RoleTable
@@ -132,7 +132,10 @@ class RoleTaggingCollator:
 
 
 class IdentifiedRows(Dataset):
-    """A map-style data set whose rows carry their index as `sample_id`."""
+    """A map-style data set whose rows carry their index as `sample_id`.
+
+    Rows that are no plain table answer `is_drawn`, `sample_ids`, `fixed_rows` and `describe` themselves.
+    """
 
     def __init__(self, rows: Any):
         self.rows = rows
@@ -152,6 +155,30 @@ class IdentifiedRows(Dataset):
         """Let rows that draw something for every epoch do so."""
         if hasattr(self.rows, "set_epoch"):
             self.rows.set_epoch(epoch)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether every epoch shows other rows."""
+        return bool(getattr(self.rows, "is_drawn", False))
+
+    def sample_ids(self) -> list[int]:
+        """The ids of rows that no epoch changes, in order."""
+        return self.rows.sample_ids() if hasattr(self.rows, "sample_ids") else list(range(len(self)))
+
+    def fixed_rows(self, epochs: int | None = None) -> Any:
+        """Rows that are the same in every epoch, for a score table.
+
+        Args:
+            epochs (`int`, *optional*): where every epoch draws others, those that so many draw; all when unset.
+
+        Raises:
+            [`ConfigError`]: `epochs` of rows that no epoch draws.
+        """
+        if hasattr(self.rows, "fixed_rows"):
+            return self.rows.fixed_rows(epochs)
+        if epochs is not None:
+            raise ConfigError("epochs is for rows that every epoch draws anew, and these stay the same")
+        return self.rows
 
 
 class IdentifiedStream(IterableDataset):
@@ -175,3 +202,23 @@ def identified(rows: Any) -> IdentifiedRows | IdentifiedStream | None:
     if rows is None or isinstance(rows, IdentifiedRows | IdentifiedStream):
         return rows
     return IdentifiedStream(rows) if isinstance(rows, IterableDataset) else IdentifiedRows(rows)
+
+
+def rows_with(rows: Any, ids: Sequence[int]) -> Iterator[Mapping[str, Any]]:
+    """The rows of a split that have these sample ids, in the order of the split."""
+    wanted, known = set(ids), identified(rows)
+    if known is None:
+        return
+    if isinstance(known, IdentifiedStream):
+        source: Iterator[Any] = iter(known)
+    elif hasattr(rows, "sample_ids"):
+        numbers = rows.sample_ids()
+        source = (known[place] for place, identity in enumerate(numbers) if identity in wanted)
+    else:
+        source = (known[place] for place in sorted(wanted) if place < len(known))
+    for row in source:
+        if row[SAMPLE_ID] in wanted:
+            wanted.remove(row[SAMPLE_ID])
+            yield row
+        if not wanted:
+            return

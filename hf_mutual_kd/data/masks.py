@@ -11,7 +11,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import DataError, LabelError
-from ..tasks.maps import Size
 from .images import BROKEN, UNREADABLE, read_file  # noqa: F401 - one of the numbers of a label map
 
 IGNORE = 255
@@ -116,7 +115,7 @@ def reduce(labels: Tensor) -> Tensor:
     return reduced.masked_fill((labels == 0) | (labels == IGNORE), IGNORE)
 
 
-def check_mask(mask: Tensor, image_size: Size, classes: int | None) -> None:
+def check_mask(mask: Tensor, image_size: tuple[int, int], classes: int | None) -> None:
     """Refuse a mask that is not of its image, or holds what is no class.
 
     Args:

@@ -121,7 +121,7 @@ class Experiment:
         write_json(self.folder / RESULTS, results)
         write_cards(self.folder)
         print(describe(results, self.folder))
-        print(f"Report: {write_report(self.folder, splits.test)}")
+        print(f"Report: {write_report(self.folder, splits.test, task=make_task(self.task))}")
         if self.config.push_to_hub:
             self._push()
 

@@ -22,20 +22,11 @@ from ..peers.loading import load_peer
 from ..peers.spec import PeerSpec
 from ..reports.task_words import TASK_WORDS, TaskWords, text_under
 from ..tasks.exporting import PIXELS, TaskExport
-from ..tasks.image_classification.export import ImageExport
-from ..tasks.registry import TASKS
+from ..tasks.registry import TASKS, make_task
 from ..tasks.run_splits import load_run_splits
-from ..tasks.semantic_segmentation.export import SegmentationExport
-from ..tasks.video_saliency.export import SaliencyExport
 from .checks import PYTORCH, Checked, Runner, file_runner, measure, torch_runner
 from .onnx_files import OPSET, write_onnx
 from .quantize import quantise
-
-EXPORTS: dict[str, type[TaskExport]] = {
-    one.task.name: one for one in (ImageExport, SegmentationExport, SaliencyExport)
-}
-"""By the task's name."""
-
 
 FOLDER = "onnx"
 """Inside a peer's folder, where transformers.js and Optimum look for `model.onnx` and `model_int8.onnx`."""
@@ -130,13 +121,15 @@ def export_peers(
     if samples < 1:
         raise ExportError(f"samples must be 1 or more, got {samples}")
     folders, record = _find(Path(place), peers)
+    task = make_task(record["task"])
+    if task.exporter is None:
+        raise ExportError(f"{place}: peers for {task.name} are not exported")
     splits = load_run_splits(record, dataset)
     test = _first(splits.test, samples)
     train = _first(splits.train, CALIBRATION) if int8 else None
     recipe = record.get("recipe") or {}
     done = []
     for name, folder in folders.items():
-        task = TASKS[record["task"]]()
         loaded = load_peer(
             name, PeerSpec(source=str(folder)), task, trust_remote_code=recipe.get("trust_remote_code") is True
         )
@@ -147,7 +140,8 @@ def export_peers(
             for part in (loaded.processor, loaded.model.config):
                 part.save_pretrained(target)  # type: ignore[union-attr, operator]
         labels = splits.label_names or record.get("labels") or []
-        peer = EXPORTS[task.name](name, loaded, labels, recipe.get("on_bad_image", "raise"))
+        on_bad_image = recipe.get("on_bad_image", "raise")
+        peer = task.exporter(task, name, loaded.model, loaded.processor, labels, on_bad_image)
         done.append(export_peer(peer, target / FOLDER, test, train, max_drop))
     return done
 
@@ -179,12 +173,7 @@ def _find(place: Path, peers: Sequence[str] | None) -> tuple[dict[str, Path], di
 
 
 def _record(run: Path) -> dict[str, Any]:
-    record = json.loads((run / "cohort.json").read_text(encoding="utf-8"))
-    if record.get("task") not in EXPORTS:
-        raise ExportError(
-            f"{run}: peers for {record.get('task')} are not exported; those for {', '.join(EXPORTS)} are"
-        )
-    return record
+    return json.loads((run / "cohort.json").read_text(encoding="utf-8"))
 
 
 def export_peer(

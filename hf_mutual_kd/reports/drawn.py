@@ -22,7 +22,7 @@ DRAWN = Path("report") / "drawn.parquet"
 MOST_DRAWN = 24
 """With two peers and their maps, a page of about a megabyte."""
 
-IMAGE_PIXELS, MAP_PIXELS = 192, 128
+IMAGE_PIXELS, MAP_PIXELS, THUMBNAIL_PIXELS = 192, 128, 128
 """Longest sides of what is kept."""
 
 IMAGES = ("image", "truth", "teacher")
@@ -54,8 +54,13 @@ class Drawn:
 
 def photograph(image: np.ndarray) -> bytes:
     """RGB `[H, W, 3]`, uint8, as a small JPEG."""
-    small = Image.fromarray(image)
-    small.thumbnail((IMAGE_PIXELS, IMAGE_PIXELS))
+    return thumbnail(Image.fromarray(image), IMAGE_PIXELS)
+
+
+def thumbnail(image: Image.Image, side: int = THUMBNAIL_PIXELS) -> bytes:
+    """An RGB image as a JPEG whose longer side is at most `side` pixels."""
+    small = image.copy()
+    small.thumbnail((side, side))
     return encoded(small, "JPEG", quality=85)
 
 

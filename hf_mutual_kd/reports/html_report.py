@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,16 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from ..data.collator import SAMPLE_ID, rows_with
 from ..errors import DataError, OutputFolderError
 from ..files import whole, write_bytes, write_text
-from ..tasks.image_classification.report import MOST_SAMPLES
 from .blocks import JPEG, Figures, Section, Table, Text
 from .card_figures import Points, read_curves
 from .figures import draw, paint_lines
 from .model_card import hyperparameters
-from .report_data import ReportData, choose_flips, read_report_data
-from .report_sections import sections_of
+from .predictions import Predictions
+from .report_data import MOST_SAMPLES, choose_flips, read_report_data
+from .report_sections import COMMON_SECTIONS, ReportTask
 from .results import table as closing_table
 from .results_section import metric_label, tiles
 from .run_records import RunRecords, read_records
@@ -33,12 +33,12 @@ FOLDER = "report"
 PAGE = "index.html"
 THUMBNAILS = "thumbnails.parquet"
 
-THUMBNAIL_PIXELS = 128
-"""Longest side; with [`MOST_SAMPLES`] of them the page stays below a megabyte or two."""
 LONGEST_TEXT, LONGEST_COMMAND = 300, 20_000
 
 
-def write_report(run_dir: str | Path, test_rows: Any = None, out: str | Path | None = None) -> Path:
+def write_report(
+    run_dir: str | Path, test_rows: Any = None, out: str | Path | None = None, *, task: ReportTask | None = None
+) -> Path:
     """
     Write `report/index.html` and the figures beside it, from the run's records.
 
@@ -47,6 +47,7 @@ def write_report(run_dir: str | Path, test_rows: Any = None, out: str | Path | N
         test_rows (*optional*): the test split as [`load_splits`] gives it, for the images of
             flipped samples; without it those of an earlier report are shown again, or none.
         out (`str` or `Path`, *optional*): another folder than the run's `report`.
+        task ([`Task`], *optional*): the run's, whose sections the page has; without it those of every task.
 
     Returns:
         `Path`: the page. The same records give the same bytes.
@@ -58,7 +59,7 @@ def write_report(run_dir: str | Path, test_rows: Any = None, out: str | Path | N
     Example:
 
     ```python
-    >>> write_report("runs/vit_classify")
+    >>> write_report("runs/vit_classify", task=ImageClassification())
     PosixPath('runs/vit_classify/report/index.html')
     ```
     """
@@ -66,14 +67,16 @@ def write_report(run_dir: str | Path, test_rows: Any = None, out: str | Path | N
     folder = Path(out) if out else data.run.folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     images = _read_thumbnails(data.run.folder / FOLDER / THUMBNAILS)
-    if test_rows is not None and data.first is not None:
-        images = _make_thumbnails(data, test_rows)
+    if test_rows is not None and task is not None and data.first is not None:
+        images = _make_thumbnails(data.first, test_rows, task)
         _write_thumbnails(data.run.folder / FOLDER / THUMBNAILS, images)
     data.thumbnails = {
         key: f"data:image/jpeg;base64,{base64.b64encode(content).decode()}" for key, content in images.items()
     }
     title = f"{', '.join(data.peers)}: who taught whom" if len(data.peers) > 1 else f"{data.peers[0]}: training"
-    return _write_page(folder, title, lead_of(data.run), tiles(data), sections_of(data))
+    made = [make(data) for make in (COMMON_SECTIONS if task is None else task.report_sections)]
+    sections = [section for section in made if section is not None]
+    return _write_page(folder, title, lead_of(data.run), tiles(data), sections)
 
 
 def compare_runs(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
@@ -220,40 +223,24 @@ def _picture_url(content: bytes) -> Markup:
     return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
 
 
-def _make_thumbnails(data: ReportData, rows: Any) -> dict[int, bytes]:
+def _make_thumbnails(part: Predictions, rows: Any, task: ReportTask) -> dict[int, bytes]:
     """JPEGs of the samples that the page shows, by sample id.
 
     Raises:
         [`DataError`]: a row has another label than the run measured it with.
     """
-    from datasets import IterableDataset
-
-    from ..data.images import content_id, decode_image
-
-    part = data.first
-    if part is None:
-        return {}
     chosen = {int(part.ids[row]): int(part.labels[row]) for row in choose_flips(part, MOST_SAMPLES)}
-    if isinstance(rows, IterableDataset):
-        found = ((content_id(row["image"]), row) for row in rows)
-    else:
-        found = ((place, rows[place]) for place in chosen if 0 <= place < len(rows))
     made: dict[int, bytes] = {}
-    for place, row in found:
-        if place not in chosen or place in made:
-            continue
+    for row in rows_with(rows, list(chosen)):
+        place = row[SAMPLE_ID]
         if row.get("label") != chosen[place]:
             raise DataError(
                 f"test sample {place} has label {row.get('label')}, but the run measured it with {chosen[place]}; "
                 "give the data set of the run"
             )
-        image = decode_image(row["image"])
-        image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=85)
-        made[place] = buffer.getvalue()
-        if len(made) == len(chosen):
-            break
+        image = task.thumbnail(row)
+        if image is not None:
+            made[place] = image
     return made
 
 

@@ -18,6 +18,8 @@ from .predictions import PREDICTIONS, Beliefs, Predictions, read_predictions
 from .run_records import RunRecords
 
 NOBODY = "nobody"
+MOST_SAMPLES = 60
+"""Flipped samples that a page shows: with a thumbnail each it stays below a megabyte or two."""
 
 
 @dataclass

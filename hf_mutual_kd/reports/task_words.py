@@ -87,7 +87,6 @@ class TaskWords:
         note (`str`, *optional*): Markdown: how the metrics are counted, where that is not the same everywhere.
         examples (`str`, *optional*): under the figure that [`examples`] draws; a task
             without it draws none.
-        report (`tuple[str, ...]`, *optional*): names of [`SECTIONS`], in their order.
     """
 
     title: str
@@ -105,7 +104,6 @@ class TaskWords:
     by_class: str = ""
     note: str = ""
     examples: str = ""
-    report: tuple[str, ...] = ()
 
     def is_share(self, metric: str) -> bool:
         """Whether a metric is a share, shown in %."""
@@ -166,7 +164,6 @@ TASK_WORDS = {
         alike="same class as PyTorch, %",
         pipeline_tag="image-classification",
         by_class="Accuracy",
-        report=("results", "training", "teaching", "corrections", "flips", "calibration", "confusion", "making"),
     ),
     "semantic-segmentation": TaskWords(
         title="semantic segmentation",
@@ -205,18 +202,6 @@ TASK_WORDS = {
             "On the right, pixel by pixel, the peer that gave the truth the highest probability before the training: "
             "where it has something to teach."
         ),
-        report=(
-            "results",
-            "training",
-            "teaching",
-            "classes",
-            "pixel_flips",
-            "images",
-            "examples",
-            "pixel_calibration",
-            "pixel_confusion",
-            "making",
-        ),
     ),
     "video-saliency": TaskWords(
         title="video saliency",
@@ -245,7 +230,6 @@ TASK_WORDS = {
             "Where people looked at the frame, and where each peer says that they look: the lighter, the likelier, "
             "relative to each map's peak. The number is the CC with the truth."
         ),
-        report=("results", "training", "teaching", "metrics", "videos", "frames", "examples", "making"),
     ),
 }
 """By the task's name, as in `cohort.json` and `results.json`."""

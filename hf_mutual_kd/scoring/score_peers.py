@@ -39,10 +39,10 @@ from .score_table import (
     SCORES,
     ScoreTable,
     check_fit,
+    counted,
     describe_rows,
     plain_rows,
     read_manifest,
-    sample_ids_of,
     shard_path,
 )
 
@@ -75,7 +75,7 @@ def score_peers(
     Args:
         cohort ([`Cohort`]): the peers; all of them are in memory together.
         rows (`datasets.Dataset` or [`ClipRows`]): one split, as training will see it;
-            of videos every frame that it may draw, see [`still`].
+            of videos every frame that it may draw, see [`fixed_rows`].
         folder (`str` or `os.PathLike`): of the table.
         name (`str`, *optional*): of the rows, for the record.
         keep (`str`, *optional*, defaults to `"none"`): of each distribution keep nothing, the K most probable classes
@@ -106,7 +106,7 @@ def score_peers(
     facts = {peer: peer_facts(cohort, peer) for peer in cohort.names}
     data = {"name": name, **describe_rows(rows, cohort.label_names)}
     if "rows" not in data:
-        raise DataError("every epoch draws other target frames: score rows.still(), or rows.still(epochs=E)")
+        raise DataError("every epoch draws other target frames: score rows.fixed_rows(), or rows.fixed_rows(epochs=E)")
     manifest = {"format": FORMAT, "task": cohort.task.name, "data": data, "view": "none"}
     manifest |= {"keep": keep, "precision": accelerator.mixed_precision, "shard_rows": shard_rows, "peers": facts}
     if cohort.task.grid is not None:
@@ -362,7 +362,7 @@ def _write_index(folder: Path, manifest: dict[str, Any], rows: Any) -> None:
     ranked = next((kinds[RANKED] for kinds in scores.values() if RANKED in kinds), None)
     labels = labels_of(plain_rows(rows)) if ranked is None else np.where(ranked, 0, -1)
     columns = {
-        "sample_id": pa.array(sample_ids_of(rows).numpy(), pa.int64()),
+        "sample_id": pa.array(counted(rows).sample_ids(), pa.int64()),
         "label": pa.array(labels, pa.int32(), mask=labels < 0),
     }
     for name, kinds in scores.items():

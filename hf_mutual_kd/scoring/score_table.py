@@ -19,14 +19,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.collator import IdentifiedRows
+from ..data.collator import IdentifiedRows, identified
 from ..data.fingerprint import fingerprint
 from ..data.role_table import RoleTable
 from ..data.sources import Source
 from ..distillation.roles import MEAN, UNDECIDED, assign_roles
 from ..errors import ConfigError, DataError
 from ..peers.spec import check_peer_names
-from ..tasks.video_saliency.data.clip_rows import ClipRows
 
 FORMAT = 1
 MANIFEST, INDEX = "table.json", "index.parquet"
@@ -322,7 +321,7 @@ def describe_rows(rows: Any, label_names: Sequence[str]) -> dict[str, Any]:
         [`DataError`]: the rows are streamed, or no `datasets.Dataset`.
     """
     plain = plain_rows(rows)
-    if isinstance(plain, ClipRows):
+    if hasattr(plain, "describe"):
         return {"labels": list(label_names)} | plain.describe()
     if not isinstance(plain, Dataset):
         raise DataError(
@@ -339,10 +338,16 @@ def plain_rows(rows: Any) -> Any:
     return rows.rows if isinstance(rows, IdentifiedRows) else rows
 
 
-def sample_ids_of(rows: Any) -> Tensor:
-    """The ids by which a collator knows rows that no epoch changes, `[rows]`, ascending."""
-    plain = plain_rows(rows)
-    return torch.tensor(plain.sample_ids()) if isinstance(plain, ClipRows) else torch.arange(len(plain))
+def counted(rows: Any) -> IdentifiedRows:
+    """Rows with their sample ids.
+
+    Raises:
+        [`DataError`]: the rows are streamed.
+    """
+    known = identified(rows)
+    if not isinstance(known, IdentifiedRows):
+        raise DataError("a score table needs rows that can be counted; leave out --streaming")
+    return known
 
 
 def check_fit(

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from ..config.training_config import MutualKDConfig
-from ..data.collator import RoleTaggingCollator
+from ..data.collator import IdentifiedRows, RoleTaggingCollator
 from ..distillation.losses import mean_log_probs, softened_log_probs
 from ..distillation.objective import Objective
 from ..distillation.roles import MEAN, UNDECIDED
 from ..errors import ConfigError, DataError
 from ..peers.cohort import Cohort
-from ..tasks.video_saliency.data.clip_rows import ClipRows
 from .score_peers import peer_facts
-from .score_table import ScoreTable, describe_rows, plain_rows
+from .score_table import ScoreTable, counted, describe_rows
 
 
 class TableTeacher:
@@ -131,7 +130,7 @@ def open_table(
             f"the score table {table.folder} compares peers on the grid {table.manifest.get('grid')!r}, this run on "
             f"{grid!r}; give the same --transfer_grid to both"
         )
-    _check_frames(table, plain_rows(rows), args)
+    _check_drawn(table, counted(rows), args)
     table.teachers(objective.rule.name, objective.score)
     if objective.source.in_memory:
         return table
@@ -147,18 +146,18 @@ def open_table(
     return table
 
 
-def _check_frames(table: ScoreTable, rows: Any, args: MutualKDConfig) -> None:
+def _check_drawn(table: ScoreTable, rows: IdentifiedRows, args: MutualKDConfig) -> None:
     """Refuse a table that lacks target frames which the run will draw: nothing would be known of them."""
-    if not isinstance(rows, ClipRows):
+    if not rows.is_drawn:
         return
     epochs = epochs_of(args, len(rows))
-    drawn = rows.still(epochs)
+    drawn = rows.fixed_rows(epochs)
     known = set(table.sample_ids.tolist())
     missing = [place for place, number in enumerate(drawn.sample_ids()) if number not in known]
     if missing:
         raise DataError(
             f"the score table {table.folder} lacks {len(missing)} of the {len(drawn)} target frames that {epochs} "
-            f"epochs draw with seed {rows.seed}, the first is {drawn[missing[0]]['name']}; score with the run's "
+            f"epochs draw with seed {drawn.seed}, the first is {drawn[missing[0]]['name']}; score with the run's "
             f"--seed and --epochs {epochs}, or without --epochs, which scores every frame"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -18,6 +18,11 @@ from ..distillation.units import Units
 from ..errors import ConfigError
 from ..reports.drawn import Drawn
 from ..reports.predictions import PredictionRecorder
+from ..reports.report_sections import COMMON_SECTIONS, SectionMaker
+
+if TYPE_CHECKING:
+    from .exporting import TaskExport
+    from .space import SpaceTask
 
 
 class Evaluator(ABC):
@@ -68,6 +73,12 @@ class Task(Units):
     """Whether a unit's truth is a class, which some rules are fitted or trained by, see [`Task.units`]."""
     caches_starts: ClassVar[bool] = True
     """Whether beliefs are of one small shape, so that those of every sample can be kept."""
+    report_sections: ClassVar[Sequence[SectionMaker]] = COMMON_SECTIONS
+    """Of a run's page, in their order."""
+    exporter: ClassVar[type[TaskExport] | None] = None
+    """What writes peers as ONNX; tasks without one are not exported."""
+    space: ClassVar[SpaceTask | None] = None
+    """What makes the task's part of a Space; tasks without one have no Space."""
     grid: str | None = None
     """Where beliefs are compared, for tasks in which a peer's score depends on the peers that it is compared with."""
 
@@ -95,17 +106,6 @@ class Task(Units):
             rows, skipped[name] = check_images(getattr(splits, name), name, on_bad_image)
             setattr(splits, name, rows)
         splits.facts["skipped_images"] = skipped
-
-    def still(self, rows: Any, epochs: int | None = None) -> Any:
-        """Rows that are the same in every epoch, for a score table.
-
-        Args:
-            rows: one split.
-            epochs (`int`, *optional*): where every epoch draws others, those that so many draw; all when unset.
-        """
-        if epochs is not None:
-            raise ConfigError(f"epochs is for rows that every epoch draws anew, which {self.name} has none of")
-        return rows
 
     def check_labels(self, splits: Splits, classes: int) -> None:
         """Check labels of a data set without class names against the peers' number of classes, before training."""
@@ -217,6 +217,10 @@ class Task(Units):
     def row_facts(self, rows: Any) -> dict[str, Any]:
         """What the report needs to know of the test split beside numbers, ready for JSON."""
         return {}
+
+    def thumbnail(self, row: Mapping[str, Any]) -> bytes | None:
+        """A row of the test split as a small JPEG, for the report; `None` where there is nothing to see."""
+        return None
 
     def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> Drawn | None:
         """

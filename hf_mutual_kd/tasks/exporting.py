@@ -5,15 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..distillation.label_alignment import align_labels, label_list
 from ..errors import ExportError, LabelError
-from ..peers.loading import LoadedPeer
-from .base import Task
+
+if TYPE_CHECKING:
+    from .base import Task
 
 PIXELS = "pixel_values"
 """The one input of every file."""
@@ -29,22 +30,25 @@ class TaskExport(ABC):
     """One peer of one task.
 
     Args:
+        task ([`Task`]): whose it is.
         name (`str`): the peer's.
-        loaded ([`LoadedPeer`]): the peer, with its processor.
+        model (`nn.Module`): the peer.
+        processor (`Any`): the peer's.
         labels (`list[str]`): the data set's classes; empty where they are not known or there are none.
         on_bad_image (`str`, *optional*, defaults to `"raise"`): as of the run.
     """
 
-    task: ClassVar[type[Task]]
     batch_size: ClassVar[int]
     """Samples that are run at once."""
     extras: ClassVar[frozenset[str]] = frozenset()
     """What a processor makes beside pixels that the file does without."""
 
-    def __init__(self, name: str, loaded: LoadedPeer, labels: Sequence[str], on_bad_image: str = "raise"):
-        self.name, self.model = name, loaded.model
-        self.collator = self.task.collator_class({name: loaded.processor}, on_bad_image=on_bad_image)
-        self.own_ids = _own_ids(name, loaded.model, labels)
+    def __init__(
+        self, task: Task, name: str, model: Any, processor: Any, labels: Sequence[str], on_bad_image: str = "raise"
+    ):
+        self.task, self.name, self.model = task, name, model
+        self.collator = task.collator_class({name: processor}, on_bad_image=on_bad_image)
+        self.own_ids = _own_ids(name, model, labels)
         self._size: tuple[int, ...] | None = None
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 from ..config.options import RecipeOptions
 from ..data.splits import Splits
 from ..errors import DataError
-from .registry import TASKS
+from .registry import make_task
 
 DEFAULT_SEED = 42
 """Of `transformers.TrainingArguments`."""
@@ -37,7 +37,7 @@ def load_run_splits(record: Mapping[str, Any], dataset: str | None = None) -> Sp
     known = {item.name for item in fields(RecipeOptions)}
     options = RecipeOptions(**{name: value for name, value in recipe.items() if name in known})
     seed = next((recipe[key] for key in ("data_seed", "seed") if recipe.get(key) is not None), DEFAULT_SEED)
-    task = TASKS[record["task"]]()
+    task = make_task(record["task"])
     splits = task.load_splits(options, seed, recipe.get("labels", True))
     task.check_splits(splits, recipe.get("on_bad_image", "raise"))
     recorded = record.get("dataset") or {}

@@ -20,15 +20,14 @@ from hf_mutual_kd.data.collator import IdentifiedRows
 from hf_mutual_kd.data.masks import read_mask
 from hf_mutual_kd.errors import ExportError
 from hf_mutual_kd.export.checks import Checked, Runner, measure
-from hf_mutual_kd.export.onnx import EXPORTS, _find, _refusal, export_peer
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.spec import PeerSpec
-from hf_mutual_kd.reports.task_words import TASK_WORDS
+from hf_mutual_kd.export.onnx import _find, _refusal, export_peer
 from hf_mutual_kd.tasks.registry import TASKS
 from hf_mutual_kd.tasks.semantic_segmentation.export import SegmentationExport
+from hf_mutual_kd.tasks.semantic_segmentation.task import SemanticSegmentation
 from hf_mutual_kd.tasks.video_saliency import VideoSaliencyProcessor
 from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows
 from hf_mutual_kd.tasks.video_saliency.export import SaliencyExport
+from hf_mutual_kd.tasks.video_saliency.task import VideoSaliency
 
 BACKWARDS = CLASSES[::-1]
 
@@ -42,13 +41,12 @@ def segmentation_peer(head: str, labels=CLASSES, **size) -> SegmentationExport:
         own = Mask2FormerImageProcessor(size=size or SQUARE, ignore_index=255)
     else:
         own = SegformerImageProcessor(size=SQUARE)
-    loaded = LoadedPeer(tiny_segmenter(head), own, PeerSpec(source=head))
-    return SegmentationExport(head, loaded, labels)
+    return SegmentationExport(SemanticSegmentation(), head, tiny_segmenter(head), own, labels)
 
 
 def saliency_peer(kind: str) -> SaliencyExport:
     processor = VideoSaliencyProcessor((SIDE, SIDE), num_frames=FRAMES)
-    return SaliencyExport(kind, LoadedPeer(tiny_saliency(kind), processor, PeerSpec(source=kind)), [])
+    return SaliencyExport(VideoSaliency(), kind, tiny_saliency(kind), processor, [])
 
 
 def file_outputs(folder: Path, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -168,9 +166,7 @@ def test_the_cc_of_an_export_is_that_of_the_run():
     """Another CC in the table of an export than in the run's results, as of blank frames that count."""
     rows = list(IdentifiedRows(ClipRows(gaze_videos(3, "test", blank=2), every=5)))
     cohort = saliency_cohort(["convnext"])
-    peer = SaliencyExport(
-        "convnext", LoadedPeer(cohort.peers["convnext"], cohort.processors["convnext"], PeerSpec()), []
-    )
+    peer = SaliencyExport(VideoSaliency(), "convnext", cohort.peers["convnext"], cohort.processors["convnext"], [])
 
     def run(pixels):
         with torch.no_grad():
@@ -200,7 +196,7 @@ def test_numbers_that_are_none_are_told():
 
 def test_every_task_is_exported_and_a_model_alone_says_which_is_its_own(tmp_path):
     """A new task that only a traceback tells of, or a segmenter that is taken for a classifier."""
-    assert set(EXPORTS) == set(TASKS) == set(TASK_WORDS)
+    assert all(task.exporter is not None for task in TASKS.values())
     kinds = {
         "MaskFormerForInstanceSegmentation": "semantic-segmentation",
         "VideoSaliencyModel": "video-saliency",

@@ -15,6 +15,7 @@ from hf_mutual_kd.errors import DataError, OutputFolderError
 from hf_mutual_kd.reports.html_report import compare_runs, write_report
 from hf_mutual_kd.reports.predictions import Beliefs, Predictions
 from hf_mutual_kd.reports.report_data import (
+    MOST_SAMPLES,
     choose_flips,
     confusion,
     confusion_changes,
@@ -25,7 +26,9 @@ from hf_mutual_kd.reports.report_data import (
 )
 from hf_mutual_kd.reports.run_records import read_records
 from hf_mutual_kd.reports.teaching_section import teaching_section
-from hf_mutual_kd.tasks.image_classification.report import MOST_SAMPLES
+from hf_mutual_kd.tasks.registry import make_task
+
+TASK = make_task("image-classification")
 
 VOID = {"meta", "link", "img", "source", "br", "input"}
 SECTION_IDS = ["results", "training", "teaching", "sources", "flips", "calibration", "confusions", "making"]
@@ -65,7 +68,7 @@ class Page(HTMLParser):
 def run(tmp_path_factory):
     folder = write_report_run(tmp_path_factory.mktemp("runs") / "run")
     (folder / "summary.json").write_text('{"best_steps": {"vit": 1200}}', encoding="utf-8")
-    write_report(folder, rows_of_test())
+    write_report(folder, rows_of_test(), task=TASK)
     return folder
 
 
@@ -128,16 +131,16 @@ def test_figures_lie_beside_the_page_in_one_size_for_both_themes(run, page):
 def test_the_same_records_give_the_same_bytes_and_keep_the_images(run):
     """A rebuilt page that differs by a date, or that has lost its images."""
     first = {path.name: path.read_bytes() for path in (run / "report").iterdir()}
-    write_report(run)
+    write_report(run, task=TASK)
     assert {path.name: path.read_bytes() for path in (run / "report").iterdir()} == first
     assert first["index.html"].count(b"data:image/jpeg") == MOST_SAMPLES
 
 
-def rows_of_test_of_other_data_are_refused(run, tmp_path):
+def test_rows_of_other_data_are_refused(run, tmp_path):
     """Images of one data set beside the beliefs about another."""
     rows = rows_of_test()
     with pytest.raises(DataError, match="give the data set of the run"):
-        write_report(run, rows[1:] + rows[:1], tmp_path)
+        write_report(run, rows[1:] + rows[:1], tmp_path, task=TASK)
 
 
 def test_hostile_text_is_shown_as_text(tmp_path):
@@ -150,7 +153,7 @@ def test_hostile_text_is_shown_as_text(tmp_path):
     record["versions"] = {HOSTILE[0]: HOSTILE[5]}
     record["hyperparameters"]["changed"] = {text: text for text in HOSTILE}
     folder = write_report_run(tmp_path / "run", record)
-    text = write_report(folder, rows_of_test(record)).read_text(encoding="utf-8")
+    text = write_report(folder, rows_of_test(record), task=TASK).read_text(encoding="utf-8")
     page = Page(text)
     tags = [tag for tag, _ in page.tags]
     assert tags.count("script") == tags.count("style") == 1
@@ -176,7 +179,7 @@ def test_a_run_with_few_facts_has_a_page_without_empty_sections(tmp_path, make):
     results = made_up_results() if make == "results" else None
     if results:
         del results["peers"]["cnn"]
-    page = Page(write_report(write_run(tmp_path, record, results)).read_text(encoding="utf-8"))
+    page = Page(write_report(write_run(tmp_path, record, results), task=TASK).read_text(encoding="utf-8"))
     assert [section["id"] for section in page.all("section")] == (["results"] if results else []) + ["making"]
     assert not re.search(r"\bNone\b|\bnan\b", page.text)
 
@@ -184,7 +187,7 @@ def test_a_run_with_few_facts_has_a_page_without_empty_sections(tmp_path, make):
 @pytest.mark.parametrize("task", RUNS)
 def test_every_task_has_a_page(tmp_path, task):
     """A task whose metric or missing predictions break the page after hours of training."""
-    page = Page(write_report(write_full_run(tmp_path, task)).read_text(encoding="utf-8"))
+    page = Page(write_report(write_full_run(tmp_path, task), task=make_task(task)).read_text(encoding="utf-8"))
     ids = [section["id"] for section in page.all("section")]
     assert [ids[0], ids[1], ids[-1]] == ["results", "training", "making"]
     # Nothing of single samples was recorded.
@@ -281,7 +284,7 @@ def test_a_damaged_record_is_named(tmp_path, name):
     folder = write_report_run(tmp_path / "run")
     (folder / name).write_text("broken")
     with pytest.raises(OutputFolderError, match=f"{name} is damaged"):
-        write_report(folder)
+        write_report(folder, task=TASK)
 
 
 def test_escapes_are_not_doubled(page):

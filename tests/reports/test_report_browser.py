@@ -6,6 +6,7 @@ from made_up_maps import MAP_TASKS, SAMPLES, write_map_run
 from made_up_report import rows_of_test, write_report_run
 
 from hf_mutual_kd.reports.html_report import write_report
+from hf_mutual_kd.tasks.registry import make_task
 
 pytestmark = needs_chromium
 
@@ -14,7 +15,7 @@ pytestmark = needs_chromium
 def browser(tmp_path_factory):
     """Chromium on the report of a made-up run."""
     run = write_report_run(tmp_path_factory.mktemp("browser") / "run")
-    page = write_report(run, rows_of_test())
+    page = write_report(run, rows_of_test(), task=make_task("image-classification"))
     with chromium(tmp_path_factory.mktemp("profile")) as driver:
         driver.page = page.as_uri()
         yield driver
@@ -138,7 +139,9 @@ def test_text_is_readable_against_its_ground(browser):
 def map_pages(tmp_path_factory):
     """The pages of made-up runs of tasks with maps."""
     folder = tmp_path_factory.mktemp("maps")
-    return {task: write_report(write_map_run(folder / task, task)).as_uri() for task in MAP_TASKS}
+    return {
+        task: write_report(write_map_run(folder / task, task), task=make_task(task)).as_uri() for task in MAP_TASKS
+    }
 
 
 def shown_scenes(page, key):

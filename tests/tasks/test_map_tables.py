@@ -21,7 +21,7 @@ from hf_mutual_kd.errors import ConfigError, DataError
 from hf_mutual_kd.peers.loading import LoadedPeer
 from hf_mutual_kd.peers.spec import PeerSpec
 from hf_mutual_kd.scoring.score_peers import score_peers
-from hf_mutual_kd.scoring.score_table import ScoreTable
+from hf_mutual_kd.scoring.score_table import ScoreTable, counted
 from hf_mutual_kd.scoring.table_teacher import epochs_of
 from hf_mutual_kd.tasks.semantic_segmentation.task import SemanticSegmentation
 from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows, unit_parts
@@ -48,7 +48,7 @@ def case(request):
 
 
 def still(rows, epochs=EPOCHS):
-    return rows.still(epochs) if isinstance(rows, ClipRows) else rows
+    return rows.fixed_rows(epochs) if isinstance(rows, ClipRows) else rows
 
 
 def score(cohort, rows, folder, **options):
@@ -208,12 +208,12 @@ def test_scores_at_the_size_of_the_labels(tmp_path):
 def test_clips_that_the_run_will_draw_have_to_be_there(tmp_path):
     """Epochs draw other frames: a table of the first two would leave the third to chance, unsaid."""
     case = CASES["saliency"]
-    with pytest.raises(DataError, match=r"score rows\.still\(\)"):
+    with pytest.raises(DataError, match=r"score rows\.fixed_rows\(\)"):
         score_peers(case.cohort(), case.rows(), tmp_path / "t", accelerator=Accelerator(cpu=True))
     table = score(case.cohort(), case.rows(), tmp_path / "t")
     with pytest.raises(DataError, match=r"target frames that 5 epochs draw with seed 0.* --epochs 5"):
         trainer_of(case, case.cohort(), tmp_path / "run", score_table=str(table.folder), num_train_epochs=5)
-    whole = score_peers(case.cohort(), case.rows().still(), tmp_path / "all", accelerator=Accelerator(cpu=True))
+    whole = score_peers(case.cohort(), case.rows().fixed_rows(), tmp_path / "all", accelerator=Accelerator(cpu=True))
     assert len(whole) == 60
     trainer_of(case, case.cohort(), tmp_path / "run", score_table=str(whole.folder), num_train_epochs=5)
     shared = torch.searchsorted(whole.sample_ids, table.sample_ids)
@@ -260,7 +260,7 @@ def test_what_a_table_of_maps_cannot_do_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="refresh_epochs scores the trained peers alone"):
         trainer_of(case, case.cohort(), tmp_path / "run", teacher_source="table", refresh_epochs=1, **fits)
     with pytest.raises(ConfigError, match="epochs is for rows that every epoch draws anew"):
-        case.cohort().task.still(rows, 3)
+        counted(rows).fixed_rows(3)
     clips = CASES["saliency"]
     first = score(clips.cohort(["convnext"]), clips.rows(), tmp_path / "clips")
     added = score(clips.cohort(["videomae"]), clips.rows(), tmp_path / "clips")

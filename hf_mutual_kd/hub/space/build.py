@@ -17,24 +17,15 @@ from ...files import staged, write_json
 from ...reports.predictions import PREDICTIONS
 from ...reports.run_records import HUB, RunRecords, hub_id, read_records
 from ...reports.text import last_part, one_line
-from ...tasks.image_classification.space import ClassificationSpace
+from ...tasks.registry import make_task
 from ...tasks.run_splits import load_run_splits
-from ...tasks.semantic_segmentation.space import SegmentationSpace
 from ...tasks.space import DATA, SAMPLES, SpaceTask
-from ...tasks.video_saliency.space import SaliencySpace
 from ..files import select
 from ..names import choose_peers, read_run
 from .readme import GRADIO, readme
 
 FOLDER = "space"
 MOST_SAMPLES = 12
-
-TASKS: dict[str, SpaceTask] = {
-    "image-classification": ClassificationSpace(),
-    "semantic-segmentation": SegmentationSpace(),
-    "video-saliency": SaliencySpace(),
-}
-"""All of [`TASK_WORDS`]."""
 
 
 @dataclass
@@ -97,7 +88,9 @@ def write_space(
     ```
     """
     run = read_records(Path(run_dir))
-    task = TASKS[str(run.record["task"])]
+    task = make_task(str(run.record["task"])).space
+    if task is None:
+        raise OutputFolderError(f"{run_dir}: there is no Space for {run.words.title} yet")
     names = choose_peers(read_run(run_dir), peers)
     place = Path(out) if out else run.folder / FOLDER
     if place.exists() and not (place / DATA / "facts.json").is_file():

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from ..exporting import Batch, Counted, TaskExport, _equal
-from .task import ImageClassification
 
 
 class ImageExport(TaskExport):
     """A classifier: an answer is a class."""
 
-    task = ImageClassification
     batch_size = 32
 
     def answers(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:

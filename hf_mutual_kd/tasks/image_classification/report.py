@@ -9,9 +9,14 @@ import numpy as np
 from ...reports.blocks import MOST_CLASSES, Cell, Samples, Section, Table, Text
 from ...reports.calibration import calibration_of
 from ...reports.predictions import Predictions
-from ...reports.report_data import ReportData, choose_flips, confusion, confusion_changes, reliability
-
-MOST_SAMPLES = 60
+from ...reports.report_data import (
+    MOST_SAMPLES,
+    ReportData,
+    choose_flips,
+    confusion,
+    confusion_changes,
+    reliability,
+)
 
 KINDS = {1: "learned", -1: "lost"}
 

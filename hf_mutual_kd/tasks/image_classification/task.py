@@ -13,16 +13,23 @@ from transformers import AutoModelForImageClassification
 
 from ...config.options import TransferOptions
 from ...data.collator import RoleTaggingCollator
-from ...data.images import UNREADABLE
+from ...data.images import UNREADABLE, decode_image
 from ...data.views import SharedView
 from ...distillation.label_alignment import ClassColumns
 from ...distillation.roles import assign_roles, margin_scores
 from ...distillation.units import ClassUnits
 from ...errors import DataError
+from ...reports.drawn import thumbnail
+from ...reports.making_section import making_section
 from ...reports.predictions import PredictionRecorder
+from ...reports.results_section import results_section, training_section
+from ...reports.teaching_section import corrections_section, teaching_section
 from ..base import Evaluator, Task
 from ..remembered_rows import RememberedRows
+from .export import ImageExport
 from .metrics import Agreement, Flips, Mean, TopK
+from .report import calibration_section, confusion_section, flips_section
+from .space import ClassificationSpace
 
 NO_LABEL = -1
 
@@ -36,6 +43,21 @@ class ImageClassification(ClassUnits, Task):
     default_score = "margin"
     has_classes = True
     collator_class = RoleTaggingCollator
+    report_sections = (
+        results_section,
+        training_section,
+        teaching_section,
+        corrections_section,
+        flips_section,
+        calibration_section,
+        confusion_section,
+        making_section,
+    )
+    exporter = ImageExport
+    space = ClassificationSpace()
+
+    def thumbnail(self, row: Mapping[str, Any]) -> bytes | None:
+        return thumbnail(decode_image(row["image"]))
 
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> SharedView:
         return SharedView(min_area=options.crop_min_area, color_jitter=options.color_jitter, seed=seed)

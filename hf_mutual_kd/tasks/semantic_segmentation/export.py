@@ -12,13 +12,11 @@ from .batches import SIZE_KEYS, pixels_of
 from .head_losses import QUERY_OUTPUTS, as_answer
 from .heads import head_of
 from .labels import image_sizes, own_parts
-from .task import SemanticSegmentation
 
 
 class SegmentationExport(TaskExport):
     """A segmenter: an answer is the map of classes at the image's own size, of queries as of logits per pixel."""
 
-    task = SemanticSegmentation
     batch_size = 8
     # No head of transformers looks at the mask (see `dense_batches`), and the task's sentence is part of the file.
     extras = frozenset({*SIZE_KEYS, "pixel_mask", "task_inputs"})

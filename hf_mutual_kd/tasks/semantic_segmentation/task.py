@@ -23,12 +23,16 @@ from ...distillation.units import Pull
 from ...errors import ConfigError, LabelError, PeerError
 from ...files import write_bytes
 from ...reports.drawn import Drawn, class_map, photograph
+from ...reports.making_section import examples_section, making_section
+from ...reports.results_section import results_section, training_section
+from ...reports.teaching_section import teaching_section
 from ..base import Evaluator, Task
 from ..maps import coarsest_grid
 from .batches import is_padded, one_by_one, pixels_of, run_alone
 from .collator import DenseCollator
 from .evaluation_facts import cell_reliability, confusions
 from .evaluator import SegmentationEvaluator
+from .export import SegmentationExport
 from .figures import examples_figure, read_examples
 from .grids import SCORES, Resampler, cell_classes, image_scores, placed_chunks
 from .head_losses import DenseAnswer, aligned, as_answer, has_labels, own_labels, pixel_loss, query_loss
@@ -36,6 +40,9 @@ from .heads import head_of
 from .labels import fill, image_sizes, labels_for_peer, own_parts
 from .outputs import semantic_map
 from .processors import load_dense_processor
+from .report import classes_section, pixel_calibration_section, pixel_confusion_section, pixel_flips_section
+from .report_images import images_section
+from .space import SegmentationSpace
 from .transfer import mean_over_pixels
 from .view import DenseView
 
@@ -62,6 +69,20 @@ class SemanticSegmentation(Task):
     collator_class = DenseCollator
     has_classes = True
     caches_starts = False
+    report_sections = (
+        results_section,
+        training_section,
+        teaching_section,
+        classes_section,
+        pixel_flips_section,
+        images_section,
+        examples_section,
+        pixel_calibration_section,
+        pixel_confusion_section,
+        making_section,
+    )
+    exporter = SegmentationExport
+    space = SegmentationSpace()
 
     def __init__(self, granularity: Granularity = "image", grid: TransferGrid = "coarsest"):
         self.granularity = granularity

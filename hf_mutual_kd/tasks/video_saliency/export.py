@@ -12,13 +12,12 @@ from .data.truth_batches import DENSITY, has_density, is_readable, split_truths
 from .metrics.functions import cc
 from .model.losses import resample_log_density
 from .model.modeling_video_saliency import VideoSaliencyOutput
-from .task import VideoSaliency, log_maps
+from .outputs import log_maps
 
 
 class SaliencyExport(TaskExport):
     """A model of where people look: an answer is the log-density of the target frame."""
 
-    task = VideoSaliency
     batch_size = 2
 
     def answers(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:

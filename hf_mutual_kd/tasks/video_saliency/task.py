@@ -21,6 +21,9 @@ from ...distillation.units import Pull
 from ...errors import ConfigError, DataError, PeerError
 from ...files import write_bytes
 from ...reports.drawn import Drawn, density_map, photograph
+from ...reports.making_section import examples_section, making_section
+from ...reports.results_section import results_section, training_section
+from ...reports.teaching_section import teaching_section
 from ..base import Evaluator, Task
 from ..maps import coarsest_grid
 from .collator import ClipCollator
@@ -29,16 +32,18 @@ from .data.gaze_reference import GazeReference
 from .data.layouts import load_videos
 from .data.truth_batches import DENSITY, FIXATIONS, has_density, is_readable, split_truths
 from .evaluator import CONSISTENCY_GRID, MEASURED, SaliencyEvaluator
+from .export import SaliencyExport
 from .figures import examples_figure, read_examples
 from .metrics.scores import SaliencyScores
 from .model import auto  # noqa: F401  (the Auto classes learn our models)
 from .model.losses import FLOOR, resample_log_density, saliency_loss, score
 from .model.modeling_video_saliency import VideoSaliencyModel
+from .outputs import log_maps
+from .report import frames_section, metrics_section, videos_section
+from .space import SaliencySpace
 
 CHECKED_ROWS = 200
 """Units of a split whose truth is read before training."""
-
-OUTPUT_KINDS = ("log_density", "density")
 
 
 class VideoSaliency(Task):
@@ -61,6 +66,18 @@ class VideoSaliency(Task):
     default_score = "loss"
     collator_class = ClipCollator
     caches_starts = False
+    report_sections = (
+        results_section,
+        training_section,
+        teaching_section,
+        metrics_section,
+        videos_section,
+        frames_section,
+        examples_section,
+        making_section,
+    )
+    exporter = SaliencyExport
+    space = SaliencySpace()
 
     def __init__(self) -> None:
         self.reference: GazeReference | None = None
@@ -107,11 +124,6 @@ class VideoSaliency(Task):
             if on_bad_image == "raise":
                 raise
             return False
-
-    def still(self, rows: Any, epochs: int | None = None) -> ClipRows:
-        if epochs is not None and (epochs < 1 or not rows.is_drawn):
-            raise ConfigError(f"epochs is for training videos and must be 1 or more, got {epochs}")
-        return rows.still(epochs)
 
     def compare_with(self, train_rows: Any) -> None:
         self.reference = getattr(train_rows, "reference", None)
@@ -251,33 +263,6 @@ class VideoSaliency(Task):
             }
             return Drawn(row["sample_id"], row["name"], photograph(example.frame), density_map(example.truth), maps)
         return None
-
-
-def log_maps(name: str, model: nn.Module, outputs: Any) -> Tensor:
-    """
-    Unnormalised log-densities `[B, h, w]` in fp32 of what any peer returned, see [`VideoSaliency`].
-
-    Raises:
-        [`PeerError`]: something else than maps, or bare maps of an unknown kind.
-    """
-    kind = getattr(model, "saliency_output", None)
-    maps = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
-    if kind is None and not isinstance(outputs, Tensor):
-        kind = "log_density"
-    if kind not in OUTPUT_KINDS:
-        raise PeerError(
-            f"peer {name!r}: {type(model).__name__} returns maps and must say what they are; set its attribute "
-            f"saliency_output to one of {', '.join(OUTPUT_KINDS)} (it is {kind!r})"
-        )
-    if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
-        shape = list(maps.shape) if isinstance(maps, Tensor) else type(outputs).__name__
-        raise PeerError(f"peer {name!r}: expected maps [B, h, w] or [B, 1, h, w], or `logits` of them, got {shape}")
-    # Of answers for all frames of a clip, the last is the target's.
-    maps = (maps if maps.ndim == 3 else maps[:, -1]).float()
-    if kind == "log_density":
-        return maps
-    relative = maps / maps.detach().amax((1, 2), keepdim=True).clamp_min(FLOOR)
-    return relative.clamp_min(FLOOR).log()
 
 
 def on_grid(logits: Tensor, size: tuple[int, int]) -> Tensor:

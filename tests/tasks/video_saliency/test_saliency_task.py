@@ -26,7 +26,8 @@ from hf_mutual_kd.tasks.video_saliency.data.truth import FolderTruth, PointTruth
 from hf_mutual_kd.tasks.video_saliency.data.truth_batches import UNREADABLE, has_density, join_truths, split_truths
 from hf_mutual_kd.tasks.video_saliency.metrics.scores import SaliencyScores
 from hf_mutual_kd.tasks.video_saliency.model.losses import log_density, resample_log_density, saliency_loss
-from hf_mutual_kd.tasks.video_saliency.task import clip_losses, log_maps
+from hf_mutual_kd.tasks.video_saliency.outputs import log_maps
+from hf_mutual_kd.tasks.video_saliency.task import clip_losses
 
 LIVE = {"rule": BestRule(), "source": LiveSource(), "score": "loss"}
 

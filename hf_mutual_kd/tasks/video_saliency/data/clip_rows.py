@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from ....data.views import MASK, MIX
-from ....errors import DataError
+from ....errors import ConfigError, DataError
 from .clips import Policy, clip_frames, evaluation_targets, training_target
 from .fingerprint import COVERS, fingerprint_videos
 from .gaze_reference import GazeReference
@@ -110,31 +110,36 @@ class ClipRows(Dataset):
         """Whether every epoch shows other target frames."""
         return self._rows is None
 
-    def still(self, epochs: int | None = None) -> ClipRows:
+    def fixed_rows(self, epochs: int | None = None) -> ClipRows:
         """Rows that no epoch changes, in ascending order of their numbers.
 
         Args:
             epochs (`int`, *optional*): only the target frames that so many epochs of training draw, each once; every
-                frame when unset. Rows for evaluation are still already.
+                frame when unset. Rows for evaluation are fixed already.
+
+        Raises:
+            [`ConfigError`]: `epochs` of rows that no epoch draws, or below 1.
 
         Example:
 
         ```python
         >>> train = ClipRows(splits.train, seed=0)
-        >>> len(train), len(train.still(epochs=3)), len(train.still())
+        >>> len(train), len(train.fixed_rows(epochs=3)), len(train.fixed_rows())
         (8, 22, 80)
         ```
         """
+        if epochs is not None and (epochs < 1 or not self.is_drawn):
+            raise ConfigError(f"epochs is for training videos and must be 1 or more, got {epochs}")
         if self._rows is not None:
             return self
-        still = ClipRows(self.videos, every=1, seed=self.seed)
+        fixed = ClipRows(self.videos, every=1, seed=self.seed)
         if epochs is not None:
             drawn = {(place, self._target(place, epoch)) for place in range(len(self)) for epoch in range(epochs)}
-            still._rows = sorted(drawn)
-        return still
+            fixed._rows = sorted(drawn)
+        return fixed
 
     def sample_ids(self) -> list[int]:
-        """The numbers of all [`still`] rows, in order; none in training, whose rows change with the epoch."""
+        """The numbers of all [`fixed_rows`], in order; none in training, whose rows change with the epoch."""
         return [self._number(*row) for row in self._rows or ()]
 
     def describe(self) -> dict[str, Any]:
