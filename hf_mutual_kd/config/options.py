@@ -153,6 +153,9 @@ class TransferOptions:
         "teaching", None, "Parquet role table of an earlier run; its samples keep their teacher."
     )
     labels: bool = option("data", True, "false: ignore all labels; only transfer trains the peers.")
+    labelled_share: float | None = option(
+        "training", None, "Share of labelled rows in every step, above 0 and below 1. Unset: rows come as they are."
+    )
     transfer_weight: float = option("teaching", 1.0, "Weight of transfer against the supervised loss (0: control).")
     transfer_warmup_steps: int = option("teaching", 0, "Optimizer steps over which the transfer weight rises from 0.")
     temperature: float = option("teaching", 1.0, "Softening of teacher and student; the loss is scaled by its square.")
@@ -262,6 +265,8 @@ class TransferOptions:
             ("early_stopping_patience", patience, "1 or more", patience is None or patience >= 1),
             ("refresh_epochs", refresh, "1 or more", refresh is None or refresh >= 1),
         ]
+        share = self.labelled_share
+        rules.append(("labelled_share", share, "above 0 and below 1", share is None or 0 < share < 1))
         for kind in ("peer_learning_rates", "peer_weight_decays"):
             given = getattr(self, kind)
             rules += [(f"{kind}.{peer}", value, "0 or more", value >= 0) for peer, value in given.items()]
@@ -316,6 +321,10 @@ class RecipeOptions:
     streaming: bool = option("data", False, "Read the data set as a stream, without storing it.")
     max_train_samples: int | None = option("data", None, "Use only so many training rows.")
     max_eval_samples: int | None = option("data", None, "Use only so many rows of the validation and test splits.")
+    max_labelled_samples: int | None = option("data", None, "Hide the labels of all training rows but so many.")
+    labels_per_class: int | None = option(
+        "data", None, "Hide the labels of all training rows but so many of each class."
+    )
     eval_frame_step: int = option(
         "data", 8, "Of videos: measure every so many-th frame of the validation and test splits."
     )

@@ -15,6 +15,7 @@ from ..errors import ConfigError, DataError
 from .images import UNREADABLE, content_id, decode_image
 from .processors import PeerInputs, PeerProcessors
 from .role_table import RoleTable
+from .share_stream import has_label
 
 SAMPLE_ID = "sample_id"
 BLANK = (32, 32)
@@ -49,6 +50,8 @@ class RoleTaggingCollator:
     """
 
     processors_class = PeerProcessors
+    labelled_only = False
+    """Whether rows without a label are left out before they are decoded, as a control learns nothing from them."""
     classes: int | None = None
     """How many classes labels may name, where a task checks them batch by batch; the trainer says it."""
 
@@ -78,6 +81,9 @@ class RoleTaggingCollator:
         return int(self._skipped)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, PeerInputs | Tensor]:
+        if self.labelled_only:
+            # One row stays in a batch that has no label: other processes wait for the step.
+            rows = [row for row in rows if has_label(row)] or rows[:1]
         samples, ids = [], []
         for row in rows:
             sample = self._read(row)

@@ -16,6 +16,7 @@ from ..errors import DataError, LabelError
 from .columns import AnyDataset, check_columns, find_label_names, has_labels, unify
 from .fingerprint import fingerprint, labels_of
 from .images import check_images, content_id, decode_image
+from .labelled_rows import hide_labels, which_labelled
 from .mask_columns import check_masks, find_mask_names, has_masks, unify_masks
 from .sources import SPLIT_ALIASES, Source, open_source
 
@@ -106,6 +107,8 @@ def load_splits(
     splits, origin = _part(chosen, ready, seed)
     for role in ROLES:
         splits[role] = _limit(splits[role], role, options, seed)
+        if role == "train":
+            splits[role] = hide_labels(splits[role], options.max_labelled_samples, options.labels_per_class, seed)
         _check_rows(splits[role], role, origin[role], kind if labels else None)
     facts = _facts(source, splits, origin, names, options)
     return Splits(splits["train"], splits["validation"], splits["test"], names, facts)
@@ -162,13 +165,16 @@ def _part(
     origin = dict(chosen)
     train, name = splits["train"], chosen["train"]
     if "validation" not in chosen and isinstance(train, Dataset):
-        order = np.random.default_rng(seed).permutation(len(train))
-        tenth = max(1, len(train) // 10)
+        # Rows that measure need a label, where any has one.
+        labelled = which_labelled(train)
+        usable = np.flatnonzero(labelled) if labelled is not None and labelled.any() else np.arange(len(train))
+        order = usable[np.random.default_rng(seed).permutation(len(usable))]
+        tenth = max(1, len(usable) // 10)
         taken = ["validation"] if "test" in chosen else ["validation", "test"]
         for part, role in enumerate(taken):
             splits[role] = train.select(np.sort(order[part * tenth : (part + 1) * tenth]))
             origin[role] = f"a tenth of {name} (seed {seed})"
-        splits["train"] = train.select(np.sort(order[len(taken) * tenth :]))
+        splits["train"] = train.select(np.setdiff1d(np.arange(len(train)), order[: len(taken) * tenth]))
         origin["train"] = f"the rest of {name} (seed {seed})"
     elif "test" not in chosen:
         splits["validation"], splits["test"], how = _halve(splits["validation"], seed)
@@ -223,6 +229,8 @@ def _facts(
     sets = {role: split for role in ROLES if isinstance(split := splits[role], Dataset)}
     extra: list[Any] = [origin, options.max_train_samples, options.max_eval_samples]
     extra += ["reduce_labels"] if options.reduce_labels else []
+    hidden = {"max_labelled_samples": options.max_labelled_samples, "labels_per_class": options.labels_per_class}
+    extra += [f"{name} {count}" for name, count in hidden.items() if count is not None]
     digest, covers = fingerprint({role: splits[role] for role in ROLES}, source, names, extra)
     return {
         "name": source.name,

@@ -12,11 +12,13 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from ..config.training_config import MutualKDConfig
+from ..data.labelled_rows import LabelledShareSampler
 from ..distillation.objective import Objective
 from ..errors import ConfigError, ResumeError
 from ..peers.cohort import Cohort
 from ..peers.sharding import check_sharded, held_in_graph, layers_to_split, share_buffers
 from ..tasks.base import Task
+from .labelled_batches import share_sampler
 from .own_rows import REPEATED, fresh_rows, own_rows
 
 logger = logging.get_logger(__name__)
@@ -28,6 +30,7 @@ class CohortProcesses(Trainer):
     args: MutualKDConfig
     task: Task
     model: nn.Module
+    _shares: LabelledShareSampler | None = None
 
     @property
     def cohort(self) -> Cohort:
@@ -59,6 +62,17 @@ class CohortProcesses(Trainer):
         """The same loss; where weights are split every peer is in the backward of every process."""
         return loss + held_in_graph(list(map(self.task.belief, answers.values()))) if self.is_sharded else loss
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        self._shares = share_sampler(self.args, rows, self.get_total_train_batch_size(self.args))
+        return self._shares or super()._get_train_sampler(train_dataset)
+
+    def _run_epoch(self, model, epoch, train_dataloader, **kwargs):
+        if self._shares is not None:
+            # Accelerate does not reach a sampler below batches that it skips.
+            self._shares.set_epoch(epoch)
+        super()._run_epoch(model=model, epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """As the Trainer's, without the rows that fill up the last batch of an epoch: they would count twice."""
         if self.args.world_size > 1:
@@ -79,7 +93,7 @@ class CohortProcesses(Trainer):
     def _own_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
         state, rows = self.accelerator.gradient_state, len(batch["labels"])
         fresh = rows
-        if not self.args.dataloader_drop_last:
+        if not self.args.dataloader_drop_last and self._shares is None:
             fresh = fresh_rows(state, self.train_dataset, rows, self.args.world_size, self.args.process_index)
         return own_rows(batch, fresh, may_skip=self.args.on_bad_image == "skip")
 

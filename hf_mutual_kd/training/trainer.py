@@ -16,7 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from ..config.training_config import MutualKDConfig
-from ..data.collator import IdentifiedRows, RoleTaggingCollator, identified
+from ..data.collator import IdentifiedRows, IdentifiedStream, RoleTaggingCollator, identified
 from ..data.role_table import RoleTable
 from ..distillation.objective import Objective
 from ..errors import ConfigError, DataError
@@ -28,6 +28,7 @@ from ..scoring.table_teacher import TableCollator, TableTeacher, open_table
 from ..tasks.base import Evaluator
 from . import checkpoint_state as checkpoints
 from .clipping import clip_each_peer
+from .labelled_batches import check_share, share_stream
 from .objective_options import objective_for
 from .own_rows import REPEATED
 from .peer_bests import PeerBests
@@ -97,6 +98,7 @@ class MutualKDTrainer(CohortPushing):
         args = copy.copy(args)
         args.check_peers(model.names)
         check_processes(args, train_dataset)
+        check_share(args, train_dataset)
         self.task = model.task = model.task.configured(args)
         self.task.compare_with(train_dataset)
         self.peer_names = model.names
@@ -149,6 +151,8 @@ class MutualKDTrainer(CohortPushing):
     # Data
 
     def _get_dataloader(self, dataset, description, batch_size, sampler_fn=None, is_training=False, **kwargs):
+        if is_training and isinstance(dataset, IdentifiedStream):
+            dataset = share_stream(self.args, dataset, self.get_total_train_batch_size(self.args))
         training_collator = self.data_collator
         self.data_collator = self._collator(dataset, is_training)
         try:

@@ -26,6 +26,8 @@ def alone(tmp_path_factory):
     out = tmp_path_factory.mktemp("alone")
     distributed_run.train(str(out / "run"), "8")
     distributed_run.train(str(out / "stream"), "8", "streams=yes")
+    distributed_run.train(str(out / "share"), "8", "labelled_share=0.25")
+    distributed_run.train(str(out / "share_stream"), "8", "streams=yes", "labelled_share=0.25")
     return out
 
 
@@ -45,6 +47,8 @@ def together(tmp_path_factory, alone, killed):
     trainings = [
         f"{out}/run 4",
         f"{out}/stream 4 streams=yes",
+        f"{out}/share 4 labelled_share=0.25",
+        f"{out}/share_stream 4 streams=yes labelled_share=0.25",
         f"{out}/resumed 4 goes_on_from={killed[0]}",
         f"{out}/more 4 goes_on_from={alone}/run",
         f"{out}/split 4 splits=yes load_best_model_at_end=1",
@@ -86,6 +90,15 @@ def test_roles_and_metrics_are_equal(kind, alone, together):
     numbers = [{key: value for key, value in found.items() if "/" in key} for found in metrics]
     assert numbers[0] == pytest.approx(numbers[1], abs=1e-5)
     assert numbers[0]["test_cohort/samples"] == 21
+
+
+@pytest.mark.parametrize("kind", ["share", "share_stream"])
+def test_a_share_of_labelled_rows_is_equal(kind, alone, together):
+    """Processes that draw for themselves, or fill up a step that is whole, train on other rows than one process."""
+    assert_same_training(alone / kind, together[0] / kind)
+    metrics = [outcome(out / kind)["metrics"] for out in (alone, together[0])]
+    numbers = [{key: value for key, value in found.items() if "/" in key} for found in metrics]
+    assert numbers[0] == pytest.approx(numbers[1], abs=1e-5)
 
 
 def test_a_killed_process_ends_the_job(killed):

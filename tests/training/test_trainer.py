@@ -100,6 +100,38 @@ def test_accumulating_eight_batches_equals_one_batch_of_eight_times_the_size(tmp
     assert first["cnx/transfer"] == pytest.approx(second["cnx/transfer"], abs=1e-5)
 
 
+def few_labels(rows, every=6):
+    return rows.map(lambda row, index: {"label": row["label"] if index % every == 0 else -1}, with_indices=True)
+
+
+def test_a_share_of_labelled_rows_is_in_every_step_and_goes_on_where_it_stopped(tmp_path, make_cohort, train_rows):
+    """A resumed epoch that begins its draws anew shows rows twice; a control that runs all rows costs four times."""
+    settings = {"labelled_share": 0.25, "save_strategy": "steps", "save_steps": 3, "max_steps": 8}
+    whole, first = make_cohort("vit", "cnn"), make_cohort("vit", "cnn")
+    train(whole, tmp_path / "a", few_labels(train_rows), lr_scheduler_type="constant", **settings)
+    settings["max_steps"] = 3
+    train(first, tmp_path / "b", few_labels(train_rows), lr_scheduler_type="constant", **settings)
+    settings["max_steps"] = 8
+    again = make_cohort("vit", "cnn")
+    train(again, tmp_path / "b", few_labels(train_rows), True, lr_scheduler_type="constant", **settings)
+    assert_equal(weights(whole), weights(again))
+    trainer = MutualKDTrainer(again, config(tmp_path / "c", **settings), train_dataset=few_labels(train_rows))
+    batches = list(trainer.get_train_dataloader())
+    assert [int((batch["labels"] >= 0).sum()) for batch in batches] == [2] * 7
+    trainer.data_collator.labelled_only = True
+    alone = list(trainer.get_train_dataloader())
+    for batch, labelled in zip(batches, alone, strict=True):
+        kept = batch["labels"] >= 0
+        assert labelled["sample_ids"].tolist() == batch["sample_ids"][kept].tolist()
+
+
+def test_a_share_of_labels_that_nobody_can_know_is_refused(tmp_path, make_cohort, train_rows):
+    """A share of rows whose labels are unknown would be drawn from all of them, without a word."""
+    for rows, words in ((list(train_rows), "which_labelled"), (train_rows, "rows without")):
+        with pytest.raises((ConfigError, DataError), match=words):
+            MutualKDTrainer(make_cohort("vit"), config(tmp_path, labelled_share=0.25), train_dataset=rows)
+
+
 @pytest.mark.parametrize("save_at", [2, 3], ids=["within an epoch", "at its end"])
 def test_resume_is_exact(tmp_path, make_cohort, train_rows, save_at):
     """A resumed run that differs in one bit has lost optimizer, RNG, epoch, role or best-checkpoint state."""

@@ -95,6 +95,8 @@ class VideoSaliency(Task):
     def load_splits(self, options: RecipeOptions, seed: int, labels: bool) -> Splits:
         if options.eval_frame_step < 1:
             raise ConfigError(f"eval_frame_step must be 1 or more, got {options.eval_frame_step}")
+        if options.max_labelled_samples is not None or options.labels_per_class is not None:
+            raise ConfigError("max_labelled_samples and labels_per_class: clips without gaze cannot take part yet")
         found = load_videos(options, seed=seed, on_bad_video=options.on_bad_video)
         train = ClipRows(found.train, seed=seed)
         validation, test = (ClipRows(part, every=options.eval_frame_step) for part in (found.validation, found.test))
