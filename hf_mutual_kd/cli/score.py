@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..config.options import MOST_KEPT, OnBadImage, RecipeOptions, TransferGrid, TransferOptions
-from ..errors import ConfigError
+from ..errors import ConfigError, PeerError
 from ..reports.task_words import TASK_WORDS
 
 if TYPE_CHECKING:
@@ -111,6 +111,9 @@ def run_score(options: argparse.Namespace) -> None:
             label_alignment=options.label_alignment,
             trust_remote_code=options.trust_remote_code,
         )
+    if cohort.new_heads:
+        named = ", ".join(sorted(cohort.new_heads))
+        raise PeerError(f"score: {named} has no head, and what a new one answers is chance; train it first")
     table = score_peers(
         cohort,
         counted(getattr(splits, options.split)).fixed_rows(options.epochs),

@@ -15,8 +15,10 @@ from ..reports.adapter_folder import ADAPTER_CONFIG, without_local_base
 
 SUFFIXES = frozenset({".json", ".safetensors", ".md", ".png", ".txt", ".jinja", ".onnx"})
 CODE_SUFFIX = ".py"
-MODEL_CODE = Path(__file__).parents[1] / "tasks" / "video_saliency" / "model"
-"""The code that saved video saliency models bring, so that transformers alone loads them."""
+MODEL_CODE = [
+    Path(__file__).parents[1] / "tasks" / task / "model" for task in ("image_classification", "video_saliency")
+]
+"""The code that saved models of this package's own bring, so that transformers alone loads them."""
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -92,12 +94,12 @@ def select(folder: Path, custom_code: bool = False) -> Selection:
 def holds_our_code(folder: Path) -> bool:
     """Whether a folder holds Python, all of it byte for byte what this package saves beside its own models."""
     files = [file for file in folder.rglob(f"*{CODE_SUFFIX}") if file.is_file()]
-    return bool(files) and all(
-        file.parent == folder
-        and (MODEL_CODE / file.name).is_file()
-        and file.read_bytes() == (MODEL_CODE / file.name).read_bytes()
-        for file in files
-    )
+    return bool(files) and all(file.parent == folder and _is_ours(file) for file in files)
+
+
+def _is_ours(file: Path) -> bool:
+    known = (code / file.name for code in MODEL_CODE)
+    return any(one.is_file() and file.read_bytes() == one.read_bytes() for one in known)
 
 
 def _obstacle(path: Path, relative: PurePosixPath, root: Path, custom_code: bool) -> str | None:

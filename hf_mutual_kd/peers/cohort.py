@@ -86,6 +86,8 @@ class Cohort(nn.Module):
         self.peers = nn.ModuleDict({name: peer.model for name, peer in peers.items()})
         self.specs = {name: peer.spec for name, peer in peers.items()}
         self.processors = {name: peer.processor for name, peer in peers.items()}
+        self.new_heads = frozenset(name for name, peer in peers.items() if peer.new_head)
+        """Peers whose head was drawn when they were loaded."""
         own_labels = {name: label_list(model) if self.task.has_classes else [] for name, model in self.peers.items()}
         self.label_names = list(label_names or next((names for names in own_labels.values() if names), []))
         self.label_columns: dict[str, list[int] | None] = {
@@ -138,7 +140,8 @@ class Cohort(nn.Module):
         bases: dict[Any, LoadedPeer] = {}
         with loaded_whole():
             loaded = {
-                name: load_peer(name, peer, task, new_labels, trust_remote_code, bases) for name, peer in peers.items()
+                name: load_peer(name, peer, task, new_labels, trust_remote_code, bases, label_names)
+                for name, peer in peers.items()
             }
         return cls(loaded, task, label_names, "exact" if new_labels else label_alignment)
 

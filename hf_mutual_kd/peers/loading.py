@@ -21,26 +21,33 @@ from ..config.hub_ids import COMMIT
 from ..errors import PeerError
 from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS
 from ..tasks.base import Task
+from ..tasks.new_heads import drawn_weights, is_headless
 from .adapter_settings import read_setting
 from .adapters import add_adapter, is_adapter, load_adapter, save_adapter, saved_config
-from .head_layers import head_layers, renew_head
+from .head_layers import check_drawn, head_layers, head_weights, renew_head
 from .loading_errors import peer_errors
 from .python_source import is_python_source, make_module
 from .quantization import check_head, check_whole, keep_layout, quantisation_of
 from .sharding import is_split, load_whole, loaded_whole
 from .spec import PeerSpec
-from .timm import is_timm_wrapper, save_timm_wrapper
+from .timm import is_timm_wrapper, plain_config, save_timm_wrapper
+
+logger = logging.get_logger(__name__)
 
 MODULE_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
 class LoadedPeer:
-    """A model, its processor and what was said of it; `spec.revision` is a commit when it came from the Hub."""
+    """A model, its processor and what was said of it; `spec.revision` is a commit when it came from the Hub.
+
+    `new_head` says that its head was drawn: whatever it answers before it has trained is chance.
+    """
 
     model: nn.Module
     processor: Any
     spec: PeerSpec
+    new_head: bool = False
 
 
 def load_peer(
@@ -50,11 +57,11 @@ def load_peer(
     new_labels: Sequence[str] | None = None,
     trust_remote_code: bool = False,
     bases: dict[Any, LoadedPeer] | None = None,
-    is_base: bool = False,
+    label_names: Sequence[str] | None = None,
 ) -> LoadedPeer:
     """Load one peer and check that it can take part; `bases` are those that adapters of other peers are on.
 
-    With `is_base` it is what an adapter will be put on.
+    With `new_labels` it gets a new head for them. Without, an encoder that has no head gets one for `label_names`.
 
     Raises:
         [`PeerError`]: it does not exist, is gated, is of another task, has no processor, needs
@@ -69,33 +76,78 @@ def load_peer(
         if spec.peft is not None:
             raise PeerError(f"peer {name!r}: peft is for models of transformers; put adapters into your own function")
         return own_module(name, spec, make_module(name, spec.source, trust_remote_code), task)
-    # False, not unset: unset makes transformers ask on the terminal.
-    code = {"trust_remote_code": trust_remote_code}
+    labels = HeadLabels(new_labels, label_names)
     with peer_errors(name, spec):
         adapter = find_adapter(spec)
     if adapter is not None or spec.peft is not None:
-        return load_adapted(name, spec, adapter, task, new_labels, trust_remote_code, {} if bases is None else bases)
-    if (spec.load_in_4bit or spec.load_in_8bit) and not is_base:
+        return load_adapted(name, spec, adapter, task, labels, trust_remote_code, {} if bases is None else bases)
+    if spec.load_in_4bit or spec.load_in_8bit:
         raise PeerError(f"peer {name!r}: load_in_4bit and load_in_8bit are for bases of adapters; give --peft lora")
+    loaded = load_checkpoint(name, spec, task, labels, trust_remote_code)
+    check_whole(name, loaded.spec, loaded.model)
+    keep_layout(loaded.model)
+    return loaded
+
+
+@dataclass(frozen=True)
+class HeadLabels:
+    """The classes of new heads: `renewed` for every peer, else `missing` for those that have no head."""
+
+    renewed: Sequence[str] | None = None
+    missing: Sequence[str] | None = None
+
+    def wanted(self, name: str, config: Any, task: Task) -> Sequence[str] | None:
+        """Those of a peer's new head, `None` where it keeps its own.
+
+        Raises:
+            [`PeerError`]: it needs a head, and nobody said for which classes.
+        """
+        if self.renewed is not None or not needs_head(config, task):
+            return self.renewed
+        if not self.missing and task.has_classes:
+            kind = (getattr(config, "architectures", None) or [config.model_type])[0]
+            raise PeerError(
+                f"peer {name!r} is a {kind}, which has no head; it gets a new one where the data set's label names "
+                "are known: give `label_names`, or a data set that names its classes"
+            )
+        return list(self.missing or ())
+
+
+def needs_head(config: Any, task: Task) -> bool:
+    """Whether a checkpoint is an encoder alone that the task can put a head on."""
+    architectures = getattr(config, "architectures", None) or []
+    if getattr(config, "auto_map", None) or task.architectures().intersection(architectures):
+        return False
+    return task.takes_encoder(config) and (is_headless(config) or not task.has_classes)
+
+
+def load_checkpoint(name: str, spec: PeerSpec, task: Task, labels: HeadLabels, trust_remote_code: bool) -> LoadedPeer:
+    """A whole model of the Hub or of a folder, with its processor."""
     if Path(spec.source).is_dir() and not (Path(spec.source) / "config.json").is_file():
         raise PeerError(f"peer {name!r}: the folder {spec.source} has no config.json; it is no model folder")
+    # False, not unset: unset makes transformers ask on the terminal.
+    code = {"trust_remote_code": trust_remote_code}
     bars = without_bars() if Path(spec.source).is_dir() else contextlib.nullcontext()
     with peer_errors(name, spec), bars:
         spec = pinned(spec)
-        config = AutoConfig.from_pretrained(spec.source, revision=spec.revision, **code)
-        check_task(name, config, task)
+        config = plain_config(AutoConfig.from_pretrained(spec.source, revision=spec.revision, **code))
+        wanted = labels.wanted(name, config, task)
+        if wanted is None or not task.takes_encoder(config):
+            check_task(name, config, task)
         load = {"revision": spec.revision, "dtype": getattr(torch, spec.dtype), "use_safetensors": True, **code}
-        load |= quantisation_of(name, spec, config, head_layers(task, config, code))
-        model = load_model_of(name, spec, task, config, load, new_labels)
-        if new_labels is not None and config.num_labels == len(new_labels):
-            renew_head(model, task, config, code)
+        if spec.load_in_4bit or spec.load_in_8bit:
+            load |= quantisation_of(name, spec, config, head_layers(task, config, code))
+        if wanted is None:
+            model = load_with_head(name, spec, task, config, load)
+        else:
+            model = load_with_new_head(name, spec, task, config, load, wanted)
+            logger.warning_once(
+                f"peer {name!r}: {spec.source} gets a new head, whose answers are chance until it learns"
+            )
         processor = load_processor(name, spec, task, code)
     task.check_peer(name, model)
     check_finite(name, model)
-    if not is_base:
-        check_whole(name, spec, model)
-    keep_layout(model)
-    return LoadedPeer(model, processor, spec)
+    return LoadedPeer(model, processor, spec, wanted is not None)
 
 
 def find_adapter(spec: PeerSpec) -> Path | None:
@@ -119,7 +171,7 @@ def load_adapted(
     spec: PeerSpec,
     adapter: Path | None,
     task: Task,
-    new_labels: Sequence[str] | None,
+    labels: HeadLabels,
     trust_remote_code: bool,
     bases: dict[Any, LoadedPeer],
 ) -> LoadedPeer:
@@ -131,22 +183,23 @@ def load_adapted(
     else:
         config = saved_config(name, adapter)
         base_spec = replace(spec, source=str(config.base_model_name_or_path), revision=config.revision)
-        if new_labels is None and (adapter / LABELS).is_file():
+        if labels.renewed is None and (adapter / LABELS).is_file():
             said = json.loads((adapter / LABELS).read_text(encoding="utf-8"))
-            new_labels = [said[index] for index in sorted(said, key=int)]
+            labels = HeadLabels([said[index] for index in sorted(said, key=int)])
     bits = (base_spec.load_in_4bit, base_spec.load_in_8bit)
-    labels = tuple(new_labels or ())
-    key = (base_spec.source, base_spec.revision, base_spec.dtype, str(base_spec.processor), labels, bits)
+    heads = (tuple(labels.renewed or ()), tuple(labels.missing or ()))
+    key = (base_spec.source, base_spec.revision, base_spec.dtype, str(base_spec.processor), heads, bits)
     if key not in bases:
-        bases[key] = load_peer(name, base_spec, task, new_labels, trust_remote_code, is_base=True)
+        bases[key] = load_checkpoint(name, base_spec, task, labels, trust_remote_code)
+        keep_layout(bases[key].model)
     base = bases[key]
     code = {"trust_remote_code": trust_remote_code}
     head = head_layers(task, base.model.config, code)
     check_head(name, base.model, head)
     model: Any = add_adapter(name, base.model, config, base.spec.source, base.spec.revision, head)
-    model.is_relabelled = new_labels is not None
+    model.is_relabelled = base.new_head and task.has_classes
     if adapter is None:
-        return LoadedPeer(model, base.processor, replace(spec, revision=base.spec.revision))
+        return LoadedPeer(model, base.processor, replace(spec, revision=base.spec.revision), base.new_head)
     load_adapter(name, model, adapter)
     check_finite(name, model)
     commit = adapter.name if COMMIT.fullmatch(adapter.name) else spec.revision
@@ -177,26 +230,39 @@ def check_task(name: str, config: Any, task: Task) -> None:
     architectures = getattr(config, "architectures", None) or []
     own_code = bool(getattr(config, "auto_map", None)) or config.model_type == "timm_wrapper"
     if architectures and not own_code and not task.architectures().intersection(architectures):
+        way_out = "; label_alignment='new_head' puts a new head on its encoder" if task.takes_encoder(config) else ""
         raise PeerError(
             f"peer {name!r} is a {architectures[0]}, not a model for {task.name}; "
-            f"expected a checkpoint of {' or '.join(cls.__name__ for cls in task.auto_models)}"
+            f"expected a checkpoint of {' or '.join(cls.__name__ for cls in task.auto_models)}{way_out}"
         )
 
 
-def load_model_of(
-    name: str, spec: PeerSpec, task: Task, config: Any, load: dict, new_labels: Sequence[str] | None
-) -> nn.Module:
+def load_with_head(name: str, spec: PeerSpec, task: Task, config: Any, load: dict) -> nn.Module:
     """The model itself, with every weight found."""
-    if new_labels is not None:
-        return task.new_head(spec.source, config, new_labels, **load)
-    auto_model = task.auto_model(config)
-    model, report = auto_model.from_pretrained(spec.source, output_loading_info=True, **load)
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report.get("mismatched_keys", ()))
-    if missing:
+    model, report = task.auto_model(config).from_pretrained(
+        spec.source, config=config, output_loading_info=True, **load
+    )
+    if missing := drawn_weights(report):
         raise PeerError(
             f"peer {name!r}: {spec.source} lacks weights for {len(missing)} parameters ({missing[0]}, …); it is no "
             f"finished {task.name} model. Use label_alignment='new_head' to give it a new classifier"
         )
+    return model
+
+
+def load_with_new_head(
+    name: str, spec: PeerSpec, task: Task, config: Any, load: dict, labels: Sequence[str]
+) -> nn.Module:
+    """The model with a head that was drawn, and an encoder of which every weight was found."""
+    model: Any
+    model, drawn = task.new_head(spec.source, config, labels, **load)
+    if not task.has_classes:
+        check_drawn(name, spec.source, model, drawn, ())
+        return model
+    code = {"trust_remote_code": load["trust_remote_code"]}
+    check_drawn(name, spec.source, model, drawn, head_weights(task, model.config, code))
+    if config.num_labels == len(labels):
+        renew_head(model, task, model.config, code)
     return model
 
 

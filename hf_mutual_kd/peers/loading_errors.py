@@ -6,18 +6,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-from safetensors import SafetensorError
 
 from ..errors import PeerError
 
 if TYPE_CHECKING:
     from .spec import PeerSpec
 
-LOADING_ERRORS = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
-
 
 class peer_errors:
-    """Turns what transformers and the Hub raise while a peer is loaded into a [`PeerError`] with the way out."""
+    """Turns what transformers and the Hub raise while a peer is loaded into a [`PeerError`] with the way out.
+
+    Every exception, as a damaged configuration can raise any: a size that is a text, a number of classes that no
+    memory holds.
+    """
 
     def __init__(self, name: str, spec: PeerSpec):
         self.name, self.spec = name, spec
@@ -26,7 +27,7 @@ class peer_errors:
         return None
 
     def __exit__(self, kind, error, trace) -> None:
-        if error is None or isinstance(error, PeerError) or not isinstance(error, LOADING_ERRORS):
+        if error is None or isinstance(error, PeerError) or not isinstance(error, Exception):
             return
         causes = list(chain_of(error))
         at = f" at revision {self.spec.revision}" if self.spec.revision else ""
@@ -48,7 +49,7 @@ class peer_errors:
             return f"{source} is a timm model; `pip install timm`"
         if "file named model.safetensors" in text or ("safetensors" in text and ".bin" in text):
             return f"{source}{at} brings no weights as safetensors; pickled ones (.bin) are never read, convert them"
-        return f"cannot load {source}{at}: {causes[0]}"
+        return f"cannot load {source}{at}: {str(causes[0]) or type(causes[0]).__name__}"
 
 
 def chain_of(error: BaseException | None) -> Iterable[BaseException]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -17,6 +19,20 @@ PREFIX = "timm_model."
 def is_timm_wrapper(model: object) -> bool:
     """Whether a model is transformers' wrapper around a timm model."""
     return getattr(getattr(model, "config", None), "model_type", None) == MODEL_TYPE
+
+
+def plain_config(config: Any) -> Any:
+    """A configuration whose classes are named once: those in `model_args`, which the wrapper cannot build with.
+
+    They are what the weights were saved with, so they win over a default that the configuration made up.
+    """
+    arguments = getattr(config, "model_args", None)
+    if config.model_type == MODEL_TYPE and arguments and "num_classes" in arguments:
+        config = copy.deepcopy(config)
+        classes = config.model_args.pop("num_classes")
+        if config.num_labels != classes:
+            config.num_labels = classes
+    return config
 
 
 def save_timm_wrapper(model: PreTrainedModel, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..errors import ConfigError
 from ..reports.drawn import Drawn
 from ..reports.predictions import PredictionRecorder
 from ..reports.report_sections import COMMON_SECTIONS, SectionMaker
+from .new_heads import drawn_weights, label_maps
 
 if TYPE_CHECKING:
     from .exporting import TaskExport
@@ -136,16 +138,24 @@ class Task(Units):
         """The processor that lies beside a checkpoint."""
         return AutoImageProcessor.from_pretrained(source, revision=revision, **code)
 
-    def new_head(self, source: str, config: Any, label_names: Sequence[str], **load: Any) -> nn.Module:
-        """Load the peer of this configuration with a fresh classifier for `label_names`."""
-        return self.auto_model(config).from_pretrained(
-            source,
-            num_labels=len(label_names),
-            id2label=dict(enumerate(label_names)),
-            label2id={name: index for index, name in enumerate(label_names)},
-            ignore_mismatched_sizes=True,
-            **load,
+    def takes_encoder(self, config: Any) -> bool:
+        """Whether a checkpoint with this configuration can get a new head."""
+        return any(type(config) in cls._model_mapping for cls in self.auto_models)
+
+    def new_head(
+        self, source: str, config: Any, label_names: Sequence[str], **load: Any
+    ) -> tuple[nn.Module, list[str]]:
+        """Load the peer of this configuration with a fresh classifier for `label_names`.
+
+        Returns:
+            `tuple` of the model and the names of its weights that were drawn, the classifier's among them.
+        """
+        sized = copy.deepcopy(config)
+        sized.id2label, sized.label2id = label_maps(label_names)
+        model, report = self.auto_model(config).from_pretrained(
+            source, config=sized, ignore_mismatched_sizes=True, output_loading_info=True, **load
         )
+        return model, drawn_weights(report)
 
     @abstractmethod
     def answer(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Any:

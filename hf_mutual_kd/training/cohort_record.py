@@ -49,6 +49,7 @@ def describe_cohort(cohort: Cohort) -> dict[str, Any]:
                 "architecture": type(base_of(cohort.peers[name])).__name__,
                 "parameters": count_parameters(cohort.peers[name]),
                 **adapter_facts(cohort.peers[name]),
+                **({"new_head": True} if name in cohort.new_heads else {}),
             }
             for name, spec in cohort.specs.items()
         },

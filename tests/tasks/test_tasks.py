@@ -250,7 +250,8 @@ def test_new_head_has_the_data_sets_labels(tmp_path):
     """A classifier of the old size would index past the data set's labels."""
     tiny_vit().save_pretrained(tmp_path)
     names = ["a", "b", "c", "d"]
-    model = ImageClassification().new_head(str(tmp_path), AutoConfig.from_pretrained(tmp_path), names)
+    model, drawn = ImageClassification().new_head(str(tmp_path), AutoConfig.from_pretrained(tmp_path), names)
     assert model.classifier.out_features == 4
+    assert drawn == ["classifier.bias", "classifier.weight"]
     assert model.config.id2label == dict(enumerate(names))
     assert len(LABELS) == 3

@@ -192,7 +192,7 @@ def _start(
     peer = run.peers[name]
     source, revision = str(peer.get("source") or ""), peer.get("revision")
     no_head = "It started without a classifier for these labels."
-    if run.recipe.get("label_alignment") == "new_head":
+    if peer.get("new_head") or run.recipe.get("label_alignment") == "new_head":
         return None, no_head
     if found := hub_id(source, revision):
         made.models.append(found)

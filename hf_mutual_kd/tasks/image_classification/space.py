@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...errors import PeerError
 from ...reports.text import one_line
 from ..space import ImageSpace, write_image
+from .model.configuration_encoder_classifier import EncoderClassifierConfig
 
 
 class ClassificationSpace(ImageSpace):
@@ -15,6 +17,13 @@ class ClassificationSpace(ImageSpace):
 
     score = "margin of the truth: how far it is ahead of everything else, in nats"
     files = ("image_view.py", "classification_view.py")
+
+    def check(self, name: str, config: Any) -> None:
+        if config.model_type == EncoderClassifierConfig.model_type:
+            raise PeerError(
+                f"peer {name!r} is a {config.encoder_config.model_type} under this package's own classifier, which "
+                "brings code; a Space runs none: leave the peer out, or take one that transformers can classify with"
+            )
 
     def write_sample(
         self, row: Mapping[str, Any], name: str, folder: Path, stem: str, labels: Sequence[str]

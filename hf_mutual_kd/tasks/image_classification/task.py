@@ -26,8 +26,10 @@ from ...reports.results_section import results_section, training_section
 from ...reports.teaching_section import corrections_section, teaching_section
 from ..base import Evaluator, Task
 from ..remembered_rows import RememberedRows
+from .encoders import classifier_on, takes_encoder
 from .export import ImageExport
 from .metrics import Agreement, Flips, Mean, TopK
+from .model import auto  # noqa: F401  (the Auto classes learn our classifier)
 from .report import calibration_section, confusion_section, flips_section
 from .space import ClassificationSpace
 
@@ -124,12 +126,20 @@ class ImageClassification(ClassUnits, Task):
         start = start if isinstance(start, ClassificationEvaluator) else None
         return ClassificationEvaluator(peer_names, num_classes, start)
 
-    def new_head(self, source: str, config: Any, label_names: Sequence[str], **load: Any) -> nn.Module:
-        model: Any = super().new_head(source, config, label_names, **load)
+    def takes_encoder(self, config: Any) -> bool:
+        return super().takes_encoder(config) or takes_encoder(config)
+
+    def new_head(
+        self, source: str, config: Any, label_names: Sequence[str], **load: Any
+    ) -> tuple[nn.Module, list[str]]:
+        if not super().takes_encoder(config):
+            return classifier_on(source, config, label_names, **load)
+        model: Any
+        model, drawn = super().new_head(source, config, label_names, **load)
         if getattr(model.config, "label_names", None) is not None:
             # The wrapper of timm models keeps the source's names here and saves them in place of id2label.
             model.config.label_names = list(label_names)
-        return model
+        return model, drawn
 
 
 class ClassificationEvaluator(Evaluator):

@@ -30,6 +30,7 @@ from ..base import Evaluator, Task
 from ..maps import coarsest_grid
 from .batches import is_padded, one_by_one, pixels_of, run_alone
 from .collator import DenseCollator
+from .encoders import is_backbone, segmenter_on, with_levels
 from .evaluation_facts import cell_reliability, confusions
 from .evaluator import SegmentationEvaluator
 from .export import SegmentationExport
@@ -145,6 +146,16 @@ class SemanticSegmentation(Task):
 
     def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
         return load_dense_processor(source, revision, code)
+
+    def takes_encoder(self, config: Any) -> bool:
+        return super().takes_encoder(config) or is_backbone(config)
+
+    def new_head(
+        self, source: str, config: Any, label_names: Sequence[str], **load: Any
+    ) -> tuple[nn.Module, list[str]]:
+        if super().takes_encoder(config):
+            return super().new_head(source, with_levels(config), label_names, **load)
+        return segmenter_on(source, config, label_names, **load)
 
     # One peer
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoProcessor
+from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoImageProcessor, AutoModel, AutoProcessor
 
 from ...config.options import OnBadImage, RecipeOptions, TransferOptions
 from ...data.splits import ROLES, Splits
@@ -38,6 +38,8 @@ from .metrics.scores import SaliencyScores
 from .model import auto  # noqa: F401  (the Auto classes learn our models)
 from .model.losses import FLOOR, resample_log_density, saliency_loss, score
 from .model.modeling_video_saliency import VideoSaliencyModel
+from .model.processing_video_saliency import VideoSaliencyProcessor
+from .model.token_encoders_video_saliency import TOKEN_ENCODERS
 from .outputs import log_maps
 from .report import frames_section, metrics_section, videos_section
 from .space import SaliencySpace
@@ -150,10 +152,27 @@ class VideoSaliency(Task):
             )
 
     def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
-        return AutoProcessor.from_pretrained(source, revision=revision, **code)
+        try:
+            processor = AutoProcessor.from_pretrained(source, revision=revision, **code)
+        except (OSError, ValueError):
+            processor = AutoImageProcessor.from_pretrained(source, revision=revision, **code)
+        if isinstance(processor, VideoSaliencyProcessor):
+            return processor
+        # An encoder's own: what counts of it is how values are scaled; all sizes fit.
+        known = {key: getattr(processor, key, None) for key in ("image_mean", "image_std")}
+        return VideoSaliencyProcessor(**{key: value for key, value in known.items() if value is not None})
 
-    def new_head(self, source: str, config: Any, label_names: Sequence[str], **load: Any) -> nn.Module:
-        raise ConfigError("label_alignment 'new_head': saliency has no classes; leave it out")
+    def takes_encoder(self, config: Any) -> bool:
+        return config.model_type in TOKEN_ENCODERS or type(config) in MODEL_FOR_BACKBONE_MAPPING
+
+    def new_head(
+        self, source: str, config: Any, label_names: Sequence[str], **load: Any
+    ) -> tuple[nn.Module, list[str]]:
+        if not self.takes_encoder(config):
+            raise ConfigError("label_alignment 'new_head': saliency has no classes; leave it out")
+        model = VideoSaliencyModel.from_encoder(source, revision=load.get("revision"))
+        drawn = [key for key, _ in model.named_parameters() if not key.startswith("encoder.")]
+        return model.to(load.get("dtype")), drawn
 
     # One peer
 

@@ -129,7 +129,10 @@ class VideoSaliencyModel(PreTrainedModel):
         encoder_config = AutoConfig.from_pretrained(encoder, **source)
         video = encoder_config.model_type in TOKEN_ENCODERS
         if video:
-            loaded = AutoModel.from_pretrained(encoder, use_safetensors=True, **source)
+            loaded, report = AutoModel.from_pretrained(
+                encoder, use_safetensors=True, output_loading_info=True, **source
+            )
+            _check_found(encoder, report)
         else:
             loaded = _load_backbone(encoder, encoder_config, out_indices, revision)
         given = VideoSaliencyConfig(
@@ -278,7 +281,21 @@ def _load_backbone(
     stages = len(config.stage_names)
     config.out_indices = list(out_indices or range(max(1, stages - 4), stages))
     backbone = MODEL_FOR_BACKBONE_MAPPING[type(config)]
-    return backbone.from_pretrained(source, config=config, use_safetensors=True, revision=revision)
+    loaded, report = backbone.from_pretrained(
+        source, config=config, use_safetensors=True, revision=revision, output_loading_info=True
+    )
+    _check_found(source, report)
+    return loaded
+
+
+def _check_found(source: str, report: Mapping[str, Any]) -> None:
+    """Only norms of what an encoder gives out, and what it pools, may be random."""
+    random = [
+        key for key in sorted(report["missing_keys"]) if not {"pooler", "hidden_states_norms"} & {*key.split(".")}
+    ]
+    random = [key for key in random if "norm" not in key.split(".")[0]]
+    if random:
+        raise ValueError(f"{source!r} lacks weights of its encoder ({random[0]}, …), which would stay random")
 
 
 def _like_logits(logits: Tensor, truth: Tensor) -> Tensor:
