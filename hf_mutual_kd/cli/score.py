@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..tasks.registry import Task
 
 DATA = (
-    "dataset", "dataset_config", "dataset_revision", "train_split", "validation_split", "test_split", "image_column",
+    "dataset", "dataset_config", "dataset_revision", "train_split", "validation_split", "test_split", "input_column",
     "label_column", "max_train_samples", "max_eval_samples",
 )  # fmt: skip
 """Options of a recipe that say which rows there are."""

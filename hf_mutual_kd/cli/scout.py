@@ -84,7 +84,6 @@ def run_scout(options: argparse.Namespace) -> None:
     data = {key: getattr(options, key) for key in DATA}
     data |= {"label_alignment": None if options.label_alignment == "exact" else options.label_alignment}
     data |= {"train_split": None if options.train_split == "train" else options.train_split}
-    data |= {key: None for key in ("image_column", "label_column") if data[key] == key.removesuffix("_column")}
     command = recipe_command(report, data)
     write_json(folder / "scout.json", {**report, "command": command})
     if report["candidates"]:

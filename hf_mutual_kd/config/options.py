@@ -71,7 +71,21 @@ def names_in(group: str, *classes: Any) -> tuple[str, ...]:
 
 
 @dataclass
-class TransferOptions:
+class ColumnOptions:
+    """Which columns of the rows are read."""
+
+    input_column: str | None = option(
+        "data", None, "Column that holds the input, such as the image; unset: 'image', or the one column of images."
+    )
+    label_column: str | None = option(
+        "data",
+        None,
+        "Column that holds the label or mask, null or -1 for none; unset: 'label', or the one column of class labels.",
+    )
+
+
+@dataclass
+class TransferOptions(ColumnOptions):
     """Who teaches whom, how strongly, and what differs between the peers.
 
     > Who teaches
@@ -279,7 +293,7 @@ class TransferOptions:
 
 
 @dataclass
-class RecipeOptions:
+class RecipeOptions(ColumnOptions):
     """What a recipe works on: peers, data, and the runs to compare.
 
     Args:
@@ -306,10 +320,6 @@ class RecipeOptions:
     train_split: str = option("data", "train", "Split to learn from.")
     validation_split: str | None = option("data", None, "Split that selects; unset: 'validation' or a tenth of train.")
     test_split: str | None = option("data", None, "Split that is reported; unset: 'test' or half of validation.")
-    image_column: str = option("data", "image", "Column that holds the image.")
-    label_column: str = option(
-        "data", "label", "Column that holds the label or mask; null or -1 is a row without a label."
-    )
     label_names: list[str] = option(
         "data",
         [],

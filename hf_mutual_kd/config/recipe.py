@@ -326,13 +326,15 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
 def render_help(option_classes: tuple[type, ...], description: str) -> str:
     """The text of `--help`: a group for each class, an entry for each field."""
     lines = [description, "", "  --config FILE.yaml", "      The same names in a file; the command line wins."]
+    shown: set[str] = set()
     for cls in option_classes:
         title = " ".join((cls.__doc__ or cls.__name__).strip().split("\n\n")[0].split())
         lines += ["", title]
         hints = get_type_hints(cls)
         for item in fields(cls):  # type: ignore[arg-type]
-            if item.init:
+            if item.init and item.name not in shown:
                 lines += _help_entry(item, hints[item.name])
+                shown.add(item.name)
     lines += ["", "Every field of transformers.TrainingArguments is an option too, for example --output_dir DIR,"]
     lines += ["--learning_rate 1e-5, --max_steps 200, --per_device_train_batch_size 32, --bf16, --seed 1."]
     return "\n".join(lines)

@@ -2,75 +2,151 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import datasets
-import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 
-from ..config.options import RecipeOptions
+from ..config.options import ColumnOptions, RecipeOptions
 from ..config.values import nearest
 from ..errors import DataError, LabelError
+from .class_labels import KINDS, check_class_names, class_names, class_number, class_numbers, is_text, may_be_label
 from .label_names import given_names
 from .sources import Source, explained
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
 
+Target: TypeAlias = Literal["class", "mask"]
+"""What a label column holds: the class of each row, or masks with one class for each pixel."""
+
+Options = TypeVar("Options", bound=ColumnOptions)
+
 LOOK_AT = 1000
 """Rows of a stream that are read to see whether it has labels."""
 
 
-def check_columns(split: AnyDataset, name: str, options: RecipeOptions, labels: bool) -> Features:
+def choose_columns(
+    features: Mapping[str, Any], name: str, options: Options, labels: bool, target: Target = "class"
+) -> Options:
+    """
+    The options with the columns that are read where they leave it open.
+
+    The input is the column `image`, else the one column of images; the label is the column `label`, else the one
+    column of class labels (for masks the one other column of images).
+
+    Args:
+        features (`Mapping[str, Any]`): what each column of a split holds.
+        name (`str`): of the split, for messages.
+        options ([`ColumnOptions`]): columns that they name are taken as they are.
+        labels (`bool`): whether there must be labels.
+        target (`str`, *optional*, defaults to `"class"`): what the label column holds.
+
+    Raises:
+        [`DataError`]: there is no column that may be meant, or more than one; lists those there are.
+
+    Example:
+
+    ```python
+    >>> features = Features({"img": datasets.Image(), "fine_label": ClassLabel(names=["cat", "dog"])})
+    >>> choose_columns(features, "train", ColumnOptions(), labels=True)
+    ColumnOptions(input_column='img', label_column='fine_label')
+    ```
+    """
+    image, label = options.input_column, options.label_column
+    if image is None:
+        found = [key for key in _held_by(features, datasets.Image) if key != label]
+        image = _only(found, features, "image", f"split {name}: %s; choose with --input_column")
+    if label is None:
+        found = [
+            key for key in _held_by(features, ClassLabel if target == "class" else datasets.Image) if key != image
+        ]
+        way = "choose with --label_column, or --labels false to train without labels"
+        label = _only(found, features, "label", f"split {name}: %s; {way}" if labels else None)
+    return replace(options, input_column=image, label_column=label)
+
+
+def _only(found: list[str], features: Mapping[str, Any], default: str, message: str | None) -> str:
+    """The column `default`, else the only one that was found; refused by `message` where there is one."""
+    if default in features or (len(found) != 1 and message is None):
+        return default
+    if len(found) != 1:
+        raise DataError(
+            str(message)
+            % f"no column {default}, {'several others may be it' if found else 'only'}: {_listed(features)}"
+        )
+    return found[0]
+
+
+def chosen(options: ColumnOptions) -> tuple[str, str]:
+    """The columns of input and label, where [`choose_columns`] left none open."""
+    return str(options.input_column), str(options.label_column)
+
+
+def _held_by(features: Mapping[str, Any], kind: type) -> list[str]:
+    return [key for key, feature in features.items() if isinstance(feature, kind)]
+
+
+def _listed(features: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} ({kind_of(feature)})" for key, feature in features.items())
+
+
+def check_columns(split: AnyDataset, name: str, options: ColumnOptions, labels: bool) -> Features:
     """The features of the image column and, where the split has it, of the label column.
 
     Args:
         split (`Dataset` or `IterableDataset`): as it was found; of a stream, the first row is read.
         name (`str`): of the split, for messages.
-        options ([`RecipeOptions`]): `image_column` and `label_column`.
+        options ([`ColumnOptions`]): both columns, see [`choose_columns`].
         labels (`bool`): whether the label column must be there.
 
     Raises:
         [`DataError`]: the split is empty, a column is missing (lists those there are), or the
             image column holds something else.
     """
-    image, label = options.image_column, options.label_column
+    image, label = chosen(options)
     if image == label:
-        raise DataError(f"--image_column and --label_column are both {image}")
-    features = _features(split, name, image)
-    needed = {"--image_column": image} | ({"--label_column": label} if labels else {})
+        raise DataError(f"--input_column and --label_column are both {image}")
+    features = features_of(split, name)
+    needed = {"--input_column": image} | ({"--label_column": label} if labels else {})
     for flag, column in needed.items():
         if column not in features:
-            there = ", ".join(f"{key} ({kind_of(feature)})" for key, feature in features.items())
             more = "" if column == image else ", or --labels false to train without labels"
             raise DataError(
-                f"split {name} has no column {column}, only: {there}{nearest(column, features)}; "
+                f"split {name} has no column {column}, only: {_listed(features)}{nearest(column, features)}; "
                 f"choose with {flag}{more}"
             )
     if not may_be_image(features[image]):
         held = kind_of(features[image])
-        raise DataError(f"column {image} of split {name} holds {held}, no images; choose with --image_column")
+        raise DataError(f"column {image} of split {name} holds {held}, no images; choose with --input_column")
     return Features({column: features[column] for column in (image, label) if column in features})
 
 
-def _features(split: AnyDataset, name: str, image: str) -> dict[str, Any]:
-    features = split.features
+def features_of(split: AnyDataset, name: str) -> dict[str, Any]:
+    """What each column of a split holds; the first row of a stream is read, images in it are not decoded.
+
+    Raises:
+        [`DataError`]: the split is empty, or its first row can't be read.
+    """
     if isinstance(split, Dataset):
         if not len(split):
             raise DataError(f"split {name} is empty")
         return dict(split.features)
-    if features and isinstance(features.get(image), datasets.Image):
-        split = split.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    features = split.features or {}
+    for column in _held_by(features, datasets.Image):
+        split = split.cast_column(column, datasets.Image(decode=False))
     with explained(name):
         row = next(iter(split.take(1)), None)
     if row is None:
         raise DataError(f"split {name} is empty")
-    return dict(features) if features else {key: _feature_of(value) for key, value in row.items()}
+    return dict(features) or {key: feature_of(value) for key, value in row.items()}
 
 
-def _feature_of(value: Any) -> Any:
-    """The feature of a streamed value, for streams that do not say it."""
+def feature_of(value: Any) -> Any:
+    """The feature of a value, for rows that do not say it."""
     if value is None:
         return Value("null")
     if isinstance(value, dict) and {"bytes", "path"} & set(value):
@@ -97,18 +173,6 @@ def may_be_image(feature: Any) -> bool:
     return is_struct or isinstance(feature, datasets.Image) or is_array(feature)
 
 
-def _is_text(feature: Any) -> bool:
-    return isinstance(feature, Value) and feature.dtype.removeprefix("large_") == "string"
-
-
-def _is_whole(feature: Any) -> bool:
-    return isinstance(feature, Value) and (feature.dtype.lstrip("u").startswith("int") or feature.dtype == "null")
-
-
-def _may_be_label(feature: Any) -> bool:
-    return isinstance(feature, ClassLabel) or _is_text(feature) or _is_whole(feature)
-
-
 def find_label_names(columns: dict[str, Features], source: Source, options: RecipeOptions) -> list[str] | None:
     """The names of the classes: those of `ClassLabel`, the same in all splits, else the sorted texts of all splits,
     else what `--label_names` says.
@@ -132,18 +196,22 @@ def find_label_names(columns: dict[str, Features], source: Source, options: Reci
 
 
 def _own_names(columns: dict[str, Features], source: Source, options: RecipeOptions) -> list[str] | None:
-    column = options.label_column
+    column = chosen(options)[1]
     found = {name: features[column] for name, features in columns.items() if column in features}
     for name, feature in found.items():
-        if not _may_be_label(feature):
+        if not may_be_label(feature):
             raise LabelError(
-                f"column {column} of split {name} holds {kind_of(feature)}; labels are whole numbers, class labels or "
-                "text; choose with --label_column"
+                f"column {column} of split {name} holds {kind_of(feature)}; labels are {KINDS}; choose with "
+                "--label_column"
             )
-    named = {name: list(feature.names) for name, feature in found.items() if isinstance(feature, ClassLabel)}
+    named = {
+        name: check_class_names(feature.names, f"column {column} of split {name}")
+        for name, feature in found.items()
+        if isinstance(feature, ClassLabel)
+    }
     if named:
         return _common_names(named)
-    texts = [name for name, feature in found.items() if _is_text(feature)]
+    texts = [name for name, feature in found.items() if is_text(feature)]
     if texts and options.streaming:
         raise LabelError(
             f"column {column} holds text, and a stream does not say which classes there are; store it as ClassLabel "
@@ -154,8 +222,8 @@ def _own_names(columns: dict[str, Features], source: Source, options: RecipeOpti
         raise LabelError(
             f"column {column} holds text in split {texts[0]} but {kind_of(found[other[0]])} in {other[0]}"
         )
-    values = {text for name in texts for text in _label_values(source.splits[name], column).unique().to_pylist()}
-    return sorted(values - {None}) or None
+    found_texts = [text for name in texts for text in label_values(source.splits[name], column).unique().to_pylist()]
+    return class_names(found_texts) or None
 
 
 def _common_names(named: dict[str, list[str]]) -> list[str]:
@@ -169,7 +237,8 @@ def _common_names(named: dict[str, list[str]]) -> list[str]:
     return first
 
 
-def _label_values(split: AnyDataset, column: str) -> pa.ChunkedArray:
+def label_values(split: AnyDataset, column: str) -> pa.ChunkedArray:
+    """A column as it is stored."""
     return split.select_columns([column]).with_format("arrow")[:].column(column)  # type: ignore[index, call-overload]
 
 
@@ -183,16 +252,18 @@ def unify(
         name (`str`): of the split, for messages.
         features (`Features`): what [`check_columns`] gave.
         names (`list[str]`, *optional*): the classes; labels must be below their number.
-        options ([`RecipeOptions`]): `image_column` and `label_column`.
+        options ([`RecipeOptions`]): `input_column` and `label_column`.
 
     Raises:
         [`LabelError`]: a label is out of range or no known name; the message has row and value.
             Of a stream it comes when the row is read.
     """
-    image, label = options.image_column, options.label_column
+    image, label = chosen(options)
     if isinstance(split, IterableDataset):
         return _unify_stream(split, name, features, names, options)
-    numbers = _numbers(_label_values(split, label), features[label], names, name) if label in features else None
+    numbers = None
+    if label in features:
+        numbers = class_numbers(label_values(split, label), features[label], names, name)
     split = split.select_columns([image])
     if image != "image":
         split = split.rename_column(image, "image")
@@ -201,63 +272,50 @@ def unify(
     return split if numbers is None else split.add_column("label", numbers)  # type: ignore[call-arg, arg-type]
 
 
-def _numbers(values: pa.ChunkedArray, feature: Any, names: list[str] | None, split: str) -> np.ndarray:
-    if _is_text(feature):
-        index: dict[str | None, int] = {None: -1, **{name: number for number, name in enumerate(names or [])}}
-        texts = values.to_pylist()
-        unknown = next((row for row, text in enumerate(texts) if text not in index), None)
-        if unknown is not None:
-            near = nearest(texts[unknown], names or [])
-            raise LabelError(f"{split} row {unknown}: {texts[unknown]!r} is none of the label names{near}")
-        return np.array([index[text] for text in texts], dtype=np.int64)
-    numbers = values.cast(pa.int64()).fill_null(-1).to_numpy()
-    wrong = (numbers < -1) | (numbers >= (np.inf if names is None else len(names)))
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise _out_of_range(split, row, int(numbers[row]), None if names is None else len(names))
-    return numbers
-
-
-def _out_of_range(split: str, row: int, value: int, classes: int | None) -> LabelError:
-    allowed = f"0 to {classes - 1}" if classes else "0 or more"
-    return LabelError(f"{split} row {row}: label {value} is out of range: {allowed}, and -1 or null for no label")
-
-
 def _unify_stream(
     split: IterableDataset, name: str, features: Features, names: list[str] | None, options: RecipeOptions
 ) -> IterableDataset:
-    image, label = options.image_column, options.label_column
+    image, label = chosen(options)
     keep = [column for column in (image, label) if column in features]
     target = {"image": features[image] if is_array(features[image]) else datasets.Image(decode=False)}
     target |= {"label": Value("int64")} if label in features else {}
     if isinstance(features[image], datasets.Image) and split.features:
         split = split.cast_column(image, datasets.Image(decode=False))
-    row_of = partial(_stream_row, image=image, label=label, split=name, classes=len(names) if names else None)
+    row_of = partial(_stream_row, image=image, label=label, split=name, names=names)
     return split.select_columns(keep).map(row_of, with_indices=True, remove_columns=keep, features=Features(target))
 
 
 def _stream_row(
-    row: dict[str, Any], index: int, *, image: str, label: str, split: str, classes: int | None
+    row: dict[str, Any], index: int, *, image: str, label: str, split: str, names: list[str] | None
 ) -> dict[str, Any]:
     value = row[image]
     if isinstance(value, bytes | str):
         value = {"bytes": value, "path": None} if isinstance(value, bytes) else {"bytes": None, "path": value}
     if label not in row:
         return {"image": value}
-    number = -1 if row[label] is None else int(row[label])
-    if number < -1 or (classes is not None and number >= classes):
-        raise _out_of_range(split, index, number, classes)
-    return {"image": value, "label": number}
+    return {"image": value, "label": class_number(row[label], names, row=f"{split} row {index}")}
+
+
+def check_classes(split: AnyDataset, name: str, classes: int) -> None:
+    """Refuse labels of a unified split that are none of so many classes; a stream is left unread.
+
+    Raises:
+        [`LabelError`]: names split, row and value, and the classes that there are.
+    """
+    if isinstance(split, Dataset) and "label" in split.column_names:
+        class_numbers(label_values(split, "label"), split.features["label"], None, name, classes)
 
 
 def has_labels(split: AnyDataset, column: str = "label") -> bool:
-    """Whether any row has a label (a number of 0 or more, or a text); of a stream, any of its first 1,000 rows."""
+    """Whether any row has a label; of a stream, any of its first 1,000 rows."""
     if split.features is not None and column not in split.features:
         return False
-    if split.features is not None and not _may_be_label(split.features[column]):
+    if split.features is not None and not may_be_label(split.features[column]):
         return True
     if isinstance(split, Dataset):
-        values = _label_values(split, column).drop_null()
-        return any(not isinstance(value, int) or value >= 0 for value in values.unique().to_pylist())
-    rows = (row[column] for row in split.select_columns([column]).take(LOOK_AT))
-    return any(value is not None and (not isinstance(value, int) or value >= 0) for value in rows)
+        return any(_is_label(value) for value in label_values(split, column).unique().to_pylist())
+    return any(_is_label(row[column]) for row in split.select_columns([column]).take(LOOK_AT))
+
+
+def _is_label(value: Any) -> bool:
+    return bool(value.strip()) if isinstance(value, str) else value is not None and value >= 0

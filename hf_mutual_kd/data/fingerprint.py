@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, IterableDataset
 
+from .class_labels import class_numbers
+from .columns import label_values
 from .mask_columns import has_mask_column, rows_with_mask
 from .masks import REDUCE
 from .sources import Source
@@ -61,7 +63,7 @@ def labels_of(split: Dataset) -> np.ndarray:
         return np.full(len(split), -1, dtype=np.int64)
     if has_mask_column(split):
         return rows_with_mask(split).astype(np.int64) - 1
-    return np.asarray(split.with_format("numpy")["label"][:], dtype=np.int64)
+    return class_numbers(label_values(split, "label"), split.features["label"], None, "rows")
 
 
 def _hash_rows(split: Dataset) -> str:

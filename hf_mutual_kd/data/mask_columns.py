@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..config.options import RecipeOptions
 from ..errors import DataError, LabelError
-from .columns import LOOK_AT, AnyDataset, is_array, kind_of, may_be_image
+from .columns import LOOK_AT, AnyDataset, chosen, is_array, kind_of, may_be_image
 from .images import BAR_FROM, image_size
 from .label_names import given_names, names_beside
 from .masks import MOST_CLASSES, REDUCE, check_mask, is_nothing, read_mask
@@ -63,10 +63,10 @@ def unify_masks(
         name (`str`): of the split, as for [`unify`].
         features (`Features`): what [`check_columns`] gave.
         names (`list[str]`, *optional*): as for [`unify`]; numbers are checked when masks are.
-        options ([`RecipeOptions`]): `image_column`, `label_column` and `reduce_labels`.
+        options ([`RecipeOptions`]): `input_column`, `label_column` and `reduce_labels`.
     """
-    found = {options.image_column: "image", options.label_column: "label"}
-    found = {column: role for column, role in found.items() if column in features and not _is_null(features[column])}
+    roles = zip(chosen(options), ("image", "label"), strict=True)
+    found = {column: role for column, role in roles if column in features and not _is_null(features[column])}
     kinds = {role: features[column] for column, role in found.items()}
     undecoded = {role: kind if is_array(kind) else datasets.Image(decode=False) for role, kind in kinds.items()}
     reduced = {REDUCE: Value("bool")} if options.reduce_labels and "label" in kinds else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset, IterableDataset
@@ -13,7 +13,16 @@ from datasets import Dataset, IterableDataset
 from ..config.options import RecipeOptions
 from ..config.values import nearest
 from ..errors import DataError, LabelError
-from .columns import AnyDataset, check_columns, find_label_names, has_labels, unify
+from .columns import (
+    AnyDataset,
+    Target,
+    check_columns,
+    choose_columns,
+    features_of,
+    find_label_names,
+    has_labels,
+    unify,
+)
 from .fingerprint import fingerprint, labels_of
 from .images import check_images, content_id, decode_image
 from .labelled_rows import hide_labels, which_labelled
@@ -61,24 +70,21 @@ LABELS = {
 }
 
 
-def load_splits(
-    options: RecipeOptions, *, seed: int, labels: bool = True, target: Literal["class", "mask"] = "class"
-) -> Splits:
+def load_splits(options: RecipeOptions, *, seed: int, labels: bool = True, target: Target = "class") -> Splits:
     """Find, choose, check and unify the splits of `--dataset`.
 
     Selection and report never share rows. Without a test split, validation is halved by a permutation of `seed`;
     of a stream, by a hash of each image, which is the same in every worker and process. Without a validation
-    split, a tenth of train becomes it; without both, a tenth each. A test split that nobody asked for and that has
-    no labels, as ImageNet's, counts as none. `max_train_samples` and `max_eval_samples` draw rows by `seed` (of a
-    stream: take its first).
+    split, a tenth of train becomes it, of its labelled rows where not all have a label; without both, a tenth each. A
+    test split that nobody asked for and that has no labels, as ImageNet's, counts as none. `max_train_samples` and
+    `max_eval_samples` draw rows by `seed` (of a stream: take its first).
 
     Args:
         options ([`RecipeOptions`]): what `--dataset` and its neighbours say.
         seed (`int`): draws parts and samples; runs that are compared use the same one.
         labels (`bool`, defaults to `True`): `False` lets the label column, or all labels of validation and test, be
             absent (`--labels false`).
-        target (`str`, defaults to `"class"`): what the label column holds: `"class"` of each image, or `"mask"`s with
-            one class for each pixel.
+        target (`str`, defaults to `"class"`): what the label column holds, see [`Target`].
 
     Returns:
         [`Splits`]; images and masks are not looked at, see [`check_images`] and [`check_masks`].
@@ -98,6 +104,8 @@ def load_splits(
         raise LabelError("--reduce_labels is for masks; the labels of this task are classes of whole images")
     source = open_source(options)
     chosen = _choose(source, options)
+    train = chosen["train"]
+    options = choose_columns(features_of(source.splits[train], train), train, options, labels, target)
     _leave_unlabelled_test(chosen, source, options, kind)
     columns = {name: check_columns(source.splits[name], name, options, labels) for name in chosen.values()}
     names = kind.names(columns, source, options)

@@ -21,7 +21,7 @@ from ..config.recipe import to_command
 from ..config.training_config import MutualKDConfig
 from ..data.collator import SAMPLE_ID
 from ..data.role_table import RoleTable
-from ..data.splits import Splits, decode_image
+from ..data.splits import ROLES, Splits, decode_image
 from ..errors import ConfigError, OutputFolderError, ResumeError
 from ..files import write_bytes, write_json
 from ..hub.checkpoints import pull_checkpoint
@@ -86,7 +86,8 @@ class Experiment:
         splits = self._load_data()
         cohort = self._load_cohort(specs, splits)
         if splits.label_names is None and cohort.label_names:
-            cohort.task.check_labels(splits, len(cohort.label_names))
+            for role in ROLES:
+                cohort.task.check_labels(getattr(splits, role), role, len(cohort.label_names))
         self.config.check_peers(cohort.names)
         self._check_training(cohort, splits)
         self._pull_checkpoint()

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
+from datasets import Dataset
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,7 +23,9 @@ from tqdm.auto import tqdm
 
 from ..config.options import MOST_KEPT
 from ..data.collator import UNREADABLE, identified
+from ..data.columns import check_classes
 from ..data.fingerprint import labels_of
+from ..data.mask_columns import has_mask_column
 from ..data.processors import settings_of
 from ..errors import ConfigError, DataError, OutputFolderError
 from ..files import whole, write_json
@@ -95,6 +98,7 @@ def score_peers(
         [`DataError`]: the folder holds a table of other data or of other peers of these names, or
             every epoch would draw other rows.
         [`OutputFolderError`]: it holds something else.
+        [`LabelError`]: a label is none of the peers' classes.
         [`ConfigError`]: a value breaks its rule.
     """
     if not KEEP.fullmatch(keep):
@@ -104,6 +108,7 @@ def score_peers(
     accelerator = accelerator or Accelerator()
     place = Path(folder)
     facts = {peer: peer_facts(cohort, peer) for peer in cohort.names}
+    _check_labels(plain_rows(rows), name, len(cohort.label_names))
     data = {"name": name, **describe_rows(rows, cohort.label_names)}
     if "rows" not in data:
         raise DataError("every epoch draws other target frames: score rows.fixed_rows(), or rows.fixed_rows(epochs=E)")
@@ -132,6 +137,11 @@ def score_peers(
         _write_index(place, manifest, rows)
     accelerator.wait_for_everyone()
     return ScoreTable.load(place)
+
+
+def _check_labels(rows: Any, name: str, classes: int) -> None:
+    if isinstance(rows, Dataset) and not has_mask_column(rows) and classes:
+        check_classes(rows, name, classes)
 
 
 def peer_facts(cohort: Cohort, name: str) -> dict[str, Any]:

@@ -109,8 +109,8 @@ class Task(Units):
             setattr(splits, name, rows)
         splits.facts["skipped_images"] = skipped
 
-    def check_labels(self, splits: Splits, classes: int) -> None:
-        """Check labels of a data set without class names against the peers' number of classes, before training."""
+    def check_labels(self, rows: Any, name: str, classes: int) -> None:
+        """Check the labels of the split `name` against the peers' number of classes, before anything is computed."""
 
     @abstractmethod
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> Callable[..., Any]:

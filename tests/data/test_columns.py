@@ -12,6 +12,7 @@ from datasets import Array2D, ClassLabel, Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image as PILImage
 
+from hf_mutual_kd.data.class_labels import class_numbers
 from hf_mutual_kd.data.masks import read_mask
 from hf_mutual_kd.data.splits import decode_image
 from hf_mutual_kd.errors import DataError, LabelError
@@ -26,7 +27,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 def test_columns_are_renamed_and_others_removed(tmp_path):
     """A second column called `image` must not win over the one that was asked for."""
     data = table(20).rename_columns({"image": "jpg", "label": "cls"}).add_column("image", ["x"] * 20)
-    splits = load(save(tmp_path / "d", train=data), image_column="jpg", label_column="cls")
+    splits = load(save(tmp_path / "d", train=data), input_column="jpg", label_column="cls")
     assert splits.train.column_names == ["image", "label"]
     assert decode_image(splits.train[0]["image"]).mode == "RGB"
 
@@ -35,7 +36,7 @@ def test_stream_names_its_columns(tmp_path):
     """A misnamed column of a stream must not be found only in the first step."""
     path = save(tmp_path / "d", train=table(10), validation=table(4))
     with pytest.raises(DataError, match=r"no column img, only: image \(Image\)"):
-        load(path, streaming=True, image_column="img")
+        load(path, streaming=True, input_column="img")
     with pytest.raises(DataError, match="split validation is empty"):
         load(save(tmp_path / "e", train=table(10), validation=table(0)), streaming=True)
 
@@ -67,6 +68,58 @@ def test_text_labels_are_numbered_by_sorted_name(tmp_path):
         load(path, streaming=True)
 
 
+def test_a_label_that_no_int64_holds():
+    """Wrapped around it would be -1, no label."""
+    with pytest.raises(LabelError, match="train row 1: label 18446744073709551615 is out of range"):
+        class_numbers(pa.chunked_array([pa.array([0, 2**64 - 1], pa.uint64())]), Value("uint64"), None, "train")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_labels_of_one_meaning_are_converted(tmp_path, streaming):
+    """pandas makes floats of numbers where one is missing; bools crashed in the role table at the first checkpoint."""
+    cases = {
+        "floats": (plain([1.0, None, float("nan"), -1.0, 0.0], "float64"), [1, -1, -1, -1, 0]),
+        "bools": (plain([True, None, False], "bool"), [1, -1, 0]),
+        "small": (plain([2, None, 0], "uint8"), [2, -1, 0]),
+    }
+    for name, (data, expected) in cases.items():
+        path = save(tmp_path / name, train=data, validation=data, test=data)
+        assert [row["label"] for row in load(path, streaming=streaming).train] == expected, name
+
+
+def test_text_labels_count_in_numbers_and_composed_letters(tmp_path):
+    """The tenth class is not the third, a name in two Unicode forms is no two classes, an empty text is none."""
+    texts = ["10", "2", "", "caf\u00e9", "cafe\u0301", "1", " "]
+    data = plain(texts, "string")
+    splits = load(save(tmp_path / "d", train=data, validation=data, test=data))
+    assert splits.label_names == ["1", "2", "10", "caf\u00e9"]
+    assert splits.train["label"][:] == [2, 1, -1, 3, 3, 0, -1]
+    named = table(
+        4, features=Features({"image": ImageFeature(), "label": ClassLabel(names=["caf\u00e9", "cafe\u0301"])})
+    )
+    with pytest.raises(LabelError, match=r"name of class 1 is there twice"):
+        load(save(tmp_path / "e", train=named, validation=named, test=named))
+
+
+def test_the_only_columns_of_their_kind_are_found(tmp_path):
+    """`img` and `fine_label` are what many data sets say; a guess between two would train on the wrong one."""
+    data = table(8).rename_columns({"image": "img", "label": "fine_label"}).add_column("id", list(range(8)))
+    assert load(save(tmp_path / "d", train=data, validation=data, test=data)).train["label"][:] == [0, 1] * 4
+    both = data.add_column("coarse", [0] * 8).cast_column("coarse", ClassLabel(names=["pet"]))
+    with pytest.raises(
+        DataError,
+        match=r"split train: no column label, several others may be it: img \(Image\), fine_label \(ClassLabel\), "
+        r"id \(int64\), coarse \(ClassLabel\); choose with --label_column",
+    ):
+        load(save(tmp_path / "e", train=both, validation=both, test=both))
+    features = Features({"img": ImageFeature(), "mask": ImageFeature()})
+    two = Dataset.from_dict({"img": rows(4)["image"], "mask": rows(4)["image"]}, features)
+    path = save(tmp_path / "f", train=two, validation=two, test=two)
+    with pytest.raises(DataError, match=r"no column image, several others may be it: .* choose with --input_column"):
+        load(path)
+    assert load(path, input_column="img", target="mask").train.column_names == ["image", "label"]
+
+
 def test_text_is_mapped_by_the_names_of_another_split(tmp_path):
     """Names of ClassLabel decide; a text that is none of them is an error with its row."""
     path = save(tmp_path / "d", train=table(4), validation=plain(["dog", None], "string"), test=table(2))
@@ -80,8 +133,8 @@ def test_text_is_mapped_by_the_names_of_another_split(tmp_path):
     ("train", "message"),
     [
         (plain([0, 1, -2]), "train row 2: label -2 is out of range: 0 or more, and -1 or null for no label"),
-        (plain([0.0, 1.0], "float32"), "column label of split train holds float32; labels are whole numbers"),
-        (plain([True, False], "bool"), "holds bool"),
+        (plain([0.0, 1.5, None], "float32"), "train row 1: label 1.5 is no whole number, so no class"),
+        (plain([b"0", b"1"], "binary"), "column label of split train holds binary; labels are whole numbers"),
         (plain(["a", "b"], "string"), "holds text in split train but int64 in validation"),
     ],
 )
@@ -162,7 +215,7 @@ def test_masks_are_read_however_they_are_stored(tmp_path, kind, streaming):
     images = [{"bytes": png(value, (3, 2)), "path": None} for value in range(2)]
     data = Dataset.from_dict({"jpg": images, "image": cells}, features=features)
     path = save(tmp_path / "d", train=data, validation=data, test=data)
-    splits = load(path, target="mask", image_column="jpg", label_column="image", streaming=streaming)
+    splits = load(path, target="mask", input_column="jpg", label_column="image", streaming=streaming)
     row = next(iter(splits.train))
     assert set(row) == {"image", "label"}
     assert read_mask(row).tolist() == MASK.tolist()

@@ -119,7 +119,7 @@ def test_folder_of_tar_files(tmp_path):
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
     for streaming in (False, True):
-        splits = load(tmp_path, image_column="png", label_column="cls", streaming=streaming)
+        splits = load(tmp_path, input_column="png", label_column="cls", streaming=streaming)
         assert sorted(pixels(splits.validation) + pixels(splits.test)) == list(range(6))
         assert [row["label"] for row in splits.train] == [0, 1, 2, 0, 1, 2]
     assert splits.facts["fingerprint_of"] == "names and sizes of files"
@@ -138,9 +138,9 @@ def test_stream_that_does_not_say_its_types(tmp_path):
     assert pixels(splits.train) == list(range(16))
     assert sorted(pixels(splits.validation) + pixels(splits.test)) == list(range(16))
     with pytest.raises(DataError, match=r"no column img, only: image \(string\), label \(int64\), note \(string\)"):
-        load(tmp_path / "d", streaming=True, image_column="img")
+        load(tmp_path / "d", streaming=True, input_column="img")
     with pytest.raises(DataError, match="column label of split train holds int64, no images"):
-        load(tmp_path / "d", streaming=True, image_column="label", label_column="image")
+        load(tmp_path / "d", streaming=True, input_column="label", label_column="image")
 
 
 def test_column_of_bytes_and_of_paths(tmp_path):

@@ -42,6 +42,15 @@ def test_parts_of_train_are_disjoint(tmp_path):
     assert splits.facts["splits"]["validation"] == "a tenth of train (seed 0)"
 
 
+def test_parts_are_drawn_from_the_rows_that_have_a_label(tmp_path):
+    """One in four rows has a label: a tenth of all rows would hold some that can measure nothing."""
+    labels = [row % 2 if row % 4 == 0 else -1 for row in range(80)]
+    splits = load(save(tmp_path / "d", train=table(80, label=labels)))
+    assert splits.facts["rows"] == {"train": 76, "validation": 2, "test": 2}
+    assert splits.facts["labelled"] == {"train": 16, "validation": 2, "test": 2}
+    assert sorted(pixels(splits.train) + pixels(splits.validation) + pixels(splits.test)) == list(range(80))
+
+
 def test_stream_is_halved_by_content(tmp_path):
     """Both halves of a stream must be the same in every epoch, order and process, and share no row."""
     path = save(tmp_path / "d", train=table(4), validation=table(40, 4))
@@ -85,11 +94,11 @@ def test_samples_are_drawn_from_all_classes(tmp_path):
         ({"streaming": True}, r"no validation split.*give --validation_split test \(it is then halved\)"),
         ({"max_train_samples": 0}, "--max_train_samples must be 1 or more, got 0"),
         ({"max_eval_samples": -1}, "--max_eval_samples must be 1 or more, got -1"),
-        ({"image_column": "img"}, r"no column img, only: image \(Image\), label \(ClassLabel\).*--image_column"),
+        ({"input_column": "img"}, r"no column img, only: image \(Image\), label \(ClassLabel\).*--input_column"),
         ({"label_column": "labels"}, r"no column labels, only: .* \(nearest: label\); choose with --label_column"),
-        ({"image_column": "label"}, "--image_column and --label_column are both label"),
+        ({"input_column": "label"}, "--input_column and --label_column are both label"),
         (
-            {"image_column": "label", "label_column": "image"},
+            {"input_column": "label", "label_column": "image"},
             "column label of split train holds ClassLabel, no images",
         ),
     ],

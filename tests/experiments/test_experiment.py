@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import LABELS, MAKERS, make_rows, tiny_processor
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Value
 from recipe_run import RECIPE, ROOT, argv, main
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
@@ -141,7 +141,7 @@ def test_configurations_of_the_paper_run_with_stand_ins(config, place, tmp_path)
     stand_ins = [f"{name}={place / ('vit' if index % 2 else 'cnx')}" for index, name in enumerate(names)]
     words = [
         "--config", str(config), "--peers", *stand_ins, "--dataset", str(place / "data"),
-        "--output_dir", str(tmp_path / "run"), "--image_column", "image", "--label_column", "label",
+        "--output_dir", str(tmp_path / "run"), "--input_column", "image", "--label_column", "label",
         "--train_split", "train", "--validation_split", "validation", "--test_split", "test",
         "--dataset_config", "null", "--dataset_revision", "null", "--streaming", "false",
         "--max_steps", "2", "--bf16", "false", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true",
@@ -170,12 +170,19 @@ def damaged_image(folder: Path):
     return str(folder / "broken")
 
 
+def counted_from_one(folder: Path):
+    rows = make_rows(12).cast_column("label", Value("int64")).map(lambda row: {"label": row["label"] + 1})
+    DatasetDict({"train": rows, "validation": rows, "test": rows}).save_to_disk(folder / "from_one")
+    return str(folder / "from_one")
+
+
 BAD = {
+    "labels counted from 1": (lambda f: ["--dataset", counted_from_one(f)], "train row 2: label 3 is out of range"),
     "peer does not exist": (lambda f: ["--peers", f"a={f}/nowhere", "b=nobody/nothing"], "nowhere"),
     "two peers of one name": (lambda f: ["--peers", "a=x", "a=y"], "two peers"),
     "unsafe name": (lambda f: ["--peers", "../a=x"], "safe folder name"),
     "label lists differ": (lambda f: ["--peers", refuse_other_labels(f)], "hexagon"),
-    "column missing": (lambda f: ["--image_column", "picture"], "image"),
+    "column missing": (lambda f: ["--input_column", "picture"], "image"),
     "split missing": (lambda f: ["--train_split", "trian"], "train"),
     "unreadable image": (lambda f: ["--dataset", damaged_image(f)], "3"),
     "temperature": (lambda f: ["--temperature", "0"], "temperature"),

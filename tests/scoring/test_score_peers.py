@@ -6,13 +6,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import LABELS, in_two_processes, make_rows, tiny_processor
+from datasets import Value
 from torch.testing import assert_close
 
 from hf_mutual_kd import RoleTaggingCollator
 from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.data.collator import identified
 from hf_mutual_kd.distillation.roles import confidence_scores, loss_scores, margin_scores
-from hf_mutual_kd.errors import ConfigError, DataError, OutputFolderError
+from hf_mutual_kd.errors import ConfigError, DataError, LabelError, OutputFolderError
 from hf_mutual_kd.peers.loading import LoadedPeer
 from hf_mutual_kd.peers.spec import PeerSpec
 from hf_mutual_kd.scoring.score_peers import distribution, score_peers
@@ -34,6 +35,15 @@ def direct(cohort, rows):
     batch = RoleTaggingCollator(cohort.processors)([counted[index] for index in range(len(rows))])
     with torch.no_grad():
         return torch.stack(list(cohort.eval()(peer_inputs=batch["peer_inputs"]).answers.values()))
+
+
+def test_a_label_beyond_the_classes_is_refused(make_cohort, train_rows, tmp_path):
+    """Its margin was that of another class, or an index error after the first shards."""
+    numbers = train_rows.cast_column("label", Value("int64"))
+    wrong = numbers.map(lambda row, index: {"label": 3 if index == 40 else row["label"]}, with_indices=True)
+    with pytest.raises(LabelError, match="photos row 40: label 3 is out of range: 0 to 2"):
+        score(make_cohort("vit", "cnx"), wrong, tmp_path / "t", name="photos")
+    assert not (tmp_path / "t").exists()
 
 
 def test_a_table_holds_what_the_peers_say(make_cohort, train_rows, tmp_path):

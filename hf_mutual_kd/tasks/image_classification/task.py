@@ -13,6 +13,7 @@ from transformers import AutoModelForImageClassification
 
 from ...config.options import TransferOptions
 from ...data.collator import RoleTaggingCollator
+from ...data.columns import check_classes
 from ...data.images import UNREADABLE, decode_image
 from ...data.views import SharedView
 from ...distillation.label_alignment import ClassColumns
@@ -60,6 +61,9 @@ class ImageClassification(ClassUnits, Task):
 
     def thumbnail(self, row: Mapping[str, Any]) -> bytes | None:
         return thumbnail(decode_image(row["image"]))
+
+    def check_labels(self, rows: Any, name: str, classes: int) -> None:
+        check_classes(rows, name, classes)
 
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> SharedView:
         return SharedView(min_area=options.crop_min_area, color_jitter=options.color_jitter, seed=seed)

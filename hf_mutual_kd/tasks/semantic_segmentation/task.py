@@ -121,9 +121,8 @@ class SemanticSegmentation(Task):
             splits.facts["skipped_images"][name] += skipped
         splits.facts["checked_masks"] = checked
 
-    def check_labels(self, splits: Splits, classes: int) -> None:
-        for name in ROLES:
-            check_masks(getattr(splits, name), name, classes)
+    def check_labels(self, rows: Any, name: str, classes: int) -> None:
+        check_masks(rows, name, classes)
 
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> DenseView:
         return DenseView.from_options(options, processors, seed)
