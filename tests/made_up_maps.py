@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from made_up_run import RUNS, write_full_run, write_run
 
-from hf_mutual_kd.reports.drawn import DRAWN, Drawn, class_map, density_map, photograph, write_drawn
-from hf_mutual_kd.reports.measured import BINS, MEASURED, write_measured
+from hf_mutual_kd.reports.pictures import PICTURES, SampleImages, class_map, density_map, photograph, write_pictures
+from hf_mutual_kd.reports.samples import BINS, SAMPLES_FILE, write_samples
 
 SAMPLES = 6
 MAP_TASKS = ("semantic-segmentation", "video-saliency")
@@ -28,9 +28,9 @@ def write_map_run(folder: Path, task: str, record: dict | None = None) -> Path:
     for seed in record["seeds"]:
         for arm, gain in (("", 0.2), ("control", 0.1)):
             place = folder / ("" if seed == 0 else f"seed-{seed}") / arm
-            write_measured(place / MEASURED, peers, records(0.0), records(gain), facts)
+            write_samples(place / SAMPLES_FILE, peers, records(0.0), records(gain), facts)
     draw = segmented if segments else looked_at
-    write_drawn(folder / DRAWN, peers, [draw(place, peers) for place in range(SAMPLES)])
+    write_pictures(folder / PICTURES, peers, [draw(place, peers) for place in range(SAMPLES)])
     return folder
 
 
@@ -75,7 +75,7 @@ def saliency_records(gain: float) -> dict[str, np.ndarray]:
     }
 
 
-def segmented(place: int, peers: list[str]) -> Drawn:
+def segmented(place: int, peers: list[str]) -> SampleImages:
     truth = np.zeros((10, 12), int)
     truth[:, place:] = 1
     truth[0] = -1
@@ -83,13 +83,13 @@ def segmented(place: int, peers: list[str]) -> Drawn:
     maps = {f"{phase}/{name}": class_map(wrong if phase == "before" else truth.clip(0))
             for name in peers for phase in ("before", "after")}  # fmt: skip
     image = np.full((20, 24, 3), 40 * place, np.uint8)
-    return Drawn(place, f"sample {place}", photograph(image), class_map(truth), maps, class_map(truth))
+    return SampleImages(place, f"sample {place}", photograph(image), class_map(truth), maps, class_map(truth))
 
 
-def looked_at(place: int, peers: list[str]) -> Drawn:
+def looked_at(place: int, peers: list[str]) -> SampleImages:
     density = np.zeros((9, 16), np.float32)
     density[place, 2 * place] = 1
     maps = {f"{phase}/{name}": density_map(density) for name in peers for phase in ("before", "after")}
     image = np.full((18, 32, 3), 40 * place, np.uint8)
     name = f"{VIDEOS[place % 2]} frame {place}"
-    return Drawn(place, name, photograph(image), density_map(density), maps)
+    return SampleImages(place, name, photograph(image), density_map(density), maps)

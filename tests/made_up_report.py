@@ -9,26 +9,33 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from made_up_run import made_up_record, made_up_results, write_history, write_run
 from PIL import Image
 
-from hf_mutual_kd.reports.predictions import PREDICTIONS, PredictionRecorder, write_predictions
+from hf_mutual_kd.reports.samples import SAMPLES_FILE, write_samples
+from hf_mutual_kd.tasks.image_classification.task import ClassificationEvaluator
 
 SAMPLES = 240
+OUTCOMES = {"statistic": "means", "metrics": ["accuracy", "top5_accuracy", "loss"]}
 
 
-def recorder(right: np.ndarray, labels: np.ndarray, classes: int, sure: float) -> PredictionRecorder:
-    """Peers that are right where `right` `[R, N]` says so, else take the next class, and are always this sure."""
+def recorded(right: np.ndarray, labels: np.ndarray, classes: int, sure: float) -> dict[str, np.ndarray]:
+    """Peers that are right where `right` `[R, N]` says so, else take the next class, and are always this sure; the
+    ensemble says what the first peer says."""
     guess = np.where(right, labels[:, None], (labels[:, None] + 1) % classes)
-    made = PredictionRecorder()
-    made.add({
+    made = ClassificationEvaluator([f"peer{place}" for place in range(right.shape[1])], classes)
+    facts = {
         "sample_ids": np.arange(len(labels)),
         "labels": labels,
         "top5": guess[:, :, None],
         "confidence": np.full(right.shape, sure),
         "loss": -np.log(np.where(right, sure, 0.1)),
-    })  # fmt: skip
-    return made
+        "ensemble": guess[:, 0],
+        "teacher": np.zeros_like(labels),
+    }
+    made.add({key: torch.from_numpy(value) for key, value in facts.items()})
+    return made.records()
 
 
 def write_report_run(folder: Path, record: dict | None = None, results: dict | None = None) -> Path:
@@ -44,8 +51,8 @@ def write_report_run(folder: Path, record: dict | None = None, results: dict | N
         for seed in ("", "seed-1", "seed-2"):
             place = folder / seed / arm
             write_history(place, 0.004 + 0.002 * (arm == ""), "vit", "accuracy")
-            before, now = recorder(start, labels, classes, 0.9), recorder(right, labels, classes, 0.8)
-            write_predictions(place / PREDICTIONS, peers, before, now)
+            before, now = recorded(start, labels, classes, 0.9), recorded(right, labels, classes, 0.8)
+            write_samples(place / SAMPLES_FILE, peers, before, now, {"outcomes": OUTCOMES})
     taught = [{"step": step, **{f"{name}/taught": 0.4 + step / 5000 for name in peers}} for step in (100, 500)]
     with open(folder / "history.jsonl", "a", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in taught)

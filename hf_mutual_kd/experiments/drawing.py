@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.collator import SAMPLE_ID, rows_with
-from ..reports.drawn import DRAWN, MOST_DRAWN, write_drawn
-from ..reports.measured import MEASURED, choose_changes, read_measured
+from ..reports.pictures import MOST_PICTURES, PICTURES, write_pictures
+from ..reports.samples import SAMPLES_FILE, choose_changes, read_samples
 
 
 def draw_changed(before: Any, after: Any, rows: Any, folder: Path) -> None:
@@ -20,9 +20,10 @@ def draw_changed(before: Any, after: Any, rows: Any, folder: Path) -> None:
         rows: the test split, as it was measured.
         folder (`Path`): of the run; one that recorded nothing stays as it is.
     """
-    measured = read_measured(folder / MEASURED, before.names)
+    measured = read_samples(folder / SAMPLES_FILE, before.names)
     if measured is None:
         return
-    ids = [int(measured.ids[row]) for row in choose_changes(measured, MOST_DRAWN)]
+    ids = [int(measured.ids[row]) for row in choose_changes(measured, MOST_PICTURES)]
     found = {int(row[SAMPLE_ID]): before.task.draw(before, after, row) for row in rows_with(rows, ids)}
-    write_drawn(folder / DRAWN, before.names, [one for identity in ids if (one := found.get(identity)) is not None])
+    chosen = [one for identity in ids if (one := found.get(identity)) is not None]
+    write_pictures(folder / PICTURES, before.names, chosen)

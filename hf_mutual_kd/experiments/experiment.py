@@ -31,9 +31,7 @@ from ..peers.cohort import Cohort
 from ..peers.spec import PeerSpec, parse_peers
 from ..reports.card_figures import results_figure
 from ..reports.html_report import write_report
-from ..reports.measured import MEASURED, write_measured
 from ..reports.model_card import EXAMPLES, write_cards
-from ..reports.predictions import PREDICTIONS, write_predictions
 from ..reports.results import Arm, collect, describe
 from ..reports.run_facts import (
     base_facts,
@@ -43,6 +41,7 @@ from ..reports.run_facts import (
     objective_facts,
     run_snippet,
 )
+from ..reports.samples import SAMPLES_FILE, write_samples
 from ..reports.task_words import TaskWords, words_of
 from ..scoring.table_teacher import open_table
 from ..tasks.registry import make_task
@@ -332,9 +331,8 @@ class Experiment:
         arm = trainer.arm(name, "test", seconds)
         if self.state.is_main_process:
             before, after = (found["test"] for found in (trainer.start_evaluators, trainer.evaluators))
-            write_predictions(folder / PREDICTIONS, cohort.names, before.predictions, after.predictions)
-            facts = cohort.task.row_facts(splits.test)
-            write_measured(folder / MEASURED, cohort.names, before.records(), after.records(), facts)
+            facts = cohort.task.row_facts(splits.test) | {"outcomes": after.outcome_facts()}
+            write_samples(folder / SAMPLES_FILE, cohort.names, before.records(), after.records(), facts)
             write_json(folder / SUMMARY, dataclasses.asdict(arm))
         self.state.wait_for_everyone()
         return arm

@@ -8,18 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..data.collator import SAMPLE_ID, rows_with
 from ..errors import DataError, OutputFolderError
-from ..files import whole, write_bytes, write_text
+from ..files import write_bytes, write_text
 from .blocks import JPEG, Figures, Section, Table, Text
 from .card_figures import Points, read_curves
 from .figures import draw, paint_lines
 from .model_card import hyperparameters
+from .pictures import PICTURES, SampleImages, write_pictures
 from .predictions import Predictions
 from .report_data import MOST_SAMPLES, choose_flips, read_report_data
 from .report_sections import COMMON_SECTIONS, ReportTask
@@ -31,7 +30,6 @@ from .text import TOKEN, one_line
 TEMPLATE = Path(__file__).with_name("report_template.html")
 FOLDER = "report"
 PAGE = "index.html"
-THUMBNAILS = "thumbnails.parquet"
 
 LONGEST_TEXT, LONGEST_COMMAND = 300, 20_000
 
@@ -66,13 +64,9 @@ def write_report(
     data = read_report_data(read_records(Path(run_dir)))
     folder = Path(out) if out else data.run.folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    images = _read_thumbnails(data.run.folder / FOLDER / THUMBNAILS)
     if test_rows is not None and task is not None and data.first is not None:
-        images = _make_thumbnails(data.first, test_rows, task)
-        _write_thumbnails(data.run.folder / FOLDER / THUMBNAILS, images)
-    data.thumbnails = {
-        key: f"data:image/jpeg;base64,{base64.b64encode(content).decode()}" for key, content in images.items()
-    }
+        data.pictures = _make_thumbnails(data.first, test_rows, task)
+        write_pictures(data.run.folder / PICTURES, data.peers, data.pictures)
     title = f"{', '.join(data.peers)}: who taught whom" if len(data.peers) > 1 else f"{data.peers[0]}: training"
     made = [make(data) for make in (COMMON_SECTIONS if task is None else task.report_sections)]
     sections = [section for section in made if section is not None]
@@ -214,7 +208,7 @@ def _shown(value: Any) -> Any:
     """Text from outside on one line and cut; what is markup already stays."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return value if value.startswith("data:image/jpeg;base64,") else one_line(value, LONGEST_TEXT)
+    return one_line(value, LONGEST_TEXT)
 
 
 def _picture_url(content: bytes) -> Markup:
@@ -223,14 +217,14 @@ def _picture_url(content: bytes) -> Markup:
     return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
 
 
-def _make_thumbnails(part: Predictions, rows: Any, task: ReportTask) -> dict[int, bytes]:
-    """JPEGs of the samples that the page shows, by sample id.
+def _make_thumbnails(part: Predictions, rows: Any, task: ReportTask) -> list[SampleImages]:
+    """Small images of the samples that the page shows.
 
     Raises:
         [`DataError`]: a row has another label than the run measured it with.
     """
     chosen = {int(part.ids[row]): int(part.labels[row]) for row in choose_flips(part, MOST_SAMPLES)}
-    made: dict[int, bytes] = {}
+    made = []
     for row in rows_with(rows, list(chosen)):
         place = row[SAMPLE_ID]
         if row.get("label") != chosen[place]:
@@ -240,20 +234,5 @@ def _make_thumbnails(part: Predictions, rows: Any, task: ReportTask) -> dict[int
             )
         image = task.thumbnail(row)
         if image is not None:
-            made[place] = image
+            made.append(SampleImages(place, f"test sample {place}", image))
     return made
-
-
-def _write_thumbnails(path: Path, images: Mapping[int, bytes]) -> None:
-    with whole(path) as beside:
-        pq.write_table(pa.table({"sample_id": pa.array(images, pa.int64()), "jpeg": list(images.values())}), beside)
-
-
-def _read_thumbnails(path: Path) -> dict[int, bytes]:
-    if not path.is_file():
-        return {}
-    try:
-        table = pq.read_table(path, partitioning=None)
-        return dict(zip(table["sample_id"].to_pylist(), table["jpeg"].to_pylist(), strict=True))
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise OutputFolderError(f"{path} is damaged: {error}; delete it, or rebuild with --dataset") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,10 +13,10 @@ import pyarrow.parquet as pq
 from ..distillation.roles import ALL_NAME, MEAN_NAME
 from ..errors import OutputFolderError
 from .card_figures import Points, read_history
-from .drawn import DRAWN, Drawn, read_drawn
-from .measured import BINS, MEASURED, Measured, in_turn, read_measured
-from .predictions import PREDICTIONS, Beliefs, Predictions, read_predictions
+from .pictures import PICTURES, SampleImages, read_pictures
+from .predictions import Beliefs, Predictions, predictions_of
 from .run_records import RunRecords
+from .samples import BINS, SAMPLES_FILE, Samples, in_turn, read_samples
 
 NOBODY = "nobody"
 MOST_SAMPLES = 60
@@ -28,22 +29,24 @@ class ReportData:
 
     Args:
         run ([`RunRecords`]): its records.
-        predictions (`dict[str, list[Predictions]]`): under `"mutual"` and `"control"`, a part for each seed that has
-            them, the first seed's first.
-        thumbnails (`dict[int, str]`): images of test samples as `data:` URLs, by sample id.
-        measured (`dict[str, list[Measured]]`): what tasks with maps recorded, as `predictions`.
-        drawn (`list[Drawn]`): test samples with the peers' maps.
+        samples (`dict[str, list[Samples]]`): under `"mutual"` and `"control"`, a part for each seed that has them, the
+            first seed's first.
+        pictures (`list[SampleImages]`): of test samples.
     """
 
     run: RunRecords
-    predictions: dict[str, list[Predictions]] = field(default_factory=dict)
-    thumbnails: dict[int, str] = field(default_factory=dict)
-    measured: dict[str, list[Measured]] = field(default_factory=dict)
-    drawn: list[Drawn] = field(default_factory=list)
+    samples: dict[str, list[Samples]] = field(default_factory=dict)
+    pictures: list[SampleImages] = field(default_factory=list)
 
     @property
     def peers(self) -> list[str]:
         return list(self.run.peers)
+
+    @functools.cached_property
+    def predictions(self) -> dict[str, list[Predictions]]:
+        """What classifiers recorded, by arm and seed as `samples`."""
+        parts = {arm: [predictions_of(part) for part in found] for arm, found in self.samples.items()}
+        return {arm: [part for part in found if part is not None] for arm, found in parts.items()}
 
     @property
     def first(self) -> Predictions | None:
@@ -58,16 +61,9 @@ class ReportData:
 def read_report_data(run: RunRecords) -> ReportData:
     """Find what all arms recorded of the test split; a run without any has the sections that need none."""
     peers, arms = list(run.peers), run.arm_folders()
-    found = {
-        arm: [read_predictions(folder / PREDICTIONS, peers) for folder in folders] for arm, folders in arms.items()
-    }
-    measured = {arm: [read_measured(folder / MEASURED, peers) for folder in folders] for arm, folders in arms.items()}
-    return ReportData(
-        run,
-        {arm: [part for part in parts if part and len(part)] for arm, parts in found.items()},
-        measured={arm: [part for part in parts if part is not None] for arm, parts in measured.items()},
-        drawn=read_drawn(run.folder / DRAWN, peers),
-    )
+    found = {arm: [read_samples(folder / SAMPLES_FILE, peers) for folder in folders] for arm, folders in arms.items()}
+    samples = {arm: [part for part in parts if part] for arm, parts in found.items()}
+    return ReportData(run, samples, read_pictures(run.folder / PICTURES, peers))
 
 
 @dataclass

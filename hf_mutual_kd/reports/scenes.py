@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from .blocks import Cell, Filter, Picture, Scene, Scenes, Table, shaded
-from .drawn import Drawn
-from .measured import SAMPLE, Measured
+from .pictures import SampleImages
 from .report_data import ReportData
+from .samples import SAMPLE, Samples
 from .text import number
 
 KINDS = (("better", "better than before"), ("worse", "worse than before"))
@@ -27,7 +27,7 @@ class Score:
     full: float
 
 
-Pictures = Callable[[Drawn, int], tuple[Sequence[Picture], Mapping[str, str]]]
+Pictures = Callable[[SampleImages, int], tuple[Sequence[Picture], Mapping[str, str]]]
 """From a sample and its row among the measured to its pictures and to what else it can be found by."""
 
 
@@ -50,13 +50,13 @@ def scenes_of(
         filters (`list[Filter]`): beside those by peer, change and teacher.
         legend (`dict[str, list[tuple[str, str]]]`, *optional*): texts and colours under headings.
     """
-    measured = next(iter(data.measured.get("mutual", [])), None)
-    control = next(iter(data.measured.get("control", [])), None)
+    measured = next(iter(data.samples.get("mutual", [])), None)
+    control = next(iter(data.samples.get("control", [])), None)
     if measured is None:
         return None
-    rows = measured.rows_of([one.id for one in data.drawn])
+    rows = measured.rows_of([one.id for one in data.pictures])
     items = []
-    for one, row in zip(data.drawn, rows, strict=True):
+    for one, row in zip(data.pictures, rows, strict=True):
         if row is None:
             continue
         shown, values = pictures(one, row)
@@ -75,13 +75,13 @@ def scenes_of(
     return Scenes(items, [*common, *filters], legend or {}) if items else None
 
 
-def _changes(peers: Sequence[str], measured: Measured, row: int) -> str:
+def _changes(peers: Sequence[str], measured: Samples, row: int) -> str:
     change = measured.after[f"{SAMPLE}score"][row] - measured.start[f"{SAMPLE}score"][row]
     kinds = {name: "better" if one > 0 else "worse" for name, one in zip(peers, change.tolist(), strict=True) if one}
     return " ".join(f"{name}:{kind}" for name, kind in kinds.items())
 
 
-def _numbers(name: str, measured: Measured, row: int, score: Score, plain: np.ndarray | None) -> Table:
+def _numbers(name: str, measured: Samples, row: int, score: Score, plain: np.ndarray | None) -> Table:
     """Every peer's score at the start, in the control (`plain` `[N]`) and after."""
     before, after = (phase[f"{SAMPLE}score"][row] for phase in (measured.start, measured.after))
     arms = [before, *([plain] if plain is not None else [])]

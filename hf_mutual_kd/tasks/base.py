@@ -17,8 +17,7 @@ from ..data.splits import ROLES, Splits, check_images, load_splits
 from ..distillation.label_alignment import ClassColumns
 from ..distillation.units import Units
 from ..errors import ConfigError
-from ..reports.drawn import Drawn
-from ..reports.predictions import PredictionRecorder
+from ..reports.pictures import SampleImages
 from ..reports.report_sections import COMMON_SECTIONS, SectionMaker
 from .new_heads import drawn_weights, label_maps
 
@@ -30,8 +29,10 @@ if TYPE_CHECKING:
 class Evaluator(ABC):
     """Streams over an evaluation: `add` what [`Task.evaluation_facts`] made of each batch, then `compute`."""
 
-    predictions: PredictionRecorder | None = None
-    """Single samples for the run's report, where the task records them."""
+    statistic: ClassVar[str] = "means"
+    """Which of [`STATISTICS`] makes the metrics of `unit/sums`."""
+    metrics: ClassVar[tuple[str, ...]] = ()
+    """Names of what it makes."""
 
     @abstractmethod
     def add(self, facts: dict[str, Tensor]) -> None:
@@ -46,8 +47,12 @@ class Evaluator(ABC):
         """The task's metric of each peer per class, `None` for classes that did not occur."""
 
     def records(self) -> dict[str, np.ndarray]:
-        """What the run's report shows beside the metrics, see [`Measured`]; none by default."""
+        """What the report shows beside the metrics, and what intervals need, see [`Samples`]; none by default."""
         return {}
+
+    def outcome_facts(self) -> dict[str, Any]:
+        """How the metrics are made of `unit/sums`."""
+        return {"statistic": self.statistic, "metrics": list(self.metrics)}
 
 
 class Task(Units):
@@ -232,7 +237,7 @@ class Task(Units):
         """A row of the test split as a small JPEG, for the report; `None` where there is nothing to see."""
         return None
 
-    def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> Drawn | None:
+    def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> SampleImages | None:
         """
         What the peers make of one test sample, for the report; `None` for tasks without maps and unreadable samples.
 

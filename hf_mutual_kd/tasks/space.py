@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from ..data.images import decode_image
-from ..reports.predictions import PREDICTIONS, read_predictions
+from ..reports.predictions import predictions_of
 from ..reports.report_data import choose_flips
 from ..reports.run_records import RunRecords
+from ..reports.samples import SAMPLES_FILE, read_samples
 
 FILES = Path(__file__).parents[1] / "hub" / "space" / "app"
 SHARED = ("app.py", "view.py", "peers.py", "answer.py", "uploads.py", "style.css")
@@ -93,7 +94,8 @@ class ImageSpace(SpaceTask):
 
 def choose_rows(run: RunRecords, count: int, most: int) -> list[int]:
     """Flipped samples first, where the run has kept them, then evenly spaced ones."""
-    found = read_predictions(run.folder / PREDICTIONS, list(run.peers))
+    samples = read_samples(run.folder / SAMPLES_FILE, list(run.peers))
+    found = predictions_of(samples) if samples is not None else None
     flipped = [int(found.ids[row]) for row in choose_flips(found, most)] if found is not None else []
     spaced = [count * place // min(most, count) for place in range(min(most, count))]
     return [row for row in dict.fromkeys([*flipped, *spaced]) if row < count][:most]

@@ -278,7 +278,7 @@ def test_the_command_rebuilds_and_compares(run, tmp_path, capsys):
     assert "is no run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["report/predictions.parquet", "report/thumbnails.parquet", "roles.parquet"])
+@pytest.mark.parametrize("name", ["report/samples.safetensors", "report/pictures.parquet", "roles.parquet"])
 def test_a_damaged_record_is_named(tmp_path, name):
     """A traceback that does not say which file is broken."""
     folder = write_report_run(tmp_path / "run")

@@ -1,27 +1,31 @@
-"""Recorded predictions: joined by sample, bounded, and refused where they do not fit."""
+"""What classifiers record of single samples: joined by sample, and never right without a label."""
 
 import numpy as np
 import pytest
-from made_up_report import recorder
+from made_up_report import recorded
 
-from hf_mutual_kd.errors import OutputFolderError
-from hf_mutual_kd.reports import predictions as module
-from hf_mutual_kd.reports.predictions import PredictionRecorder, read_predictions, write_predictions
+from hf_mutual_kd.reports.predictions import predictions_of, single_beliefs
+from hf_mutual_kd.reports.samples import SampleRecorder, read_samples, write_samples
 
 
 def batch(ids, labels, guess, confidence, loss):
-    return {"sample_ids": np.array(ids), "labels": np.array(labels), "top5": np.array(guess)[:, :, None],
-            "confidence": np.array(confidence), "loss": np.array(loss)}  # fmt: skip
+    top5 = np.array(guess)[:, :, None]
+    return single_beliefs({"sample_ids": np.array(ids), "labels": np.array(labels), "top5": top5,
+                           "confidence": np.array(confidence), "loss": np.array(loss)})  # fmt: skip
+
+
+def joined(folder, start, after):
+    write_samples(folder / "p", ["vit"], start.joined(), after.joined(), {})
+    return predictions_of(read_samples(folder / "p", ["vit"]))
 
 
 def test_start_and_after_are_joined_by_sample_in_any_order(tmp_path):
     """Beliefs of different samples side by side, where batches came in another order."""
-    start, after = PredictionRecorder(), PredictionRecorder()
-    start.add(batch([5, 2, 9], [1, 0, 1], [[1], [1], [0]], [[0.9], [0.6], [0.7]], [[0.1], [1.0], [1.2]]))
-    after.add(batch([9], [1], [[1]], [[0.8]], [[np.log(2)]]))
-    after.add(batch([5, 7], [1, 1], [[0], [1]], [[0.5], [0.5]], [[0.7], [0.7]]))
-    assert write_predictions(tmp_path / "p.parquet", ["vit"], start, after)
-    found = read_predictions(tmp_path / "p.parquet", ["vit"])
+    start, after = SampleRecorder(), SampleRecorder()
+    start.add(**batch([5, 2, 9], [1, 0, 1], [[1], [1], [0]], [[0.9], [0.6], [0.7]], [[0.1], [1.0], [1.2]]))
+    after.add(**batch([9], [1], [[1]], [[0.8]], [[np.log(2)]]))
+    after.add(**batch([5, 7], [1, 1], [[0], [1]], [[0.5], [0.5]], [[0.7], [0.7]]))
+    found = joined(tmp_path, start, after)
     assert found.ids.tolist() == [5, 9]
     assert found.start.guess[:, 0].tolist() == [1, 0]
     assert found.after.guess[:, 0].tolist() == [0, 1]
@@ -31,41 +35,23 @@ def test_start_and_after_are_joined_by_sample_in_any_order(tmp_path):
 
 def test_samples_without_a_label_are_never_right_and_never_flip(tmp_path):
     """A class -1 that counts as predicted and right."""
-    start, after = PredictionRecorder(), PredictionRecorder()
+    start, after = SampleRecorder(), SampleRecorder()
     for one, guess in ((start, 0), (after, -1)):
-        one.add(batch([1], [-1], [[guess]], [[np.nan]], [[np.nan]]))
-    write_predictions(tmp_path / "p.parquet", ["vit"], start, after)
-    found = read_predictions(tmp_path / "p.parquet", ["vit"])
+        one.add(**batch([1], [-1], [[guess]], [[np.nan]], [[np.nan]]))
+    found = joined(tmp_path, start, after)
     assert not found.right("after").any()
     assert not found.flips().any()
     assert np.isnan(found.start.truth).all()
 
 
-def test_a_large_split_is_cut(tmp_path, monkeypatch):
-    """A file, and memory, that grow with the data set."""
-    monkeypatch.setattr(module, "MOST_ROWS", 5)
-    labels = np.arange(4) % 2
-    made = recorder(np.ones((4, 1), bool), labels, 2, 0.9)
-    made.add(batch([10, 11], [0, 0], [[0], [0]], [[0.9], [0.9]], [[0.1], [0.1]]))
-    made.add(batch([12], [0], [[0]], [[0.9]], [[0.1]]))
-    assert made.rows == 5
-    assert made.joined()[0].tolist() == [0, 1, 2, 3, 10]
-
-
-def test_nothing_recorded_leaves_no_file(tmp_path):
-    """An empty file that a report takes for predictions."""
-    assert not write_predictions(tmp_path / "p.parquet", ["vit"], None, PredictionRecorder())
-    assert not write_predictions(tmp_path / "p.parquet", ["vit"], PredictionRecorder(), PredictionRecorder())
-    assert read_predictions(tmp_path / "p.parquet", ["vit"]) is None
-
-
-def test_a_damaged_file_or_other_peers_are_named(tmp_path):
-    """A traceback, or one peer's beliefs under another's name."""
-    path = tmp_path / "p.parquet"
-    made = recorder(np.ones((4, 1), bool), np.arange(4) % 2, 2, 0.9)
-    write_predictions(path, ["vit"], made, made)
-    with pytest.raises(OutputFolderError, match="p.parquet is damaged"):
-        read_predictions(path, ["cnn"])
-    path.write_text("no parquet")
-    with pytest.raises(OutputFolderError, match="p.parquet is damaged"):
-        read_predictions(path, ["vit"])
+def test_every_sample_adds_what_the_metrics_are_made_of():
+    """An interval of another accuracy than the one that is printed."""
+    right = np.array([[1, 0], [1, 1], [0, 0]], bool)
+    found = recorded(right, np.array([0, 1, 2]), 3, 0.9)
+    assert found["unit/id"].tolist() == [0, 1, 2]
+    assert found["unit/sums"].shape == (3, 3, 6)
+    totals = found["unit/sums"].sum(0)
+    assert (totals[:, 0] / totals[:, 3]).tolist() == pytest.approx([2 / 3, 1 / 3, 2 / 3])
+    loss = -np.log(np.where(right, 0.9, 0.1)).mean(0)
+    assert (totals[:2, 2] / totals[:2, 5]).tolist() == pytest.approx(loss.tolist())
+    assert totals[2, 4:].tolist() == [0, 0]

@@ -12,13 +12,13 @@ from PIL import Image
 from test_html_report import Page
 
 from hf_mutual_kd.errors import OutputFolderError
-from hf_mutual_kd.reports.drawn import DRAWN
 from hf_mutual_kd.reports.html_report import write_report
 from hf_mutual_kd.reports.making_section import making_section
-from hf_mutual_kd.reports.measured import MEASURED
+from hf_mutual_kd.reports.pictures import PICTURES
 from hf_mutual_kd.reports.report_data import read_report_data
 from hf_mutual_kd.reports.results_section import results_section
 from hf_mutual_kd.reports.run_records import read_records
+from hf_mutual_kd.reports.samples import SAMPLES_FILE
 from hf_mutual_kd.tasks.registry import TASKS, make_task
 from hf_mutual_kd.tasks.semantic_segmentation.report import (
     classes_section,
@@ -173,7 +173,7 @@ def test_hostile_text_is_shown_as_text(tmp_path, runs):
         assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
 
 
-@pytest.mark.parametrize("name", [MEASURED, DRAWN])
+@pytest.mark.parametrize("name", [SAMPLES_FILE, PICTURES])
 def test_a_damaged_record_is_named(tmp_path, name):
     """A traceback that does not say which file is broken."""
     folder = write_map_run(tmp_path, "semantic-segmentation")

@@ -14,8 +14,8 @@ from transformers import AutoConfig
 from ...distillation.label_alignment import align_labels
 from ...errors import OutputFolderError, PeerError
 from ...files import staged, write_json
-from ...reports.predictions import PREDICTIONS
 from ...reports.run_records import HUB, RunRecords, hub_id, read_records
+from ...reports.samples import SAMPLES_FILE
 from ...reports.text import last_part, one_line
 from ...tasks.registry import make_task
 from ...tasks.run_splits import load_run_splits
@@ -139,7 +139,7 @@ def _facts(
         "labels": [one_line(label) for label in run.labels],
         "peers": peers,
         "samples": samples,
-        "samples_label": "Test samples" + ("; flipped ones first" if (run.folder / PREDICTIONS).is_file() else ""),
+        "samples_label": "Test samples" + ("; flipped ones first" if (run.folder / SAMPLES_FILE).is_file() else ""),
     }
 
 

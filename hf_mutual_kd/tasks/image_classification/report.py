@@ -72,7 +72,7 @@ def _sample(data: ReportData, part: Predictions, row: int) -> dict[str, Any]:
         "label": data.label(int(part.labels[row])),
         "class": int(part.labels[row]),
         "flips": " ".join(f"{belief['peer']}:{belief['flip']}" for belief in beliefs if belief["flip"]),
-        "image": data.thumbnails.get(identity),
+        "image": next((one.image for one in data.pictures if one.id == identity), None),
         "beliefs": beliefs,
     }
 

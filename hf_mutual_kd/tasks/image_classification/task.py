@@ -20,10 +20,11 @@ from ...distillation.label_alignment import ClassColumns
 from ...distillation.roles import assign_roles, margin_scores
 from ...distillation.units import ClassUnits
 from ...errors import DataError
-from ...reports.drawn import thumbnail
 from ...reports.making_section import making_section
-from ...reports.predictions import PredictionRecorder
+from ...reports.pictures import thumbnail
+from ...reports.predictions import single_beliefs
 from ...reports.results_section import results_section, training_section
+from ...reports.samples import UNIT, SampleRecorder
 from ...reports.teaching_section import corrections_section, teaching_section
 from ..base import Evaluator, Task
 from ..remembered_rows import RememberedRows
@@ -153,12 +154,14 @@ class ClassificationEvaluator(Evaluator):
     remembers single samples ([`RememberedRows`]).
     """
 
+    metrics = ("accuracy", "top5_accuracy", "loss")
+
     def __init__(self, peer_names: Sequence[str], num_classes: int, start: ClassificationEvaluator | None = None):
         self.peer_names = list(peer_names)
         self.start = start
         self.samples = self.labelled = 0
         self.rows = RememberedRows()
-        self.predictions: PredictionRecorder = PredictionRecorder()
+        self.single, self.units = SampleRecorder(), SampleRecorder(UNIT)
         self.top1 = {name: TopK(k=1) for name in peer_names}
         self.top5 = {name: TopK(k=5) for name in peer_names}
         self.loss = {name: Mean() for name in peer_names}
@@ -172,7 +175,7 @@ class ClassificationEvaluator(Evaluator):
     def add(self, facts: dict[str, Tensor]) -> None:
         readable = (facts["labels"] != UNREADABLE).cpu().numpy()
         batch = {key: value.cpu().numpy()[readable] for key, value in facts.items()}
-        self.predictions.add(batch)
+        self.single.add(**single_beliefs(batch))
         labels, ensemble, top5 = batch["labels"], batch["ensemble"], batch["top5"]
         self.samples += len(labels)
         self.labelled += int((labels >= 0).sum())
@@ -192,11 +195,26 @@ class ClassificationEvaluator(Evaluator):
             self.top5[name].add_batch(predictions=top5[:, index], references=labels)
             self.loss[name].add_batch(predictions=batch["loss"][:, index])
         self.ensemble.add_batch(predictions=batch["ensemble"], references=labels)
+        self.units.add(id=batch["sample_ids"].astype(np.int64), sums=self._sums(batch, right))
         self.oracle.add_batch(predictions=right.any(1), references=np.ones_like(labels))
         self.taught += np.bincount(batch["teacher"] + 1, minlength=len(self.peer_names) + 1)[1:]
         np.add.at(self.class_rows, labels, 1)
         np.add.at(self.class_right, labels, right)
         self._count_flips(batch["sample_ids"], right)
+
+    def _sums(self, batch: dict[str, np.ndarray], right: np.ndarray) -> np.ndarray:
+        """What each sample adds to `metrics` of every peer and the ensemble, and 1 for each that it adds to."""
+        sums = np.zeros((*right.shape, 2 * len(self.metrics)), np.float32)
+        top5 = (batch["top5"] == batch["labels"][:, None, None])[:, :, :5].any(2)
+        sums[..., :3] = np.stack([right, top5, batch["loss"]], axis=2)
+        sums[..., 3:] = 1
+        together = np.zeros_like(sums[:, :1])
+        together[:, 0, 0], together[:, 0, 3] = batch["ensemble"] == batch["labels"], 1
+        return np.concatenate([sums, together], axis=1)
+
+    def records(self) -> dict[str, np.ndarray]:
+        """What every peer took each sample for, and what it adds to the metrics."""
+        return self.single.joined() | self.units.joined()
 
     def _count_flips(self, sample_ids: np.ndarray, right: np.ndarray) -> None:
         if self.start is None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...data.masks import IGNORE
-from ...reports.measured import BINS
+from ...reports.samples import BINS
 from .grids import nearest_labels
 from .metrics import confusion_matrix
 

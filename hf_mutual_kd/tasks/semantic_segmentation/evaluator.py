@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
-from ...reports.measured import BINS, SampleRecorder
+from ...reports.samples import BINS, UNIT, SampleRecorder
 from ..base import Evaluator
 from ..remembered_rows import RememberedRows
 from .metrics import SegmentationScores
@@ -17,6 +17,8 @@ from .metrics import SegmentationScores
 MOST_IMAGES = 20_000
 """Images of which the start remembers which pixels of a lattice were right, the first that it meets: 512 bytes each
 for every peer."""
+MOST_SUMS = 2**26
+"""Bytes of the images' right, predicted and true pixels of each class that are kept; 1,000 images always are."""
 
 
 class SegmentationEvaluator(Evaluator):
@@ -26,6 +28,9 @@ class SegmentationEvaluator(Evaluator):
     a peer says what the peers' mean says; `expected_share` the share of images on which it has the best score;
     `oracle_pACC` the share of pixels that any peer gets right. Classes that do not occur in the truth are left out.
     """
+
+    statistic = "overlaps"
+    metrics = ("mIoU", "fwIoU", "mACC", "pACC")
 
     def __init__(self, peer_names: Sequence[str], num_classes: int, start: SegmentationEvaluator | None = None):
         self.peer_names = list(peer_names)
@@ -37,6 +42,8 @@ class SegmentationEvaluator(Evaluator):
         self.loss = torch.zeros(peers, dtype=torch.float64)
         self.pixels = self.any_right = 0
         self.single, self.lattices = SampleRecorder(), RememberedRows()
+        most = max(1000, MOST_SUMS // (12 * num_classes * (peers + 1)))
+        self.units = SampleRecorder(UNIT, most)
         self.reliability = torch.zeros(peers, 3, BINS, dtype=torch.float64)
         self.points = np.zeros(num_classes, np.int64)
         self.flips = np.zeros((peers, num_classes, 3), np.int64)
@@ -65,6 +72,9 @@ class SegmentationEvaluator(Evaluator):
         self.single.add(
             id=images["sample_ids"], score=right.astype(np.float32), loss=images["loss"], teacher=images["teacher"]
         )
+        pixels = images["confusion"]
+        sums = np.stack([pixels.diagonal(axis1=2, axis2=3), pixels.sum(2), pixels.sum(3)], axis=2).astype(np.int32)
+        self.units.add(id=images["sample_ids"], sums=sums)
         if self.start is not None:
             self._count_flips(self.start.lattices, images)
         elif len(self.lattices) < MOST_IMAGES:
@@ -94,7 +104,7 @@ class SegmentationEvaluator(Evaluator):
         found = np.nonzero(counts)
         sums = {"confusions": np.stack([*found, counts[found]], axis=1), "reliability": self.reliability.numpy()}
         compared = {"flips": self.flips, "points": self.points} if self.start is not None else {}
-        return sums | compared | single
+        return sums | compared | single | self.units.joined()
 
     def compute(self) -> dict[str, dict[str, float]]:
         if not self.samples:

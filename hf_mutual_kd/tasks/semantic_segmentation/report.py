@@ -9,8 +9,8 @@ import numpy as np
 
 from ...reports.blocks import MOST_CLASSES, Cell, Section, Table, Text, shaded
 from ...reports.calibration import calibration_of
-from ...reports.measured import Measured
 from ...reports.report_data import ReportData, confusion_changes, reliability_of
+from ...reports.samples import Samples
 from ...reports.text import number
 
 FULL = 0.1
@@ -57,14 +57,14 @@ def _percent(share: float) -> str:
 
 def _pixels_by_class(data: ReportData) -> np.ndarray | None:
     """Each class's share of the labelled pixels of the test split."""
-    parts = data.measured.get("mutual") or []
+    parts = data.samples.get("mutual") or []
     if not parts:
         return None
     counts = pixel_confusion(parts[:1], "after", 0, len(data.run.labels)).sum(1)
     return counts / max(1, counts.sum())
 
 
-def pixel_confusion(parts: Sequence[Measured], phase: str, peer: int, classes: int) -> np.ndarray:
+def pixel_confusion(parts: Sequence[Samples], phase: str, peer: int, classes: int) -> np.ndarray:
     """Pixels by truth and prediction `[C, C]`, over all seeds."""
     counts = np.zeros((classes, classes), dtype=np.int64)
     for part in parts:
@@ -76,7 +76,7 @@ def pixel_confusion(parts: Sequence[Measured], phase: str, peer: int, classes: i
 
 def pixel_confusion_section(data: ReportData) -> Section | None:
     """Which classes are taken for each other on fewer and on more pixels than before."""
-    parts, plain = data.measured.get("mutual") or [], data.measured.get("control") or []
+    parts, plain = data.samples.get("mutual") or [], data.samples.get("control") or []
     classes = len(data.run.labels)
     if not parts or not classes:
         return None
@@ -104,7 +104,7 @@ def pixel_confusion_section(data: ReportData) -> Section | None:
 
 def pixel_flips_section(data: ReportData) -> Section | None:
     """Pixels that were learned and lost, by class, and whether another peer had known them."""
-    parts, plain = data.measured.get("mutual") or [], data.measured.get("control") or []
+    parts, plain = data.samples.get("mutual") or [], data.samples.get("control") or []
     if not parts or "flips" not in parts[0].after:
         return None
     flips, points = _flips(parts), _points(parts)
@@ -139,12 +139,12 @@ def pixel_flips_section(data: ReportData) -> Section | None:
     ])  # fmt: skip
 
 
-def _flips(parts: Sequence[Measured]) -> np.ndarray:
+def _flips(parts: Sequence[Samples]) -> np.ndarray:
     """`[N, C, 3]`, over all seeds."""
     return np.sum([part.after["flips"] for part in parts], axis=0)
 
 
-def _points(parts: Sequence[Measured]) -> np.ndarray:
+def _points(parts: Sequence[Samples]) -> np.ndarray:
     """Compared points of every class `[C]`, over all seeds."""
     return np.sum([part.after["points"] for part in parts], axis=0)
 
@@ -159,7 +159,7 @@ def _flips_row(name: str, counts: np.ndarray, points: int, total: int) -> list[s
 
 def pixel_calibration_section(data: ReportData) -> Section | None:
     """Reliability over the cells of each peer's own grid."""
-    mutual, control = data.measured.get("mutual") or [], data.measured.get("control") or []
+    mutual, control = data.samples.get("mutual") or [], data.samples.get("control") or []
     if not mutual or not mutual[0].start["reliability"].any():
         return None
     return calibration_of(data.peers, "the cells of each peer's own grid in all test images", [

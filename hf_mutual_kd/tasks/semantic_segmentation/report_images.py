@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ...reports.blocks import Filter, Picture, Section, Text
-from ...reports.drawn import NO_CLASS, Drawn, encoded, read_map
+from ...reports.pictures import NO_CLASS, SampleImages, encoded, read_map
 from ...reports.report_data import ReportData
 from ...reports.scenes import Score, decoded, scenes_of
 from .figures import NONE, Example, class_colours, legend_entries, peer_colours
@@ -24,14 +24,14 @@ CHANGES = (
 
 def images_section(data: ReportData) -> Section | None:
     """The images whose share of right pixels changed most, with every peer's map."""
-    if not data.drawn:
+    if not data.pictures:
         return None
     labels = [data.label(index) for index in range(len(data.run.labels))]
-    examples = {one.id: _example(one, data.peers) for one in data.drawn}
+    examples = {one.id: _example(one, data.peers) for one in data.pictures}
     colours, who = class_colours(list(examples.values()), len(labels)), peer_colours(len(data.peers))
     large = {identity: _large(example.truth) for identity, example in examples.items()}
 
-    def pictures(one: Drawn, row: int) -> tuple[list[Picture], dict[str, str]]:
+    def pictures(one: SampleImages, row: int) -> tuple[list[Picture], dict[str, str]]:
         found = [Picture(one.image, f"{one.name}, as it is", "image")]
         found += _pictures(examples[one.id], data.peers, labels, colours, who)
         return found, {"class": " ".join(map(str, large[one.id]))}
@@ -83,7 +83,7 @@ def _pictures(
     return found
 
 
-def _example(one: Drawn, peers: Sequence[str]) -> Example:
+def _example(one: SampleImages, peers: Sequence[str]) -> Example:
     """The arrays of a kept sample; pixels that do not count are below 0."""
 
     def plane(content: bytes) -> np.ndarray:

@@ -22,8 +22,8 @@ from ...distillation.roles import assign_roles
 from ...distillation.units import Pull
 from ...errors import ConfigError, LabelError, PeerError
 from ...files import write_bytes
-from ...reports.drawn import Drawn, class_map, photograph
 from ...reports.making_section import examples_section, making_section
+from ...reports.pictures import SampleImages, class_map, photograph
 from ...reports.results_section import results_section, training_section
 from ...reports.teaching_section import teaching_section
 from ..base import Evaluator, Task
@@ -299,7 +299,7 @@ class SemanticSegmentation(Task):
         if found := read_examples(before, after, rows):
             write_bytes(path, examples_figure(found, before.names, before.label_names))
 
-    def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> Drawn | None:
+    def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> SampleImages | None:
         for example in read_examples(before, after, [row]):
             maps = {
                 f"{phase}/{name}": class_map(one)
@@ -307,7 +307,7 @@ class SemanticSegmentation(Task):
                 for name, one in zip(before.names, found, strict=True)
             }
             image, truth, teacher = photograph(example.image), class_map(example.truth), class_map(example.teacher)
-            return Drawn(row[SAMPLE_ID], example.name, image, truth, maps, teacher)
+            return SampleImages(row[SAMPLE_ID], example.name, image, truth, maps, teacher)
         return None
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
-from ...reports.measured import SampleRecorder
+from ...reports.samples import UNIT, SampleRecorder
 from ..base import Evaluator
 from .data.clip_rows import unit_parts
 
@@ -31,6 +31,8 @@ class SaliencyEvaluator(Evaluator):
     cohort `ensemble_` (the peers' mean density) and `centre_prior_` (the mean density in training) before the metrics,
     and `truth_consistency`. Memory grows with the videos, not with their frames.
     """
+
+    metrics = tuple(MEASURED.values())
 
     def __init__(self, peer_names: Sequence[str]):
         self.peer_names = list(peer_names)
@@ -79,6 +81,8 @@ class SaliencyEvaluator(Evaluator):
             "videos": np.array(sorted(self.videos)),
             "video_frames": counts[:, 0].amax(1).long().numpy(),
             "video_means": (sums / counts)[:, : len(self.peer_names)].numpy(),
+            f"{UNIT}id": np.array(sorted(self.videos)),
+            f"{UNIT}sums": torch.cat([sums, counts], dim=2)[:, :-1].numpy(),
         }
 
     def _follow(self, unit: list[int], density: Tensor | None) -> None:

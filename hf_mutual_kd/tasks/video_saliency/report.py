@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from ...reports.blocks import Cell, Filter, Picture, Section, Table, Text, shaded
-from ...reports.drawn import Drawn, encoded, read_map
-from ...reports.measured import SAMPLE, Measured
+from ...reports.pictures import SampleImages, encoded, read_map
 from ...reports.report_data import ReportData
 from ...reports.run_records import cohort_start
+from ...reports.samples import SAMPLE, Samples
 from ...reports.scenes import Score, decoded, scenes_of
 from ...reports.text import number
 from .figures import overlay
@@ -96,7 +96,7 @@ def _consistency(data: ReportData) -> list[Any]:
 
 def videos_section(data: ReportData) -> Section | None:
     """The videos on which each peer gained and lost most."""
-    parts = {arm: data.measured.get(arm) or [] for arm in ("mutual", "control")}
+    parts = {arm: data.samples.get(arm) or [] for arm in ("mutual", "control")}
     if not parts["mutual"] or "videos" not in parts["mutual"][0].facts:
         return None
     first, metric = parts["mutual"][0], data.run.words.metric
@@ -136,19 +136,19 @@ def videos_section(data: ReportData) -> Section | None:
     )
 
 
-def _by_video(parts: Sequence[Measured], phase: str, place: int) -> np.ndarray:
+def _by_video(parts: Sequence[Samples], phase: str, place: int) -> np.ndarray:
     """`[V, N]`: one metric of every video and peer, the mean over seeds."""
     return np.mean([(part.start if phase == "start" else part.after)["video_means"][:, :, place] for part in parts], 0)
 
 
 def frames_section(data: ReportData) -> Section | None:
     """The frames whose score changed most, with every peer's map over them."""
-    measured = next(iter(data.measured.get("mutual", [])), None)
-    if measured is None or not data.drawn:
+    measured = next(iter(data.samples.get("mutual", [])), None)
+    if measured is None or not data.pictures:
         return None
     groups, names = measured.start[f"{SAMPLE}group"], measured.facts["videos"]
 
-    def pictures(one: Drawn, row: int) -> tuple[list[Picture], dict[str, str]]:
+    def pictures(one: SampleImages, row: int) -> tuple[list[Picture], dict[str, str]]:
         frame, truth = decoded(one.image), read_map(one.truth)
         found = [
             Picture(one.image, f"{one.name}, as it is", "frame"),
@@ -161,7 +161,7 @@ def frames_section(data: ReportData) -> Section | None:
                 found.append(_seen(f"{one.name}, {peer} {phase}, CC {cc}", frame, density, f"{peer} {phase}: {cc}"))
         return found, {"video": str(groups[row])}
 
-    kept = [row for row in measured.rows_of([one.id for one in data.drawn]) if row is not None]
+    kept = [row for row in measured.rows_of([one.id for one in data.pictures]) if row is not None]
     by_video = Filter("video", "Video", [(str(video), names[video]) for video in sorted(set(groups[kept].tolist()))])
     scenes = scenes_of(data, pictures, 2, Score("CC − KLD", False, 0.5), [by_video])
     if scenes is None:

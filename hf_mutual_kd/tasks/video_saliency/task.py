@@ -20,8 +20,8 @@ from ...distillation.roles import assign_roles
 from ...distillation.units import Pull
 from ...errors import ConfigError, DataError, PeerError
 from ...files import write_bytes
-from ...reports.drawn import Drawn, density_map, photograph
 from ...reports.making_section import examples_section, making_section
+from ...reports.pictures import SampleImages, density_map, photograph
 from ...reports.results_section import results_section, training_section
 from ...reports.teaching_section import teaching_section
 from ..base import Evaluator, Task
@@ -275,14 +275,16 @@ class VideoSaliency(Task):
     def row_facts(self, rows: Any) -> dict[str, Any]:
         return {"videos": [video.name for video in rows.videos], "metrics": list(MEASURED.values())}
 
-    def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> Drawn | None:
+    def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> SampleImages | None:
         for example in read_examples(before, after, [row]):
             maps = {
                 f"{phase}/{name}": density_map(one)
                 for phase, found in (("before", example.before), ("after", example.after))
                 for name, one in zip(before.names, found, strict=True)
             }
-            return Drawn(row["sample_id"], row["name"], photograph(example.frame), density_map(example.truth), maps)
+            return SampleImages(
+                row["sample_id"], row["name"], photograph(example.frame), density_map(example.truth), maps
+            )
         return None
 
 

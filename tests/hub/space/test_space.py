@@ -28,7 +28,7 @@ from hf_mutual_kd.distillation.roles import loss_scores, margin_scores
 from hf_mutual_kd.errors import ConfigError, DataError, HubError, OutputFolderError, PeerError
 from hf_mutual_kd.hub.space.build import write_space
 from hf_mutual_kd.hub.space.push import find_pushed, push_space, serve
-from hf_mutual_kd.reports.predictions import PREDICTIONS
+from hf_mutual_kd.reports.samples import SAMPLES_FILE, write_samples
 from hf_mutual_kd.reports.text import split_readme
 from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs
 from hf_mutual_kd.tasks.space import FILES
@@ -117,9 +117,7 @@ def test_starts_on_the_hub_are_fetched_at_their_commit(run, tmp_path):
 
 def test_flipped_samples_come_first(run, tmp_path, monkeypatch):
     """Samples that show nothing of what the training did."""
-    from made_up_report import recorder
-
-    from hf_mutual_kd.reports.predictions import write_predictions
+    from made_up_report import recorded
 
     copied = tmp_path / "run"
     shutil.copytree(run, copied)
@@ -127,7 +125,7 @@ def test_flipped_samples_come_first(run, tmp_path, monkeypatch):
     before = right.copy()
     before[[5, 7], 0] = False
     peers = ("vit", "cnn", "cnx")
-    write_predictions(copied / PREDICTIONS, peers, recorder(before, labels, 3, 0.9), recorder(right, labels, 3, 0.9))
+    write_samples(copied / SAMPLES_FILE, peers, recorded(before, labels, 3, 0.9), recorded(right, labels, 3, 0.9), {})
     facts = json.loads((write_space(copied, samples=4).folder / "data" / "facts.json").read_text())
     assert {sample["name"] for sample in facts["samples"][:2]} == {"sample 5", "sample 7"}
     assert len(facts["samples"]) == 4

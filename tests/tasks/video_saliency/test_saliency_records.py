@@ -5,7 +5,7 @@ import pytest
 import torch
 from saliency_run import gaze_videos, saliency_cohort
 
-from hf_mutual_kd.reports.drawn import read_map
+from hf_mutual_kd.reports.pictures import read_map
 from hf_mutual_kd.tasks.registry import VideoSaliency
 from hf_mutual_kd.tasks.video_saliency.collator import ClipCollator
 from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows

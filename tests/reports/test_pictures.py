@@ -9,7 +9,15 @@ from saliency_run import gaze_videos
 from hf_mutual_kd.data.images import content_id
 from hf_mutual_kd.errors import OutputFolderError
 from hf_mutual_kd.experiments.drawing import rows_with
-from hf_mutual_kd.reports.drawn import MAP_PIXELS, NO_CLASS, class_map, density_map, read_drawn, read_map, write_drawn
+from hf_mutual_kd.reports.pictures import (
+    MAP_PIXELS,
+    NO_CLASS,
+    class_map,
+    density_map,
+    read_map,
+    read_pictures,
+    write_pictures,
+)
 from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows
 
 
@@ -49,8 +57,8 @@ def test_samples_come_back_as_they_were(tmp_path):
     """Maps of one peer under the name of another."""
     for make in (segmented, looked_at):
         samples = [make(place, ["a", "b"]) for place in range(3)]
-        write_drawn(tmp_path / "report" / "d", ["a", "b"], samples)
-        assert read_drawn(tmp_path / "report" / "d", ["a", "b"]) == samples
-    assert read_drawn(tmp_path / "none", ["a"]) == []
+        write_pictures(tmp_path / "report" / "d", ["a", "b"], samples)
+        assert read_pictures(tmp_path / "report" / "d", ["a", "b"]) == samples
+    assert read_pictures(tmp_path / "none", ["a"]) == []
     with pytest.raises(OutputFolderError, match="d is damaged"):
-        read_drawn(tmp_path / "report" / "d", ["a", "c"])
+        read_pictures(tmp_path / "report" / "d", ["a", "c"])

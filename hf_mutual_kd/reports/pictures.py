@@ -1,10 +1,10 @@
-"""Test samples with every peer's map before and after: small images in one Parquet file, the source of the report."""
+"""Small images of test samples, with every peer's map before and after where a task has maps: one Parquet file."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from PIL import Image
 from ..errors import OutputFolderError
 from ..files import whole
 
-DRAWN = Path("report") / "drawn.parquet"
+PICTURES = Path("report") / "pictures.parquet"
 """Where a run keeps them, inside its folder."""
 
-MOST_DRAWN = 24
+MOST_PICTURES = 24
 """With two peers and their maps, a page of about a megabyte."""
 
 IMAGE_PIXELS, MAP_PIXELS, THUMBNAIL_PIXELS = 192, 128, 128
@@ -32,23 +32,24 @@ NO_CLASS = 65_535
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampleImages:
     """One test sample with what N peers made of it; all images are encoded.
 
     Args:
         id (`int`): its sample id.
         name (`str`): what it is called on the page.
         image (`bytes`): JPEG.
-        truth (`bytes`): PNG of one channel: class ids in 16 bits ([`class_map`]), or a density in 8 ([`density_map`]).
-        maps (`dict[str, bytes]`): `"before/NAME"` and `"after/NAME"` of each peer, as `truth`.
+        truth (`bytes`): PNG of one channel: class ids in 16 bits ([`class_map`]), or a density in 8 ([`density_map`]);
+            empty without maps.
+        maps (`dict[str, bytes]`): `"before/NAME"` and `"after/NAME"` of each peer, as `truth`; empty without maps.
         teacher (`bytes`, *optional*): PNG as [`class_map`]: which peer can teach where, for tasks whose maps have it.
     """
 
     id: int
     name: str
     image: bytes
-    truth: bytes
-    maps: Mapping[str, bytes]
+    truth: bytes = b""
+    maps: Mapping[str, bytes] = field(default_factory=dict)
     teacher: bytes | None = None
 
 
@@ -104,7 +105,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def write_drawn(path: Path, peers: Sequence[str], samples: Sequence[Drawn]) -> None:
+def write_pictures(path: Path, peers: Sequence[str], samples: Sequence[SampleImages]) -> None:
     """Write samples as Parquet; the file appears whole or not at all.
 
     Columns: `sample_id` (int64), `name` (string), `image`, `truth`, `teacher` (may be null), and for every peer
@@ -114,14 +115,14 @@ def write_drawn(path: Path, peers: Sequence[str], samples: Sequence[Drawn]) -> N
         "sample_id": pa.array([one.id for one in samples], pa.int64()),
         "name": pa.array([one.name for one in samples], pa.string()),
         **{key: pa.array([getattr(one, key) for one in samples], pa.binary()) for key in IMAGES},
-        **{key: pa.array([one.maps[key] for one in samples], pa.binary()) for key in _map_names(peers)},
+        **{key: pa.array([one.maps.get(key) for one in samples], pa.binary()) for key in _map_names(peers)},
     }
     with whole(path) as beside:
         pq.write_table(pa.table(columns), beside)
 
 
-def read_drawn(path: Path, peers: Sequence[str]) -> list[Drawn]:
-    """What [`write_drawn`] wrote, nothing where there is no such file.
+def read_pictures(path: Path, peers: Sequence[str]) -> list[SampleImages]:
+    """What [`write_pictures`] wrote, nothing where there is no such file.
 
     Raises:
         [`OutputFolderError`]: the file is damaged or belongs to other peers.
@@ -133,12 +134,12 @@ def read_drawn(path: Path, peers: Sequence[str]) -> list[Drawn]:
     except (OSError, KeyError, pa.ArrowException) as error:
         raise OutputFolderError(f"{path} is damaged: {error}; run again, or restore it") from None
     return [
-        Drawn(
+        SampleImages(
             row["sample_id"],
             row["name"],
             row["image"],
             row["truth"],
-            {key: row[key] for key in _map_names(peers)},
+            {key: row[key] for key in _map_names(peers) if row[key] is not None},
             row["teacher"],
         )
         for row in table.to_pylist()

@@ -1,4 +1,4 @@
-"""What peers of tasks with maps reached on the test split, before and after: sums, and numbers of single samples."""
+"""What an arm recorded of the test split, before and after: single samples, sums over all, and what intervals need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from ..errors import OutputFolderError
 from ..files import write_bytes
 
-MEASURED = Path("report") / "measured.safetensors"
+SAMPLES_FILE = Path("report") / "samples.safetensors"
 """Where an arm keeps it, inside its folder."""
 
 BINS = 15
@@ -27,10 +27,18 @@ MOST_ROWS = 100_000
 SAMPLE = "sample/"
 """Begins the names of arrays with a row for each sample, `sample/id` among them."""
 
+UNIT = "unit/"
+"""Begins the names of `unit/id` `[U]` and `unit/sums` `[U, N + 1, ...]`: what every unit of the resampling (a sample,
+an image or a video) adds to the metrics of each peer and of the ensemble."""
+
 
 @dataclass
 class SampleRecorder:
-    """Takes in numbers of single samples batch by batch; keeps the first [`MOST_ROWS`] samples.
+    """Takes in numbers of single samples batch by batch; keeps the first `most` samples.
+
+    Args:
+        begins (`str`, *optional*, defaults to [`SAMPLE`]): of the arrays' names.
+        most (`int`, *optional*): [`MOST_ROWS`] when unset.
 
     Example:
 
@@ -42,12 +50,14 @@ class SampleRecorder:
     ```
     """
 
+    begins: str = SAMPLE
+    most: int | None = None
     rows: int = 0
     parts: list[dict[str, np.ndarray]] = field(default_factory=list)
 
     def add(self, **columns: np.ndarray) -> None:
         """Keep a batch: arrays of one length, `id` among them."""
-        free = MOST_ROWS - self.rows
+        free = (MOST_ROWS if self.most is None else self.most) - self.rows
         if free > 0 and len(columns["id"]):
             self.parts.append({name: values[:free] for name, values in columns.items()})
             self.rows += len(self.parts[-1]["id"])
@@ -58,11 +68,11 @@ class SampleRecorder:
             return {}
         columns = {name: np.concatenate([part[name] for part in self.parts]) for name in self.parts[0]}
         _, first = np.unique(columns["id"], return_index=True)
-        return {f"{SAMPLE}{name}": values[first] for name, values in columns.items()}
+        return {f"{self.begins}{name}": values[first] for name, values in columns.items()}
 
 
 @dataclass(frozen=True)
-class Measured:
+class Samples:
     """What one arm recorded of the test split.
 
     Args:
@@ -70,7 +80,8 @@ class Measured:
         start, after (`dict[str, np.ndarray]`):
             [`records`] of the peers as they started, and with the weights that were
             kept. Arrays under [`SAMPLE`] have a row for each sample that both met, in the same order.
-        facts (`dict`): [`row_facts`] of the test split.
+        facts (`dict`): [`row_facts`] of the test split, and under `"outcomes"` the `statistic` of `unit/sums` and its
+            `metrics`.
     """
 
     peers: list[str]
@@ -78,10 +89,17 @@ class Measured:
     after: dict[str, np.ndarray]
     facts: dict[str, Any]
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
     @property
     def ids(self) -> np.ndarray:
         """Sample ids `[R]`, rising."""
         return self.start[f"{SAMPLE}id"]
+
+    def phase(self, name: str) -> dict[str, np.ndarray]:
+        """`"start"` or `"after"`."""
+        return self.start if name == "start" else self.after
 
     def rows_of(self, ids: Sequence[int]) -> list[int | None]:
         """Where samples stand in the arrays, `None` for those that are not kept."""
@@ -89,7 +107,7 @@ class Measured:
         return [places.get(int(identity)) for identity in ids]
 
 
-def write_measured(
+def write_samples(
     path: Path,
     peers: Sequence[str],
     start: Mapping[str, np.ndarray],
@@ -116,8 +134,8 @@ def write_measured(
     return True
 
 
-def read_measured(path: Path, peers: Sequence[str]) -> Measured | None:
-    """What [`write_measured`] wrote, `None` where there is no such file.
+def read_samples(path: Path, peers: Sequence[str]) -> Samples | None:
+    """What [`write_samples`] wrote, `None` where there is no such file.
 
     Raises:
         [`OutputFolderError`]: the file is damaged or belongs to other peers.
@@ -133,15 +151,23 @@ def read_measured(path: Path, peers: Sequence[str]) -> Measured | None:
             for key in file.keys():  # noqa: SIM118
                 phase, _, name = key.partition("/")
                 phases[phase][name] = file.get_tensor(key)
-            measured = Measured(list(peers), **phases, facts=arm["facts"])
-            if len(measured.ids) != len(measured.after[f"{SAMPLE}id"]):
-                raise ValueError("its samples differ before and after")
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            found = Samples(list(peers), **phases, facts=dict(arm["facts"]))
+            _check_lengths(found)
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise OutputFolderError(f"{path} is damaged: {error}; run again, or restore it") from None
-    return measured
+    return found
 
 
-def choose_changes(measured: Measured, most: int) -> list[int]:
+def _check_lengths(found: Samples) -> None:
+    for phase in (found.start, found.after):
+        for name, values in phase.items():
+            if name.startswith(SAMPLE) and len(values) != len(found.ids):
+                raise ValueError(f"{name} has {len(values)} rows of {len(found.ids)} samples")
+            if name == f"{UNIT}sums" and values.shape[:2] != (len(phase[f"{UNIT}id"]), len(found.peers) + 1):
+                raise ValueError(f"{name} has the shape {list(values.shape)}")
+
+
+def choose_changes(samples: Samples, most: int) -> list[int]:
     """
     Rows of samples to look at: in turn of every peer and direction, those first whose score changed most.
 
@@ -151,8 +177,8 @@ def choose_changes(measured: Measured, most: int) -> list[int]:
     Returns:
         `list[int]`: at most `most` rows, in the order of the choice; equal for equal records.
     """
-    change = np.nan_to_num(measured.after[f"{SAMPLE}score"] - measured.start[f"{SAMPLE}score"])
-    groups = measured.start.get(f"{SAMPLE}group", np.zeros(len(change), np.int64)).tolist()
+    change = np.nan_to_num(samples.after[f"{SAMPLE}score"] - samples.start[f"{SAMPLE}score"])
+    groups = samples.start.get(f"{SAMPLE}group", np.zeros(len(change), np.int64)).tolist()
     queues = []
     for peer in range(change.shape[1]):
         for direction in (1, -1):
