@@ -139,7 +139,7 @@ def run(job: Job, tiles: Path, folder: Path) -> dict[str, Any]:
         trainer.train()
         for name in ("validation", "test"):
             trainer.evaluate(getattr(splits, name), metric_key_prefix=name)
-        scores = trainer.results
+        scores = {name: one.end.metrics for name, one in trainer.evaluations.items() if one.end is not None}
         table = trainer.record.role_table
         found["taught"] = table.share_taught() if len(table) else {}
         if job.peers == SPECIALISTS:

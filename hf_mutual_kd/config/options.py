@@ -6,17 +6,18 @@ everything of `transformers.TrainingArguments`.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from ..errors import ConfigError
 
 Preset = Literal["default", "reference"]
 TEACHER_RULES = ("best", "mean", "all", "fixed:NAME", "gated", "class")
 TeacherSourceName = Literal["live", "frozen", "ema", "table"]
-RoleSource = Literal["step", "table"]
 RoleScore = Literal["margin", "confidence", "loss"]
 Granularity = Literal["image", "class", "pixel"]
 TransferGrid = Literal["coarsest", "label"]
@@ -24,6 +25,11 @@ Detach = Literal["teacher", "none"]
 LabelAlignment = Literal["exact", "subset", "new_head"]
 BatchNorm = Literal["train", "freeze"]
 OnBadImage = Literal["raise", "skip"]
+
+Options = TypeVar("Options", bound="TransferOptions")
+
+OLD_NAMES = {"role_source": "a score_table says who teaches wherever one is given; leave role_source out"}
+"""What became of options that are no more."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {"teacher_rule": "best", "teacher_source": "live", "detach": "teacher", "retain": True},
@@ -120,6 +126,10 @@ class TransferOptions(ColumnOptions):
         [`ConfigError`]: a value breaks its rule.
     """
 
+    def __new__(cls, *args: Any, **given: Any) -> Any:
+        refuse_old_names(given)
+        return super().__new__(cls)
+
     preset: Preset = option(
         "teaching", "default", "Fills the unset ones of teacher_rule, teacher_source, detach and retain."
     )
@@ -155,10 +165,9 @@ class TransferOptions(ColumnOptions):
         "teaching", "coarsest", "Maps meet on the coarsest grid of the peers, or at the size of the labels ('label')."
     )
     score_table: str | None = option(
-        "teaching", None, "Folder of `hf-mutual-kd score`: beliefs or roles, computed once."
-    )
-    role_source: RoleSource | None = option(
-        "teaching", None, "Roles by this step's scores, or by those of the score_table."
+        "teaching",
+        None,
+        "Folder of `hf-mutual-kd score`, which then says who teaches, or with teacher_source table also speaks.",
     )
     refresh_epochs: int | None = option(
         "teaching", None, "With teacher_source table: score the trained peers anew so often."
@@ -214,16 +223,24 @@ class TransferOptions(ColumnOptions):
         "data", "raise", "What an unreadable image does: stop, or be left out and counted."
     )
 
-    def resolve(self) -> None:
-        """Fill what the preset decides and check every rule; called by the configuration's `__post_init__`."""
+    def resolved(self: Options) -> Options:
+        """
+        A copy in which what the preset decides is filled; the options themselves stay as they were given.
+
+        Raises:
+            [`ConfigError`]: a value breaks its rule.
+        """
         if self.preset not in PRESETS:
             raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
         defaults = PRESETS[self.preset] if self.labels else PRESETS[self.preset] | WITHOUT_LABELS
+        made = copy.copy(self)
         for name, value in defaults.items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
-        if self.role_source is None:
-            self.role_source = "step" if self.score_table is None else "table"
+            if getattr(made, name) is None:
+                setattr(made, name, value)
+        made._check()
+        return made
+
+    def _check(self) -> None:
         check_choices(self)
         check_rule(self.teacher_rule)
         self._check_numbers()
@@ -237,20 +254,16 @@ class TransferOptions(ColumnOptions):
             )
 
     def _check_score_table(self) -> None:
-        speaks, ranks = self.teacher_source == "table", self.role_source == "table"
+        speaks = self.teacher_source == "table"
         problems = {
-            "score_table is missing: teacher_source and role_source 'table' read one that `hf-mutual-kd score` made": (
-                (speaks or ranks) and self.score_table is None
+            "score_table is missing: teacher_source 'table' reads one that `hf-mutual-kd score` made": (
+                speaks and self.score_table is None
             ),
-            "score_table is of no use with role_source 'step': leave one of them out": (
-                self.score_table is not None and not speaks and not ranks
-            ),
-            "teacher_source 'table' ranks by the table; leave out role_source 'step'": speaks and not ranks,
-            "role_source 'table' and role_table both say who teaches; leave one of them out": (
-                ranks and self.role_table is not None
+            "score_table and role_table both say who teaches; leave one of them out": (
+                self.score_table is not None and self.role_table is not None
             ),
             "teacher_source 'table' needs augment false: what is taught was computed on images without augmentation, "
-            "and would be wrong of another view (role_source 'table' alone goes with augmentation)": (
+            "and would be wrong of another view (a score_table whose teachers speak live goes with augmentation)": (
                 speaks and self.augment
             ),
             "teacher_source 'table' needs detach 'teacher': no teacher is there to be moved": (
@@ -347,6 +360,13 @@ class RecipeOptions(ColumnOptions):
     control: bool = option("run", True, "Also run the control: the same without transfer.")
     seeds: list[int] = option("run", [], "Repeat the whole for these seeds; unset: the one of --seed.")
     overwrite_output_dir: bool = option("run", False, "Replace what is in output_dir.")
+
+
+def refuse_old_names(names: Iterable[str]) -> None:
+    """Raise [`ConfigError`] for an option that is no more, with what took its place."""
+    for name in names:
+        if name in OLD_NAMES:
+            raise ConfigError(f"{name} is no option any more: {OLD_NAMES[name]}")
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:

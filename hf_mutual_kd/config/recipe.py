@@ -16,6 +16,7 @@ from typing import Any, Literal, Optional, Union, get_type_hints
 import yaml
 
 from ..errors import ConfigError, MutualKDError
+from .options import OLD_NAMES
 from .values import (
     NUMBER,
     Mismatch,
@@ -271,7 +272,11 @@ def _full_hint(item: Field[Any], hint: Any) -> Any:
 
 
 def _check_names(names: Iterable[str], options: dict[str, _Option], where: str, problems: list[str]) -> None:
-    problems.extend(f"{where}: unknown option {name}{nearest(name, options)}" for name in names if name not in options)
+    for name in names:
+        if name in OLD_NAMES:
+            problems.append(f"{where}: {name} is no option any more: {OLD_NAMES[name]}")
+        elif name not in options:
+            problems.append(f"{where}: unknown option {name}{nearest(name, options)}")
 
 
 def _from_words(name: str, words: list[str], options: dict[str, _Option]) -> Written | None:

@@ -18,7 +18,8 @@ class MutualKDConfig(TransferOptions, TrainingArguments):
 
     See [`TransferOptions`] for who teaches and how, and `transformers.TrainingArguments` for all
     else. What differs from there: `remove_unused_columns` is `False` (the collator needs the image column), and
-    `load_best_model_at_end` works per peer and asks nothing of `save_strategy`.
+    `load_best_model_at_end` works per peer and asks nothing of `save_strategy`. What is left unset stays so; the
+    trainer works with `config.resolved()`.
 
     Raises:
         [`ConfigError`]: a value breaks its rule.
@@ -41,22 +42,27 @@ class MutualKDConfig(TransferOptions, TrainingArguments):
     )
 
     def __post_init__(self):
-        self.resolve()
+        self.resolved()
         if self.remove_unused_columns:
             raise ConfigError("remove_unused_columns must be false: the collator needs the image column")
         wants_best, self.load_best_model_at_end = self.load_best_model_at_end, False
         super().__post_init__()
-        if not torch.accelerator.is_available():
-            # Pinning for a device that is not there only warns.
-            self.dataloader_pin_memory = False
         self.load_best_model_at_end = wants_best
-        if wants_best and self.metric_for_best_model is None:
-            # The Trainer insists on one; peers are selected by their task's metric.
-            self.metric_for_best_model, self.greater_is_better = "loss", False
         if wants_best and self.eval_strategy == "no":
             raise ConfigError("load_best_model_at_end needs evaluations: set eval_strategy to 'steps' or 'epoch'")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ConfigError("early_stopping_patience needs evaluations: set eval_strategy to 'steps' or 'epoch'")
+
+    def resolved(self) -> MutualKDConfig:
+        """As [`TransferOptions.resolved`]; and what the Trainer insists on, or warns of, is set as it has to be."""
+        made = super().resolved()
+        if made.load_best_model_at_end and made.metric_for_best_model is None:
+            # Peers are selected by their task's metric.
+            made.metric_for_best_model, made.greater_is_better = "loss", False
+        if not torch.accelerator.is_available():
+            # Pinning for a device that is not there only warns.
+            made.dataloader_pin_memory = False
+        return made
 
     def check_peers(self, names: Iterable[str]) -> None:
         """Refuse options for peers that do not take part."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -120,14 +121,13 @@ class Objective:
 
     @classmethod
     def from_options(cls, options: TransferOptions, **changes) -> Objective:
-        """The objective that resolved options describe; the control where `transfer_weight` is 0."""
-        if options.teacher_rule is None or options.teacher_source is None or options.detach is None:
-            raise ConfigError("the options are not resolved: call `options.resolve()` first")
+        """The objective that options describe; the control where `transfer_weight` is 0."""
+        options = options.resolved()
         objective = cls(
-            rule=make_rule(options.teacher_rule, options.calibrate),
-            source=SOURCES[options.teacher_source].from_options(options),
+            rule=make_rule(str(options.teacher_rule), options.calibrate),
+            source=SOURCES[str(options.teacher_source)].from_options(options),
             retain=bool(options.retain),
-            detach=options.detach,
+            detach=options.detach or cls.detach,
             score=options.role_score or cls.score,
             temperature=options.temperature,
             weight=options.transfer_weight,
@@ -135,6 +135,10 @@ class Objective:
             unlabelled_rows=not options.labels,
         )
         return replace(objective, **changes)
+
+    def fresh(self, **changes) -> Objective:
+        """The same for another training, which starts with a rule that has learned nothing yet."""
+        return replace(self, rule=copy.deepcopy(self.rule), **changes)
 
     @property
     def needs_starts(self) -> bool:

@@ -22,6 +22,7 @@ from ..config.training_config import MutualKDConfig
 from ..data.collator import SAMPLE_ID
 from ..data.role_table import RoleTable
 from ..data.splits import ROLES, Splits, decode_image
+from ..distillation.objective import Objective
 from ..errors import ConfigError, OutputFolderError, ResumeError
 from ..files import write_bytes, write_json
 from ..hub.checkpoints import pull_checkpoint
@@ -88,15 +89,16 @@ class Experiment:
             for role in ROLES:
                 cohort.task.check_labels(getattr(splits, role), role, len(cohort.label_names))
         self.config.check_peers(cohort.names)
-        self._check_training(cohort, splits)
+        objective = objective_for(self.config, splits.train, len(cohort.names), cohort.task)
+        self._check_training(cohort, splits, objective)
         self._pull_checkpoint()
         self._check_resumed(cohort)
         self._prepare_folder()
-        self._write_cohort_record(cohort, splits)
+        self._write_cohort_record(cohort, splits, objective)
         del cohort
         with emissions_tracker() as tracker:
             arms = [
-                self._arm(name, seed, specs, splits)
+                self._arm(name, seed, specs, splits, objective)
                 for seed in self.seeds
                 for name in (("control", "mutual") if self._with_control else ("mutual",))
             ]
@@ -194,14 +196,14 @@ class Experiment:
                     "output_dir, or move it first"
                 )
 
-    def _check_training(self, cohort: Cohort, splits: Splits) -> None:
+    def _check_training(self, cohort: Cohort, splits: Splits, objective: Objective) -> None:
         """Refuse what the trainer of the mutual arm would, before the control has been trained."""
         config = self.config
         if isinstance(splits.train, IterableDataset) and config.max_steps <= 0:
             raise ConfigError("a stream has no known end: say how long to train with --max_steps")
         if config.role_table is not None:
             RoleTable.load(config.role_table, cohort.names)
-        open_table(config, cohort, splits.train, objective_for(config, splits.train, len(cohort.names), cohort.task))
+        open_table(config, cohort, splits.train, objective)
         if config.cache_frozen and config.augment:
             raise ConfigError("cache_frozen keeps outputs for one view of each image; it needs --augment false")
         try:
@@ -264,14 +266,14 @@ class Experiment:
             self.folder.mkdir(parents=True, exist_ok=True)
         self.state.wait_for_everyone()
 
-    def _write_cohort_record(self, cohort: Cohort, splits: Splits) -> None:
+    def _write_cohort_record(self, cohort: Cohort, splits: Splits, objective: Objective) -> None:
         if not self.state.is_main_process:
             return
         record = describe_cohort(cohort) | self._facts(splits) | {"recipe": self.given}
         for name, spec in cohort.specs.items():
             record["peers"][name]["base"] = base_facts(spec.source, spec.revision)
-        record["objective"] = objective_facts(objective_for(self.config, splits.train, len(cohort.names), cohort.task))
-        record["hyperparameters"] = hyperparameter_facts(self.given, self.config, self.options)
+        record["objective"] = objective_facts(objective)
+        record["hyperparameters"] = hyperparameter_facts(self.given, self.config.resolved(), self.options)
         record["hardware"] = hardware_facts(self.state.num_processes)
         write_json(self.folder / COHORT, record)
 
@@ -306,7 +308,7 @@ class Experiment:
         resume = self.config.resume_from_checkpoint or False
         return resume if isinstance(resume, bool) or folder == self.folder else True
 
-    def _arm(self, name: str, seed: int, specs: dict[str, PeerSpec], splits: Splits) -> Arm:
+    def _arm(self, name: str, seed: int, specs: dict[str, PeerSpec], splits: Splits, objective: Objective) -> Arm:
         folder = self._arm_folder(name, seed)
         resume = self._resume_of(folder)
         if resume and (folder / SUMMARY).is_file():
@@ -321,7 +323,13 @@ class Experiment:
         train = splits.train
         if isinstance(train, IterableDataset):
             train = train.shuffle(seed=data_seed(config), buffer_size=SHUFFLE_BUFFER)
-        trainer = self.trainer_class(cohort, config, train_dataset=train, eval_dataset=splits.validation)
+        trainer = self.trainer_class(
+            cohort,
+            config,
+            train_dataset=train,
+            eval_dataset=splits.validation,
+            objective=objective.fresh(weight=config.transfer_weight),
+        )
         trainer.measure_start(splits.test, "test")
         began = time.perf_counter()
         has_checkpoint = isinstance(resume, str) or any(folder.glob("checkpoint-*"))
@@ -330,7 +338,7 @@ class Experiment:
         trainer.evaluate(splits.test, metric_key_prefix="test")
         arm = trainer.arm(name, "test", seconds)
         if self.state.is_main_process:
-            before, after = (found["test"] for found in (trainer.start_evaluators, trainer.evaluators))
+            before, after = (one.evaluator for one in trainer.evaluations["test"].both("test"))
             facts = cohort.task.row_facts(splits.test) | {"outcomes": after.outcome_facts()}
             write_samples(folder / SAMPLES_FILE, cohort.names, before.records(), after.records(), facts)
             write_json(folder / SUMMARY, dataclasses.asdict(arm))

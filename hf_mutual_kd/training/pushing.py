@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from ..hub.push import PushReport, push_run
 from ..reports.model_card import write_cards
 from ..reports.results import Arm, collect
 from ..reports.run_facts import objective_facts
-from ..tasks.base import Evaluator
 from .cohort_record import COHORT, describe_cohort
+from .evaluation import Evaluation
 from .saving import CohortSaving
 from .training_record import share_taught
 
@@ -39,10 +40,8 @@ class CohortPushing(CohortSaving):
     """The part of [`MutualKDTrainer`] that speaks to the Hub."""
 
     objective: Objective
-    start_evaluators: dict[str, Evaluator]
-    evaluators: dict[str, Evaluator]
-    start_metrics: dict[str, dict[str, dict[str, float]]]
-    results: dict[str, dict[str, dict[str, float]]]
+    evaluations: defaultdict[str, Evaluation]
+    """By the prefix of the metrics: `eval`, `test`, …"""
     _pushes: PushInBackground | None = None
 
     def push_to_hub(
@@ -115,7 +114,7 @@ class CohortPushing(CohortSaving):
 
     def _write_results(self) -> None:
         """What the last evaluation found, on the test split where it was measured, against the start."""
-        split = next((name for name in ("test", "eval") if name in self.results and name in self.start_metrics), None)
+        split = next((name for name in ("test", "eval") if self.evaluations[name].is_whole), None)
         if split is None or self._is_recipes(RESULTS):
             return
         arm = self.arm("mutual" if self.objective.weight > 0 else "control", split, seconds=0.0)
@@ -124,18 +123,24 @@ class CohortPushing(CohortSaving):
         write_json(self.folder / RESULTS, collect([arm], facts))
 
     def arm(self, name: str, split: str, seconds: float) -> Arm:
-        """This training as one arm of a comparison, measured on `split` before and after."""
+        """This training as one arm of a comparison, measured on `split` before and after.
+
+        Raises:
+            [`ConfigError`]: the split was not measured.
+        """
+        start, end = self.evaluations[split].both(split)
+        validation = self.evaluations["eval"].start if split != "eval" else None
         return Arm(
             name=name,
             seed=self.args.seed,
             steps=self.state.global_step,
             seconds=round(seconds, 1),
-            start=self.start_metrics[split],
-            end=self.results[split],
-            start_by_class=self.start_evaluators[split].by_class(),
-            end_by_class=self.evaluators[split].by_class(),
+            start=start.metrics,
+            end=end.metrics,
+            start_by_class=start.evaluator.by_class(),
+            end_by_class=end.evaluator.by_class(),
             share_taught=share_taught(self.record.role_table) if self.objective.weight > 0 else {},
             best_steps=self.bests.steps,
-            validation=self.start_metrics.get("eval", {}) if split != "eval" else {},
+            validation={} if validation is None else validation.metrics,
             rule={} if self.cohort.rule is None else self.cohort.rule.facts(),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ..scoring.table_teacher import TableCollator, TableTeacher, open_table
 from ..tasks.base import Evaluator
 from . import checkpoint_state as checkpoints
 from .clipping import clip_each_peer
+from .evaluation import Evaluation, Measurement
 from .labelled_batches import check_share, share_stream
 from .objective_options import objective_for
 from .own_rows import REPEATED
@@ -95,7 +96,7 @@ class MutualKDTrainer(CohortPushing):
     ):
         if not isinstance(model, Cohort):
             raise ConfigError(f"model must be a Cohort, got {type(model).__name__}; see Cohort.from_pretrained")
-        args = copy.copy(args)
+        args = args.resolved()
         args.check_peers(model.names)
         check_processes(args, train_dataset)
         check_share(args, train_dataset)
@@ -120,10 +121,7 @@ class MutualKDTrainer(CohortPushing):
         self.bests = PeerBests(model.names, model.task.greater_is_better, args.early_stopping_patience)
         self.start_cache: StartCache | None = None
         self._resumed_at: float | None = None
-        self.start_evaluators: dict[str, Evaluator] = {}
-        self.start_metrics: dict[str, dict[str, dict[str, float]]] = {}
-        self.evaluators: dict[str, Evaluator] = {}
-        self.results: dict[str, dict[str, dict[str, float]]] = {}
+        self.evaluations: defaultdict[str, Evaluation] = defaultdict(Evaluation)
         collator = collator_class(model.processors, view, table, args.on_bad_image, keep_places=args.world_size > 1)
         self.eval_collator.classes = collator.classes = len(model.label_names) or None
         if self.score_table is not None and not self.objective.source.in_memory:
@@ -267,7 +265,11 @@ class MutualKDTrainer(CohortPushing):
             clear_staging(self.folder)
         self._write_cohort_record()
         with torch.random.fork_rng():
-            if self.args.pre_flight and self.eval_dataset is not None and self._eval_prefix not in self.start_metrics:
+            if (
+                self.args.pre_flight
+                and self.eval_dataset is not None
+                and not self.evaluations[self._eval_prefix].start
+            ):
                 start = self.measure_start(metric_key_prefix=self._eval_prefix)
                 if self.is_world_process_zero():
                     print(describe_start(start, self.objective, TASK_WORDS[self.task.name]))
@@ -284,9 +286,8 @@ class MutualKDTrainer(CohortPushing):
         dataset = identified(dataset if dataset is not None else self._main_eval_dataset())
         evaluator = self._evaluator()
         self._stream(self.get_eval_dataloader(dataset), evaluator)
-        self.start_evaluators[metric_key_prefix] = evaluator
-        self.start_metrics[metric_key_prefix] = evaluator.compute()
-        return self.start_metrics[metric_key_prefix]
+        start = self.evaluations[metric_key_prefix].start = Measurement.of(evaluator)
+        return start.metrics
 
     def _main_eval_dataset(self) -> Any:
         return next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
@@ -351,9 +352,11 @@ class MutualKDTrainer(CohortPushing):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
         """Stream over a data set; nothing but small facts is gathered and nothing of it is kept."""
-        evaluator = self.evaluators[metric_key_prefix] = self._evaluator(self.start_evaluators.get(metric_key_prefix))
+        evaluation = self.evaluations[metric_key_prefix]
+        evaluator = self._evaluator(evaluation.start.evaluator if evaluation.start else None)
         self._stream(dataloader, evaluator)
-        results = self.results[metric_key_prefix] = evaluator.compute()
+        evaluation.end = Measurement.of(evaluator)
+        results = evaluation.end.metrics
         metrics = {
             f"{metric_key_prefix}_{name}/{key}": value
             for name, values in results.items()

@@ -51,7 +51,7 @@ class Config(TransferOptions):
     log_level: str = option("run", "passive", "How much is logged.", choices=["passive", "debug"])
 
     def __post_init__(self) -> None:
-        self.resolve()
+        self.resolved()
         if self.max_steps == 13:
             raise ValueError("13 steps are refused")
 

@@ -41,7 +41,7 @@ CPU = {"use_cpu": True, "report_to": "none"}
 def test_rules_refuse_with_name_and_value(changes, words):
     """A value out of range that trains anyway costs a run."""
     with pytest.raises(ConfigError) as error:
-        TransferOptions(**changes).resolve()
+        TransferOptions(**changes).resolved()
     assert all(word in str(error.value) for word in words), error.value
 
 
@@ -49,21 +49,35 @@ def test_rules_refuse_with_name_and_value(changes, words):
 def test_preset_fills_only_what_is_unset(preset):
     """A preset that overrides what the user typed runs something else than was asked for."""
     options = TransferOptions(preset=preset, teacher_source="frozen")
-    options.resolve()
+    made = options.resolved()
     expected = PRESETS[preset] | {"teacher_source": "frozen"}
-    assert {name: getattr(options, name) for name in expected} == expected
-    again = dataclasses.replace(options)
-    again.resolve()
-    assert again == options
+    assert {name: getattr(made, name) for name in expected} == expected
+    assert made.resolved() == made
+
+
+def test_options_stay_as_they_were_given():
+    """A preset that was written into the options outlives it: the next preset would fill nothing, in silence."""
+    options = TransferOptions(teacher_source="frozen")
+    options.resolved()
+    assert options == TransferOptions(teacher_source="frozen")
+    other = dataclasses.replace(options, preset="reference").resolved()
+    assert (other.detach, other.retain, other.teacher_source) == ("none", False, "frozen")
+
+
+def test_options_that_are_no_more_say_what_took_their_place():
+    """`unexpected keyword argument` leaves the reader of an older recipe to guess."""
+    for cls in (TransferOptions, MutualKDConfig):
+        with pytest.raises(ConfigError, match="role_source is no option any more: a score_table says who teaches"):
+            cls(role_source="table")
 
 
 def test_without_labels_the_frozen_mean_teaches():
     """Ranking peers by labels that do not exist would teach noise."""
-    options = TransferOptions(labels=False)
-    options.resolve()
+    options = TransferOptions(labels=False).resolved()
     assert (options.teacher_rule, options.teacher_source, options.retain) == ("mean", "frozen", False)
-    asked = TransferOptions(labels=False, teacher_rule="best", role_score="confidence", teacher_source="live")
-    asked.resolve()
+    asked = TransferOptions(
+        labels=False, teacher_rule="best", role_score="confidence", teacher_source="live"
+    ).resolved()
     assert (asked.teacher_rule, asked.teacher_source) == ("best", "live")
 
 
@@ -98,7 +112,9 @@ def test_config_is_training_arguments_that_keep_the_image(tmp_path):
                             save_strategy="no", **CPU)  # fmt: skip
     assert not config.remove_unused_columns
     assert config.load_best_model_at_end
-    assert (config.teacher_rule, config.retain) == ("best", True)
+    assert (config.teacher_rule, config.metric_for_best_model) == (None, None), "as it was given"
+    resolved = config.resolved()
+    assert (resolved.teacher_rule, resolved.retain, resolved.metric_for_best_model) == ("best", True, "loss")
     assert json.loads(json.dumps(config.to_dict()))["temperature"] == 2
     other = dataclasses.replace(config, transfer_weight=0.0, seed=3)
     assert (other.load_best_model_at_end, other.transfer_weight, other.seed) == (True, 0.0, 3)

@@ -9,7 +9,6 @@ import torch
 from hf_mutual_kd.config.options import TransferOptions
 from hf_mutual_kd.distillation.objective import RULES, SOURCES, BestRule, LiveSource, Objective
 from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED, margin_scores
-from hf_mutual_kd.errors import ConfigError
 
 UNITS, CLASSES = 4, 3
 LABELS = torch.tensor([0, 2, -1, 1])
@@ -187,16 +186,11 @@ def test_docstring_example_is_right():
 def test_options_become_the_objective():
     """An option that never reaches the objective is a setting without effect."""
     options = TransferOptions(preset="reference", temperature=2.0, transfer_weight=0.5, role_score="loss")
-    with pytest.raises(ConfigError, match="not resolved"):
-        Objective.from_options(options)
-    options.resolve()
     made = Objective.from_options(options, label_smoothing=0.1)
     got = (made.rule.name, made.source.name, made.detach, made.retain, made.temperature, made.weight, made.score)
     assert got == ("best", "live", "none", False, 2.0, 0.5, "loss")
     assert (made.label_smoothing, made.needs_starts, made.unlabelled_rows) == (0.1, False, False)
-    free = TransferOptions(labels=False)
-    free.resolve()
-    made = Objective.from_options(free)
+    made = Objective.from_options(TransferOptions(labels=False))
     assert (made.rule.name, made.source.name, made.retain, made.labels) == ("mean", "frozen", False, False)
     assert made.needs_starts
     assert made.unlabelled_rows

@@ -21,7 +21,7 @@ def training_arguments():
     @dataclass
     class Arguments(TransferOptions, TrainingArguments):
         def __post_init__(self) -> None:
-            self.resolve()
+            self.resolved()
             TrainingArguments.__post_init__(self)
 
     return Arguments

@@ -163,9 +163,8 @@ def test_one_peer_learns_from_all_without_them(make_cohort, table, rows, tmp_pat
 
 
 def test_roles_from_the_table_tag_batches(make_cohort, table, rows, tmp_path):
-    """`role_source: table` with augmentation: live teachers, roles that were decided in advance."""
+    """A score table with augmentation: live teachers, roles that were decided in advance."""
     args = config(tmp_path, table, teacher_source="live", augment=True, max_steps=1)
-    assert args.role_source == "table"
     trainer = MutualKDTrainer(make_cohort("cnn", "vit"), args, rows)
     batch = next(iter(trainer.get_train_dataloader()))
     wanted = ScoreTable.load(table.folder, ["cnn", "vit"]).roles().lookup(batch["sample_ids"])
@@ -222,8 +221,7 @@ def test_tables_that_do_not_fit_the_run_are_refused_before_training(make_cohort,
     [
         ({"augment": True}, "augment false"),
         ({"score_table": None}, "score_table is missing"),
-        ({"role_source": "step"}, "leave out role_source"),
-        ({"teacher_source": "live", "role_source": "step"}, "of no use"),
+        ({"role_source": "step"}, "leave role_source out"),
         ({"role_table": "x"}, "both say who teaches"),
         ({"detach": "none"}, "detach 'teacher'"),
         ({"teacher_source": "live", "refresh_epochs": 2}, "refresh_epochs needs"),

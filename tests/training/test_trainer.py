@@ -419,9 +419,11 @@ def test_flips_count_against_the_start_in_every_kind_of_evaluation(tmp_path, mak
     trainer = MutualKDTrainer(make_cohort("vit", "cnx"), args, train_dataset=train_rows, eval_dataset=sets)
     trainer.train()
     assert any("eval_shapes_vit/positive_flips" in entry for entry in trainer.state.log_history)
-    start = copy.deepcopy(trainer.start_metrics)
+    start = copy.deepcopy(trainer.evaluations["eval_shapes"].start.metrics)
     trainer.train()
-    assert trainer.start_metrics == start
+    assert trainer.evaluations["eval_shapes"].start.metrics == start
+    with pytest.raises(ConfigError, match="'test' was not measured before and after"):
+        trainer.arm("mutual", "test", 0.0)
 
 
 def test_skipped_images_are_reported(tmp_path, make_cohort, train_rows, caplog, monkeypatch):
