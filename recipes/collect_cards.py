@@ -12,6 +12,7 @@ from pathlib import Path
 from hf_mutual_kd.files import write_text
 from hf_mutual_kd.reports.model_card import EXAMPLES, write_cards
 from hf_mutual_kd.reports.results import markdown
+from hf_mutual_kd.reports.run_records import read_records
 
 RECORDS = ("cohort.json", "results.json", "history.jsonl", "summary.json", "roles.parquet")
 CARD = ("README.md", "config.json", "figures")
@@ -35,7 +36,7 @@ def collect(run: Path, target: Path) -> list[Path]:
         if not has_no_roles and not any(part.startswith("checkpoint-") for part in place.parts):
             copy(record, place)
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    write_text(target / "results.md", markdown(results))
+    write_text(target / "results.md", markdown(results, read_records(run).words))
     for figure, place in (
         (run / "report" / "results.png", target / "results.png"),
         (run / EXAMPLES, target / EXAMPLES),

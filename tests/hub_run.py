@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_server import HubServer
+from made_up_run import words_of
 from safetensors.numpy import save_file
 
 from hf_mutual_kd.hub.calls import Patience
@@ -31,6 +32,7 @@ def hub():
 def write_record(folder: Path, *names: str, dataset: str = "ada/Fashion MNIST!", **more) -> None:
     record = {
         "task": "image-classification",
+        "words": words_of("image-classification"),
         "peers": {name: {} for name in names},
         "dataset": {"name": dataset},
         **more,

@@ -13,6 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_mutual_kd.tasks.registry import TASKS
+
 SHA = {"vit": "1" * 40, "cnn": "2" * 40, "data": "3" * 40}
 MODEL_TYPES = {"seg": "segformer", "m2f": "mask2former", "mae": "video_saliency", "s3d": "video_saliency"}
 LABELS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal"]
@@ -54,6 +56,11 @@ def made_up_results() -> dict:
     return {"peers": peers, "cohort": cohort, "steps": 1200, "seconds": seconds, "seeds": [0, 1, 2]}
 
 
+def words_of(task: str) -> dict:
+    """What `cohort.json` says of a task."""
+    return TASKS[task].words.to_record()
+
+
 def made_up_record() -> dict:
     """Made up: `cohort.json` with every fact that a card can tell."""
     peers = {
@@ -87,6 +94,7 @@ def made_up_record() -> dict:
     rule = {"name": "mean", "description": "The mean teaches.", "citation": "Lan, Zhu, Gong: ONE, NeurIPS 2018"}
     return {
         "task": "image-classification",
+        "words": words_of("image-classification"),
         "peers": peers,
         "labels": LABELS,
         "seeds": [0, 1, 2],
@@ -173,7 +181,8 @@ def record_of(task: str, peers: dict[str, tuple[str, str]], labels: list[str], s
     splits = {"train": "train", "validation": "validation", "test": "test"}
     dataset = {"name": "someone/data", "config": None, "revision": SHA["data"], "splits": splits,
                "rows": {"train": 280, "validation": 30, "test": 66 if labels else 40}}  # fmt: skip
-    return {"task": task, "peers": described, "labels": labels, "seeds": seeds, "dataset": dataset}
+    facts = {"task": task, "words": words_of(task), "seeds": seeds, "dataset": dataset}
+    return facts | {"peers": described, "labels": labels}
 
 
 def segmentation_record() -> dict:

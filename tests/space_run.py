@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from conftest import LABELS, MAKERS, make_rows, tiny_processor
 from datasets import DatasetDict, Features, List, Value, Video
+from made_up_run import words_of
 from saliency_files import mp4
 from saliency_peers import tiny_saliency
 from segmentation_peers import CLASSES, tiny_segmenter
@@ -32,7 +33,7 @@ SALIENCY_ROWS = Features(
 def write_record(folder: Path, task: str, labels: list[str], sources: dict[str, str], rows: dict) -> Path:
     result = {"start": {}, "mutual": {}}
     record = {
-        "task": task, "labels": labels,
+        "task": task, "words": words_of(task), "labels": labels,
         "peers": {name: {"source": source, "revision": None, "parameters": 1234} for name, source in sources.items()},
         "recipe": {"dataset": str(folder / "data")},
         "objective": {"rule": {"description": "The best peer teaches."}},

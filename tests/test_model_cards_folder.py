@@ -1,7 +1,6 @@
 """The cards in `model_cards/` are what today's code makes of the records beside them."""
 
 import importlib.util
-import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from made_up_run import RUNS, write_full_run
 
 from hf_mutual_kd.reports.model_card import write_cards
 from hf_mutual_kd.reports.results import markdown
+from hf_mutual_kd.reports.run_records import read_records
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/cohort.json"))
@@ -54,6 +54,7 @@ def check_kept(folder, tmp_path):
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_the_readme_shows_the_kept_table(folder):
     """A table that was typed by hand outlives the run that it came from."""
-    table = markdown(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    run = read_records(folder)
+    table = markdown(run.results, run.words)
     assert (folder / "results.md").read_text(encoding="utf-8") == table
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..config.options import MOST_KEPT, OnBadImage, RecipeOptions, TransferGrid, TransferOptions
 from ..errors import ConfigError, PeerError
-from ..reports.task_words import TASK_WORDS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +65,9 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max_bytes", type=int, default=MOST_KEPT, help=f"most that --keep may take (default: {MOST_KEPT})"
     )
-    parser.add_argument("--task", choices=tuple(TASK_WORDS), default="image-classification", help="what the peers do")
+    parser.add_argument(
+        "--task", default="image-classification", help="what the peers do (default: image-classification)"
+    )
     parser.add_argument(
         "--epochs", type=int, help="of training videos: only the frames that so many epochs draw; unset: every frame"
     )

@@ -43,7 +43,7 @@ from ..reports.run_facts import (
     run_snippet,
 )
 from ..reports.samples import SAMPLES_FILE, write_samples
-from ..reports.task_words import TaskWords, words_of
+from ..reports.task_words import TaskWords
 from ..scoring.table_teacher import open_table
 from ..tasks.registry import make_task
 from ..training import checkpoint_state as checkpoints
@@ -102,7 +102,7 @@ class Experiment:
                 for seed in self.seeds
                 for name in (("control", "mutual") if self._with_control else ("mutual",))
             ]
-        results = collect(arms, self._facts(splits))
+        results = collect(arms, self._facts(splits), make_task(self.task).words)
         if tracker is not None and tracker.final_emissions is not None:
             results["co2_kg"] = tracker.final_emissions
         if self.state.is_main_process:
@@ -112,7 +112,8 @@ class Experiment:
 
     def _finish(self, results: dict[str, Any], splits: Splits, specs: dict[str, PeerSpec]) -> None:
         """Write what was found, show it, build the cards and push where that was asked for."""
-        words = words_of(results)
+        task = make_task(self.task)
+        words = task.words
         # The numbers are on disk before anything that only shows what the peers do.
         write_json(self.folder / RESULTS, results)
         if all(words.metric in peer["start"] for peer in results["peers"].values()):
@@ -122,8 +123,8 @@ class Experiment:
             results |= self._examples(splits, specs)
         write_json(self.folder / RESULTS, results)
         write_cards(self.folder)
-        print(describe(results, self.folder))
-        print(f"Report: {write_report(self.folder, splits.test, task=make_task(self.task))}")
+        print(describe(results, self.folder, words))
+        print(f"Report: {write_report(self.folder, splits.test, task=task)}")
         if self.config.push_to_hub:
             self._push()
 

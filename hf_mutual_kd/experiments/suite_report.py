@@ -13,8 +13,9 @@ from typing import Any
 from ..files import write_bytes, write_text
 from ..reports.card_figures import BLUE, GREY, LIGHT, ORANGE, png
 from ..reports.results import Arm, verdict
-from ..reports.task_words import TASK_WORDS, TaskWords
+from ..reports.task_words import TaskWords
 from ..reports.terminal import percent, render
+from ..tasks.registry import make_task
 from .suite import PlannedArm, Suite
 
 TABLE = ("comparison.md", "comparison.csv", "peers.csv", "comparison.png")
@@ -90,7 +91,7 @@ class SettingResult:
 
 def write_comparison(suite: Suite, arms: Sequence[FinishedArm]) -> str:
     """Write Markdown, both CSVs and the figure into the suite's folder; returns the table for the terminal."""
-    words = TASK_WORDS[suite.task]
+    words = make_task(suite.task).words
     results, rows = compare(suite, arms)
     lines = [_cells(result, len(suite.seeds), words) for result in results]
     title = _title(suite, words, rows)
@@ -104,7 +105,7 @@ def write_comparison(suite: Suite, arms: Sequence[FinishedArm]) -> str:
 
 def compare(suite: Suite, arms: Sequence[FinishedArm]) -> tuple[list[SettingResult], list[PeerRow]]:
     """Every setting of a suite against its controls, and what that is made of."""
-    metric = TASK_WORDS[suite.task].metric
+    metric = make_task(suite.task).words.metric
     by_name = {arm.plan.name: arm for arm in arms}
     results, rows = [], []
     for setting in suite.settings:

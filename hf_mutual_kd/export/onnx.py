@@ -20,7 +20,7 @@ from ..hub.names import choose_peers, read_run
 from ..peers.adapters import merged
 from ..peers.loading import load_peer
 from ..peers.spec import PeerSpec
-from ..reports.task_words import TASK_WORDS, TaskWords, text_under
+from ..reports.task_words import TaskWords, text_under
 from ..tasks.exporting import PIXELS, TaskExport
 from ..tasks.registry import TASKS, make_task
 from ..tasks.run_splits import load_run_splits
@@ -46,7 +46,7 @@ class Exported:
 
     Args:
         peer (`str`): its name.
-        task (`str`): the name of its task.
+        words ([`TaskWords`]): what is said of its task.
         folder (`Path`): of the files.
         samples (`int`): how many were looked at.
         shape (`list[int]`): of one sample in `pixel_values`.
@@ -56,18 +56,13 @@ class Exported:
     """
 
     peer: str
-    task: str
+    words: TaskWords
     folder: Path
     samples: int
     shape: list[int]
     outputs: list[str]
     split: str = "test"
     measured: dict[str, Checked] = field(default_factory=dict)
-
-    @property
-    def words(self) -> TaskWords:
-        """What is said of its task."""
-        return TASK_WORDS[self.task]
 
 
 def export_peers(
@@ -215,7 +210,7 @@ def export_peer(
                 "kept"
             )
         report = Exported(
-            peer.name, peer.task.name, place, found.samples, list(example.shape[1:]), list(model.outputs),
+            peer.name, peer.task.words, place, found.samples, list(example.shape[1:]), list(model.outputs),
             measured=found.checked,
         )  # fmt: skip
         if small is not None:

@@ -111,7 +111,7 @@ def _named_runs(runs: Sequence[RunRecords]) -> dict[str, RunRecords]:
 
 
 def _compared_results(runs: Mapping[str, RunRecords]) -> Section | None:
-    tables = {name: closing_table(run.results) for name, run in runs.items() if run.results.get("peers")}
+    tables = {name: closing_table(run.results, run.words) for name, run in runs.items() if run.results.get("peers")}
     # A column that says nothing of a run is left out of its table.
     columns = dict.fromkeys(column for found, _ in tables.values() for column in found)
     rows = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .task_words import TaskWords, words_of
+from .task_words import TaskWords
 from .terminal import percent, render
 
 T_95 = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
@@ -49,19 +49,19 @@ class Arm:
     rule: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def collect(arms: Sequence[Arm], facts: Mapping[str, Any]) -> dict[str, Any]:
+def collect(arms: Sequence[Arm], facts: Mapping[str, Any], words: TaskWords) -> dict[str, Any]:
     """Join the arms of all seeds: means over seeds, and the paired difference to the control with its sd.
 
     Args:
         arms (`list[Arm]`): finished trainings.
-        facts (`dict`): goes into the result as it is; its `task` says which metric decides.
+        facts (`dict`): goes into the result as it is.
+        words ([`TaskWords`]): say which metric decides.
     """
-    metric = words_of(facts).metric
     mutual = [arm for arm in arms if arm.name == "mutual"]
     control = {arm.seed: arm for arm in arms if arm.name == "control"}
     names = [name for name in mutual[0].start if name != "cohort"]
     return {
-        "peers": {name: peer_results(name, mutual, control, metric) for name in names},
+        "peers": {name: peer_results(name, mutual, control, words.metric) for name in names},
         "cohort": {"start": means([arm.start["cohort"] for arm in mutual])},
         "steps": mutual[0].steps,
         **({"rule": mutual[0].rule} if mutual[0].rule else {}),
@@ -144,9 +144,9 @@ def flips(peer: Mapping[str, Any]) -> str:
 COLUMNS = ("peer", "start", "control", "mutual", "Δ against control", "share taught", "flips + −")
 
 
-def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def table_rows(results: Mapping[str, Any], words: TaskWords) -> list[tuple[str, ...]]:
     """A row per peer, in the order of `COLUMNS`; shares in percent on the test split, their Δ in points."""
-    seeds, words = len(results["seeds"]), words_of(results)
+    seeds = len(results["seeds"])
     rows: list[tuple[str, ...]] = []
     for name, peer in results["peers"].items():
         delta = peer.get("delta")
@@ -162,27 +162,26 @@ def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def table(results: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def table(results: Mapping[str, Any], words: TaskWords) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The head and the rows of [`table_rows`], without columns in which no row has a value."""
-    rows = table_rows(results)
+    rows = table_rows(results, words)
     kept = [index for index in range(len(COLUMNS)) if any(row[index] != "–" for row in rows)]
     return tuple(COLUMNS[index] for index in kept), [tuple(row[index] for index in kept) for row in rows]
 
 
-def markdown(results: Mapping[str, Any]) -> str:
+def markdown(results: Mapping[str, Any], words: TaskWords) -> str:
     """The closing table for a README."""
-    columns, found = table(results)
+    columns, found = table(results, words)
     rows = [columns, ("---", *["--:"] * (len(columns) - 1)), *found]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def describe(results: Mapping[str, Any], folder: Path) -> str:
+def describe(results: Mapping[str, Any], folder: Path, words: TaskWords) -> str:
     """The closing table, where the models lie and what to type next."""
     seeds = len(results["seeds"])
-    words = words_of(results)
     measured = f"{words.metric} in %" if words.share else words.metric
     title = f"On the test split: {measured}, {seeds} seed{'s' if seeds > 1 else ''}, {results['steps']} steps"
-    lines = [render(*table(results), title)]
+    lines = [render(*table(results, words), title)]
     if note := (results.get("dataset") or {}).get("note"):
         lines.append(f"Data: {note}")
     lines.append(

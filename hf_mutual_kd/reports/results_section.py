@@ -31,7 +31,7 @@ def results_section(data: ReportData) -> Section | None:
     blocks: list[Any] = [
         Text("The control is the same training without transfer: only a gain over it is owed to the peers.")
     ]
-    blocks.append(Table(f"Test split: {metric_label(run)}", *closing_table(run.results)))
+    blocks.append(Table(f"Test split: {metric_label(run)}", *closing_table(run.results, run.words)))
     metric = run.words.metric
     seen = {
         name: {"start": [peer["start"][metric]], "control": peer["per_seed"].get("control", []),

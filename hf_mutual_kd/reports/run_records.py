@@ -13,7 +13,7 @@ from ..config.hub_ids import PEER_FOLDER
 from ..errors import OutputFolderError
 from .adapter_folder import model_type_of
 from .results import Arm, collect
-from .task_words import TASK_WORDS, TaskWords
+from .task_words import TaskWords
 
 HUB = "https://huggingface.co"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -91,11 +91,10 @@ def read_records(folder: Path, repositories: Mapping[str, str] | None = None) ->
     record = _read_json(folder / "cohort.json")
     if not (record and isinstance(record.get("peers"), dict) and all(map(PEER_FOLDER.fullmatch, record["peers"]))):
         raise OutputFolderError(f"{folder} is no run: it has no usable cohort.json; give the output_dir of a run")
-    words = TASK_WORDS.get(str(record.get("task")))
-    if words is None:
-        raise OutputFolderError(
-            f"{folder}: no card is known for task {record.get('task')!r}, only {', '.join(TASK_WORDS)}"
-        )
+    try:
+        words = TaskWords.from_record(record)
+    except OutputFolderError as error:
+        raise OutputFolderError(f"{folder}: {error}") from None
     run = RunRecords(
         folder, record, _read_json(folder / "results.json"), words, repositories or record.get("repositories") or {}
     )
@@ -123,7 +122,7 @@ def _join_arms(run: RunRecords) -> dict[str, Any]:
     seeds = {arm.seed for arm in done} & {arm.seed for arm in controls} if controls else {arm.seed for arm in done}
     kept = [arm for arm in (*done, *controls) if arm.seed in seeds]
     facts = {"task": run.record["task"], "seeds": [arm.seed for arm in done if arm.seed in seeds]}
-    return collect(kept, facts) if kept else {}
+    return collect(kept, facts, run.words) if kept else {}
 
 
 def count_teachers(run: RunRecords) -> dict[str, int]:

@@ -19,6 +19,7 @@ from ..distillation.units import Units
 from ..errors import ConfigError
 from ..reports.pictures import SampleImages
 from ..reports.report_sections import COMMON_SECTIONS, SectionMaker
+from ..reports.task_words import TaskWords
 from .new_heads import drawn_weights, label_maps
 
 if TYPE_CHECKING:
@@ -66,11 +67,11 @@ class Task(Units):
     """
 
     name: ClassVar[str]
-    """As in `cohort.json`; [`TaskWords`] holds what is said of it."""
+    """As in `cohort.json`."""
+    words: ClassVar[TaskWords]
+    """What is said of it; its `metric` selects each peer's best checkpoint."""
     auto_models: ClassVar[tuple[Any, ...]]
     """The `AutoModelFor…` classes whose checkpoints can be peers."""
-    metric: ClassVar[str]
-    """The metric that selects each peer's best checkpoint."""
     greater_is_better: ClassVar[bool] = True
     default_score: ClassVar[str]
     """The score that ranks the peers where the user names none."""
@@ -88,6 +89,11 @@ class Task(Units):
     """What makes the task's part of a Space; tasks without one have no Space."""
     grid: str | None = None
     """Where beliefs are compared, for tasks in which a peer's score depends on the peers that it is compared with."""
+
+    @property
+    def metric(self) -> str:
+        """The metric that selects each peer's best checkpoint."""
+        return self.words.metric
 
     def configured(self, options: TransferOptions) -> Task:
         """This task with what a user sets of it.

@@ -41,6 +41,7 @@ def describe_cohort(cohort: Cohort) -> dict[str, Any]:
     """Task, labels and every peer with its source, commit, architecture and size; ready for JSON."""
     return {
         "task": cohort.task.name,
+        "words": cohort.task.words.to_record(),
         "labels": cohort.label_names,
         "peers": {
             name: {

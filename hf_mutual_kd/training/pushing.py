@@ -120,7 +120,7 @@ class CohortPushing(CohortSaving):
         arm = self.arm("mutual" if self.objective.weight > 0 else "control", split, seconds=0.0)
         measured_on = "validation" if split == "eval" else split
         facts = {"task": self.task.name, "seeds": [self.args.seed], "measured_on": measured_on}
-        write_json(self.folder / RESULTS, collect([arm], facts))
+        write_json(self.folder / RESULTS, collect([arm], facts, self.task.words))
 
     def arm(self, name: str, split: str, seconds: float) -> Arm:
         """This training as one arm of a comparison, measured on `split` before and after.

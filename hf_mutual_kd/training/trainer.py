@@ -23,7 +23,6 @@ from ..errors import ConfigError, DataError
 from ..files import clear_staging
 from ..peers.cohort import Cohort
 from ..peers.weights_hash import fingerprint
-from ..reports.task_words import TASK_WORDS
 from ..scoring.table_teacher import TableCollator, TableTeacher, open_table
 from ..tasks.base import Evaluator
 from . import checkpoint_state as checkpoints
@@ -144,7 +143,7 @@ class MutualKDTrainer(CohortPushing):
         self.view = view
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
-            self.add_callback(CohortProgress(self.peer_names, TASK_WORDS[self.task.name], self.task.quality_name))
+            self.add_callback(CohortProgress(self.peer_names, self.task.words, self.task.quality_name))
 
     # Data
 
@@ -272,7 +271,7 @@ class MutualKDTrainer(CohortPushing):
             ):
                 start = self.measure_start(metric_key_prefix=self._eval_prefix)
                 if self.is_world_process_zero():
-                    print(describe_start(start, self.objective, TASK_WORDS[self.task.name]))
+                    print(describe_start(start, self.objective, self.task.words))
             if checkpoint is None:
                 self._fit_rule()
             self._fill_start_cache()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_server import HubServer
-from made_up_run import made_up_record, made_up_results, write_run
+from made_up_run import made_up_record, made_up_results, words_of, write_run
 from safetensors.numpy import save_file
 
 from hf_mutual_kd.cli import main as cli
@@ -39,7 +39,8 @@ def run(tmp_path):
             "---\nlicense: mit\npipeline_tag: image-classification\n---\n# A peer\n"
         )
         (folder / name / "training_args.bin").write_bytes(b"pickle")
-    record = {"task": "image-classification", "peers": {"a": {}, "b": {}}, "dataset": {"name": "beans"}}
+    record = {"task": "image-classification", "words": words_of("image-classification"), "dataset": {"name": "beans"}}
+    record["peers"] = {"a": {}, "b": {}}
     (folder / "cohort.json").write_text(json.dumps(record))
     return folder
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import LABELS, make_rows, tiny_processor
 from datasets import DatasetDict
+from made_up_run import words_of
 from PIL import Image
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -47,7 +48,8 @@ def run(tmp_path_factory, _models):
         tiny_processor().save_pretrained(folder / "run" / name)
     rows = {name: len(split) for name, split in splits.items()}
     record = {
-        "task": "image-classification", "peers": {"vit": {}, "cnn": {}}, "labels": LABELS,
+        "task": "image-classification", "words": words_of("image-classification"),
+        "peers": {"vit": {}, "cnn": {}}, "labels": LABELS,
         "recipe": {"dataset": str(folder / "data")},
         "dataset": {"name": "shapes", "rows": rows, "skipped_images": dict.fromkeys(rows, 0)},
     }  # fmt: skip

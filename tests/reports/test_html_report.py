@@ -175,7 +175,8 @@ def test_neither_paths_nor_tokens_are_on_the_page(run):
 @pytest.mark.parametrize("make", ["bare", "results"])
 def test_a_run_with_few_facts_has_a_page_without_empty_sections(tmp_path, make):
     """None, nan or an empty table where a fact is missing."""
-    record = {"task": "image-classification", "peers": {"vit": {"source": "peers/vit"}}, "labels": ["a", "b"]}
+    record = {"task": "image-classification", "words": TASK.words.to_record(), "labels": ["a", "b"]}
+    record["peers"] = {"vit": {"source": "peers/vit"}}
     results = made_up_results() if make == "results" else None
     if results:
         del results["peers"]["cnn"]

@@ -24,6 +24,7 @@ from made_up_run import (
     golden_cards,
     made_up_record,
     made_up_results,
+    words_of,
     write_full_run,
     write_roles,
     write_run,
@@ -237,7 +238,8 @@ def test_the_verdict_is_in_words(tmp_path, delta, seeds, words):
 
 def test_a_run_that_has_only_begun_has_a_card_without_numbers(tmp_path):
     """A push in the middle of training that fails for want of results."""
-    record = {"task": "image-classification", "peers": {"vit": {"source": "peers/vit"}}, "labels": LABELS}
+    record = {"task": "image-classification", "words": words_of("image-classification"), "labels": LABELS}
+    record["peers"] = {"vit": {"source": "peers/vit"}}
     text = write_cards(write_run(tmp_path, record))["vit"].read_text(encoding="utf-8")
     assert check_card(text) == ([], [])
     assert not re.search("Results|Flips|None|base_model|## Training|Reproduce", text)

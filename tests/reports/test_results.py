@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from hf_mutual_kd.reports.results import Arm, collect, describe, difference, markdown, verdict
-from hf_mutual_kd.reports.task_words import TASK_WORDS
+from hf_mutual_kd.tasks.registry import TASKS
 
-CLASSES, VIDEO = TASK_WORDS["image-classification"], TASK_WORDS["video-saliency"]
+CLASSES, VIDEO = TASKS["image-classification"].words, TASKS["video-saliency"].words
 
 
 def arm(name, seed, start, end, flips=(0.1, 0.05)):
@@ -40,7 +40,7 @@ def cells(text):
 
 def test_three_seeds_with_control():
     """An unpaired difference mixes the seeds' own spread into the gain's."""
-    results = collect([*three()[::-1]], {"seeds": [1, 2, 3]})
+    results = collect([*three()[::-1]], {"seeds": [1, 2, 3]}, CLASSES)
     peer = results["peers"]["vit"]
     assert list(results["peers"]) == ["vit"]
     assert peer["start"] == pytest.approx({"accuracy": 0.7, "loss": 2.0})
@@ -59,10 +59,10 @@ def test_three_seeds_with_control():
 
 def test_one_seed_without_control():
     """A delta against nothing, or an sd of one value, is a number made up."""
-    results = collect([arm("mutual", 1, 0.7, 0.8)], {"seeds": [1]})
+    results = collect([arm("mutual", 1, 0.7, 0.8)], {"seeds": [1]}, CLASSES)
     peer = results["peers"]["vit"]
     assert not {"control", "delta", "control_flips"} & set(peer)
-    text = describe(results, Path("runs/x"))
+    text = describe(results, Path("runs/x"), CLASSES)
     assert "1 seed, 40 steps" in text
     assert cells(text) == ["vit", "70.0", "80.0", "25.0", "+10.0 −5.0"]
     assert "control" not in text.splitlines()[2]
@@ -70,14 +70,14 @@ def test_one_seed_without_control():
 
 def test_one_seed_with_control_claims_nothing():
     """One seed has no spread, so no verdict."""
-    results = collect(three()[:2], {"seeds": [1]})
+    results = collect(three()[:2], {"seeds": [1]}, CLASSES)
     assert results["peers"]["vit"]["delta"] == {"mean": pytest.approx(0.02), "sd": None}
-    assert "+2.00 (1 seed)" in describe(results, Path("runs/x"))
+    assert "+2.00 (1 seed)" in describe(results, Path("runs/x"), CLASSES)
 
 
 def test_table_names_folders_and_the_next_command():
     """A table that is cut at the terminal's width loses the figure that matters."""
-    text = describe(collect(three(), {"seeds": [1, 2, 3]}), Path("runs/x"))
+    text = describe(collect(three(), {"seeds": [1, 2, 3]}, CLASSES), Path("runs/x"), CLASSES)
     assert cells(text) == ["vit", "70.0", "81.0", "84.0", "+3.00 ± 1.00 (better)", "25.0", "+10.0 −5.0"]
     assert "3 seeds, 40 steps" in text
     assert "runs/x/vit" in text
@@ -86,9 +86,9 @@ def test_table_names_folders_and_the_next_command():
 
 def test_flips_that_were_not_measured_are_left_out():
     """A run must not end in an error after hours for want of a figure."""
-    results = collect([arm("mutual", 1, 0.7, 0.8, flips=None)], {"seeds": [1]})
+    results = collect([arm("mutual", 1, 0.7, 0.8, flips=None)], {"seeds": [1]}, CLASSES)
     assert results["peers"]["vit"]["positive_flips"] is None
-    assert "flips" not in describe(results, Path("runs/x"))
+    assert "flips" not in describe(results, Path("runs/x"), CLASSES)
 
 
 def other_arm(name, seed, metric, end, **more):
@@ -114,12 +114,12 @@ def test_every_task_is_compared_by_its_own_metric(task, metric, title, row):
         for seed in (1, 2, 3)
         for name, end in (("control", 0.3), ("mutual", 0.32))
     ]
-    results = collect(arms, {"task": task, "seeds": [1, 2, 3]})
+    results = collect(arms, {"task": task, "seeds": [1, 2, 3]}, TASKS[task].words)
     peer = results["peers"]["seg"]
     assert peer["per_seed"] == {"mutual": [0.32] * 3, "control": [0.3] * 3}
     assert peer["delta"]["mean"] == pytest.approx(0.02)
-    assert title in describe(results, Path("runs/x"))
-    table = markdown(results)
+    assert title in describe(results, Path("runs/x"), TASKS[task].words)
+    table = markdown(results, TASKS[task].words)
     assert row in table
     assert table.splitlines()[0] == "| peer | start | control | mutual | Δ against control | share taught |"
 

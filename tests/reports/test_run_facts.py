@@ -18,7 +18,7 @@ from hf_mutual_kd.reports.run_facts import (
     objective_facts,
     run_snippet,
 )
-from hf_mutual_kd.reports.task_words import TASK_WORDS
+from hf_mutual_kd.tasks.registry import TASKS
 
 
 def test_base_facts_of_a_folder(tmp_path):
@@ -51,7 +51,7 @@ def test_run_snippet_prints_what_the_saved_peer_says(make_cohort, tmp_path):
     """An output in the card that no run of the snippet gave; a model that draws random numbers when it is loaded."""
     from PIL import Image
 
-    cohort, words = make_cohort("vit"), TASK_WORDS["image-classification"]
+    cohort, words = make_cohort("vit"), TASKS["image-classification"].words
     cohort.save_pretrained(tmp_path)
     before = random.getstate(), torch.get_rng_state().tolist()
     printed = run_snippet(tmp_path / "vit", Image.new("RGB", (20, 20), "red"), words)
@@ -70,7 +70,7 @@ def test_the_snippet_of_a_segmentation_model_fits_its_head(tmp_path, head):
     kinds = {"segformer": SegformerImageProcessor, "mask2former": Mask2FormerImageProcessor}
     tiny_segmenter(head).save_pretrained(tmp_path)
     kinds[head](size=sizes[head]).save_pretrained(tmp_path)
-    printed = run_snippet(tmp_path, Image.new("RGB", (60, 40), "red"), TASK_WORDS["semantic-segmentation"])
+    printed = run_snippet(tmp_path, Image.new("RGB", (60, 40), "red"), TASKS["semantic-segmentation"].words)
     shares = [re.fullmatch(r"(\w+): (\d+\.\d)% of the pixels", line) for line in printed.splitlines()]
     assert all(share[1] in CLASSES for share in shares)
     assert sum(float(share[2]) for share in shares) == pytest.approx(100, abs=0.2)

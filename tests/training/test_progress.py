@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_mutual_kd.reports.task_words import TASK_WORDS
+from hf_mutual_kd.tasks.registry import TASKS
 from hf_mutual_kd.training.progress import CohortProgress
 
 PEERS = ("vit", "cnn_s")
@@ -12,7 +12,7 @@ PEERS = ("vit", "cnn_s")
 
 @pytest.fixture
 def progress():
-    return CohortProgress(PEERS, TASK_WORDS["image-classification"], "accuracy")
+    return CohortProgress(PEERS, TASKS["image-classification"].words, "accuracy")
 
 
 def test_line_of_a_training_log(progress):
@@ -34,10 +34,10 @@ def test_line_of_an_evaluation(progress, prefix):
 def test_lines_of_tasks_whose_training_quality_is_not_their_metric():
     """A bar that stays silent in training as it waits for a metric that no batch has; a CC in %."""
     logs = {"loss": 2.0, "a/pACC": 0.5, "a/taught": 0.25, "b/pACC": 0.75, "b/taught": 0.5}
-    maps = CohortProgress(("a", "b"), TASK_WORDS["semantic-segmentation"], "pACC")
+    maps = CohortProgress(("a", "b"), TASKS["semantic-segmentation"].words, "pACC")
     assert maps.line(3, logs) == "step 3 · loss 2.000 · a 50.0 % taught 25.0 % · b 75.0 % taught 50.0 %"
     assert maps.line(3, {"eval_a/mIoU": 0.5, "eval_b/mIoU": 0.4}) == "step 3 · eval · a 50.0 % · b 40.0 %"
-    video = CohortProgress(("a", "b"), TASK_WORDS["video-saliency"], "SIM")
+    video = CohortProgress(("a", "b"), TASKS["video-saliency"].words, "SIM")
     assert video.line(3, {"eval_a/CC": 0.5, "eval_b/CC": 0.4}) == "step 3 · eval · a 0.500 · b 0.400"
 
 

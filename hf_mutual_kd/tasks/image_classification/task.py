@@ -34,6 +34,7 @@ from .metrics import Agreement, Flips, Mean, TopK
 from .model import auto  # noqa: F401  (the Auto classes learn our classifier)
 from .report import calibration_section, confusion_section, flips_section
 from .space import ClassificationSpace
+from .words import WORDS
 
 NO_LABEL = -1
 
@@ -43,7 +44,8 @@ class ImageClassification(ClassUnits, Task):
 
     name = "image-classification"
     auto_models = (AutoModelForImageClassification,)
-    metric = quality_name = "accuracy"
+    words = WORDS
+    quality_name = "accuracy"
     default_score = "margin"
     has_classes = True
     collator_class = RoleTaggingCollator

@@ -46,6 +46,7 @@ from .report_images import images_section
 from .space import SegmentationSpace
 from .transfer import mean_over_pixels
 from .view import DenseView
+from .words import WORDS
 
 
 class SemanticSegmentation(Task):
@@ -64,7 +65,7 @@ class SemanticSegmentation(Task):
 
     name = "semantic-segmentation"
     auto_models = (AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation)
-    metric = "mIoU"
+    words = WORDS
     quality_name = "pACC"
     default_score = "loss"
     collator_class = DenseCollator

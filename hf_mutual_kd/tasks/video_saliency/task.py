@@ -43,6 +43,7 @@ from .model.token_encoders_video_saliency import TOKEN_ENCODERS
 from .outputs import log_maps
 from .report import frames_section, metrics_section, videos_section
 from .space import SaliencySpace
+from .words import WORDS
 
 CHECKED_ROWS = 200
 """Units of a split whose truth is read before training."""
@@ -63,7 +64,7 @@ class VideoSaliency(Task):
 
     name = "video-saliency"
     auto_models = (AutoModel,)
-    metric = "CC"
+    words = WORDS
     quality_name = "CC"
     default_score = "loss"
     collator_class = ClipCollator
