@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors.numpy import save_file
 
 from hf_mutual_kd.tasks.registry import TASKS
 
@@ -243,7 +244,7 @@ def write_history(folder: Path, rise: float, peer: str, metric: str) -> None:
 
 
 def write_run(folder: Path, record: dict, results: dict | None = None) -> Path:
-    """A run folder of a record and results, with an empty-looking transformers folder for every peer."""
+    """A run folder of a record and results, with a transformers folder without weights for every peer."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cohort.json").write_text(json.dumps(record), encoding="utf-8")
     if results is not None:
@@ -253,6 +254,8 @@ def write_run(folder: Path, record: dict, results: dict | None = None) -> Path:
         (folder / name / "config.json").write_text(
             json.dumps({"model_type": MODEL_TYPES.get(name, "vit")}), encoding="utf-8"
         )
+        (folder / name / "preprocessor_config.json").write_text("{}", encoding="utf-8")
+        save_file({}, folder / name / "model.safetensors")
     return folder
 
 

@@ -26,7 +26,8 @@ from ..distillation.objective import Objective
 from ..errors import ConfigError, OutputFolderError, ResumeError
 from ..files import write_bytes, write_json
 from ..hub.checkpoints import pull_checkpoint
-from ..hub.push import push_run
+from ..hub.names import Destination
+from ..hub.push import check_rights, push_run
 from ..peers.adapter_settings import settings_of
 from ..peers.cohort import Cohort
 from ..peers.spec import PeerSpec, parse_peers
@@ -168,6 +169,8 @@ class Experiment:
             raise ConfigError(f"seeds must differ, got {self.seeds}")
         if self.options.dataset is None:
             raise ConfigError("dataset is missing: give a Hub id, a folder or Parquet files with --dataset")
+        if self.config.push_to_hub and self.state.is_main_process:
+            check_rights(Destination(**push_settings(self.config)))
         resumes = bool(self.config.resume_from_checkpoint)
         used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
         if used and not resumes and not self.options.overwrite_output_dir:

@@ -60,8 +60,8 @@ class Patience:
         longest_wait_s (`float`, *optional*, defaults to 60.0): bound of one wait, also where `Retry-After` says more.
         call_s (`float`, *optional*, defaults to 60.0): seconds for one small call.
         slowest_upload (`float`, *optional*, defaults to 200_000): bytes per second below which an upload has stalled.
-        deadline_s (`float`, *optional*): seconds for the whole push; ten minutes and the time of the slowest upload
-            when unset.
+        deadline_s (`float`, *optional*): seconds for all that the Hub is asked, not for what is read and built here;
+            ten minutes and the time of the slowest upload when unset.
 
     Example:
 
@@ -120,9 +120,13 @@ class HubCalls:
                 raise
             except FAILURES as error:
                 pause = self._pause(error, attempt)
-                if pause is None:
+                if pause is not None:
+                    time.sleep(pause)
+                elif attempt < self.patience.attempts and is_passing(error) and self.patience.deadline_s is not None:
+                    given = f"the deadline of {self.patience.deadline_s:g} s that was given is over"
+                    raise HubError(f"{what} failed: {given}; give it more time, or none") from error
+                else:
                     raise explained(what, error, attempt) from error
-                time.sleep(pause)
 
     def allow(self, size: int) -> None:
         """Put the deadline off by the time that `size` more bytes may take, unless it was set."""

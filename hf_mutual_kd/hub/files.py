@@ -10,8 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
 from ..errors import HubError
-from ..reports.adapter_folder import ADAPTER_CONFIG, without_local_base
+from ..files import read_json
+from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, without_local_base
+from .secrets import as_written, found_in
 
 SUFFIXES = frozenset({".json", ".safetensors", ".md", ".png", ".txt", ".jinja", ".onnx"})
 CODE_SUFFIX = ".py"
@@ -20,10 +24,12 @@ MODEL_CODE = [
 ]
 """The code that saved models of this package's own bring, so that transformers alone loads them."""
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+PROCESSORS = frozenset(
+    {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "tokenizer_config.json"}
+)
+"""Of a model's folder, one is there: without it a pipeline does not load."""
 
-TOKENS = re.compile(rb"\b(?:hf_[A-Za-z0-9]{20,}|hf_oauth_[A-Za-z0-9_.-]{20,}|api_org_[A-Za-z0-9]{20,})")
-HOMES = re.compile(rb"(?<![\w.-])(?:/(?:home|Users)/[^/\s\"'<>]+|[A-Za-z]:\\+Users\\+[^\\\s\"'<>]+)")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -85,10 +91,27 @@ def select(folder: Path, custom_code: bool = False) -> Selection:
             else:
                 keeps = custom_code and path.name != ADAPTER_CONFIG
                 chosen.files.append(Outgoing(relative, path if keeps else _without_auto_map(path)))
-    present = {file.name for file in chosen.files}
-    if "config.json" not in present and not any(name.endswith(".safetensors") for name in present):
-        raise HubError(f"{folder} is no model folder: it has neither config.json nor safetensors weights")
+    missing = _missing({file.name for file in chosen.files}, folder)
+    if missing:
+        raise HubError(f"{folder} is no whole model: {missing}; nobody could load what would be pushed")
     return chosen
+
+
+def _missing(present: set[str], folder: Path) -> str | None:
+    """What a folder lacks of a model that the Auto classes load, in words."""
+    adapter = ADAPTER_CONFIG in present
+    config, weights = (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if adapter else ("config.json", SAFE_WEIGHTS_NAME)
+    if config not in present:
+        return f"it lacks {config}"
+    shards = {weights}
+    if not adapter and SAFE_WEIGHTS_INDEX_NAME in present:
+        index = read_json(folder / SAFE_WEIGHTS_INDEX_NAME, dict[str, dict[str, Any] | Any], HubError)
+        shards = {str(shard) for shard in index["weight_map"].values()} if index.get("weight_map") else shards
+    if lost := sorted(shards - present):
+        return f"it lacks {', '.join(lost[:3])}"
+    if not present & PROCESSORS:
+        return f"it lacks its processor, one of {', '.join(sorted(PROCESSORS))}"
+    return None
 
 
 def holds_our_code(folder: Path) -> bool:
@@ -137,7 +160,7 @@ def to_json(content: Any) -> bytes:
 
 
 def refuse_secrets(files: Iterable[Outgoing], run_dir: Path, token: str | None) -> None:
-    """Look through all that is to be pushed for tokens and for paths of this machine.
+    """Look through all that is to be pushed for tokens, keys, passwords and paths of this machine.
 
     Args:
         files (`Iterable[Outgoing]`): what would leave.
@@ -147,23 +170,10 @@ def refuse_secrets(files: Iterable[Outgoing], run_dir: Path, token: str | None) 
     Raises:
         [`HubError`]: names the file and what was found in it, never the secret itself.
     """
-    never = {"the absolute path of the run": _as_written(run_dir.resolve()) | _as_written(run_dir.absolute())}
+    paths = {"the absolute path of the run": as_written(run_dir.resolve()) | as_written(run_dir.absolute())}
     home = Path.home()
     if len(home.parts) > 1:
-        never["the path of your home folder"] = _as_written(home)
-    patterns = {"your token": re.compile(re.escape(token.encode()))} if token else {}
-    for what, texts in never.items():
-        # A path counts where it stands alone, so that `/root` is not found in `https://x/rootless`.
-        patterns[what] = re.compile(rb"(?<![\w.-])(?:" + b"|".join(map(re.escape, sorted(texts))) + rb")(?![\w-])")
-    patterns |= {"a Hub token": TOKENS, "the path of somebody's home folder": HOMES}
+        paths["the path of your home folder"] = as_written(home)
     for file in files:
-        content = file.read()
-        for what, pattern in patterns.items():
-            if pattern.search(content) or pattern.search(file.name.encode()):
-                raise HubError(f"{file.name} holds {what}; take it out and push again (nothing was sent)")
-
-
-def _as_written(path: Path) -> set[bytes]:
-    """A path as text may hold it: plain, and with the backslashes that JSON doubles."""
-    text = str(path)
-    return {text.encode(), json.dumps(text)[1:-1].encode()}
+        if what := found_in(file.name, file.read(), token, paths):
+            raise HubError(f"{file.name} holds {what}; take it out and push again (nothing was sent)")

@@ -154,6 +154,26 @@ def push_run(
     return report
 
 
+def check_rights(to: Destination) -> None:
+    """Ask the Hub whether pushing there will be allowed, before the training that leads to it.
+
+    Raises:
+        [`HubError`]: the token is missing, unknown, may only read, or the namespace is another's.
+    """
+    calls = HubCalls(to.token, to.endpoint, Patience(attempts=2))
+    asked = "asking the Hub, before training, whether you may push"
+    me = calls.call(asked, calls.api.whoami)
+    role = ((me.get("auth") or {}).get("accessToken") or {}).get("role")
+    if role == "read":
+        raise HubError(f"{asked}: your token of {me['name']} may only read; create one that may write")
+    mine = [me["name"], *(one["name"] for one in me.get("orgs") or [])]
+    if to.namespace is not None and to.namespace not in mine:
+        raise HubError(f"{asked}: hub_namespace {to.namespace!r} is not yours; you may push to {', '.join(mine)}")
+    observers = [one["name"] for one in me.get("orgs") or [] if one.get("roleInOrg") == "read"]
+    if to.namespace in observers:
+        raise HubError(f"{asked}: your role in {to.namespace!r} is to read; ask its owners for the right to write")
+
+
 def with_fresh_cards(
     run: Run, packed: Mapping[str, Selection], names: Mapping[str, str] | None
 ) -> dict[str, Selection]:

@@ -13,7 +13,7 @@ from ..errors import HubError
 from ..files import write_json
 from ..hub.checkpoints import PushInBackground
 from ..hub.names import Destination
-from ..hub.push import PushReport, push_run
+from ..hub.push import PushReport, check_rights, push_run
 from ..reports.model_card import write_cards
 from ..reports.results import Arm, collect
 from ..reports.run_facts import objective_facts
@@ -81,6 +81,10 @@ class CohortPushing(CohortSaving):
         self._write_cohort_record()
         self._write_results()
         write_cards(self.folder)
+
+    def _check_rights(self) -> None:
+        if self.args.push_to_hub and self.is_world_process_zero():
+            check_rights(Destination(**push_settings(self.args)))
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Nothing: the push makes one repository per peer."""

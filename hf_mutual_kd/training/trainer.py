@@ -260,6 +260,7 @@ class MutualKDTrainer(CohortPushing):
         if self.train_dataset is None:
             raise DataError("there is nothing to train on; give train_dataset")
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        self._check_rights()
         if self.args.should_save:
             clear_staging(self.folder)
         self._write_cohort_record()

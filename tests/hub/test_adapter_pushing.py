@@ -135,6 +135,7 @@ def test_local_bases_do_not_leave(tmp_path):
     """A folder's name on the Hub could be somebody else's model, and its path says who the user is."""
     run = made_up_adapter(tmp_path / "run", base_model_name_or_path="/work/models/vit", revision=None)
     (run / "vit" / "adapter_model.safetensors").write_bytes(bytes(8))
+    (run / "vit" / "preprocessor_config.json").write_text("{}")
     for custom_code in (False, True):
         files = {file.name: file for file in select(run / "vit", custom_code).files}
         pushed = json.loads(files[ADAPTER_CONFIG].read())

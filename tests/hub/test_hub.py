@@ -1,5 +1,6 @@
 """Pushing a run to the loopback Hub with the real client: what arrives, what never leaves, and what faults do."""
 
+import base64
 import json
 import os
 import random
@@ -11,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_run import BRISK, CARD, PUSHED, REPOS, TOKEN, contents, push, sent, write_record
+from hub_server import HubServer
 from made_up_run import made_up_record, made_up_results, write_run
 from safetensors.numpy import save_file
 
 from hf_mutual_kd.errors import HubError
 from hf_mutual_kd.hub.files import Outgoing, refuse_secrets, select
+from hf_mutual_kd.hub.names import Destination
+from hf_mutual_kd.hub.push import check_rights
 from hf_mutual_kd.reports.readme_merge import BEGIN, END, merge_readme
 from hf_mutual_kd.reports.text import split_readme
 
@@ -113,7 +117,8 @@ def test_weights_saved_in_other_parts_replace_the_old_ones(hub, run):
     """`from_pretrained` prefers a stale model.safetensors to new shards and would load the old weights."""
     push(hub, run, peers=["a"])
     os.rename(run / "a" / "model.safetensors", run / "a" / "model-00001-of-00001.safetensors")
-    (run / "a" / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    index = {"weight_map": {"weight": "model-00001-of-00001.safetensors"}}
+    (run / "a" / "model.safetensors.index.json").write_text(json.dumps(index))
     hub.add_model(REPOS[0], {"mine.txt": "kept", "mine.safetensors": "kept"})
     push(hub, run, peers=["a"])
     sharded = {"model-00001-of-00001.safetensors", "model.safetensors.index.json", "mine.txt", "mine.safetensors"}
@@ -190,6 +195,16 @@ def test_cards_are_built_anew_with_links_and_leave_the_run_as_it_is(hub, tmp_pat
         ("config.json", '{"from": "/home/somebody/models"}', "the path of somebody's home folder"),
         ("config.json", '{"from": "C:\\\\Users\\\\somebody\\\\models"}', "the path of somebody's home folder"),
         ("model.safetensors", None, "the path of your home folder"),
+        ("README.md", "data in /scratch/ada/imagenet", "a path of somebody's machine"),
+        ("config.json", '{"from": "/mnt/data/models"}', "a path of somebody's machine"),
+        ("README.md", base64.b64encode(f"a {TOKEN} b".encode()).decode(), "your token .in base64."),
+        ("README.md", base64.urlsafe_b64encode(f"??>{TOKEN}".encode()).decode(), "your token .in base64."),
+        ("notes.txt", TOKEN.encode("utf-16"), "your token .as UTF-16."),
+        ("notes.txt", "-----BEGIN RSA " + "PRIVATE KEY-----", "what looks like a secret .Private Key."),
+        ("notes.txt", "AKIA" + "IOSFODNN7EXAMPLE", "what looks like a secret .AWS Access Key."),
+        ("notes.txt", "export WANDB_API_KEY=" + "ab34cd90" * 5, "what looks like a key"),
+        ("notes.txt", "AIza" + "SyA1b" * 7, "what looks like a key"),
+        ("config.json", '{"wandb_password": "hunter2hunter"}', "what looks like a secret .Secret Keyword."),
     ],
 )
 def test_secrets_and_local_paths_are_refused_before_anything_is_sent(hub, run, monkeypatch, name, content, found):
@@ -198,7 +213,7 @@ def test_secrets_and_local_paths_are_refused_before_anything_is_sent(hub, run, m
     if content is None:
         save_file({"w": np.zeros(1)}, run / "c" / name, {"from": "/srv/people/ada/x"})
     else:
-        (run / "c" / name).write_text(content)
+        (run / "c" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(HubError, match=f"c/{name} holds {found}; take it out") as refusal:
         push(hub, run)
     assert "hf_" not in str(refusal.value)
@@ -209,6 +224,9 @@ def test_words_that_only_look_like_paths_pass(tmp_path, monkeypatch):
     """With /root as home, every mention of it inside an address would block the push."""
     monkeypatch.setenv("HOME", "/root")
     text = b"https://example.org/rootless https://example.org/home/page hf_mutual_kd hf_hub:ada/x the/root/x"
+    text += (
+        b" https://x.org/mnt/y pad_token=<pad> tokenizer_class: PreTrainedTokenizerFast2 api key: none " + b"a" * 45
+    )
     refuse_secrets([Outgoing("README.md", text)], tmp_path, None)
     with pytest.raises(HubError, match="your home folder"):
         refuse_secrets([Outgoing("README.md", b"in file:///root/x")], tmp_path, None)
@@ -229,8 +247,29 @@ def test_folders_that_are_no_run_are_refused(hub, run, tmp_path):
     with pytest.raises(HubError, match=r"names '../d' as a peer"):
         push(hub, run)
     (run / "e").mkdir()
-    with pytest.raises(HubError, match="no model folder"):
+    with pytest.raises(HubError, match=r"no whole model: it lacks config.json"):
         select(run / "e")
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("lost", "index", "message"),
+    [
+        ("model.safetensors", None, "lacks model.safetensors"),
+        ("config.json", None, "lacks config.json"),
+        ("preprocessor_config.json", None, "lacks its processor, one of preprocessor_config.json"),
+        ("nothing", {"weight_map": {"w": "model-00002-of-00002.safetensors"}}, "lacks model-00002-of-00002"),
+        ("nothing", [], "model.safetensors.index.json is damaged"),
+    ],
+)
+def test_a_peer_that_is_not_whole_is_refused(hub, run, lost, index, message):
+    """A repository without weights or processor is found out by those who try to load it."""
+    (run / "c" / lost).unlink(missing_ok=True)
+    if index is not None:
+        (run / "c" / "model.safetensors.index.json").write_text(json.dumps(index))
+    for dry_run in (True, False):
+        with pytest.raises(HubError, match=message):
+            push(hub, run, dry_run=dry_run)
     assert hub.requests == []
 
 
@@ -358,7 +397,7 @@ def test_a_server_that_goes_silent_does_not_hold_the_push_for_ever(hub, run):
     hub.faults.clear()
     hub.fail("GET", "/api/models/", delay=60, times=99)
     began = time.monotonic()
-    with pytest.raises(HubError, match="no answer within"):
+    with pytest.raises(HubError, match=r"failed: the deadline of 0.5 s that was given is over"):
         push(hub, run, deadline_s=0.5)
     assert time.monotonic() - began < 3
 
@@ -377,3 +416,23 @@ def test_retries_leave_the_runs_random_numbers_alone(hub, run):
     state = random.getstate()
     push(hub, run, peers=["a"], collection=False)
     assert random.getstate() == state
+
+
+@pytest.mark.parametrize(
+    ("token", "namespace", "message"),
+    [
+        ("hf_wrong", None, r"\(401.*`hf auth login`"),
+        ("hf_bob", None, "your token of bob may only read"),
+        ("hf_eve", "ada", "hub_namespace 'ada' is not yours; you may push to eve"),
+        (TOKEN, "watched", "your role in 'watched' is to read"),
+    ],
+)
+def test_rights_are_asked_before_hours_of_training(token, namespace, message):
+    """A token that may not write is found out by the push, after the training."""
+    orgs = {"lab": ["ada"], "watched": {"ada": "read"}}
+    with HubServer({"ada": TOKEN, "eve": "hf_eve"}, orgs, read_tokens={"bob": "hf_bob"}) as hub:
+        with pytest.raises(HubError, match=message):
+            check_rights(Destination(namespace, token=token, endpoint=hub.url))
+        check_rights(Destination("lab", token=TOKEN, endpoint=hub.url))
+        check_rights(Destination(None, token=TOKEN, endpoint=hub.url))
+        assert {request.method for request in hub.requests} == {"GET"}
