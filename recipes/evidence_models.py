@@ -41,10 +41,13 @@ class ConvNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Flatten(), nn.Linear(1568, 10),
-        )  # fmt: skip
+            nn.Conv2d(1, 16, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(1568, 10),
+        )
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.layers(pixel_values)
@@ -61,9 +64,17 @@ def build_resnet() -> nn.Module:
 def build_tiny_vit() -> nn.Module:
     """A Hugging Face ViT of 16 patches, two layers: 11,674 parameters."""
     config = ViTConfig(
-        image_size=28, patch_size=7, num_channels=1, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=48, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **LABELS,
-    )  # fmt: skip
+        image_size=28,
+        patch_size=7,
+        num_channels=1,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **LABELS,
+    )
     return ViTForImageClassification(config)
 
 

@@ -78,9 +78,16 @@ class Hunt:
         fitted = self.lab.data.validation if way.calibrate or way.rule == "class" else None
         objective = way.objective(unlabelled=labelled < len(rows))
         return self._run(
-            ("way", asdict(way), regime.labelled), peers, seed, batches[: self._steps(regime)],
-            objective=objective, rows=rows, learning_rate=way.learning_rate, validation=fitted, rises=way.rises,
-        )  # fmt: skip
+            ("way", asdict(way), regime.labelled),
+            peers,
+            seed,
+            batches[: self._steps(regime)],
+            objective=objective,
+            rows=rows,
+            learning_rate=way.learning_rate,
+            validation=fitted,
+            rises=way.rises,
+        )
 
     def bar(self, regime: Regime, seed: int) -> dict[str, dict[str, float]]:
         """What every peer of the pool has to beat: the best of its start and its controls on the validation rows."""
@@ -102,9 +109,14 @@ class Hunt:
         steps = self._steps(regime) // 5 if plain.labels_alone else self._steps(regime)
         batches = make_batches(labelled, len(rows) - labelled, plan, seed)[: max(steps, 1)]
         return self._run(
-            ("control", asdict(plain), regime.labelled), list(POOL), seed, batches,
-            objective=plain.objective(), rows=rows, learning_rate=plain.learning_rate,
-        )  # fmt: skip
+            ("control", asdict(plain), regime.labelled),
+            list(POOL),
+            seed,
+            batches,
+            objective=plain.objective(),
+            rows=rows,
+            learning_rate=plain.learning_rate,
+        )
 
     def facts(self, pair: Sequence[str]) -> dict[str, dict[str, float | None]]:
         """What is known of a pair before training, for each of the two as "my model", on the validation rows."""

@@ -67,9 +67,17 @@ def is_worse(gains: Sequence[float]) -> bool:
 
 
 COLUMNS = (
-    "rows", "data", "mean of pairs", "sd over seeds", "worst peer", "not worse", "above", "strong beside weak",
-    "six peers", "eight peers",
-)  # fmt: skip
+    "rows",
+    "data",
+    "mean of pairs",
+    "sd over seeds",
+    "worst peer",
+    "not worse",
+    "above",
+    "strong beside weak",
+    "six peers",
+    "eight peers",
+)
 
 
 def outcome_rows(found: Mapping[tuple[str, str], Found]) -> list[tuple[str, ...]]:

@@ -40,10 +40,19 @@ ARMS = {
 """Name in the tables, and what it is."""
 
 COMPARISONS = (
-    ("mutual", "control"), ("mutual", "pixel"), ("mutual", "self"), ("mutual", "fixed"),
-    ("bare", "control"), ("bare", "pixel"), ("bare", "fixed"),
-    ("pixel", "control"), ("self", "control"), ("fixed", "control"), ("pair", "control"), ("pair", "pixel"),
-)  # fmt: skip
+    ("mutual", "control"),
+    ("mutual", "pixel"),
+    ("mutual", "self"),
+    ("mutual", "fixed"),
+    ("bare", "control"),
+    ("bare", "pixel"),
+    ("bare", "fixed"),
+    ("pixel", "control"),
+    ("self", "control"),
+    ("fixed", "control"),
+    ("pair", "control"),
+    ("pair", "pixel"),
+)
 COLOURS = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
 NOBODY_COLOUR, LAND_COLOUR = "#6a6a6a", "#e4e4e4"
 LATITUDES = -58.0, 88.0

@@ -10,17 +10,38 @@ from importlib.metadata import PackageNotFoundError, version
 from .._version import __version__
 
 PACKAGES = (
-    "torch", "torchvision", "transformers", "accelerate", "datasets", "evaluate", "huggingface-hub", "safetensors",
-    "timm", "peft", "numpy", "pyarrow", "codecarbon",
-)  # fmt: skip
+    "torch",
+    "torchvision",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "huggingface-hub",
+    "safetensors",
+    "timm",
+    "peft",
+    "numpy",
+    "pyarrow",
+    "codecarbon",
+)
 PREFIXES = ("HF_", "HUGGING", "TRANSFORMERS_", "ACCELERATE_", "CUDA_", "NCCL_", "TORCH_", "PYTORCH_", "OMP_", "WANDB_")
 SHOWN = frozenset(
     {
-        "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED",
-        "CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_XET",
-        "OMP_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF", "TRANSFORMERS_OFFLINE", "NCCL_DEBUG",
+        "ACCELERATE_MIXED_PRECISION",
+        "ACCELERATE_USE_CPU",
+        "ACCELERATE_USE_FSDP",
+        "ACCELERATE_USE_DEEPSPEED",
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_LAUNCH_BLOCKING",
+        "HF_HUB_OFFLINE",
+        "HF_DATASETS_OFFLINE",
+        "HF_HUB_DISABLE_XET",
+        "OMP_NUM_THREADS",
+        "PYTORCH_CUDA_ALLOC_CONF",
+        "TRANSFORMERS_OFFLINE",
+        "NCCL_DEBUG",
     }
-)  # fmt: skip
+)
 """Variables whose value is a plain setting; of all others only the name is shown."""
 
 

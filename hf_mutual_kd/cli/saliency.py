@@ -36,22 +36,46 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("predictions", metavar="PREDICTIONS", help="folder of VIDEO/FRAME.png (8 or 16 bits) or .npy, of any model")
     add("ground_truth", metavar="GROUND_TRUTH", help="folder of VIDEO/maps and VIDEO/fixation (images or .mat)")
-    add("--layout", default="dhf1k", choices=("dhf1k", "hollywood2", "ucf", "frames"),
-        help="of the ground truth; frames: one video, maps and fixation themselves (default: dhf1k)")  # fmt: skip
-    add("--protocol", default="raw", choices=("raw", "dhf1k"),
-        help="dhf1k: first resize, blur and write to 8 bits, as that server sees maps (default: raw)")  # fmt: skip
+    add(
+        "--layout",
+        default="dhf1k",
+        choices=("dhf1k", "hollywood2", "ucf", "frames"),
+        help="of the ground truth; frames: one video, maps and fixation themselves (default: dhf1k)",
+    )
+    add(
+        "--protocol",
+        default="raw",
+        choices=("raw", "dhf1k"),
+        help="dhf1k: first resize, blur and write to 8 bits, as that server sees maps (default: raw)",
+    )
     add("--resize", action="store_true", help="bring predictions of another size to the truth's")
-    add("--metrics", nargs="+", metavar="NAME",
-        help="of auc_judd auc_uniform auc_shuffled nss cc sim kld ig; all (ig with --baseline) if unset")  # fmt: skip
-    add("--sim", default="mit", choices=("mit", "tuebingen"),
-        help="mit stretches maps to 0..1 before SIM (default: mit)")  # fmt: skip
+    add(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="of auc_judd auc_uniform auc_shuffled nss cc sim kld ig; all (ig with --baseline) if unset",
+    )
+    add(
+        "--sim",
+        default="mit",
+        choices=("mit", "tuebingen"),
+        help="mit stretches maps to 0..1 before SIM (default: mit)",
+    )
     add("--nss_ddof", type=int, default=1, choices=(0, 1), help="of NSS' standard deviation: 1 MIT, 0 Tuebingen")
     add("--baseline", metavar="MAP", help="density for ig (.npy or image), such as a centre prior")
-    add("--shuffled_pool", default="others", metavar="others|none|FOLDER",
-        help="negatives of auc_shuffled: fixations of all other videos, or of a folder of this layout")  # fmt: skip
+    add(
+        "--shuffled_pool",
+        default="others",
+        metavar="others|none|FOLDER",
+        help="negatives of auc_shuffled: fixations of all other videos, or of a folder of this layout",
+    )
     add("--videos", nargs="+", default=(), metavar="NAME", help="only these, by name or pattern such as '06*'")
-    add("--on_bad_frame", default="raise", choices=("raise", "skip"),
-        help="about missing, surplus, unreadable and wrongly sized files (default: raise)")  # fmt: skip
+    add(
+        "--on_bad_frame",
+        default="raise",
+        choices=("raise", "skip"),
+        help="about missing, surplus, unreadable and wrongly sized files (default: raise)",
+    )
     add("--json", metavar="OUT", help="also write everything to this file")
 
 
@@ -98,16 +122,28 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("video", metavar="VIDEO", help="video file, or folder of images in numerical order")
     add("--model", required=True, metavar="ID_OR_FOLDER[@REVISION]", help="a video saliency model")
-    add("--out", required=True, metavar="OUT.mp4|FOLDER",
-        help="video with the map over it, or a new folder for that, maps (16 bits) and density (8 bits)")  # fmt: skip
+    add(
+        "--out",
+        required=True,
+        metavar="OUT.mp4|FOLDER",
+        help="video with the map over it, or a new folder for that, maps (16 bits) and density (8 bits)",
+    )
     add("--maps", default="png", choices=("png", "npy"), help="how a folder's maps are written (default: png)")
-    add("--start", default="repeat", choices=("repeat", "reverse"),
-        help="before a shot's first frame comes itself, or what follows in reverse (default: repeat)")  # fmt: skip
+    add(
+        "--start",
+        default="repeat",
+        choices=("repeat", "reverse"),
+        help="before a shot's first frame comes itself, or what follows in reverse (default: repeat)",
+    )
     add(
         "--stride", type=int, default=1, help="predict every so many frames, the others keep the last map (default: 1)"
     )
-    add("--cut_threshold", type=float, default=0.5,
-        help="change of colours, 0 to 1, from which a new shot begins; above 1: never (default: 0.5)")  # fmt: skip
+    add(
+        "--cut_threshold",
+        type=float,
+        default=0.5,
+        help="change of colours, 0 to 1, from which a new shot begins; above 1: never (default: 0.5)",
+    )
     add("--batch_size", type=int, default=1, help="clips predicted at once (default: 1)")
     add("--device", help="such as cpu or cuda:0; a GPU where there is one when left out")
     add("--trust_remote_code", action="store_true", help="run code that comes with the model")

@@ -19,9 +19,17 @@ if TYPE_CHECKING:
     from ..tasks.registry import Task
 
 DATA = (
-    "dataset", "dataset_config", "dataset_revision", "train_split", "validation_split", "test_split", "input_column",
-    "label_column", "max_train_samples", "max_eval_samples",
-)  # fmt: skip
+    "dataset",
+    "dataset_config",
+    "dataset_revision",
+    "train_split",
+    "validation_split",
+    "test_split",
+    "input_column",
+    "label_column",
+    "max_train_samples",
+    "max_eval_samples",
+)
 """Options of a recipe that say which rows there are."""
 
 MAPS = ("label_names", "reduce_labels", "eval_frame_step", "on_bad_video")

@@ -25,8 +25,13 @@ def add_scout_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=20, help="candidates that a search should bring (default: 20)")
     parser.add_argument("--max_params", type=quantity, metavar="100M", help="parameters of a candidate")
     parser.add_argument("--license", help="of a candidate on the Hub, e.g. apache-2.0")
-    parser.add_argument("--max_disk", type=quantity, default=quantity("5GB"), metavar="5GB",
-                        help="for all pulled weights; older ones are removed again (default: 5GB)")  # fmt: skip
+    parser.add_argument(
+        "--max_disk",
+        type=quantity,
+        default=quantity("5GB"),
+        metavar="5GB",
+        help="for all pulled weights; older ones are removed again (default: 5GB)",
+    )
     parser.add_argument("--deadline_s", type=float, help="seconds after which no further candidate is begun")
     parser.add_argument("--budget", type=quantity, metavar="300M", help="parameters of all proposed partners together")
     parser.add_argument("--samples", type=int, default=2000, help="labelled rows to compare on (default: 2000)")
@@ -77,9 +82,16 @@ def run_scout(options: argparse.Namespace) -> None:
     rows = draw_sample(getattr(splits, options.split), options.samples, options.seed)
     name = f"{splits.facts['name']}, {splits.facts['splits'][options.split]}"
     scout = Scout(
-        wanted, rows, splits.label_names, folder, make_task("image-classification"), accelerator, name,
-        options.batch_size, options.workers,
-    )  # fmt: skip
+        wanted,
+        rows,
+        splits.label_names,
+        folder,
+        make_task("image-classification"),
+        accelerator,
+        name,
+        options.batch_size,
+        options.workers,
+    )
     report = scout.run()
     data = {key: getattr(options, key) for key in DATA}
     data |= {"label_alignment": None if options.label_alignment == "exact" else options.label_alignment}
@@ -105,6 +117,12 @@ def wanted_of(options: argparse.Namespace) -> Wanted:
         raise ConfigError(f"limit must be 1 or more, got {options.limit}")
     limits = Limits(options.max_params, options.max_disk, options.license, options.trust_remote_code)
     return Wanted(
-        options.model, options.candidates, options.search, options.limit, limits, options.deadline_s, options.budget,
+        options.model,
+        options.candidates,
+        options.search,
+        options.limit,
+        limits,
+        options.deadline_s,
+        options.budget,
         options.label_alignment,
-    )  # fmt: skip
+    )

@@ -20,9 +20,17 @@ from .suite import PlannedArm, Suite
 
 TABLE = ("comparison.md", "comparison.csv", "peers.csv", "comparison.png")
 COLUMNS = (
-    "setting", "against", "Δ", "worst peer", "above control", "above start", "flips + −", "seconds", "× control",
+    "setting",
+    "against",
+    "Δ",
+    "worst peer",
+    "above control",
+    "above start",
+    "flips + −",
+    "seconds",
+    "× control",
     "peak MB",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -132,11 +140,17 @@ def peer_rows(arm: FinishedArm, control: FinishedArm | None, metric: str) -> lis
         flips = (end["positive_flips"], end["negative_flips"]) if "positive_flips" in end else None
         rows.append(
             PeerRow(
-                arm.plan.setting, arm.plan.pair, arm.plan.seed, name, start, end[metric],
-                start if control is None else control.found.end[name][metric], flips,
+                arm.plan.setting,
+                arm.plan.pair,
+                arm.plan.seed,
+                name,
+                start,
+                end[metric],
+                start if control is None else control.found.end[name][metric],
+                flips,
                 None if together is None else together - best,
             )
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -231,22 +245,37 @@ def _markdown(suite: Suite, title: str, lines: Sequence[tuple[str, ...]]) -> str
 def _plain(result: SettingResult) -> dict[str, Any]:
     gained, lost = result.flips or (None, None)
     return {
-        "setting": result.setting, "against": result.against, "delta": result.delta["mean"],
-        "sd": result.delta["sd"], "worst": min(result.peers.values()),
+        "setting": result.setting,
+        "against": result.against,
+        "delta": result.delta["mean"],
+        "sd": result.delta["sd"],
+        "worst": min(result.peers.values()),
         "above_control": result.above_control[0] / result.above_control[1] if result.against == "control" else None,
-        "above_start": result.above_start[0] / result.above_start[1], "peers": len(result.peers),
-        "positive_flips": gained, "negative_flips": lost, "seconds": result.seconds, "times_control": result.slower,
+        "above_start": result.above_start[0] / result.above_start[1],
+        "peers": len(result.peers),
+        "positive_flips": gained,
+        "negative_flips": lost,
+        "seconds": result.seconds,
+        "times_control": result.slower,
         "peak_memory_mb": result.peak_memory,
-    }  # fmt: skip
+    }
 
 
 def _plain_row(row: PeerRow) -> dict[str, Any]:
     gained, lost = row.flips or (None, None)
     return {
-        "setting": row.setting, "pair": "+".join(row.pair), "seed": row.seed, "peer": row.peer, "start": row.start,
-        "end": row.end, "control": row.control, "delta": row.delta, "positive_flips": gained, "negative_flips": lost,
+        "setting": row.setting,
+        "pair": "+".join(row.pair),
+        "seed": row.seed,
+        "peer": row.peer,
+        "start": row.start,
+        "end": row.end,
+        "control": row.control,
+        "delta": row.delta,
+        "positive_flips": gained,
+        "negative_flips": lost,
         "ensemble_minus_best_on_validation": row.ensemble_gain,
-    }  # fmt: skip
+    }
 
 
 def _csv(rows: Any) -> str:

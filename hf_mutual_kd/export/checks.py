@@ -129,13 +129,15 @@ def measure(task: TaskExport, batches: Iterable[Batch], runners: Mapping[str, Ru
         samples += len(pixels)
     checked = {
         name: Checked(
-            runners[name].what, runners[name].bytes, times[name],
+            runners[name].what,
+            runners[name].bytes,
+            times[name],
             max_difference=float(np.max(list(tally.differences.values()))),
             agreement=tally.alike / tally.compared if tally.compared else 1.0,
             accuracy=tally.right / tally.judged if tally.judged else None,
         )
         for name, tally in tallies.items()
-    }  # fmt: skip
+    }
     return Measured(samples, checked, {name: tally.differing() for name, tally in tallies.items()})
 
 
@@ -161,9 +163,13 @@ def file_runner(path: Path, what: str, example: Tensor) -> Runner:
         names = [one.name for one in session.get_outputs()]
         run(torch.cat([example, example]))
     except (
-        runtime.Fail, runtime.InvalidArgument, runtime.InvalidGraph, runtime.InvalidProtobuf, runtime.NotImplemented,
+        runtime.Fail,
+        runtime.InvalidArgument,
+        runtime.InvalidGraph,
+        runtime.InvalidProtobuf,
+        runtime.NotImplemented,
         runtime.RuntimeException,
-    ) as error:  # fmt: skip
+    ) as error:
         reason = str(error).splitlines()[0].partition(" Status Message:")[0].rpartition(" : ")[2]
         reason = reason.replace(str(path), path.name)  # no folder of this machine
         raise ExportError(f"ONNX Runtime cannot run it ({reason})") from error

@@ -210,9 +210,14 @@ def export_peer(
                 "kept"
             )
         report = Exported(
-            peer.name, peer.task.words, place, found.samples, list(example.shape[1:]), list(model.outputs),
+            peer.name,
+            peer.task.words,
+            place,
+            found.samples,
+            list(example.shape[1:]),
+            list(model.outputs),
             measured=found.checked,
-        )  # fmt: skip
+        )
         if small is not None:
             small = report.measured.setdefault(QUANTISED, small)
             small.refused = small.refused or _refusal(small, report.measured[PYTORCH], max_drop, report.words)

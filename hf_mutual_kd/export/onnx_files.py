@@ -43,11 +43,16 @@ def write_onnx(name: str, traceable: Traceable, example: Tensor, path: Path) -> 
         with silenced():
             program = torch.onnx.export(
                 # Two samples, as a batch of one would be taken for a constant.
-                traceable, (torch.cat([example, example]),), dynamo=True, opset_version=OPSET, verbose=False,
+                traceable,
+                (torch.cat([example, example]),),
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
                 dynamic_shapes={PIXELS: {0: torch.export.Dim("batch")}},
-                input_names=[PIXELS], output_names=list(traceable.outputs),
+                input_names=[PIXELS],
+                output_names=list(traceable.outputs),
                 custom_translation_table={torch.ops.aten._is_all_true.default: _all_true},
-            )  # fmt: skip
+            )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ExportError(f"peer {name!r} cannot be written as ONNX: {_reason(error)}") from error
     if program is None:

@@ -205,8 +205,11 @@ def with_fresh_cards(
             folder = beside / peer
             built = [folder / README, *sorted(folder.glob("figures/*.png"))]
             files = {file.name: file for file in selection.files}
-            files |= {name: Outgoing(name, path.read_bytes()) for path in built
-                      for name in [path.relative_to(folder).as_posix()]}  # fmt: skip
+            files |= {
+                name: Outgoing(name, path.read_bytes())
+                for path in built
+                for name in [path.relative_to(folder).as_posix()]
+            }
             fresh[peer] = Selection(list(files.values()), selection.left_out)
     return fresh
 

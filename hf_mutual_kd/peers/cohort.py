@@ -258,9 +258,14 @@ class Cohort(nn.Module):
         if self.peer_checkpointing and self.training:
             model = self.peers[name]
             return checkpoint(
-                self._answer, name, model, inputs, labels, use_reentrant=False,
+                self._answer,
+                name,
+                model,
+                inputs,
+                labels,
+                use_reentrant=False,
                 context_fn=lambda: (contextlib.nullcontext(), resting_batch_norms(model)),
-            )  # fmt: skip
+            )
         return self._answer(name, self.peers[name], inputs, labels)
 
     def _answer(

@@ -31,10 +31,16 @@ def calibration_of(peers: Sequence[str], units: str, found: Sequence[Mapping[str
         )
         paint = paint_reliability({arm: parts[0] for arm, parts in arms.items() if parts})
         figures.append(draw(f"reliability-{name}", f"{alt}.", paint, (3.6, 3.3), name))
-    return Section("calibration", "Calibration", [
-        Text("Expected calibration error: the mean gap between how sure a peer is and how often it is right, over 15 "
-             f"bins; 0 is perfect. Counted on {units}. Below the diagonal a peer is too sure. Figures are of the "
-             "first seed."),
-        Table("Expected calibration error on the test split, %", ("peer", "start", "control", "after"), rows),
-        Figures(figures),
-    ])  # fmt: skip
+    return Section(
+        "calibration",
+        "Calibration",
+        [
+            Text(
+                "Expected calibration error: the mean gap between how sure a peer is and how often it is right, over "
+                f"15 bins; 0 is perfect. Counted on {units}. Below the diagonal a peer is too sure. Figures are of "
+                "the first seed."
+            ),
+            Table("Expected calibration error on the test split, %", ("peer", "start", "control", "after"), rows),
+            Figures(figures),
+        ],
+    )

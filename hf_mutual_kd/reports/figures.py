@@ -32,13 +32,23 @@ class Theme:
 
 
 LIGHT = Theme(
-    "#ffffff", "#1c2430", "#5b6675", "#dfe4ea", "#0b62a4", "#c2570c",
+    "#ffffff",
+    "#1c2430",
+    "#5b6675",
+    "#dfe4ea",
+    "#0b62a4",
+    "#c2570c",
     ("#0b62a4", "#c2570c", "#0f7f5f", "#a8478b", "#7a6a00", "#4b5563"),
-)  # fmt: skip
+)
 DARK = Theme(
-    "#171c24", "#e6e9ee", "#9aa5b4", "#323b47", "#62b0f0", "#f59a52",
+    "#171c24",
+    "#e6e9ee",
+    "#9aa5b4",
+    "#323b47",
+    "#62b0f0",
+    "#f59a52",
     ("#62b0f0", "#f59a52", "#4fc9a2", "#e08cc6", "#d6c445", "#aab4c2"),
-)  # fmt: skip
+)
 """Grounds equal those of the page's cards."""
 
 
@@ -76,11 +86,22 @@ def _png(paint: Callable[[Any, Theme], None], theme: Theme, size: tuple[float, f
     from matplotlib.figure import Figure as Canvas
 
     settings: Any = {
-        "text.color": theme.ink, "axes.labelcolor": theme.soft, "axes.edgecolor": theme.grid, "axes.facecolor": "none",
-        "xtick.color": theme.soft, "ytick.color": theme.soft, "grid.color": theme.grid, "text.parse_math": False,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "legend.frameon": False,
-        "font.size": 9.5, "legend.fontsize": 8.5, "lines.linewidth": 1.6,
-    }  # fmt: skip
+        "text.color": theme.ink,
+        "axes.labelcolor": theme.soft,
+        "axes.edgecolor": theme.grid,
+        "axes.facecolor": "none",
+        "xtick.color": theme.soft,
+        "ytick.color": theme.soft,
+        "grid.color": theme.grid,
+        "text.parse_math": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "font.size": 9.5,
+        "legend.fontsize": 8.5,
+        "lines.linewidth": 1.6,
+    }
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(settings)
@@ -129,8 +150,15 @@ def paint_lines(
             colour = theme.peers[index % len(theme.peers)]
             style = "--" if name in dashed else styles[index // len(theme.peers) % len(styles)]
             marker = "o" if len(points) < 30 else None
-            axes.plot(steps, [scale * value for value in values], style, color=colour, marker=marker, markersize=3.5,
-                      label=name)  # fmt: skip
+            axes.plot(
+                steps,
+                [scale * value for value in values],
+                style,
+                color=colour,
+                marker=marker,
+                markersize=3.5,
+                label=name,
+            )
         axes.set_xlim(left=0)
         if floor is not None:
             axes.set_ylim(floor, axes.get_ylim()[1] * 1.15)

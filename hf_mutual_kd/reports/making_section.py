@@ -37,7 +37,7 @@ def making_section(data: ReportData) -> Section:
             [split["role"], split["origin"]]
             + ["–" if split[key] is None else f"{split[key]:,}" for key in ("rows", "labelled")]
             for split in facts["splits"]
-        ]  # fmt: skip
+        ]
         blocks.append(Table("Data", ("split", "rows from", "samples", "with a label"), splits, words=2))
     for part, values in hyperparameters(run).items():
         title = "Options set for this run" if part == "changed" else "Options at their defaults"

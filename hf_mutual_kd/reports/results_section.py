@@ -34,10 +34,14 @@ def results_section(data: ReportData) -> Section | None:
     blocks.append(Table(f"Test split: {metric_label(run)}", *closing_table(run.results, run.words)))
     metric = run.words.metric
     seen = {
-        name: {"start": [peer["start"][metric]], "control": peer["per_seed"].get("control", []),
-               "after": peer["per_seed"]["mutual"]}
-        for name, peer in peers.items() if metric in peer["start"]
-    }  # fmt: skip
+        name: {
+            "start": [peer["start"][metric]],
+            "control": peer["per_seed"].get("control", []),
+            "after": peer["per_seed"]["mutual"],
+        }
+        for name, peer in peers.items()
+        if metric in peer["start"]
+    }
     if seen:
         label = metric_label(run)
         alt = f"Test {label}. " + " ".join(_arms_in_words(name, arms, label) for name, arms in seen.items())
@@ -97,12 +101,14 @@ def tiles(data: ReportData) -> list[dict[str, str]]:
             continue
         delta = peer.get("delta")
         word = verdict(delta, seeds) if delta else ""
-        found.append({
-            "peer": name,
-            "value": number(peer["mutual"][metric], share) + (" %" if share else ""),
-            "start": number(peer["start"][metric], share),
-            "delta": number(delta["mean"], share, sign=True) if delta else "",
-            "verdict": said.get(word, f"{word}: no verdict") if delta else "no control was run",
-            "mark": {"better": "up", "worse": "down"}.get(word, "flat"),
-        })  # fmt: skip
+        found.append(
+            {
+                "peer": name,
+                "value": number(peer["mutual"][metric], share) + (" %" if share else ""),
+                "start": number(peer["start"][metric], share),
+                "delta": number(delta["mean"], share, sign=True) if delta else "",
+                "verdict": said.get(word, f"{word}: no verdict") if delta else "no control was run",
+                "mark": {"better": "up", "worse": "down"}.get(word, "flat"),
+            }
+        )
     return found

@@ -266,9 +266,12 @@ def _score_shards(
     was_training = cohort.training
     cohort.to(accelerator.device).eval()
     bar = tqdm(
-        total=sum(map(len, spans)), desc="scoring", unit="row", disable=not accelerator.is_local_main_process,
+        total=sum(map(len, spans)),
+        desc="scoring",
+        unit="row",
+        disable=not accelerator.is_local_main_process,
         leave=False,
-    )  # fmt: skip
+    )
     with bar:
         for shard, span in zip(mine, spans, strict=True):
             parts = []

@@ -147,9 +147,16 @@ def choose(candidates: Sequence[Candidate], greater_is_better: bool = True) -> C
         kept = min((one for one in better if not exceeds(best, one)), key=lambda one: one.simplicity)
     gain, margin = paired(kept.scores, base.scores)
     return Choice(
-        kept.what, kept.alpha, kept.way, kept.value, base.what, base.value, gain, margin if kept is not base else 0.0,
+        kept.what,
+        kept.alpha,
+        kept.way,
+        kept.value,
+        base.what,
+        base.value,
+        gain,
+        margin if kept is not base else 0.0,
         len(base.scores),
-    )  # fmt: skip
+    )
 
 
 def best_way(values: Mapping[str, Mapping[str, float]], greater_is_better: bool = True) -> str:

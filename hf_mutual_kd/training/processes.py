@@ -123,8 +123,11 @@ class CohortProcesses(Trainer):
                 "going on with %d processes where %d began: rows, steps, optimizer and schedule stay as they were "
                 "(%d rows per step, gradient_accumulation_steps is %d), but not bit for bit: sums are rounded in "
                 "another order, dropout draws anew, and batch norms see batches of another size",
-                now, before, rows, rows // at_once,
-            )  # fmt: skip
+                now,
+                before,
+                rows,
+                rows // at_once,
+            )
 
 
 def check_processes(args: MutualKDConfig, train_dataset: Any) -> None:

@@ -64,9 +64,14 @@ def refreshed(
     manifest = table.manifest
     with torch.random.fork_rng():
         newer = score_peers(
-            cohort, rows, place, name=manifest["data"]["name"], keep=manifest["keep"],
-            shard_rows=manifest["shard_rows"], accelerator=accelerator,
-        )  # fmt: skip
+            cohort,
+            rows,
+            place,
+            name=manifest["data"]["name"],
+            keep=manifest["keep"],
+            shard_rows=manifest["shard_rows"],
+            accelerator=accelerator,
+        )
     return table.take_over(newer)
 
 

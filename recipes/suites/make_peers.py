@@ -47,27 +47,41 @@ from embedded.make_peers import (  # noqa: E402
 def build_vit(labels: dict) -> PreTrainedModel:
     """A ViT of 16 patches, two layers: 22,794 parameters."""
     config = ViTConfig(
-        image_size=IMAGE_SIZE, patch_size=7, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, **labels,
-    )  # fmt: skip
+        image_size=IMAGE_SIZE,
+        patch_size=7,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        **labels,
+    )
     return ViTForImageClassification(config)
 
 
 def build_resnet(labels: dict) -> PreTrainedModel:
     """A ResNet of two basic blocks: 19,730 parameters."""
     config = ResNetConfig(
-        embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", downsample_in_first_stage=True,
+        embedding_size=8,
+        hidden_sizes=[16, 32],
+        depths=[1, 1],
+        layer_type="basic",
+        downsample_in_first_stage=True,
         **labels,
-    )  # fmt: skip
+    )
     return ResNetForImageClassification(config)
 
 
 def build_convnext(labels: dict) -> PreTrainedModel:
     """A ConvNeXt of two stages, one block each: 16,346 parameters."""
     config = ConvNextConfig(
-        image_size=IMAGE_SIZE, patch_size=4, num_stages=2, hidden_sizes=[16, 32], depths=[1, 1],
-        layer_scale_init_value=0.1, **labels,
-    )  # fmt: skip
+        image_size=IMAGE_SIZE,
+        patch_size=4,
+        num_stages=2,
+        hidden_sizes=[16, 32],
+        depths=[1, 1],
+        layer_scale_init_value=0.1,
+        **labels,
+    )
     return ConvNextForImageClassification(config)
 
 

@@ -10,9 +10,19 @@ from ...peers.spec import PeerSpec
 from ...reports.terminal import percent, render
 
 COLUMNS = (
-    "candidate", "ens-mine ±", "ens-best", "gains %", "loses %", "hardest %", "agree %", "err corr", "accuracy %",
-    "oracle %", "params", "ms/image",
-)  # fmt: skip
+    "candidate",
+    "ens-mine ±",
+    "ens-best",
+    "gains %",
+    "loses %",
+    "hardest %",
+    "agree %",
+    "err corr",
+    "accuracy %",
+    "oracle %",
+    "params",
+    "ms/image",
+)
 
 LEGEND = (
     "ens-mine, ens-best: accuracy of the two models' mean minus that of mine, with the half width of its 95 % "

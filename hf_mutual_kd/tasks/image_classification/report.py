@@ -42,14 +42,22 @@ def flips_section(data: ReportData) -> Section | None:
     shown = {value: data.label(value) for value in sorted({int(part.labels[row]) for row in chosen})}
     cut = f", the {MOST_CLASSES} classes with most" if len(classes) > MOST_CLASSES else ""
     flipped = int(flips.any(axis=1).sum())
-    return Section("flips", "Flips", [
-        Text("A sample is learned when the peer was wrong at its start and is right now, lost when it is the other "
-             "way round. These are the weights in the run's folders."),
-        Table(f"Learned (+) and lost (−) test samples by class{cut}", ("class", *data.peers, "samples"), rows),
-        Text(f"{len(items):,} of the {flipped:,} flipped samples: for every peer, kind and class in turn, those whose "
-             "probability of the truth changed most."),
-        Samples(items, data.peers, shown),
-    ])  # fmt: skip
+    return Section(
+        "flips",
+        "Flips",
+        [
+            Text(
+                "A sample is learned when the peer was wrong at its start and is right now, lost when it is the other "
+                "way round. These are the weights in the run's folders."
+            ),
+            Table(f"Learned (+) and lost (−) test samples by class{cut}", ("class", *data.peers, "samples"), rows),
+            Text(
+                f"{len(items):,} of the {flipped:,} flipped samples: for every peer, kind and class in turn, those "
+                "whose probability of the truth changed most."
+            ),
+            Samples(items, data.peers, shown),
+        ],
+    )
 
 
 def _sample(data: ReportData, part: Predictions, row: int) -> dict[str, Any]:
@@ -84,14 +92,18 @@ def calibration_section(data: ReportData) -> Section | None:
         return None
     control = data.predictions.get("control") or []
     mutual = data.predictions["mutual"]
-    return calibration_of(data.peers, "test samples", [
-        {
-            "start": [reliability(part.start, part.labels, index) for part in mutual],
-            "control": [reliability(part.after, part.labels, index) for part in control],
-            "after": [reliability(part.after, part.labels, index) for part in mutual],
-        }
-        for index in range(len(data.peers))
-    ])  # fmt: skip
+    return calibration_of(
+        data.peers,
+        "test samples",
+        [
+            {
+                "start": [reliability(part.start, part.labels, index) for part in mutual],
+                "control": [reliability(part.after, part.labels, index) for part in control],
+                "after": [reliability(part.after, part.labels, index) for part in mutual],
+            }
+            for index in range(len(data.peers))
+        ],
+    )
 
 
 def confusion_section(data: ReportData) -> Section | None:

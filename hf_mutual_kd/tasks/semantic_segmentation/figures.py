@@ -20,9 +20,27 @@ from ...reports.text import one_line
 from .outputs import dense_log_probs
 
 PALETTE = (
-    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#4b0000", "#000096", "#962d00",
-    "#693c69", "#a53cff", "#001ed2", "#2d0f4b", "#b4c396", "#875a69", "#4b2d3c", "#691e00", "#b4ffa5", "#69d2ff",
-)  # fmt: skip
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#d55e00",
+    "#f0e442",
+    "#4b0000",
+    "#000096",
+    "#962d00",
+    "#693c69",
+    "#a53cff",
+    "#001ed2",
+    "#2d0f4b",
+    "#b4c396",
+    "#875a69",
+    "#4b2d3c",
+    "#691e00",
+    "#b4ffa5",
+    "#69d2ff",
+)
 """Okabe and Ito's colours, then one by one the sRGB colour that is farthest from those before (in OKLab, for normal,
 protan, deutan and tritan eyes after Machado et al. 2009): no two are closer than the closest of Okabe and Ito's."""
 

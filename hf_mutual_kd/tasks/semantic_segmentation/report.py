@@ -35,12 +35,14 @@ def classes_section(data: ReportData) -> Section | None:
         rows: list[list[str | Cell]] = []
         for index in sorted(known, key=lambda i: (-abs(arms["after"][i] - arms[bases[-1]][i]), i))[:MOST_CLASSES]:
             changes = [arms["after"][index] - arms[base][index] for base in bases]
-            rows.append([
-                data.label(index),
-                *([_percent(pixels[index])] if pixels is not None else []),
-                *(_percent(values[index]) for values in arms.values()),
-                *(shaded(number(change, True, sign=True), change, FULL) for change in changes),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    data.label(index),
+                    *([_percent(pixels[index])] if pixels is not None else []),
+                    *(_percent(values[index]) for values in arms.values()),
+                    *(shaded(number(change, True, sign=True), change, FULL) for change in changes),
+                ]
+            )
         cut = f", the {MOST_CLASSES} classes that changed most" if len(known) > MOST_CLASSES else ""
         columns = ("class", *(["pixels"] if pixels is not None else []), *arms, *(f"after − {base}" for base in bases))
         if rows:
@@ -81,9 +83,11 @@ def pixel_confusion_section(data: ReportData) -> Section | None:
     if not parts or not classes:
         return None
     blocks: list[Any] = [
-        Text("Pixels of one class that are taken for another, in % of the pixels of that class over all seeds: the "
-             "pairs for which most pixels changed. Blue: fewer than at the start.")
-    ]  # fmt: skip
+        Text(
+            "Pixels of one class that are taken for another, in % of the pixels of that class over all seeds: the "
+            "pairs for which most pixels changed. Blue: fewer than at the start."
+        )
+    ]
     for index, name in enumerate(data.peers):
         arms = {"start": pixel_confusion(parts, "start", index, classes)}
         arms |= {"control": pixel_confusion(plain, "after", index, classes)} if plain else {}
@@ -92,11 +96,13 @@ def pixel_confusion_section(data: ReportData) -> Section | None:
         rows: list[list[str | Cell]] = []
         for truth, guess in confusion_changes(arms["start"], arms["after"]):
             change = shares["after"][truth, guess] - shares["start"][truth, guess]
-            rows.append([
-                f"{data.label(truth)} → {data.label(guess)}",
-                *(_percent(found[truth, guess]) for found in shares.values()),
-                shaded(number(float(change), True, sign=True), -float(change), FULL),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    f"{data.label(truth)} → {data.label(guess)}",
+                    *(_percent(found[truth, guess]) for found in shares.values()),
+                    shaded(number(float(change), True, sign=True), -float(change), FULL),
+                ]
+            )
         if rows:
             blocks.append(Table(f"{name}: confusions", ("truth → taken for", *arms, "after − start"), rows))
     return Section("confusions", "Confusions", blocks) if len(blocks) > 1 else None
@@ -129,14 +135,22 @@ def pixel_flips_section(data: ReportData) -> Section | None:
             row += [Cell(_percent(known / learned), known / learned) if learned else Cell("–")]
         sources.append(row)
     columns = [f"{arm}{what}" for arm in ("", "control: ")[: len(arms)] for what in ("learned", "lost", "known")]
-    return Section("flips", "Flips of pixels", [
-        Text("A pixel is learned when the peer was wrong at its start and is right now, lost when it is the other way "
-             "round; counted on 64 × 64 pixels spread evenly over every test image, over all seeds."),
-        Table(f"Learned (+) and lost (−) pixels, % of the class{cut}", ("class", *data.peers, "pixels"), rows),
-        Text("Known: the share of the learned pixels that another peer had right at its start. Labels teach such "
-             "pixels, too: read it beside the control's."),
-        Table("Learned and lost, % of all pixels; known, % of the learned", ("peer", *columns), sources),
-    ])  # fmt: skip
+    return Section(
+        "flips",
+        "Flips of pixels",
+        [
+            Text(
+                "A pixel is learned when the peer was wrong at its start and is right now, lost when it is the other "
+                "way round; counted on 64 × 64 pixels spread evenly over every test image, over all seeds."
+            ),
+            Table(f"Learned (+) and lost (−) pixels, % of the class{cut}", ("class", *data.peers, "pixels"), rows),
+            Text(
+                "Known: the share of the learned pixels that another peer had right at its start. Labels teach such "
+                "pixels, too: read it beside the control's."
+            ),
+            Table("Learned and lost, % of all pixels; known, % of the learned", ("peer", *columns), sources),
+        ],
+    )
 
 
 def _flips(parts: Sequence[Samples]) -> np.ndarray:
@@ -162,11 +176,15 @@ def pixel_calibration_section(data: ReportData) -> Section | None:
     mutual, control = data.samples.get("mutual") or [], data.samples.get("control") or []
     if not mutual or not mutual[0].start["reliability"].any():
         return None
-    return calibration_of(data.peers, "the cells of each peer's own grid in all test images", [
-        {
-            "start": [reliability_of(part.start["reliability"][index]) for part in mutual],
-            "control": [reliability_of(part.after["reliability"][index]) for part in control],
-            "after": [reliability_of(part.after["reliability"][index]) for part in mutual],
-        }
-        for index in range(len(data.peers))
-    ])  # fmt: skip
+    return calibration_of(
+        data.peers,
+        "the cells of each peer's own grid in all test images",
+        [
+            {
+                "start": [reliability_of(part.start["reliability"][index]) for part in mutual],
+                "control": [reliability_of(part.after["reliability"][index]) for part in control],
+                "after": [reliability_of(part.after["reliability"][index]) for part in mutual],
+            }
+            for index in range(len(data.peers))
+        ],
+    )

@@ -44,12 +44,18 @@ def images_section(data: ReportData) -> Section | None:
     scenes = scenes_of(data, pictures, 3, Score("right, %", True, 0.1), [by_class], legend)
     if scenes is None:
         return None
-    return Section("images", "Images that changed most", [
-        Text("For every peer and direction in turn, those test images whose share of right pixels changed most. Who "
-             "would teach on an image had the least cross-entropy on it at the start. These are the weights in the "
-             "run's folders."),
-        scenes,
-    ])  # fmt: skip
+    return Section(
+        "images",
+        "Images that changed most",
+        [
+            Text(
+                "For every peer and direction in turn, those test images whose share of right pixels changed most. "
+                "Who would teach on an image had the least cross-entropy on it at the start. These are the weights "
+                "in the run's folders."
+            ),
+            scenes,
+        ],
+    )
 
 
 def _large(truth: np.ndarray) -> list[int]:

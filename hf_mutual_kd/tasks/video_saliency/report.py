@@ -88,10 +88,12 @@ def _consistency(data: ReportData) -> list[Any]:
         cells = [number(values[arm], False) for arm in arms[:-1]]
         rows.append([name, *cells, shaded(number(values["after"], False), nearer, FULL), number(truth, False)])
     return [
-        Text("Consistency is the mean CC of consecutive measured frames of a shot. Maps should change as much as "
-             "where people look does: blue is nearer to the truth's than at the start, orange farther."),
+        Text(
+            "Consistency is the mean CC of consecutive measured frames of a shot. Maps should change as much as "
+            "where people look does: blue is nearer to the truth's than at the start, orange farther."
+        ),
         Table("Consistency in time", ("peer", *arms, "truth"), rows),
-    ]  # fmt: skip
+    ]
 
 
 def videos_section(data: ReportData) -> Section | None:
@@ -166,14 +168,22 @@ def frames_section(data: ReportData) -> Section | None:
     scenes = scenes_of(data, pictures, 2, Score("CC − KLD", False, 0.5), [by_video])
     if scenes is None:
         return None
-    return Section("frames", "Frames that changed most", [
-        Text("For every peer and direction in turn, those test frames whose score changed most, of as many videos as "
-             "there are. The score is CC − KLD, by which peers are ranked: higher is better. These are the weights in "
-             "the run's folders."),
-        Text("Maps lie over the dimmed frame, the lighter the likelier, relative to each map's peak. The number under "
-             "a map is its CC with the truth."),
-        scenes,
-    ])  # fmt: skip
+    return Section(
+        "frames",
+        "Frames that changed most",
+        [
+            Text(
+                "For every peer and direction in turn, those test frames whose score changed most, of as many videos "
+                "as there are. The score is CC − KLD, by which peers are ranked: higher is better. These are the "
+                "weights in the run's folders."
+            ),
+            Text(
+                "Maps lie over the dimmed frame, the lighter the likelier, relative to each map's peak. The number "
+                "under a map is its CC with the truth."
+            ),
+            scenes,
+        ],
+    )
 
 
 def _seen(said: str, frame: np.ndarray, density: np.ndarray, caption: str) -> Picture:

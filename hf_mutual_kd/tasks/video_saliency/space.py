@@ -114,10 +114,13 @@ def _write_video(
     for at, target in enumerate(shown):
         _save_density(maps[target], folder / f"{stem}_truth{at}.png")
     return {
-        "name": video.name, "image": f"{stem}.png", "video": f"{stem}.mp4", "truth": video.name,
+        "name": video.name,
+        "image": f"{stem}.png",
+        "video": f"{stem}.mp4",
+        "truth": video.name,
         "targets": [{"frame": target - start, "map": f"{stem}_truth{at}.png"} for at, target in enumerate(shown)],
         "cuts": [cut - start for cut in video.cuts if start < cut < start + length],
-    }  # fmt: skip
+    }
 
 
 def _density(video: SaliencyVideo, frame: int) -> np.ndarray | None:

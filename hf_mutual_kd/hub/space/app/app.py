@@ -80,9 +80,12 @@ def build(cohort: Cohort) -> gr.Blocks:
         if samples:
             paths = [str(cohort.folder / view.sample_file(sample)) for sample in samples]
             chosen = picked.click(
-                lambda index: (paths[index], samples[index]["truth"]), picked, [subject, truth], queue=False,
+                lambda index: (paths[index], samples[index]["truth"]),
+                picked,
+                [subject, truth],
+                queue=False,
                 api_visibility="private",
-            )  # fmt: skip
+            )
             chosen.then(ask_peers, [subject, truth], result, **run)
     return page
 

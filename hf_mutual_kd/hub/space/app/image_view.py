@@ -39,9 +39,15 @@ class ImageView(View):
 
     def subject_input(self) -> Any:
         image = gr.Image(
-            type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Image", height=260,
-            buttons=[], elem_id="upload", alt_text="the image that the peers are asked about",
-        )  # fmt: skip
+            type="filepath",
+            image_mode=None,
+            sources=["upload", "clipboard"],
+            label="Image",
+            height=260,
+            buttons=[],
+            elem_id="upload",
+            alt_text="the image that the peers are asked about",
+        )
         # On the instance, as gradio writes a file beside the source of every subclass.
         image.preprocess = path_of  # type: ignore[method-assign]
         return image

@@ -80,8 +80,11 @@ class SaliencyScores(StreamingMetric):
         baseline: Any = None,
         **kwargs: Any,
     ) -> None:
-        for name, value, choices in (("protocol", protocol, ("raw", "dhf1k")), ("sim", sim, ("mit", "tuebingen")),
-                                     ("ddof", ddof, (0, 1))):  # fmt: skip
+        for name, value, choices in (
+            ("protocol", protocol, ("raw", "dhf1k")),
+            ("sim", sim, ("mit", "tuebingen")),
+            ("ddof", ddof, (0, 1)),
+        ):
             if value not in choices:
                 raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
         self.metrics = _chosen(metrics, baseline is not None)

@@ -62,9 +62,15 @@ class VideoSaliencyModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _no_split_modules = [
-        "Lateral", "SpaceTimeLayer", "DecoderStage", "TemporalCollapse",
-        "SepInceptionBlock3D", "BasicBlock", "MultiscaleBlock", "SwinTransformerBlock",
-    ]  # fmt: skip
+        "Lateral",
+        "SpaceTimeLayer",
+        "DecoderStage",
+        "TemporalCollapse",
+        "SepInceptionBlock3D",
+        "BasicBlock",
+        "MultiscaleBlock",
+        "SwinTransformerBlock",
+    ]
 
     def __init__(self, config: VideoSaliencyConfig):
         super().__init__(config)
