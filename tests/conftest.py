@@ -30,7 +30,7 @@ from transformers import (
 from hf_mutual_kd.peers.loading import LoadedPeer
 from hf_mutual_kd.peers.spec import PeerSpec
 
-pytest_plugins = ["hub_run", "recipe_run"]
+pytest_plugins = ["hub_run", "recipe_run", "edge_cases"]
 
 LABELS = ["circle", "square", "stripe"]
 SIZE = 16

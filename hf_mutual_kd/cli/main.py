@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._version import __version__
-from ..errors import MutualKDError
+from ..experiments.program import run_command
 from ..reports.terminal import size_of
 from .compare import add_compare_options, run_compare
 from .export import add_export_options, run_export
@@ -21,8 +20,6 @@ from .space import add_space_options, run_space
 
 if TYPE_CHECKING:
     from ..hub.push import PushedPeer, PushReport
-
-INTERRUPTED = 130
 
 
 class Command(NamedTuple):
@@ -40,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`list[str]`, *optional*): the words after the program's name; the process' own when unset.
 
     Returns:
-        `int`: 0; 2 for an error of the user's, whose message goes to stderr; 130 when interrupted.
+        `int`: 0; 2 for an error of the user's, 130 when interrupted, 143 when terminated, with one line on stderr.
     """
     parser = argparse.ArgumentParser("hf-mutual-kd", description="Pretrained models that teach each other.")
     parser.add_argument("--version", action="version", version=__version__)
@@ -48,15 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, command in COMMANDS.items():
         command.add_options(commands.add_parser(name, help=command.help, description=command.help))
     options = parser.parse_args(argv)
-    try:
-        COMMANDS[options.command].run(options)
-    except MutualKDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    return run_command(lambda: COMMANDS[options.command].run(options))
 
 
 def add_push_options(parser: argparse.ArgumentParser) -> None:

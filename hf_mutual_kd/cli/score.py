@@ -102,15 +102,26 @@ def run_score(options: argparse.Namespace) -> None:
     """Score the peers and say what was found."""
     from accelerate import Accelerator
 
-    from ..peers.cohort import Cohort
-    from ..scoring.score_peers import score_peers
-    from ..scoring.score_table import counted
+    from ..run_lock import claimed
     from ..tasks.registry import make_task
-    from ..training.processes import leave_together
+    from ..training.processes import check_launch, leave_together, on_main_process
 
     specs = peer_specs(options.peers, options.peer_processors)
     task = make_task(options.task).configured(TransferOptions(transfer_grid=options.transfer_grid))
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    check_launch(accelerator.state)
+    with on_main_process(accelerator.state, claimed(options.out, "--out")):
+        table = _score(options, specs, task, accelerator)
+    if accelerator.is_main_process:
+        print(describe_table(table))
+    leave_together()
+
+
+def _score(options: argparse.Namespace, specs: dict[str, PeerSpec], task: Task, accelerator: Any) -> ScoreTable:
+    from ..peers.cohort import Cohort
+    from ..scoring.score_peers import score_peers
+    from ..scoring.score_table import counted
+
     with accelerator.main_process_first():
         splits = load_checked(options, options.split, labels=not options.no_labels, task=task)
         cohort = Cohort.from_pretrained(
@@ -123,7 +134,7 @@ def run_score(options: argparse.Namespace) -> None:
     if cohort.new_heads:
         named = ", ".join(sorted(cohort.new_heads))
         raise PeerError(f"score: {named} has no head, and what a new one answers is chance; train it first")
-    table = score_peers(
+    return score_peers(
         cohort,
         counted(getattr(splits, options.split)).fixed_rows(options.epochs),
         options.out,
@@ -136,9 +147,6 @@ def run_score(options: argparse.Namespace) -> None:
         max_bytes=options.max_bytes,
         announce=print,
     )
-    if accelerator.is_main_process:
-        print(describe_table(table))
-    leave_together()
 
 
 def peer_specs(peers: list[str], processors: list[str]) -> dict[str, PeerSpec]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, OutputFolderError
 from ..files import write_bytes
@@ -65,17 +65,27 @@ def run_scout(options: argparse.Namespace) -> None:
     """Search, score, rank; print the table, write JSON and figure."""
     from accelerate import Accelerator
 
+    from ..run_lock import claimed
+    from ..training.processes import check_launch, on_main_process
+
+    wanted = wanted_of(options)
+    accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    check_launch(accelerator.state)
+    with on_main_process(accelerator.state, claimed(options.out, "--out")):
+        _scout(options, wanted, accelerator)
+
+
+def _scout(options: argparse.Namespace, wanted: Wanted, accelerator: Any) -> None:
     from ..files import write_json
+    from ..run_lock import LOCK
     from ..scoring.scout.figure import scout_figure
     from ..scoring.scout.report import describe_scout, recipe_command
     from ..scoring.scout.scout import STATE, Scout, draw_sample
     from ..tasks.registry import make_task
 
-    wanted = wanted_of(options)
     folder = Path(options.out)
-    if folder.exists() and not (folder / "table").is_dir() and (not folder.is_dir() or any(folder.iterdir())):
+    if not (folder / "table").is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise OutputFolderError(f"{folder} is in use by something that is no search ({STATE}); choose another --out")
-    accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     splits = load_checked(options, options.split)
     if not splits.label_names:
         raise ConfigError("the data set names no classes, by which models on the Hub could be recognised")

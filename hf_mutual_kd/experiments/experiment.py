@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
-import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +45,18 @@ from ..reports.run_facts import (
 )
 from ..reports.samples import SAMPLES_FILE, write_samples
 from ..reports.task_words import TaskWords
+from ..run_lock import claimed
 from ..scoring.table_teacher import open_table
 from ..tasks.registry import make_task
 from ..training import checkpoint_state as checkpoints
 from ..training.cohort_record import COHORT, describe_cohort, versions
 from ..training.objective_options import objective_for
+from ..training.processes import check_launch, on_main_process
 from ..training.pushing import RESULTS, push_settings
+from ..training.run_state import SUMMARY, full_disk_told, how_to_go_on
 from ..training.trainer import MutualKDTrainer
 from .drawing import draw_changed
-
-SUMMARY = "summary.json"
+from .run_folder import RunFolder
 
 
 class Experiment:
@@ -79,10 +81,31 @@ class Experiment:
         self.folder = Path(config.output_dir)
         self.seeds = options.seeds or [config.seed]
         self.state = PartialState()
+        resumes, replaces = bool(config.resume_from_checkpoint), options.overwrite_output_dir
+        self.place = RunFolder(self.folder, resumes, replaces)
 
     def run(self) -> dict[str, Any]:
         """Check everything, then train and measure all arms; returns what `results.json` holds."""
+        check_launch(self.state)
         self._check()
+        with on_main_process(self.state, claimed(self.folder)), on_main_process(self.state, self._kept()):
+            return self._run()
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """The run's folder, checked, within the block; a run that is stopped says how it goes on."""
+        place = self.place
+        place.restore()
+        place.check()
+        if place.replaces_a_run:
+            self._check_sources()
+        try:
+            with full_disk_told(self.folder), place.kept():
+                yield
+        except KeyboardInterrupt as stop:
+            raise type(stop)(how_to_go_on(self.folder)) from None
+
+    def _run(self) -> dict[str, Any]:
         specs = self._specs()
         splits = self._load_data()
         cohort = self._load_cohort(specs, splits)
@@ -94,7 +117,9 @@ class Experiment:
         self._check_training(cohort, splits, objective)
         self._pull_checkpoint()
         self._check_resumed(cohort)
-        self._prepare_folder()
+        if self.state.is_main_process:
+            self.place.prepare()
+        self.state.wait_for_everyone()
         self._write_cohort_record(cohort, splits, objective)
         del cohort
         with emissions_tracker() as tracker:
@@ -117,6 +142,7 @@ class Experiment:
         words = task.words
         # The numbers are on disk before anything that only shows what the peers do.
         write_json(self.folder / RESULTS, results)
+        self.place.finish()
         if all(words.metric in peer["start"] for peer in results["peers"].values()):
             write_bytes(self.folder / "report" / "results.png", results_figure(results["peers"], words))
         results |= self._usage(splits, list(specs), words)
@@ -171,20 +197,9 @@ class Experiment:
             raise ConfigError("dataset is missing: give a Hub id, a folder or Parquet files with --dataset")
         if self.config.push_to_hub and self.state.is_main_process:
             check_rights(Destination(**push_settings(self.config)))
-        resumes = bool(self.config.resume_from_checkpoint)
-        used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
-        if used and not resumes and not self.options.overwrite_output_dir:
-            raise OutputFolderError(
-                f"output_dir {self.folder} is in use; go on with it by --resume_from_checkpoint true, "
-                "replace it by --overwrite_output_dir true, or choose another"
-            )
-        if self._replaces_folder:
-            self._check_sources()
-        self.state.wait_for_everyone()
-
-    @property
-    def _replaces_folder(self) -> bool:
-        return self.options.overwrite_output_dir and self.folder.is_dir() and not self.config.resume_from_checkpoint
+        resume = self.config.resume_from_checkpoint
+        if isinstance(resume, str) and not Path(resume).is_dir() and not HUB_ID.fullmatch(resume):
+            raise ResumeError(f"resume_from_checkpoint: {resume} is neither a folder nor a repository on the Hub")
 
     def _check_sources(self) -> None:
         """What the run reads must not lie in the folder that it is about to replace."""
@@ -263,13 +278,6 @@ class Experiment:
             trust_remote_code=self.options.trust_remote_code,
         )
 
-    def _prepare_folder(self) -> None:
-        if self.state.is_main_process:
-            if self._replaces_folder:
-                shutil.rmtree(self.folder)
-            self.folder.mkdir(parents=True, exist_ok=True)
-        self.state.wait_for_everyone()
-
     def _write_cohort_record(self, cohort: Cohort, splits: Splits, objective: Objective) -> None:
         if not self.state.is_main_process:
             return
@@ -295,8 +303,6 @@ class Experiment:
         resume = self.config.resume_from_checkpoint
         if not isinstance(resume, str) or Path(resume).is_dir():
             return
-        if not HUB_ID.fullmatch(resume):
-            raise ResumeError(f"resume_from_checkpoint: {resume} is neither a folder nor a repository on the Hub")
         if self.state.is_main_process:
             pull_checkpoint(resume, self.folder, token=self.config.hub_token)
         self.state.wait_for_everyone()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config.options import RecipeOptions, TransferOptions
 from ..config.recipe import parse_recipe
-from ..errors import MutualKDError
+from .program import run_command
 
 DEFAULTS = {
     "eval_strategy": "epoch",
@@ -41,13 +40,14 @@ def launch(
         defaults (`dict`, *optional*): of options, over those of all recipes.
 
     Returns:
-        `int`: 0; 2 for an error of the user's, whose message goes to stderr.
+        `int`: 0; 2 for an error of the user's, 130 when interrupted, 143 when terminated, with one line on stderr.
     """
     words = list(argv)
     if not any(word.split("=")[0] in CHOOSING for word in words):
         words = ["--config", str(embedded), *words]
     defaults = {"output_dir": f"runs/{Path(script).stem}", **DEFAULTS, **(defaults or {})}
-    try:
+
+    def run() -> None:
         recipe = parse_recipe(
             words, (RecipeOptions, TransferOptions), load_config_class, defaults=defaults, description=description
         )
@@ -56,10 +56,8 @@ def launch(
 
         Experiment(task, recipe.options, recipe.config, script, recipe.given).run()
         leave_together()
-    except MutualKDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run_command(run)
 
 
 def load_config_class() -> type:

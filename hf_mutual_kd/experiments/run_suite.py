@@ -22,8 +22,10 @@ from ..errors import ConfigError, MutualKDError, OutputFolderError
 from ..files import write_json
 from ..peers.spec import PeerSpec
 from ..reports.results import Arm
+from ..run_lock import claimed
 from ..training.pushing import RESULTS
-from .experiment import SUMMARY, Experiment, data_seed
+from ..training.run_state import SUMMARY
+from .experiment import Experiment, data_seed
 from .suite import PlannedArm, Suite, read_suite
 from .suite_report import FinishedArm, write_comparison
 from .suite_trainer import SuiteTrainer
@@ -55,6 +57,7 @@ class SuiteArm(Experiment):
 
     def _finish(self, results: dict[str, Any], splits: Splits, specs: dict[str, PeerSpec]) -> None:
         write_json(self.folder / RESULTS, results)
+        self.place.finish()
         for name in specs:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
@@ -80,6 +83,11 @@ def run_suite(path: str, processes: int = 1, output_dir: str | None = None) -> s
     if processes < 1:
         raise ConfigError(f"--processes must be 1 or more, got {processes}")
     suite = read_suite(path, output_dir)
+    with claimed(suite.folder):
+        return _run(suite, path, processes, output_dir)
+
+
+def _run(suite: Suite, path: str, processes: int, output_dir: str | None) -> str:
     todo = [arm for arm in suite.arms if not is_finished(suite, arm)]
     print(f"{suite.folder}: {len(suite.arms)} arms, {len(suite.arms) - len(todo)} of them finished", flush=True)
     if processes == 1:

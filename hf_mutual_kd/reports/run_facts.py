@@ -142,6 +142,9 @@ def emissions_tracker() -> Iterator[Any]:
     try:
         from codecarbon import EmissionsTracker
     except ImportError:
+        EmissionsTracker = None
+    if EmissionsTracker is None:
+        # Outside of the `except`: what fails in the block has nothing to do with codecarbon.
         yield None
         return
     with EmissionsTracker(save_to_file=False, log_level="error") as tracker:

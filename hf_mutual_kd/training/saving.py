@@ -66,8 +66,8 @@ class CohortSaving(CohortProcesses):
                 sync(made)
                 replace_folder(made, self.folder / name)
                 remove_if_empty(staging)
-            limit = self.args.save_total_limit
-            rotate_checkpoints(output_dir=str(self.folder), save_total_limit=limit)
+        if self.args.should_save:
+            rotate_checkpoints(output_dir=str(self.folder), save_total_limit=self.args.save_total_limit)
             self._push_checkpoint(self.folder / name)
         self.accelerator.wait_for_everyone()
 

@@ -1,12 +1,16 @@
 """Two processes over gloo against one process with twice the batch: 41 rows, so that the last batch is short."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import distributed_run
 import pytest
-from conftest import make_rows
+from conftest import make_rows, write_place
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoModelForImageClassification
@@ -153,3 +157,32 @@ def test_settings_that_hang_or_repeat_are_refused(setting, named):
         check_processes(args, stream)
     args.world_size = 1
     check_processes(args, stream)
+
+
+def printed_command() -> list[str]:
+    """The README's command of several processes, word for word."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    lines = [line for line in readme.splitlines() if line.startswith("accelerate launch --config_file")]
+    assert len(lines) == 1
+    return lines[0].removesuffix(" …").split()
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_the_printed_command_is_one_training(sees, tmp_path):
+    """Processes that do not see each other are two trainings that write over one another in one folder."""
+    place = write_place(tmp_path / "place", train=16, validation=6, test=6)
+    words = [word for word in printed_command() if sees or word != "--use_cpu"]
+    words[2:2] = ["--main_process_port", "0"]
+    words += ["--peers", f"vit={place / 'vit'}", f"cnx={place / 'cnx'}", "--dataset", str(place / "data")]
+    words += ["--max_steps", "2", "--control", "false", "--output_dir", str(tmp_path / "run"), "--report_to", "none"]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *words[2:]], cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    if sees:
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert json.loads((tmp_path / "run" / "cohort.json").read_text())["hardware"]["processes"] == 2
+    else:
+        assert done.returncode != 0
+        assert "the launcher started 2 processes, but each sees only 1; on CPUs give --use_cpu" in done.stderr
+        assert not (tmp_path / "run").exists()
