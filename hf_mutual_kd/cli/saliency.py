@@ -192,15 +192,17 @@ def load_for_prediction(
         [`PeerError`]: it cannot be loaded, or is no video saliency model.
     """
     import torch
-    from transformers import AutoModel, AutoProcessor
+    from transformers import AutoConfig, AutoModel, AutoProcessor
 
     from ..errors import PeerError
     from ..peers.spec import PeerSpec
+    from ..peers.weight_files import check_weight_files
     from ..tasks.video_saliency.model import auto  # noqa: F401
 
     spec = PeerSpec.parse(source)
     code = {"revision": spec.revision, "trust_remote_code": trust_remote_code}
     try:
+        check_weight_files(spec.source, spec.revision, AutoConfig.from_pretrained(spec.source, **code))
         model = AutoModel.from_pretrained(spec.source, use_safetensors=True, **code)
         processor = AutoProcessor.from_pretrained(spec.source, **code)
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..config.hub_ids import COMMIT
@@ -24,13 +24,15 @@ from ..tasks.base import Task
 from ..tasks.new_heads import drawn_weights, is_headless
 from .adapter_settings import read_setting
 from .adapters import add_adapter, is_adapter, load_adapter, save_adapter, saved_config
+from .config_files import read_config
 from .head_layers import check_drawn, head_layers, head_weights, renew_head
 from .loading_errors import peer_errors
 from .python_source import is_python_source, make_module
 from .quantization import check_head, check_whole, keep_layout, quantisation_of
 from .sharding import is_split, load_whole, loaded_whole
 from .spec import PeerSpec
-from .timm import is_timm_wrapper, plain_config, save_timm_wrapper
+from .timm import is_timm_wrapper, save_timm_wrapper
+from .weight_files import check_weight_files
 
 logger = logging.get_logger(__name__)
 
@@ -130,7 +132,8 @@ def load_checkpoint(name: str, spec: PeerSpec, task: Task, labels: HeadLabels, t
     bars = without_bars() if Path(spec.source).is_dir() else contextlib.nullcontext()
     with peer_errors(name, spec), bars:
         spec = pinned(spec)
-        config = plain_config(AutoConfig.from_pretrained(spec.source, revision=spec.revision, **code))
+        config = read_config(name, spec, trust_remote_code)
+        check_weight_files(spec.source, spec.revision, config)
         wanted = labels.wanted(name, config, task)
         if wanted is None or not task.takes_encoder(config):
             check_task(name, config, task)
@@ -336,6 +339,8 @@ def load_weights(name: str, model: nn.Module, folder: Path) -> None:
         except (OSError, RuntimeError) as error:
             raise PeerError(f"peer {name!r}: {folder} does not hold its weights: {error}") from error
         return
+    with peer_errors(name, PeerSpec(str(folder))):
+        check_weight_files(str(folder), config=model.config)
     with without_bars(), loaded_whole():
         saved, report = type(model).from_pretrained(
             folder, dtype=model.dtype, output_loading_info=True, use_safetensors=True, local_files_only=True

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ..errors import PeerError
+from .weight_files import OddWeightsError
 
 if TYPE_CHECKING:
     from .spec import PeerSpec
@@ -35,6 +36,8 @@ class peer_errors:
 
     def _explain(self, causes: list[BaseException], at: str) -> str:
         source, text = self.spec.source, " ".join(map(str, causes))
+        if isinstance(causes[0], OddWeightsError):
+            return f"{source}{at}: {causes[0]}"
         if any(isinstance(cause, GatedRepoError) for cause in causes):
             return f"{source} is gated; ask for access on its page, then `hf auth login`"
         if any(isinstance(cause, RevisionNotFoundError) for cause in causes):

@@ -51,6 +51,10 @@ def make_module(name: str, source: str, trust_remote_code: bool) -> nn.Module:
     module_name, function_name = parts.groups()
     try:
         module = importlib.import_module(module_name)
+    except SystemExit as error:
+        raise PeerError(
+            f"peer {name!r}: importing {module_name} ended the program (exit code {error.code})"
+        ) from error
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise
@@ -60,7 +64,12 @@ def make_module(name: str, source: str, trust_remote_code: bool) -> nn.Module:
     function: Any = getattr(module, function_name, None)
     if not callable(function):
         raise PeerError(f"peer {name!r}: {module_name} has no function {function_name}")
-    made = function()
+    try:
+        made = function()
+    except SystemExit as error:
+        raise PeerError(
+            f"peer {name!r}: {source} ended the program (exit code {error.code}) in place of a module"
+        ) from error
     if not isinstance(made, nn.Module):
         raise PeerError(f"peer {name!r}: {source} must return an nn.Module, it returned a {type(made).__name__}")
     return made

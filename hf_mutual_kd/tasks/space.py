@@ -19,6 +19,7 @@ from ..reports.samples import SAMPLES_FILE, read_samples
 
 FILES = Path(__file__).parents[1] / "hub" / "space" / "app"
 SHARED = ("app.py", "view.py", "peers.py", "answer.py", "uploads.py", "style.css")
+WEIGHT_FILES = Path(__file__).parents[1] / "peers" / "weight_files.py"
 DATA = "data"
 """Inside the Space: all that is made of the run, replaced as a whole by the next push."""
 SAMPLES = f"{DATA}/samples"
@@ -45,6 +46,7 @@ class SpaceTask(ABC):
         """Copy the app."""
         for name in (*SHARED, *self.files):
             shutil.copyfile(FILES / name, folder / name)
+        shutil.copyfile(WEIGHT_FILES, folder / WEIGHT_FILES.name)
 
     def packages(self, configs: Sequence[Any]) -> list[str]:
         """What the app imports besides gradio."""

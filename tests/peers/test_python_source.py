@@ -37,6 +37,9 @@ def broken():
 def text():
     return "no module"
 
+def leaves():
+    raise SystemExit
+
 number = 3
 """
 
@@ -48,10 +51,11 @@ def package(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "__init__.py").write_text("")
     (folder / "vinet.py").write_text(CODE)
+    (folder / "leaving.py").write_text("raise SystemExit(0)\n")
     (folder / "needy.py").write_text("import a_package_that_is_not_there\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield "python:my_models"
-    for name in ("my_models", "my_models.vinet", "my_models.needy"):
+    for name in ("my_models", "my_models.vinet", "my_models.needy", "my_models.leaving"):
         sys.modules.pop(name, None)
 
 
@@ -98,6 +102,8 @@ def test_code_runs_only_when_allowed(package):
         (".vinet:nothing", "my_models.vinet has no function nothing"),
         (".vinet:number", "my_models.vinet has no function number"),
         (".vinet:text", "must return an nn.Module, it returned a str"),
+        (".vinet:leaves", "ended the program"),
+        (".leaving:pretrained", "importing my_models.leaving ended the program"),
         (".vinet:broken", "the weights hold NaN or infinity"),
         (".vinett:pretrained", "there is no module my_models.vinett; .* PYTHONPATH"),
         ("_two.vinet:pretrained", "there is no module my_models_two; .* PYTHONPATH"),

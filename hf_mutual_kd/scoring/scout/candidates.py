@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from transformers import AutoConfig
 
 from ...config.options import LabelAlignment
 from ...distillation.label_alignment import align_labels
 from ...errors import HubError, LabelError, PeerError
 from ...hub.calls import HubCalls, bounded
+from ...peers.config_files import read_config
 from ...peers.loading import check_task, peer_errors, pinned
 from ...peers.spec import RESERVED_NAMES, RESERVED_PREFIXES, PeerSpec
+from ...peers.weight_files import check_weight_files
 from ...tasks.registry import Task
 
 PER_LIMIT = 5
@@ -138,7 +139,6 @@ def examine(
     Raises:
         [`Unusable`]: it cannot take part; says why.
     """
-    code = {"trust_remote_code": limits.trust_remote_code}
     try:
         candidate = Candidate(name, source, PeerSpec.parse(source))
         if not Path(candidate.spec.source).is_dir():
@@ -147,10 +147,12 @@ def examine(
             raise Unusable("the folder has no config.json; it is no model folder")
         with peer_errors(name, candidate.spec):
             spec = bounded(lambda: pinned(candidate.spec), min(calls.patience.call_s, calls.left))
-            config = AutoConfig.from_pretrained(spec.source, revision=spec.revision, **code)
+            config = read_config(name, spec, limits.trust_remote_code)
+            check_weight_files(spec.source, spec.revision, config)
             check_task(name, config, task)
-        id2label = getattr(config, "id2label", None) or {}
-        align_labels(name, [str(id2label[key]) for key in sorted(id2label, key=int)], label_names, mode=alignment)
+            id2label = getattr(config, "id2label", None) or {}
+            labels = [str(id2label[key]) for key in sorted(id2label, key=int)]
+        align_labels(name, labels, label_names, mode=alignment)
     except (PeerError, LabelError, HubError) as error:
         raise Unusable(plain_reason(name, error)) from error
     if limits.max_disk is not None and candidate.size > limits.max_disk:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ...config.options import LabelAlignment
 from ...data.collator import identified
 from ...data.fingerprint import labels_of
-from ...errors import ConfigError, DataError, MutualKDError
+from ...errors import ConfigError, DataError
 from ...files import write_json
 from ...hub.calls import HubCalls, Patience
 from ...peers.cohort import Cohort
@@ -155,9 +155,10 @@ class Scout:
             self.unusable.pop(source, None)
         except Unusable as reason:
             self.unusable[source] = str(reason)
-        except (MutualKDError, OSError, RuntimeError) as error:
+        except Exception as error:
             # Whatever one stranger's model raises must not end the search among the others.
-            self.unusable[source] = f"failed: {plain_reason(name, error).splitlines()[0][:300]}"
+            said = plain_reason(name, error).strip() or type(error).__name__
+            self.unusable[source] = f"failed: {said.splitlines()[0][:300]}"
 
     def _score(self, name: str, spec: PeerSpec, source: str, candidate: Candidate | None = None) -> ScoreTable:
         limits = self.wanted.limits

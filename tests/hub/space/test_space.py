@@ -28,6 +28,7 @@ from hf_mutual_kd.distillation.roles import loss_scores, margin_scores
 from hf_mutual_kd.errors import ConfigError, DataError, HubError, OutputFolderError, PeerError
 from hf_mutual_kd.hub.space.build import write_space
 from hf_mutual_kd.hub.space.push import find_pushed, push_space, serve
+from hf_mutual_kd.peers import weight_files
 from hf_mutual_kd.reports.samples import SAMPLES_FILE, write_samples
 from hf_mutual_kd.reports.text import split_readme
 from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs
@@ -55,6 +56,7 @@ def dense_space(tmp_path_factory):
 def app(monkeypatch):
     """A module of the app by its name, as `python app.py` would import it."""
     monkeypatch.syspath_prepend(str(FILES))
+    monkeypatch.setitem(sys.modules, "weight_files", weight_files)
     yield importlib.import_module
     for file in FILES.glob("*.py"):
         sys.modules.pop(file.stem, None)

@@ -152,12 +152,18 @@ def test_folders_are_compared_without_a_network(data, tmp_path, capsys):
     copy = save(tmp_path / "copy", "vit", 0)
     broken = save(tmp_path / "broken", "cnn", 5)
     (broken / "model.safetensors").write_bytes(b"torn")
-    words = ["--model", folders["vit"], "--samples", 50, "--candidates", folders["cnn"], other, broken, copy,
-             folders["vit"]]  # fmt: skip
+    odd = {"sharded": save(tmp_path / "sharded", "cnn", 6), "numbers": save(tmp_path / "numbers", "vit", 7)}
+    (odd["sharded"] / "model.safetensors.index.json").write_text('{"weight_map": {"a": "weights.bin"}}')
+    config = json.loads((odd["numbers"] / "config.json").read_text())
+    (odd["numbers"] / "config.json").write_text(json.dumps(config | {"hidden_size": 0, "id2label": {"x": "circle"}}))
+    words = ["--model", folders["vit"], "--samples", 50, "--candidates", *odd.values(), folders["cnn"], other, broken,
+             copy, folders["vit"]]  # fmt: skip
     assert scout(data, tmp_path / "out", *words) == 0
     report = json.loads((tmp_path / "out" / "scout.json").read_text())
     assert list(report["candidates"]) == ["cnn"]
     reasons = {Path(source).name: reason for source, reason in report["unusable"].items()}
+    assert "plain names" in reasons["sharded"]
+    assert "numbers" in reasons
     assert "labels" in reasons["animals"]
     assert "'cat'" in reasons["animals"]
     assert reasons["broken"].startswith("failed: ")
@@ -224,6 +230,8 @@ def test_candidates_are_found_on_the_hub(hub, data, tmp_path, capsys):
         "config.json": json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}})})  # fmt: skip
     add(hub, tmp_path, "bob/pickled", "vit", 6, downloads=40, files={"pytorch_model.bin": "x"},
         without=["model.safetensors"])  # fmt: skip
+    index = json.dumps({"weight_map": {"a": "weights.bin"}})
+    add(hub, tmp_path, "bob/sharded", "vit", 8, downloads=30, files={"model.safetensors.index.json": index})
     add(hub, tmp_path, "eve/paid", "vit", 7, downloads=99, license="other")
     words = ["--model", mine, "--search", "image-classification", "--license", "mit", "--max_disk", "18k"]
     sizes = {repo: len(hub.files(repo)["model.safetensors"]) for repo in ("ada/good", "bob/second")}
@@ -240,9 +248,10 @@ def test_candidates_are_found_on_the_hub(hub, data, tmp_path, capsys):
     assert "is gated" in reasons["bob/gated"]
     assert "brings its own code" in reasons["bob/own-code"]
     assert "no weights as safetensors" in reasons["bob/pickled"]
+    assert "plain names" in reasons["bob/sharded"]
     assert "eve/paid" not in {*reasons, *report["candidates"]}
     asked = [request.path for request in hub.requests]
-    for repo in ("bob/animals", "bob/gated", "bob/own-code", "bob/pickled"):
+    for repo in ("bob/animals", "bob/gated", "bob/own-code", "bob/pickled", "bob/sharded"):
         assert not [path for path in asked if repo in path and path.endswith((".safetensors", ".bin", ".py"))]
     cached = {path.parent.parent.parent.name for path in (tmp_path / "cache").rglob("model.safetensors")}
     assert cached == {"models--bob--second"}, "the older one had to go"

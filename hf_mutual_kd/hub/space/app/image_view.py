@@ -12,6 +12,7 @@ from answer import Ranking, signed
 from transformers import AutoConfig, AutoImageProcessor
 from uploads import MOST_FILE
 from view import PHASES, Looks, View, path_of
+from weight_files import check_weight_files
 
 
 @dataclass
@@ -57,6 +58,7 @@ class ImageView(View):
 
     def load(self, source: str, revision: str | None) -> Any:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        check_weight_files(source, revision, config)
         auto = next((cls for cls in self.auto_models if type(config) in cls._model_mapping), self.auto_models[0])
         return auto.from_pretrained(
             source, revision=revision, dtype=torch.float32, use_safetensors=True, trust_remote_code=False

@@ -21,6 +21,7 @@ from saliency_model.processing_video_saliency import VideoSaliencyProcessor
 from torch import Tensor
 from videos import MOST_FILE, Film, read_film
 from view import PHASES, Given, Looks, View, path_of
+from weight_files import check_weight_files
 
 SHOWN_SIDE = 480
 """Pixels of a frame on the page."""
@@ -90,6 +91,7 @@ class SaliencyView(View):
             return torch.from_numpy(np.asarray(image).astype(np.float32))
 
     def load(self, source: str, revision: str | None) -> Any:
+        check_weight_files(source, revision)
         return VideoSaliencyModel.from_pretrained(source, revision=revision, dtype=torch.float32, use_safetensors=True)
 
     def load_processor(self, source: str, revision: str | None) -> Any:

@@ -1,0 +1,48 @@
+"""A peer's `config.json`, looked at before transformers builds anything of what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from transformers import AutoConfig
+
+from ..errors import PeerError
+from ..files import read_json
+from .spec import PeerSpec
+from .timm import plain_config
+
+MOST_CLASSES = 1_000_000
+"""More are a damaged file: transformers makes a name for each, until the memory is full."""
+
+
+def read_config(name: str, spec: PeerSpec, trust_remote_code: bool) -> Any:
+    """The configuration of a checkpoint.
+
+    Raises:
+        [`PeerError`]: it is damaged, or says what no model can be built of.
+    """
+    folder = Path(spec.source)
+    path = (
+        folder / "config.json"
+        if folder.is_dir()
+        else hf_hub_download(spec.source, "config.json", revision=spec.revision)
+    )
+    said = read_json(path, error=PeerError, advice=f"restore it, or give another model as peer {name!r}")
+    for key in ("num_labels", "num_classes"):
+        count = said.get(key)
+        if count is not None and not (type(count) is int and 0 <= count <= MOST_CLASSES):
+            raise PeerError(
+                f"peer {name!r}: config.json of {spec.source} says {key} {str(count)[:40]}; expected a number of "
+                f"classes up to {MOST_CLASSES:,}"
+            )
+    names = said.get("architectures")
+    if names is not None and not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
+        raise PeerError(
+            f"peer {name!r}: config.json of {spec.source} says architectures {str(names)[:40]}; expected a list with "
+            "the name of its class"
+        )
+    return plain_config(
+        AutoConfig.from_pretrained(spec.source, revision=spec.revision, trust_remote_code=trust_remote_code)
+    )
