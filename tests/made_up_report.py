@@ -14,7 +14,7 @@ from made_up_run import made_up_record, made_up_results, write_history, write_ru
 from PIL import Image
 
 from hf_mutual_kd.reports.samples import SAMPLES_FILE, write_samples
-from hf_mutual_kd.tasks.image_classification.task import ClassificationEvaluator
+from hf_mutual_kd.tasks.classification.evaluator import ClassificationEvaluator
 
 SAMPLES = 240
 OUTCOMES = {"statistic": "means", "metrics": ["accuracy", "top5_accuracy", "loss"]}

@@ -16,7 +16,7 @@ from ..config.options import OnBadImage, RecipeOptions, TransferOptions
 from ..data.splits import ROLES, Splits, check_images, load_splits
 from ..distillation.label_alignment import ClassColumns
 from ..distillation.units import Units
-from ..errors import ConfigError
+from ..errors import ConfigError, PeerError
 from ..reports.pictures import SampleImages
 from ..reports.report_sections import COMMON_SECTIONS, SectionMaker
 from ..reports.task_words import TaskWords
@@ -70,8 +70,8 @@ class Task(Units):
     """As in `cohort.json`."""
     words: ClassVar[TaskWords]
     """What is said of it; its `metric` selects each peer's best checkpoint."""
-    auto_models: ClassVar[tuple[Any, ...]]
-    """The `AutoModelFor…` classes whose checkpoints can be peers."""
+    auto_models: ClassVar[tuple[Any, ...]] = ()
+    """The `AutoModelFor…` classes whose checkpoints can be peers, beside modules and `python:` sources."""
     greater_is_better: ClassVar[bool] = True
     default_score: ClassVar[str]
     """The score that ranks the peers where the user names none."""
@@ -123,9 +123,9 @@ class Task(Units):
     def check_labels(self, rows: Any, name: str, classes: int) -> None:
         """Check the labels of the split `name` against the peers' number of classes, before anything is computed."""
 
-    @abstractmethod
-    def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> Callable[..., Any]:
-        """The random view that all peers share, for these peers' processors."""
+    def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> Callable[..., Any] | None:
+        """The random view that all peers share, for these peers' processors; `None` for tasks without one."""
+        return None
 
     def compare_with(self, train_rows: Any) -> None:
         """Learn from the training rows what evaluations compare the peers with, for tasks that do."""
@@ -137,6 +137,10 @@ class Task(Units):
 
     def auto_model(self, config: Any) -> Any:
         """The one of `auto_models` that loads a checkpoint with this configuration."""
+        if not self.auto_models:
+            raise PeerError(
+                f"{self.name} has no model classes of transformers: give a module, or python:package.module:function"
+            )
         return next((cls for cls in self.auto_models if type(config) in cls._model_mapping), self.auto_models[0])
 
     def check_peer(self, name: str, model: nn.Module) -> None:

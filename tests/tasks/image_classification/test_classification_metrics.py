@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hf_mutual_kd.errors import DataError
-from hf_mutual_kd.tasks.image_classification.metrics import Agreement, Flips, Mean, TopK
+from hf_mutual_kd.tasks.classification.metrics import Agreement, Flips, Mean, TopK
 
 RANKED = [[2, 0, 1], [1, 2, 0], [0, 1, 2], [2, 1, 0]]
 LABELS = [2, 2, 2, -1]
@@ -90,7 +90,7 @@ def test_instances_share_nothing_and_are_evaluate_metrics():
 def test_nothing_is_written_and_no_network_is_needed(tmp_path):
     """`evaluate.load` fetches code at run time, and the base class makes folders in the home."""
     code = (
-        "from hf_mutual_kd.tasks.image_classification.metrics import TopK\n"
+        "from hf_mutual_kd.tasks.classification.metrics import TopK\n"
         "metric = TopK(1)\n"
         "metric.add_batch(predictions=[0, 1], references=[0, 0])\n"
         "print(metric.compute())"

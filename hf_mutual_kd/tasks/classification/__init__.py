@@ -1,0 +1,1 @@
+"""What all tasks share whose peers give logits `[B, C]`: one class of each sample."""

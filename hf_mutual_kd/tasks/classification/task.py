@@ -1,0 +1,112 @@
+"""Tasks of one class for each sample, whatever the sample is: a unit is a sample, logits are `[B, C]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...data.collator import RoleTaggingCollator
+from ...data.columns import check_classes
+from ...distillation.label_alignment import ClassColumns
+from ...distillation.roles import assign_roles, margin_scores
+from ...distillation.units import ClassUnits
+from ...reports.making_section import making_section
+from ...reports.results_section import results_section, training_section
+from ...reports.teaching_section import corrections_section, teaching_section
+from ..base import Evaluator, Task
+from .evaluator import ClassificationEvaluator
+from .report import calibration_section, confusion_section, flips_section
+
+NO_LABEL = -1
+
+
+class Classification(ClassUnits, Task):
+    """Everything with inputs of any kind and logits `[B, C]`, from models with `logits` and modules that return them.
+
+    A task of this kind says its `name`, `words` ([`classification_words`]), `inputs` and `auto_models`; a random
+    view, pictures for the report, an exporter and a Space are its own where there are any.
+    """
+
+    quality_name = "accuracy"
+    default_score = "margin"
+    has_classes = True
+    collator_class = RoleTaggingCollator
+    report_sections = (
+        results_section,
+        training_section,
+        teaching_section,
+        corrections_section,
+        flips_section,
+        calibration_section,
+        confusion_section,
+        making_section,
+    )
+
+    def check_labels(self, rows: Any, name: str, classes: int) -> None:
+        check_classes(rows, name, classes)
+
+    def answer(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Tensor:
+        outputs = model(**inputs)
+        logits = outputs.logits if hasattr(outputs, "logits") else outputs
+        return columns.select(logits)
+
+    def supervised(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        columns: ClassColumns,
+        labels: Tensor,
+        label_smoothing: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        logits = self.answer(model, inputs, columns)
+        return logits, F.cross_entropy(
+            logits.float(),
+            labels.clamp_min(NO_LABEL),
+            reduction="none",
+            ignore_index=NO_LABEL,
+            label_smoothing=label_smoothing,
+        )
+
+    def no_labels(self, belief: Tensor) -> Tensor:
+        return torch.full((len(belief),), NO_LABEL, device=belief.device)
+
+    def kept_scores(self, beliefs: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+        # One by one: a peer's scores must be the same whichever others are scored with it.
+        confidence = torch.cat([self.scores("confidence", [belief], None) for belief in beliefs])
+        chosen = torch.stack([belief.argmax(1) for belief in beliefs])
+        return {
+            "margin": torch.cat([self.scores("margin", [belief], labels) for belief in beliefs]),
+            "confidence": confidence,
+            "prediction": chosen.masked_fill(~confidence.isfinite(), -1).int(),
+        }
+
+    def quality(self, answers: Sequence[Tensor], labels: Tensor) -> Tensor:
+        return torch.stack([(peer.argmax(1) == labels).sum() for peer in answers])
+
+    def evaluation_facts(self, answers: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
+        stacked = torch.stack([peer.float() for peer in answers])
+        log_probs = stacked.log_softmax(-1)
+        truth = labels.clamp_min(0).expand(len(answers), -1).unsqueeze(-1)
+        loss = -log_probs.gather(-1, truth).squeeze(-1)
+        # A broken peer is wrong everywhere, and so is an ensemble of nothing else.
+        broken = loss.isnan()
+        top5 = stacked.topk(min(5, stacked.shape[-1])).indices.masked_fill(broken.unsqueeze(-1), -1)
+        return {
+            "sample_ids": sample_ids,
+            "labels": labels,
+            "top5": top5.transpose(0, 1).contiguous(),
+            "loss": loss.T.contiguous(),
+            "confidence": log_probs.amax(-1).exp().T.contiguous(),
+            "ensemble": log_probs.exp().nanmean(0).argmax(-1).masked_fill(broken.all(0), -1),
+            "teacher": assign_roles(margin_scores(stacked, labels)),
+        }
+
+    def evaluator(
+        self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None
+    ) -> ClassificationEvaluator:
+        start = start if isinstance(start, ClassificationEvaluator) else None
+        return ClassificationEvaluator(peer_names, num_classes, start)
