@@ -1,5 +1,7 @@
 """Errors that users meet. Each is also a `ValueError` and says what was given, what was expected and the way out."""
 
+from __future__ import annotations
+
 
 class MutualKDError(ValueError):
     """Base of all errors raised for something the user gave us."""
@@ -35,3 +37,12 @@ class HubError(MutualKDError):
 
 class ExportError(MutualKDError):
     """A peer cannot be exported, or the exported file does not do what the peer does."""
+
+
+def chain_of(error: BaseException | None) -> list[BaseException]:
+    """An exception and all that led to it, last first."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found

@@ -13,12 +13,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Optional, Union, get_type_hints
 
-import yaml
-
 from ..errors import ConfigError, MutualKDError
 from .options import OLD_NAMES
 from .values import (
-    NUMBER,
     Mismatch,
     Written,
     accepts,
@@ -144,12 +141,6 @@ def _recipe(own_class: type, config_class: type, values: dict[str, Any]) -> Reci
     return Recipe(_build(own_class, values), _build(config_class, values), given)
 
 
-def dump_recipe(given: dict[str, Any]) -> str:
-    """[`Recipe`]`.given` as the text of a file for `--config`, which gives the same values; secrets are left out."""
-    shown = {name: _to_plain(value) for name, value in given.items() if not is_secret(name)}
-    return yaml.dump(shown, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
-
-
 def to_command(script: str, given: dict[str, Any]) -> str:
     """The command that gives the same recipe, ready for a shell; secrets are left out.
 
@@ -176,20 +167,6 @@ def _dict_words(entries: dict[str, Any]) -> list[str]:
     if any(isinstance(item, dict | list) or item is None for item in entries.values()):
         return [json.dumps(entries, ensure_ascii=False)]
     return [f"{key}={item}" for key, item in entries.items()]
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text such as `1e-6`, which is a number for a recipe but not for YAML 1.1; writes no anchors."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if NUMBER.fullmatch(text) else None)
-
-
-_Dumper.add_representer(str, _represent_text)
 
 
 def _to_plain(value: Any) -> Any:

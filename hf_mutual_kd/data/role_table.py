@@ -117,26 +117,15 @@ class RoleTable:
         return {**counts, "nobody": total - sum(taught), "mean": mean, **by_all}
 
     def share_taught(self) -> dict[str, float]:
-        """Each peer's share of all recorded decisions, 0 to 1; 0 where nothing was recorded."""
+        """
+        Each peer's share of all decisions in which somebody could have taught, 0 to 1; 0 where nothing was recorded.
+
+        Decisions of the mean, and those in which all teach, belong to all peers alike.
+        """
         counts = self.counts()
-        total = max(1, sum(counts.values()))
-        return {name: counts[name] / total for name in self.peer_names}
-
-    def counts_by_class(self, num_classes: int) -> np.ndarray:
-        """
-        How often each peer taught samples of each class.
-
-        Args:
-            num_classes (`int`): C; samples without a label or with one of C or more are left out.
-
-        Returns:
-            `np.ndarray` `[C, N]`, int64.
-        """
-        label = self._label[: len(self)]
-        rows = np.flatnonzero((label >= 0) & (label < num_classes))
-        counts = np.zeros((num_classes, len(self.peer_names)), dtype=np.int64)
-        np.add.at(counts, label[rows], self._taught[rows, : len(self.peer_names)])
-        return counts
+        total = max(sum(counts.values()), 1)
+        together = (counts["mean"] + counts.get("all", 0)) / len(self.peer_names)
+        return {name: (counts[name] + together) / total for name in self.peer_names}
 
     def merge(self, other: RoleTable) -> None:
         """

@@ -28,7 +28,7 @@ from PIL import Image
 
 from ..config.hub_ids import COMMIT, HUB_ID
 from ..config.options import RecipeOptions
-from ..errors import DataError
+from ..errors import DataError, chain_of
 
 SPLIT_ALIASES = {
     "train": ("train", "training"),
@@ -237,10 +237,7 @@ def explained(name: str) -> Iterator[None]:
 
 
 def _hub_reason(error: BaseException) -> str:
-    chain = [error]
-    while (earlier := chain[-1].__cause__ or chain[-1].__context__) is not None and earlier not in chain:
-        chain.append(earlier)
-    kinds = tuple(type(item) for item in chain)
+    kinds = tuple(type(item) for item in chain_of(error))
     if any(issubclass(kind, GatedRepoError) for kind in kinds) or "gated" in str(error):
         return f"is gated on the Hub: accept its terms on its page, then {LOG_IN}"
     if any(issubclass(kind, RevisionNotFoundError) for kind in kinds) or str(error).startswith("Revision"):

@@ -19,8 +19,6 @@ from .frame_readers import UNKNOWN_FPS, FolderReader, VideoReader, frame_files
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,gif,ivf,nut,mxf,yuv4mpegpipe"
 """Formats that hold their own frames. Play lists (HLS, DASH, concat) are not read: they name other files."""
 
-BACKENDS = ("pyav", "torchcodec")
-
 
 class FrameIndex(NamedTuple):
     """Times of all frames in the order of display, and of the key frames; no `keys` where frames can't be sought."""
@@ -166,42 +164,6 @@ class PyAVReader(VideoReader):
         return _Explained(self.name, what)
 
 
-class TorchcodecReader(VideoReader):
-    """The same by torchcodec, which needs an FFmpeg that is installed apart.
-
-    Only of MP4 and Matroska: in AVI with B-frames and in MPEG-TS torchcodec 0.17 gave other frames than asked for.
-    """
-
-    def __init__(self, source: Path | bytes, name: str):
-        file = PyAVReader(source, name)  # refuses play lists and frames without bound
-        kind = file.container
-        file.close()
-        if not kind.startswith(("mov,", "matroska,")):
-            raise DataError(f"{name}: torchcodec miscounts the frames of {kind}; read it by pyav")
-        try:
-            from torchcodec.decoders import VideoDecoder
-
-            self._decoder = VideoDecoder(source if isinstance(source, bytes) else str(source.resolve()))
-        except (ImportError, RuntimeError, OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise DataError(
-                f"{name}: torchcodec cannot open it ({reason}); torchcodec needs an FFmpeg of its own, pyav does not"
-            ) from error
-        self.name, self.fps = name, self._decoder.metadata.average_fps or UNKNOWN_FPS
-
-    def __len__(self) -> int:
-        return len(self._decoder)
-
-    def _decoded(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        with _Explained(self.name, f"frames {numbers[0]} to {numbers[-1]}"):
-            frames = self._decoder.get_frames_at(numbers).data
-        yield from zip(numbers, frames.permute(0, 2, 3, 1).contiguous().numpy(), strict=True)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for number in range(len(self)):
-            yield self.frames([number])[0]
-
-
 class _Explained:
     """Turns what a decoder raises into an error that names the file."""
 
@@ -221,7 +183,6 @@ class _Explained:
 
 def open_frames(
     source: str | Path | bytes | Mapping[str, Any] | Sequence[Path],
-    backend: str = "pyav",
     max_side: int | None = None,
 ) -> VideoReader:
     """Open a video for random access and for going through all its frames in order.
@@ -229,7 +190,6 @@ def open_frames(
     Args:
         source: a video file or a folder of frames (`str` or `Path`), the paths of frames in order, the bytes of a
             video file, or a row of `datasets.Video(decode=False)`: `{"path": …, "bytes": …}`.
-        backend (`str`, *optional*, defaults to `"pyav"`): or `"torchcodec"`; frames as images need neither.
         max_side (`int`, *optional*): frames whose longer side is longer are shrunk to it as they are decoded.
 
     Returns:
@@ -248,20 +208,18 @@ def open_frames(
     ...         ...
     ```
     """
-    if backend not in BACKENDS:
-        raise DataError(f"videos are read by one of {', '.join(BACKENDS)}, got {backend!r}")
-    reader = _open(source, PyAVReader if backend == "pyav" else TorchcodecReader)
+    reader = _open(source)
     reader.max_side = max_side
     return reader
 
 
-def _open(source: Any, file_reader: type[PyAVReader] | type[TorchcodecReader]) -> VideoReader:
+def _open(source: Any) -> VideoReader:
     if isinstance(source, Mapping):
         content, path = source.get("bytes"), source.get("path")
         if content is None and not path:
             raise DataError("the row has no video (neither bytes nor a path)")
         if content is None:
-            return _open(str(path), file_reader)
+            return _open(str(path))
         name = Path(path).name if path else "video"
     elif isinstance(source, bytes):
         content, name = source, "video"
@@ -273,12 +231,12 @@ def _open(source: Any, file_reader: type[PyAVReader] | type[TorchcodecReader]) -
             raise DataError(f"{path}: no such video file or folder of frames")
         if not path.stat().st_size:
             raise DataError(f"{path}: the file is empty")
-        return file_reader(path, str(path))
+        return PyAVReader(path, str(path))
     else:
         return FolderReader(list(source), str(source[0].parent) if source else "frames")
     if not content:
         raise DataError(f"{name}: the video is empty (0 bytes)")
-    return file_reader(bytes(content), name)
+    return PyAVReader(bytes(content), name)
 
 
 def _pixels(frame: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError, LabelError
 
@@ -229,7 +229,30 @@ class ClassColumns:
         return logits
 
 
-def label_list(model: nn.Module) -> list[str]:
-    """The labels of a model in the order of its logits; empty where it does not say."""
-    id2label = getattr(getattr(model, "config", None), "id2label", None) or {}
-    return [str(id2label[index]) for index in sorted(id2label, key=int)]
+def label_list(config: Any) -> list[str]:
+    """
+    The labels of a model's configuration in the order of its logits; empty where it does not say.
+
+    Args:
+        config: what counts is its `id2label`, keyed by integers or their digits.
+
+    Raises:
+        [`LabelError`]: ids that are not 0..C-1. Such a list would be shifted against the logits, as is one that counts
+            the background as 0 where the model does not.
+
+    Example:
+
+    ```python
+    >>> label_list(SegformerConfig(id2label={0: "wall", 1: "sky"}))
+    ['wall', 'sky']
+    ```
+    """
+    given = getattr(config, "id2label", None) or {}
+    by_id = {int(index) if str(index).isdecimal() else index: str(label) for index, label in given.items()}
+    wrong = sorted(set(by_id) ^ set(range(len(by_id))), key=str)
+    if wrong:
+        raise LabelError(
+            f"the {len(by_id)} labels of a {type(config).__name__} must have the ids 0 to {len(by_id) - 1}, in the "
+            f"order of its logits; its id2label differs at id {wrong[0]!r}"
+        )
+    return [by_id[index] for index in range(len(by_id))]

@@ -10,7 +10,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,7 +18,7 @@ from typing import TypeVar
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from ..errors import HubError
+from ..errors import HubError, chain_of
 
 T = TypeVar("T")
 
@@ -168,16 +168,9 @@ def bounded(function: Callable[[], T], seconds: float) -> T:
     return outcome.result()
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and what caused it; the client wraps a failed upload in a `RuntimeError`."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def status_of(error: BaseException) -> int | None:
     """The HTTP status behind an exception."""
-    answers = [part.response.status_code for part in chain(error) if isinstance(part, HfHubHTTPError)]
+    answers = [part.response.status_code for part in chain_of(error) if isinstance(part, HfHubHTTPError)]
     return answers[0] if answers else None
 
 
@@ -186,7 +179,7 @@ def is_passing(error: BaseException) -> bool:
     status = status_of(error)
     if status is not None:
         return status in PASSING
-    parts = list(chain(error))
+    parts = chain_of(error)
     if any(isinstance(part, OfflineModeIsEnabled) for part in parts):
         return False
     # A gateway's error page in place of JSON is a fault of the moment, too.
@@ -195,7 +188,7 @@ def is_passing(error: BaseException) -> bool:
 
 def asked_pause(error: BaseException) -> float:
     """Seconds that the server asks for in `Retry-After`; 0 where it does not, or gives a date."""
-    for part in chain(error):
+    for part in chain_of(error):
         if isinstance(part, HfHubHTTPError):
             asked = part.response.headers.get("Retry-After", "")
             return float(asked) if asked.strip().isdecimal() else 0.0
@@ -211,12 +204,12 @@ def explained(what: str, error: BaseException, attempts: int = 1) -> HubError:
         return HubError(f"{what} is refused: {' '.join(said)[:LONGEST]}")
     status = status_of(error)
     if status is not None:
-        answer = next(part for part in chain(error) if isinstance(part, HfHubHTTPError))
+        answer = next(part for part in chain_of(error) if isinstance(part, HfHubHTTPError))
         said = (answer.server_message or "").strip().splitlines()
         detail = f"{status}: {said[0][:LONGEST]}" if said else str(status)
         advice = ADVICE.get(status, "the Hub has trouble; try again later" if status >= 500 else "")
         return HubError(f"{what} failed{tried} ({detail})" + (f"; {advice}" if advice else ""))
-    parts = list(chain(error))
+    parts = chain_of(error)
     if any(isinstance(part, OfflineModeIsEnabled) for part in parts):
         return HubError(f"{what} failed: offline mode is on; unset HF_HUB_OFFLINE")
     if any(isinstance(part, LocalTokenNotFoundError) for part in parts):

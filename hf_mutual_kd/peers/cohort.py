@@ -88,7 +88,7 @@ class Cohort(nn.Module):
         self.processors = {name: peer.processor for name, peer in peers.items()}
         self.new_heads = frozenset(name for name, peer in peers.items() if peer.new_head)
         """Peers whose head was drawn when they were loaded."""
-        own_labels = {name: label_list(model) if self.task.has_classes else [] for name, model in self.peers.items()}
+        own_labels = {name: self._labels_of(name) for name in self.peers}
         self.label_names = list(label_names or next((names for names in own_labels.values() if names), []))
         self.label_columns: dict[str, list[int] | None] = {
             name: align_labels(name, labels, self.label_names, mode=label_alignment) if labels else None
@@ -152,6 +152,12 @@ class Cohort(nn.Module):
 
     def _model(self, name: str) -> Any:
         return self.peers[name]
+
+    def _labels_of(self, name: str) -> list[str]:
+        try:
+            return label_list(getattr(self.peers[name], "config", None)) if self.task.has_classes else []
+        except LabelError as error:
+            raise LabelError(f"peer {name!r}: {error}") from None
 
     def set_objective(self, objective: Objective | None) -> None:
         """Say what the peers are trained for; copies the present weights as frozen starts if it needs them.

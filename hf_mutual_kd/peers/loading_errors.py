@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-from ..errors import PeerError
+from ..errors import PeerError, chain_of
 from .weight_files import OddWeightsError
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class peer_errors:
     def __exit__(self, kind, error, trace) -> None:
         if error is None or isinstance(error, PeerError) or not isinstance(error, Exception):
             return
-        causes = list(chain_of(error))
+        causes = chain_of(error)
         at = f" at revision {self.spec.revision}" if self.spec.revision else ""
         raise PeerError(f"peer {self.name!r}: {self._explain(causes, at)}") from error
 
@@ -53,10 +52,3 @@ class peer_errors:
         if "file named model.safetensors" in text or ("safetensors" in text and ".bin" in text):
             return f"{source}{at} brings no weights as safetensors; pickled ones (.bin) are never read, convert them"
         return f"cannot load {source}{at}: {str(causes[0]) or type(causes[0]).__name__}"
-
-
-def chain_of(error: BaseException | None) -> Iterable[BaseException]:
-    """An exception and all that caused it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

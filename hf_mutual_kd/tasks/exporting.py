@@ -114,7 +114,7 @@ class TaskExport(ABC):
 
 def _own_ids(name: str, model: Any, labels: Sequence[str]) -> Tensor | None:
     """The peer's number of each of the data set's classes; `None` where names do not tell."""
-    own = label_list(model)
+    own = label_list(getattr(model, "config", None))
     try:
         columns = align_labels(name, own, labels, "subset")
     except LabelError:

@@ -20,7 +20,6 @@ from ..reports.run_facts import objective_facts
 from .cohort_record import COHORT, describe_cohort
 from .evaluation import Evaluation
 from .saving import CohortSaving
-from .training_record import share_taught
 
 RESULTS = "results.json"
 
@@ -143,7 +142,7 @@ class CohortPushing(CohortSaving):
             end=end.metrics,
             start_by_class=start.evaluator.by_class(),
             end_by_class=end.evaluator.by_class(),
-            share_taught=share_taught(self.record.role_table) if self.objective.weight > 0 else {},
+            share_taught=self.record.role_table.share_taught() if self.objective.weight > 0 else {},
             best_steps=self.bests.steps,
             validation={} if validation is None else validation.metrics,
             rule={} if self.cohort.rule is None else self.cohort.rule.facts(),

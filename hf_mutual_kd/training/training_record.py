@@ -101,11 +101,3 @@ def main_teacher(teacher: Tensor, peers: int) -> Tensor:
     speakers = torch.tensor([*range(peers), MEAN, ALL], device=teacher.device)
     counts = (teacher.flatten(1).unsqueeze(2) == speakers).sum(1)
     return speakers[counts.argmax(1)].masked_fill(counts.sum(1) == 0, NOBODY)
-
-
-def share_taught(table: RoleTable) -> dict[str, float]:
-    """Each peer's share of all decisions in which somebody could have taught; 1/N of those of the mean and of all."""
-    counts = table.counts()
-    total = max(sum(counts.values()), 1)
-    together = (counts["mean"] + counts.get("all", 0)) / len(table.peer_names)
-    return {name: (counts[name] + together) / total for name in table.peer_names}

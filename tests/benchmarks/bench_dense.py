@@ -30,10 +30,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
+from hf_mutual_kd import transfer_loss
 from hf_mutual_kd.tasks.semantic_segmentation.collator import DenseCollator
 from hf_mutual_kd.tasks.semantic_segmentation.grids import image_scores
 from hf_mutual_kd.tasks.semantic_segmentation.metrics import SegmentationScores
-from hf_mutual_kd.tasks.semantic_segmentation.transfer import dense_transfer
+from hf_mutual_kd.tasks.semantic_segmentation.transfer import mean_over_pixels
 from hf_mutual_kd.tasks.semantic_segmentation.view import DenseView
 
 CLASSES, IMAGES, PIXELS = 150, 4, 512
@@ -78,11 +79,16 @@ def inputs(strides: tuple[int, ...], images: int = IMAGES, pixels: int = PIXELS)
     return peers, labels
 
 
+def pull(live: list[Tensor], said: None, cells: Tensor, classes: None) -> Tensor:
+    """What every cell costs its students."""
+    return transfer_loss(live, cells)
+
+
 def run(case: Case, peers: list[Tensor], labels: Tensor) -> None:
     size = tuple(labels.shape[1:]) if case.at_label_size else None
     if case.work == "transfer":
         teacher = torch.arange(len(labels)) % len(peers)
-        loss = dense_transfer(peers, teacher, labels, size=size, chunk_rows=case.chunk_rows)
+        loss = mean_over_pixels(pull, peers, teacher, labels, size=size, chunk_rows=case.chunk_rows)
         loss.sum(dim=0).mean().backward()
     elif case.work == "scores":
         image_scores(peers, labels, size=size, chunk_rows=case.chunk_rows)

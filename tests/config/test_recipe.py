@@ -1,5 +1,6 @@
 """Recipes: what is accepted, what is refused, and what the messages say."""
 
+import json
 import subprocess
 import sys
 import time
@@ -9,10 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import yaml
 
 from hf_mutual_kd.config.options import RecipeOptions, TransferOptions, option
-from hf_mutual_kd.config.recipe import HIDDEN, Recipe, dump_recipe, parse_recipe
+from hf_mutual_kd.config.recipe import HIDDEN, Recipe, parse_recipe
 from hf_mutual_kd.config.values import convert, from_word
 from hf_mutual_kd.errors import ConfigError
 
@@ -291,22 +291,20 @@ def test_default_that_is_no_option_is_refused():
         parse(defaults={"max_step": 3})
 
 
-def test_dump_round_trips_and_hides_secrets(tmp_path):
+def test_the_record_gives_the_same_run_and_hides_secrets(tmp_path):
     """The recorded recipe must give the same run again, and must not hold a token."""
     words = "--peers a=x b=y --learning_rate 1e-6 --schedule cosine --detach none --retain false --seeds 1 2"
     words += " --schedule_kwargs a=1e-7 b=no --role_table 1e-6 --output_dir 012 --parallel size=2 --hub_token hf_x"
     recipe = parse(*words.split())
     assert recipe.given["hub_token"] == HIDDEN
     assert recipe.config.hub_token == "hf_x"
-    text = dump_recipe(recipe.given)
-    assert "hf_x" not in text
-    assert "hub_token" not in text
+    assert "hf_x" not in json.dumps(recipe.given)
+    text = json.dumps({name: value for name, value in recipe.given.items() if name != "hub_token"})
     path = tmp_path / "again.yaml"
     path.write_text(text, encoding="utf-8")
     again = parse("--config", str(path))
     assert again.given == {name: value for name, value in recipe.given.items() if name != "hub_token"}
     assert again.options == recipe.options
-    assert yaml.safe_load(text)["learning_rate"] == 1e-6
 
 
 def test_help_is_quick_and_loads_no_torch():

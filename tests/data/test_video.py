@@ -69,26 +69,6 @@ def test_readers_agree(file, tmp_path):
         assert numbers_of(folder) == list(range(20))
 
 
-def test_torchcodec_agrees(file):
-    """Where torchcodec can be used, it must give PyAV's frames."""
-    try:
-        from torchcodec.decoders import VideoDecoder
-
-        VideoDecoder(str(file))
-    except (ImportError, RuntimeError, OSError):
-        with pytest.raises(DataError, match=r"clip.mp4: torchcodec cannot open it .*pyav does not"):
-            open_frames(file, "torchcodec")
-        return
-    for codec, kind in (("libx264", "mp4"), ("mpeg4", "mp4"), ("ffv1", "matroska"), ("libvpx-vp9", "webm")):
-        content = mp4(codec=codec, kind=kind)
-        with open_frames(content) as ours, open_frames(content, "torchcodec") as theirs:
-            assert np.abs(theirs.frames(ASKED).astype(int) - ours.frames(ASKED)).max() <= 2
-            assert (len(theirs), theirs.fps) == (len(ours), pytest.approx(ours.fps))
-            assert numbers_of(theirs) == list(range(20))
-    with pytest.raises(DataError, match="torchcodec miscounts the frames of avi"):
-        open_frames(mp4(kind="avi", codec="mpeg4"), "torchcodec")
-
-
 def test_folders_are_sorted_by_number(tmp_path):
     """`os.listdir` and text order put frame 10 before frame 2."""
     for number in (10, 2, 1, 9):
@@ -195,8 +175,6 @@ def test_requests_beyond_the_video(file, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: the folder holds no frames"):
         open_frames(tmp_path / "empty")
-    with pytest.raises(DataError, match="one of pyav, torchcodec"):
-        open_frames(file, "decord")
 
 
 def test_frames_of_two_sizes(tmp_path):

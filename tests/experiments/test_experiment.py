@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import LABELS, MAKERS, make_rows, tiny_processor
@@ -318,7 +319,8 @@ def test_streams_are_drawn_from_and_resume_exactly(place, tmp_path):
     assert main(words) == 0
     first = RoleTable.load(out / "checkpoint-2" / "roles.parquet")
     assert len(first) == 16
-    assert (first.counts_by_class(3).sum(1) > 0).all()
+    seen = pq.read_table(out / "checkpoint-2" / "roles.parquet").column("label").to_pylist()
+    assert set(seen) >= {0, 1, 2}
 
     straight = load_file(out / "checkpoint-4" / "vit" / "model.safetensors")
     (out / "summary.json").unlink()

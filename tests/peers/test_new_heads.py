@@ -63,7 +63,7 @@ def test_encoders_become_classifiers(kind, tmp_path):
     source = checkpoint(ENCODERS[kind], tmp_path / "source")
     peer = load(source, "image-classification")
     assert peer.new_head
-    assert label_list(peer.model) == LABELS
+    assert label_list(peer.model.config) == LABELS
     assert peer.model.eval()(pixel_values=PIXELS).logits.shape == (3, len(LABELS))
     # All weights were shifted by 0.3, which no drawn weight is.
     means = {key: weight.mean() for key, weight in peer.model.named_parameters() if weight.numel() > 1}
@@ -176,5 +176,5 @@ def test_timm_checkpoints(tmp_path):
     backbone = timm.create_model("resnet10t", num_classes=0)
     peer = load(timm_folder(tmp_path / "backbone", backbone, num_classes=0), "image-classification")
     assert peer.new_head
-    assert label_list(peer.model) == LABELS
+    assert label_list(peer.model.config) == LABELS
     torch.testing.assert_close(peer.model.timm_model.conv1.state_dict(), backbone.conv1.state_dict())

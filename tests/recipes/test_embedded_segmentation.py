@@ -15,7 +15,8 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, A
 
 from hf_mutual_kd.config.options import RecipeOptions, TransferOptions
 from hf_mutual_kd.config.recipe import parse_recipe
-from hf_mutual_kd.tasks.semantic_segmentation.heads import head_of, label_list_of
+from hf_mutual_kd.distillation.label_alignment import label_list
+from hf_mutual_kd.tasks.semantic_segmentation.heads import head_of
 from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -111,7 +112,7 @@ def test_peers_load_and_beat_the_majority(name, splits, monkeypatch):
     model, info = AUTO[name].from_pretrained(folder, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert label_list_of(model) == NAMES
+    assert label_list(model.config) == NAMES
     assert head_of(model, name) == ("query" if name == "mask2former" else "pixel")
     processor = AutoImageProcessor.from_pretrained(folder)
     assert not processor.do_reduce_labels

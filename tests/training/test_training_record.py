@@ -5,11 +5,10 @@ import math
 import pytest
 import torch
 
-from hf_mutual_kd import RoleTable
 from hf_mutual_kd.distillation.roles import MEAN, NOBODY
 from hf_mutual_kd.peers.cohort import CohortOutput
 from hf_mutual_kd.tasks.registry import ImageClassification
-from hf_mutual_kd.training.training_record import TrainingRecord, share_taught
+from hf_mutual_kd.training.training_record import TrainingRecord
 
 
 def output(teacher, a, b, supervised=(1.0, 2.0), transfer=(0.5, 0.25)):
@@ -75,14 +74,6 @@ def test_rows_without_any_label(record):
     record.add(output([MEAN, MEAN], [0, 1], [0, 0]), torch.tensor([-1, -1]), torch.tensor([0, 1]))
     logs = record.drain(lambda sums: sums, steps=1)
     assert (logs["a/accuracy"], logs["a/taught"], logs["b/taught"]) == (0.0, 0.5, 0.5)
-
-
-def test_shares_of_the_run():
-    """Decisions of the mean belong to all peers alike."""
-    table = RoleTable(["a", "b"])
-    assert share_taught(table) == {"a": 0.0, "b": 0.0}
-    table.record(range(8), [0, 0, 0, 1, NOBODY, NOBODY, MEAN, MEAN])
-    assert share_taught(table) == {"a": 0.5, "b": 0.25}
 
 
 def test_a_batch_that_does_not_count_keeps_processes_in_step(record):

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from ...distillation.label_alignment import align_labels
+from ...distillation.label_alignment import align_labels, label_list
 from ...errors import OutputFolderError, PeerError
 from ...files import staged, write_json
 from ...reports.run_records import HUB, RunRecords, hub_id, read_records
@@ -159,7 +159,7 @@ def _describe(
     return {
         "name": name,
         "said": _said(run, name, parameters),
-        "columns": align_labels(name, _labels(config), run.labels, mode="subset") if run.labels else None,
+        "columns": align_labels(name, label_list(config), run.labels, mode="subset") if run.labels else None,
         "start": start and start | {"parameters": parameters},
         "no_start": why,
         "end": end | {"parameters": parameters},
@@ -181,10 +181,6 @@ def _config(run: RunRecords, name: str, task: SpaceTask) -> Any:
     return config
 
 
-def _labels(config: Any) -> list[str]:
-    return [str(config.id2label[index]) for index in sorted(config.id2label)]
-
-
 def _start(
     run: RunRecords, name: str, folder: Path, config: Any, made: MadeSpace
 ) -> tuple[dict[str, Any] | None, str]:
@@ -201,7 +197,7 @@ def _start(
     if not (local / "config.json").is_file():
         made.notes.append(f"{name}: its start, {source or 'unknown'}, is not here; the Space shows it only after")
         return None, "Its start is not at hand."
-    if _labels(AutoConfig.from_pretrained(local, trust_remote_code=False)) != _labels(config):
+    if label_list(AutoConfig.from_pretrained(local, trust_remote_code=False)) != label_list(config):
         return None, no_head
     return {"folder": _copy(local, folder, name, "start", keep_processor=False)}, ""
 

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
 from ...config.options import LabelAlignment
-from ...distillation.label_alignment import align_labels
+from ...distillation.label_alignment import align_labels, label_list
 from ...errors import HubError, LabelError, PeerError
 from ...hub.calls import HubCalls, bounded
 from ...peers.config_files import read_config
@@ -150,9 +150,7 @@ def examine(
             config = read_config(name, spec, limits.trust_remote_code)
             check_weight_files(spec.source, spec.revision, config)
             check_task(name, config, task)
-            id2label = getattr(config, "id2label", None) or {}
-            labels = [str(id2label[key]) for key in sorted(id2label, key=int)]
-        align_labels(name, labels, label_names, mode=alignment)
+        align_labels(name, label_list(config), label_names, mode=alignment)
     except (PeerError, LabelError, HubError) as error:
         raise Unusable(plain_reason(name, error)) from error
     if limits.max_disk is not None and candidate.size > limits.max_disk:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...data.processors import PeerInputs
+from ..maps import padded
 from .labels import own_parts
 from .processors import IMAGE_KEYS
 
@@ -107,7 +107,4 @@ def pixels_of(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    if parts[0].ndim != 4:
-        return torch.cat(parts)
-    height, width = (max(part.shape[axis] for part in parts) for axis in (-2, -1))
-    return torch.cat([F.pad(part, (0, width - part.shape[-1], 0, height - part.shape[-2])) for part in parts])
+    return torch.cat(padded(parts) if parts[0].ndim == 4 else parts)

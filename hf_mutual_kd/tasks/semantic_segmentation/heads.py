@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import LabelError, PeerError
+from ...errors import PeerError
 from .outputs import OUT_OF_SCOPE, HeadKind
 
 QUERY_HEADS = ("maskformer", "mask2former", "eomt", "eomt_dinov3", "oneformer")
@@ -59,38 +59,6 @@ def head_of(model: nn.Module, name: str | None = None) -> HeadKind:
             "classes or more."
         )
     return "query" if model_type in QUERY_HEADS else "pixel"
-
-
-def label_list_of(model: nn.Module) -> list[str]:
-    """
-    The labels of a peer in the order of its classes, no-object left out; empty where it does not say.
-
-    Args:
-        model (`nn.Module`): the peer; what counts is `model.config.id2label`, keyed by integers or their digits.
-
-    Returns:
-        `list[str]` of length C.
-
-    Raises:
-        [`LabelError`]: label ids that are not 0..C-1. Such a list would be shifted against the
-            logits, as is one that counts the background as 0 where the model does not.
-
-    Example:
-
-    ```python
-    >>> label_list_of(SegformerForSemanticSegmentation(SegformerConfig(id2label={0: "wall", 1: "sky"})))
-    ['wall', 'sky']
-    ```
-    """
-    id2label = getattr(getattr(model, "config", None), "id2label", None) or {}
-    by_id = {int(index): str(label) for index, label in id2label.items()}
-    wrong = sorted(set(by_id) ^ set(range(len(by_id))))
-    if wrong:
-        raise LabelError(
-            f"The {len(by_id)} labels of {type(model).__name__} must have the ids 0 to {len(by_id) - 1}, in the order "
-            f"of its logits; its config.id2label differs at id {wrong[0]}."
-        )
-    return [by_id[index] for index in range(len(by_id))]
 
 
 def with_task_input(inputs: Mapping[str, Any], processor: Any, length: int | None = None) -> dict[str, Any]:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...data.masks import IGNORE, OUTSIDE
-from ..maps import Size
+from ..maps import Size, padded, sizes_of, unpadded
 from .grids import nearest_labels
 
 
@@ -34,10 +33,7 @@ def pad_labels(labels: Sequence[Tensor]) -> Tensor:
              [ 4, -1]]])
     ```
     """
-    height, width = (max(map_.shape[axis] for map_ in labels) for axis in (0, 1))
-    return torch.stack(
-        [F.pad(map_, (0, width - map_.shape[1], 0, height - map_.shape[0]), value=OUTSIDE) for map_ in labels]
-    )
+    return torch.stack(padded(labels, OUTSIDE))
 
 
 def image_sizes(labels: Tensor) -> Tensor:
@@ -57,8 +53,7 @@ def image_sizes(labels: Tensor) -> Tensor:
     tensor([[1, 2]])
     ```
     """
-    inside = labels != OUTSIDE
-    return torch.stack([inside.any(dim=2).sum(dim=1), inside.any(dim=1).sum(dim=1)], dim=1)
+    return sizes_of(labels != OUTSIDE)
 
 
 def fill(labels: Tensor, size: Size | None = None) -> Tensor:
@@ -138,5 +133,4 @@ def query_targets(peer_labels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
 
 def own_parts(labels: Tensor) -> list[Tensor]:
     """Each image's part of a padded batch, `[1, h, w]`."""
-    sizes: list[list[int]] = image_sizes(labels).tolist()
-    return [labels[place : place + 1, :height, :width] for place, (height, width) in enumerate(sizes)]
+    return [own[None] for own in unpadded(labels, labels != OUTSIDE)]

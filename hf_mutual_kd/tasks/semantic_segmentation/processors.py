@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
 
 from ...data.processors import PeerProcessors, is_plain
 from ...errors import PeerError
+from ..maps import padded
 from .heads import with_task_input
 
 IMAGE_KEYS = ("pixel_values", "pixel_mask")
@@ -169,12 +169,11 @@ class DenseProcessors(PeerProcessors):
 
 def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Batches of different height and width as one, padded below and to the right."""
-    height, width = (max(part["pixel_values"].shape[axis] for part in parts) for axis in (-2, -1))
     joined: dict[str, Tensor] = {"valid_sizes": torch.cat([part["valid_sizes"] for part in parts])}
     for key in IMAGE_KEYS:
         maps = [part[key] for part in parts if key in part]
         if maps:
-            joined[key] = torch.cat([F.pad(z, (0, width - z.shape[-1], 0, height - z.shape[-2])) for z in maps])
+            joined[key] = torch.cat(padded(maps))
     own = torch.tensor([part["pixel_values"].shape[-2:] for part in parts for _ in part["pixel_values"]])
     return joined if len(own.unique(dim=0)) == 1 else joined | {"own_sizes": own}
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ...distillation.losses import transfer_loss
 from ...distillation.roles import NOBODY, Peers
 from ...errors import DataError
 from ..maps import Size, coarsest_grid
@@ -65,64 +63,6 @@ def cell_teachers(teacher: Tensor, labels: Tensor, size: Size, ignore_index: int
     return cells.where(valid, NOBODY)
 
 
-def dense_transfer(
-    log_probs: Peers,
-    teacher: Tensor,
-    labels: Tensor,
-    *,
-    temperature: float = 1.0,
-    detach: Literal["teacher", "none"] = "teacher",
-    source: Peers | None = None,
-    ignore_index: int = 255,
-    size: Size | None = None,
-    chunk_rows: int | None = None,
-) -> Tensor:
-    """
-    Per image, the mean over its valid pixels of `T^2 KL(p_t || p_m)` over all classes, for every peer `m != t`.
-
-    A mean, not a sum, over pixels and a sum, not a mean, over classes: the value does not grow with the resolution.
-    Invalid pixels of the grid, and pixels all of whose labels are ignored in a peer's own resolution, change nothing
-    in value or gradient, whatever they hold. Chunks of rows change nothing either, but memory: only the gradients of
-    the given maps and one chunk live at a time, and each chunk is computed again on the way back.
-
-    Args:
-        log_probs (N of `torch.Tensor` `[B, C, h, w]`, or one `[N, B, C, h, w]`):
-            The peers' log-probabilities, or logits, of the same classes; resolutions may differ.
-        teacher (`torch.Tensor`, int64): roles `[B]`, `[B, C]` or `[B, h, w]`, see [`cell_teachers`].
-        labels (`torch.Tensor` `[B, H, W]`, integer): the truth, of which only regions are used here.
-        temperature (`float`, *optional*, defaults to 1.0): softens both sides, > 0.
-        detach (`"teacher"` or `"none"`, *optional*, defaults to `"teacher"`): `"none"` also moves the teacher.
-        source (as `log_probs`, *optional*): what teachers say, where it is not `log_probs` themselves.
-        ignore_index (`int`, *optional*, defaults to 255): label of pixels that do not count.
-        size (`tuple[int, int]`, *optional*):
-            The grid on which peers meet; by default the coarsest of theirs, `labels.shape[1:]` for full size.
-        chunk_rows (`int`, *optional*): rows of the grid that are handled at a time, see [`~grids.row_chunks`].
-
-    Returns:
-        `torch.Tensor` `[N, B]`, fp32 (float64 for such inputs): exactly 0, with gradient exactly 0, for images without
-        valid pixels.
-
-    Raises:
-        [`ConfigError`]: temperature or `detach` out of range.
-        [`DataError`]: shapes that do not fit together.
-
-    Source: arXiv 2510.22208 for who learns from whom; its segmentation code passes no gradient on.
-
-    Example:
-
-    ```python
-    >>> peers = torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log().reshape(2, 1, 2, 1, 1).expand(2, 1, 2, 8, 8)
-    >>> dense_transfer(peers, torch.tensor([0]), torch.zeros(1, 32, 32, dtype=torch.long))
-    tensor([[0.0000],
-            [0.3681]])
-    ```
-    """
-    pull = partial(_transfer, temperature=temperature, detach=detach)
-    return mean_over_pixels(
-        pull, log_probs, teacher, labels, source=source, ignore_index=ignore_index, size=size, chunk_rows=chunk_rows
-    )
-
-
 def mean_over_pixels(
     pull: Pull,
     log_probs: Peers,
@@ -136,7 +76,12 @@ def mean_over_pixels(
     classes: Tensor | None = None,
 ) -> Tensor:
     """
-    [`dense_transfer`] with any loss per cell, such as one that also holds teachers to their starts.
+    Per image, the mean over its valid pixels of a loss per cell, such as the KL over all classes towards a teacher.
+
+    A mean, not a sum, over pixels: the value does not grow with the resolution. Invalid pixels of the grid, and pixels
+    all of whose labels are ignored in a peer's own resolution, change nothing in value or gradient, whatever they
+    hold. Chunks of rows change nothing either, but memory: only the gradients of the given maps and one chunk live at
+    a time, and each chunk is computed again on the way back.
 
     Args:
         pull (`Callable`):
@@ -153,10 +98,13 @@ def mean_over_pixels(
         classes (`torch.Tensor` `[B, h, w]`, *optional*, int64): of the grid's cells, for a pull that looks at them.
 
     Returns:
-        `torch.Tensor` `[N, B]`.
+        `torch.Tensor` `[N, B]`, fp32 (float64 for such inputs): exactly 0, with gradient exactly 0, for images without
+        valid pixels.
 
     Raises:
         [`DataError`]: shapes that do not fit together.
+
+    Source: arXiv 2510.22208 for who learns from whom; its segmentation code passes no gradient on.
 
     Example:
 
@@ -191,12 +139,6 @@ def mean_over_pixels(
     spans = [(start, stop, [r.source_rows(start, stop) for r in resamplers]) for start, stop in chunks]
     total: Tensor = _SumOverChunks.apply(rows_sum, spans, *maps)
     return total / count
-
-
-def _transfer(
-    live: list[Tensor], said: list[Tensor] | None, teacher: Tensor, classes: None, temperature: float, detach: Any
-) -> Tensor:
-    return transfer_loss(live, teacher, temperature=temperature, detach=detach, source=said)
 
 
 def _wrong_roles(teacher: Tensor, labels: Tensor, size: Size) -> str:

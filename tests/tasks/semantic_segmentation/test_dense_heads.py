@@ -15,8 +15,11 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
 )
 
+from hf_mutual_kd import Cohort, PeerSpec
+from hf_mutual_kd.distillation.label_alignment import label_list
 from hf_mutual_kd.errors import LabelError, PeerError
-from hf_mutual_kd.tasks.semantic_segmentation.heads import head_of, label_list_of, with_task_input
+from hf_mutual_kd.peers.loading import LoadedPeer
+from hf_mutual_kd.tasks.semantic_segmentation.heads import head_of, with_task_input
 
 TINY = {"hidden_sizes": [4, 4, 4, 4], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 1, 1]}
 
@@ -53,13 +56,16 @@ def test_models_that_do_not_segment_are_refused():
 def test_labels_come_in_the_order_of_the_logits():
     """Ids read from JSON are strings, and sorted as such 10 comes before 2; ids that start at 1 shift every class."""
     model = tiny_segmenter("segformer")
-    assert label_list_of(model) == label_list_of(tiny_segmenter("mask2former")) == CLASSES
+    assert label_list(model.config) == label_list(tiny_segmenter("mask2former").config) == CLASSES
     model.config.id2label = {str(i): f"c{i}" for i in reversed(range(12))}
-    assert label_list_of(model) == [f"c{i}" for i in range(12)]
-    assert label_list_of(torch.nn.Conv2d(3, 5, 1)) == []
+    assert label_list(model.config) == [f"c{i}" for i in range(12)]
+    assert label_list(None) == []
     model.config.id2label = {1: "wall", 2: "sky"}
     with pytest.raises(LabelError, match="id 0"):
-        label_list_of(model)
+        label_list(model.config)
+    peer = LoadedPeer(model, lambda images: None, PeerSpec("x"))
+    with pytest.raises(LabelError, match="peer 'shifted': the 2 labels of a SegformerConfig must have the ids 0 to 1"):
+        Cohort({"shifted": peer}, "semantic-segmentation")
 
 
 def test_the_task_input_is_the_processors_own():

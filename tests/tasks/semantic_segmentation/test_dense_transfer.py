@@ -19,11 +19,20 @@ from hf_mutual_kd.tasks.semantic_segmentation.grids import (
     pixel_scores,
     valid_cells,
 )
-from hf_mutual_kd.tasks.semantic_segmentation.transfer import cell_teachers, dense_transfer, mean_over_pixels
+from hf_mutual_kd.tasks.semantic_segmentation.transfer import cell_teachers, mean_over_pixels
 
 CLASSES = 4
 SAME = ((4, 5), (4, 5))
 MIXED = ((8, 10), (4, 5), (16, 20))
+
+
+def dense_transfer(peers, teacher, labels, temperature=1.0, detach="teacher", **grid):
+    """The mean over an image's valid pixels of `transfer_loss`."""
+
+    def pull(live, said, cells, classes):
+        return transfer_loss(live, cells, temperature=temperature, detach=detach, source=said)
+
+    return mean_over_pixels(pull, peers, teacher, labels, **grid)
 
 
 def peers_of(*grids, batch=3, classes=CLASSES, dtype=torch.float32, seed=0):

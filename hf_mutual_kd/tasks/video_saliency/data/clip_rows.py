@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from ....data.views import MASK, MIX
+from ....data.views import draws_of
 from ....errors import ConfigError, DataError
 from .clips import Policy, clip_frames, evaluation_targets, training_target
 from .fingerprint import COVERS, fingerprint_videos
@@ -176,7 +176,6 @@ def load_clip(
     policies: Mapping[str, Policy],
     view: ClipView | None = None,
     epoch: int = 0,
-    backend: str = "pyav",
     max_side: int | None = None,
 ) -> Clip:
     """Decode the frames that any peer needs once, change them and the truth alike, and give each peer its own.
@@ -186,7 +185,6 @@ def load_clip(
         policies (`dict[str, ClipPolicy]`): for each peer its clip policy.
         view ([`ClipView`], *optional*): the shared random view; none for evaluation.
         epoch (`int`, *optional*, defaults to 0): of the view's draws.
-        backend (`str`, *optional*, defaults to `"pyav"`): of [`open_frames`].
         max_side (`int`, *optional*): to which longer sides are shrunk while decoding.
 
     Returns:
@@ -198,7 +196,7 @@ def load_clip(
     video, target = row["source"], row["frame"]
     numbers = {peer: clip_frames(target, video.shot(target), policy) for peer, policy in policies.items()}
     union = sorted({number for clip in numbers.values() for number in clip})
-    with video.open(backend, max_side) as reader:
+    with video.open(max_side) as reader:
         frames = torch.from_numpy(reader.frames(union))
     density, points = video.truth.density(target), video.truth.points(target)
     if view is not None:
@@ -239,9 +237,7 @@ class ClipView:
         self, frames: Tensor, density: np.ndarray, points: np.ndarray, sample_id: int, epoch: int
     ) -> tuple[Tensor, np.ndarray, np.ndarray]:
         """Frames uint8 `[T, H, W, 3]`, density `[h, w]` and points `[K, 2]`, all changed alike."""
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: it would also seed the GPUs, whose state is not put back.
-            torch.default_generator.manual_seed((self.seed * 1_000_003 + epoch * 7_919 + sample_id * MIX) & MASK)
+        with draws_of(self.seed, epoch, sample_id):
             frames, density, points = self._cropped(frames, density, points)
             if self.flip and torch.rand(()) < 0.5:
                 frames, density = frames.flip(2), np.ascontiguousarray(density[:, ::-1])

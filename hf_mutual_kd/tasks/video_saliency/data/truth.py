@@ -121,10 +121,10 @@ class SaliencyVideo:
     truth: Truth
     cuts: tuple[int, ...] = ()
 
-    def open(self, backend: str = "pyav", max_side: int | None = None) -> VideoReader:
+    def open(self, max_side: int | None = None) -> VideoReader:
         """A reader of its frames; close it."""
         source = self.source.read() if isinstance(self.source, LazyRow) else self.source
-        return open_frames(source, backend, max_side)
+        return open_frames(source, max_side)
 
     def shot(self, frame: int) -> range:
         """The frames between the two cuts around a frame."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ...maps import padded, unpadded
 from .fixations import fixation_map
 
 DENSITY, FIXATIONS = 0, 1
@@ -39,10 +39,7 @@ def as_truth(density: np.ndarray, points: np.ndarray) -> Tensor:
 
 def join_truths(truths: Sequence[Tensor]) -> Tensor:
     """B truths `[2, H_i, W_i]` as `[B, 2, H, W]`, smaller ones padded below and to the right with `OUTSIDE`."""
-    height, width = (max(truth.shape[axis] for truth in truths) for axis in (1, 2))
-    return torch.stack(
-        [F.pad(truth, (0, width - truth.shape[2], 0, height - truth.shape[1]), value=OUTSIDE) for truth in truths]
-    )
+    return torch.stack(padded(truths, OUTSIDE))
 
 
 def split_truths(labels: Tensor) -> list[Tensor]:
@@ -57,9 +54,7 @@ def split_truths(labels: Tensor) -> list[Tensor]:
     [(2, 1, 3), (2, 2, 2)]
     ```
     """
-    inside = labels[:, DENSITY] != OUTSIDE
-    sizes = torch.stack([inside[:, :, 0].sum(1), inside[:, 0].sum(1)], dim=1).tolist()
-    return [truth[:, :height, :width] for truth, (height, width) in zip(labels, sizes, strict=True)]
+    return unpadded(labels, labels[:, DENSITY] != OUTSIDE)
 
 
 def has_density(labels: Tensor) -> Tensor:
