@@ -9,10 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from hf_mutual_kd.files import write_text
-from hf_mutual_kd.reports.model_card import EXAMPLES, write_cards
-from hf_mutual_kd.reports.results import markdown
-from hf_mutual_kd.reports.run_records import read_records
+from hf_mutual_kd import EXAMPLES, markdown, read_records, write_cards, write_text
 
 RECORDS = ("cohort.json", "results.json", "history.jsonl", "summary.json", "roles.parquet")
 CARD = ("README.md", "config.json", "figures")

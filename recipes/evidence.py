@@ -32,12 +32,17 @@ from evidence_settings import SETTINGS, Plan, Setting, objective_of
 from torch import Tensor
 from tqdm import tqdm
 
-from hf_mutual_kd import Cohort, Objective, PeerSpec
-from hf_mutual_kd._version import __version__
-from hf_mutual_kd.distillation.rule_fitting import total_of
-from hf_mutual_kd.errors import MutualKDError
-from hf_mutual_kd.files import write_json, write_text
-from hf_mutual_kd.peers.loading import LoadedPeer
+from hf_mutual_kd import (
+    Cohort,
+    LoadedPeer,
+    MutualKDError,
+    Objective,
+    PeerSpec,
+    __version__,
+    total_of,
+    write_json,
+    write_text,
+)
 
 WEIGHT_DECAY = 1e-5
 QUICK_ROWS, QUICK_STEPS = 320, 2

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from hf_mutual_kd.errors import DataError
+from hf_mutual_kd import DataError
 
 EMBEDDED = Path(__file__).resolve().parent / "embedded" / "fashion_mnist"
 SPLIT_SEED = 20251022

@@ -15,7 +15,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
-from hf_mutual_kd.files import whole
+from hf_mutual_kd import whole
 
 BATCH_SIZE = 128
 EVALUATION_BATCH = 1_000

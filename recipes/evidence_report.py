@@ -11,8 +11,7 @@ from typing import Any
 from evidence_settings import Setting
 from matplotlib.figure import Figure
 
-from hf_mutual_kd.files import whole
-from hf_mutual_kd.reports.terminal import render
+from hf_mutual_kd import render, whole
 
 COLUMNS = ("peer", "start", "control", "arm", "Δ mean ± sd", "min", "bar", "reached", "flips + −", "reference Δ")
 NOISE = 0.15

@@ -8,7 +8,7 @@ from typing import Literal
 
 from evidence_models import Start
 
-from hf_mutual_kd.distillation.objective import BestRule, FrozenSource, LiveSource, MeanRule, Objective
+from hf_mutual_kd import BestRule, FrozenSource, LiveSource, MeanRule, Objective
 
 Arm = Literal["control", "default", "reference", "mean"]
 

@@ -35,12 +35,17 @@ from hunt_report import Found, draw, markdown, outcome_table
 from hunt_settings import POOL, REGIMES, Plain, Regime, Way, draw_pairs
 from torch import Tensor
 
-from hf_mutual_kd import Cohort, PeerSpec
-from hf_mutual_kd._version import __version__
-from hf_mutual_kd.errors import MutualKDError
-from hf_mutual_kd.files import write_json, write_text
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.scoring.scout.ranking import complement, ensemble_right
+from hf_mutual_kd import (
+    Cohort,
+    LoadedPeer,
+    MutualKDError,
+    PeerSpec,
+    __version__,
+    complement,
+    ensemble_right,
+    write_json,
+    write_text,
+)
 
 SIX = tuple(name for name in POOL if not name.startswith("vitt"))
 COHORTS = (SIX, tuple(POOL))

@@ -14,8 +14,7 @@ from evidence_report import markdown_table
 from hunt_settings import REGIMES, WEAK
 from matplotlib.figure import Figure
 
-from hf_mutual_kd.files import whole
-from hf_mutual_kd.reports.terminal import render
+from hf_mutual_kd import render, whole
 
 Pair = tuple[str, ...]
 NOISE_SDS = 2.0

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 
 from evidence_models import Start
 
-from hf_mutual_kd.config.options import TransferOptions
-from hf_mutual_kd.distillation.objective import SOURCES, Objective, make_rule
+from hf_mutual_kd import SOURCES, Objective, TransferOptions, make_rule
 
 POOL = {
     **{f"{member}_{seed}": Start(member, seed) for member in ("cnn", "mlp") for seed in range(3)},

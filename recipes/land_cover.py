@@ -26,8 +26,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from tqdm import tqdm
 
-from hf_mutual_kd.errors import DataError
-from hf_mutual_kd.files import whole, write_bytes, write_text
+from hf_mutual_kd import DataError, whole, write_bytes, write_text
 
 CLASS_NAMES = (
     "water",

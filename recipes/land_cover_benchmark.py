@@ -32,9 +32,7 @@ from land_cover_report import ARMS, Benchmark, Place, describe, draw, draw_map, 
 from land_cover_training import BATCH_SIZE, EPOCHS, SPECIALISTS, STARTS, Job, fingerprint, run
 from PIL import Image
 
-from hf_mutual_kd._version import __version__
-from hf_mutual_kd.errors import DataError, MutualKDError
-from hf_mutual_kd.files import write_bytes, write_json, write_text
+from hf_mutual_kd import DataError, MutualKDError, __version__, write_bytes, write_json, write_text
 
 EMBEDDED_TILES = "recipes/embedded_segmentation/land_cover"
 """The same tiles, where nothing can be fetched."""

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_mutual_kd.reports.card_figures import png
-from hf_mutual_kd.reports.results import verdict
-from hf_mutual_kd.reports.terminal import percent, render
+from hf_mutual_kd import percent, png, render, verdict
 
 METRICS = "mIoU", "fwIoU", "mACC", "pACC"
 

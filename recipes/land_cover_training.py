@@ -18,16 +18,24 @@ import torch
 from torch.nn import functional
 from transformers import PrinterCallback, logging
 
-from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, Objective
-from hf_mutual_kd._version import __version__
-from hf_mutual_kd.config.options import RecipeOptions
-from hf_mutual_kd.data.collator import identified
-from hf_mutual_kd.data.masks import IGNORE
-from hf_mutual_kd.data.splits import Splits
-from hf_mutual_kd.distillation.objective import BestRule, FixedRule, LiveSource
-from hf_mutual_kd.files import write_json
-from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs
-from hf_mutual_kd.tasks.semantic_segmentation.task import SemanticSegmentation, scored_labels
+from hf_mutual_kd import (
+    IGNORE,
+    BestRule,
+    Cohort,
+    FixedRule,
+    LiveSource,
+    MutualKDConfig,
+    MutualKDTrainer,
+    Objective,
+    RecipeOptions,
+    SemanticSegmentation,
+    Splits,
+    __version__,
+    dense_log_probs,
+    identified,
+    scored_labels,
+    write_json,
+)
 
 STARTS = Path(__file__).resolve().parent / "embedded_segmentation" / "peers"
 SPECIALISTS = "segformer", "mask2former"

@@ -16,8 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_mutual_kd.files import write_text
-from hf_mutual_kd.reports.results import verdict
+from hf_mutual_kd import verdict, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "recipes/configs/embedded_saliency.yaml"

@@ -7,7 +7,7 @@ query-based peer on satellite images of land cover, no network needed.
 import sys
 from pathlib import Path
 
-from hf_mutual_kd.experiments.launch import launch
+from hf_mutual_kd import launch
 
 EMBEDDED = Path(__file__).parent / "configs" / "embedded_segmentation.yaml"
 

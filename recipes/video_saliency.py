@@ -8,7 +8,7 @@ a data set of videos and fixations on the Hub.
 import sys
 from pathlib import Path
 
-from hf_mutual_kd.experiments.launch import launch
+from hf_mutual_kd import launch
 
 EMBEDDED = Path(__file__).parent / "configs" / "embedded_saliency.yaml"
 

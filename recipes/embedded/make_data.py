@@ -19,7 +19,7 @@ from datasets import ClassLabel, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hf_mutual_kd.files import whole
+from hf_mutual_kd import whole
 
 HERE = Path(__file__).resolve().parent
 SOURCE = Path("/usr/share/datasets/fashion-mnist")

@@ -40,7 +40,7 @@ from transformers import (
     logging,
 )
 
-from hf_mutual_kd.files import staged
+from hf_mutual_kd import staged
 
 HERE = Path(__file__).resolve().parent
 SEED = 20251022

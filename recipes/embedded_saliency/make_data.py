@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from datasets import Features, List, Value, Video
 from PIL import Image
 
-from hf_mutual_kd.files import whole
+from hf_mutual_kd import whole
 
 HERE = Path(__file__).resolve().parent
 SPRITES = HERE.parent / "embedded" / "fashion_mnist"

@@ -26,14 +26,20 @@ from make_data import HEIGHT, OBSERVERS, SEED, SIGMA, SPRITES, WIDTH, draw, make
 from tqdm import tqdm
 from transformers import ConvNextConfig, VideoMAEConfig, logging
 
-from hf_mutual_kd.config.options import RecipeOptions
-from hf_mutual_kd.files import staged
-from hf_mutual_kd.tasks.video_saliency import VideoSaliencyConfig, VideoSaliencyModel, VideoSaliencyProcessor
-from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows, load_clip
-from hf_mutual_kd.tasks.video_saliency.data.clips import ClipPolicy, clip_frames
-from hf_mutual_kd.tasks.video_saliency.data.fixations import fixation_density
-from hf_mutual_kd.tasks.video_saliency.data.layouts import load_videos
-from hf_mutual_kd.tasks.video_saliency.metrics.functions import cc
+from hf_mutual_kd import (
+    ClipPolicy,
+    ClipRows,
+    RecipeOptions,
+    VideoSaliencyConfig,
+    VideoSaliencyModel,
+    VideoSaliencyProcessor,
+    cc,
+    clip_frames,
+    fixation_density,
+    load_clip,
+    load_videos,
+    staged,
+)
 
 HERE = Path(__file__).resolve().parent
 CLIPS, LENGTH = 240, 40

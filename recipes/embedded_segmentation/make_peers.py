@@ -45,9 +45,7 @@ from transformers import (
     logging,
 )
 
-from hf_mutual_kd.files import staged
-from hf_mutual_kd.tasks.semantic_segmentation.metrics import SegmentationScores
-from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs
+from hf_mutual_kd import SegmentationScores, dense_log_probs, staged
 
 HERE = Path(__file__).resolve().parent
 SEED = 20251022

@@ -10,7 +10,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from hf_mutual_kd.files import write_text
+from hf_mutual_kd import write_text
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))

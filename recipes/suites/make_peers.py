@@ -26,7 +26,7 @@ from transformers import (
     logging,
 )
 
-from hf_mutual_kd.files import staged
+from hf_mutual_kd import staged
 
 RECIPES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(RECIPES))
