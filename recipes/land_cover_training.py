@@ -27,6 +27,7 @@ from hf_mutual_kd import (
     MutualKDConfig,
     MutualKDTrainer,
     Objective,
+    PeerSpec,
     RecipeOptions,
     SemanticSegmentation,
     Splits,
@@ -165,7 +166,6 @@ def trainer_of(job: Job, task: SemanticSegmentation, splits: Splits, folder: Pat
     """The product's trainer, set up for a job."""
     config = MutualKDConfig(
         str(folder),
-        peer_learning_rates=dict(zip(job.peers, job.rates, strict=True)),
         lr_scheduler_type="cosine",
         num_train_epochs=EPOCHS,
         per_device_train_batch_size=BATCH_SIZE,
@@ -181,7 +181,12 @@ def trainer_of(job: Job, task: SemanticSegmentation, splits: Splits, folder: Pat
     )
     torch.manual_seed(job.seed)
     cohort = Cohort.from_pretrained(
-        {peer: str(STARTS / peer) for peer in job.peers}, task=task, label_names=splits.label_names
+        {
+            peer: PeerSpec(str(STARTS / peer), learning_rate=rate)
+            for peer, rate in zip(job.peers, job.rates, strict=True)
+        },
+        task=task,
+        label_names=splits.label_names,
     )
     trainer = MutualKDTrainer(cohort, config, splits.train, splits.validation, objective=objective_of(job))
     trainer.remove_callback(PrinterCallback)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
+
+from ..config.fields import option
+from ..config.rules import COUNT
 
 
-def add_compare_options(parser: argparse.ArgumentParser) -> None:
+@dataclass
+class CompareOptions:
     """Options of `compare`."""
-    parser.add_argument("--config", required=True, metavar="SUITE.yaml", help="the suite, see recipes/suites")
-    parser.add_argument("--processes", type=int, default=1, metavar="K", help="arms to train at a time, 1 by default")
-    parser.add_argument("--output_dir", metavar="DIR", help="where arms and tables go; the suite's when left out")
-    parser.add_argument("--only", metavar="ARM", help="train this one arm and write no table")
+
+    config: str = option("run", "", "The suite, see recipes/suites.", required=True, metavar="SUITE.yaml")
+    processes: int = option("machine", 1, "Arms to train at a time.", rule=COUNT)
+    output_dir: str | None = option("output", None, "Where arms and tables go; the suite's when left out.")
+    only: str | None = option("run", None, "Train this one arm and write no table.", metavar="ARM")
 
 
-def run_compare(options: argparse.Namespace) -> None:
+def run_compare(options: CompareOptions) -> None:
     """Train what has not finished and print the table."""
     from ..experiments.run_suite import run_one, run_suite
 

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from ..config.fields import option
+from ..config.rules import COUNT
 from ..errors import ExportError
 
 if TYPE_CHECKING:
     from ..export.onnx import Exported
 
 
-def add_export_options(parser: argparse.ArgumentParser) -> None:
+@dataclass
+class ExportOptions:
     """Options of `export`."""
-    parser.add_argument("place", metavar="RUN_DIR|MODEL_DIR", help="folder of a run, or of one model")
-    parser.add_argument("--format", choices=["onnx"], default="onnx", help="of the files")
-    parser.add_argument("--int8", action="store_true", help="also a quantised file, a quarter of the size")
-    parser.add_argument("--peers", nargs="+", metavar="NAME", help="only these peers")
-    parser.add_argument("--out", metavar="FOLDER", help="where to; onnx/ in each peer's folder when left out")
-    parser.add_argument("--dataset", help="the data set to check with; the run's when left out")
-    parser.add_argument("--samples", type=int, default=256, help="of the test split to check with (256)")
-    parser.add_argument(
-        "--max_drop", type=float, default=2.0, help="points of accuracy, or hundredths of CC, that int8 may lose (2)"
+
+    place: str = option(
+        "run", "", "Folder of a run, or of one model.", positional=True, required=True, metavar="RUN_DIR|MODEL_DIR"
     )
-    parser.add_argument("--push", metavar="NAMESPACE", help="push the peers with their cards and ONNX files")
+    peers: list[str] | None = option("peers", None, "Only these peers.", metavar="NAME …")
+    format: Literal["onnx"] = option("output", "onnx", "Of the files.")
+    int8: bool = option("output", False, "Also a quantized file, a quarter of the size.")
+    out: str | None = option("output", None, "Where to; onnx/ in each peer's folder when left out.", metavar="FOLDER")
+    dataset: str | None = option("data", None, "The data set to check with; the run's when left out.", place=True)
+    samples: int = option("data", 256, "Of the test split to check with.", rule=COUNT)
+    max_drop: float = option("output", 2.0, "Points of accuracy, or hundredths of CC, that int8 may lose.")
+    push: str | None = option("hub", None, "Push the peers with their cards and ONNX files.", metavar="NAMESPACE")
 
 
-def run_export(options: argparse.Namespace) -> None:
+def run_export(options: ExportOptions) -> None:
     """Export, print the table, push where that was asked for, and fail where a file was refused."""
     if options.push and (options.out or not (Path(options.place) / "cohort.json").is_file()):
         raise ExportError("--push sends the peers of a run with the files in their folders: give RUN_DIR and no --out")

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
+from ..config.fields import option
 from ..errors import OutputFolderError
 
 
-def add_report_options(parser: argparse.ArgumentParser) -> None:
+@dataclass
+class ReportOptions:
     """Options of `report`."""
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="folder of a run (a recipe's output_dir); several compare"
+
+    runs: list[str] = option(
+        "run",
+        [],
+        "Folder of a run (a training's output_dir); several compare.",
+        positional=True,
+        required=True,
+        metavar="RUN …",
     )
-    parser.add_argument("--out", metavar="FOLDER", help="where the page goes; the run's report/ when left out")
-    parser.add_argument("--dataset", help="where the run's data set is now: takes the images of flipped samples anew")
+    out: str | None = option("output", None, "Where the page goes; the run's report/ when left out.", metavar="FOLDER")
+    dataset: str | None = option(
+        "data", None, "Where the run's data set is now: takes the images of flipped samples anew.", place=True
+    )
 
 
-def run_report(options: argparse.Namespace) -> None:
+def run_report(options: ReportOptions) -> None:
     """Write the page and say where it is."""
     from ..reports.html_report import compare_runs, write_report
     from ..reports.run_records import read_records

@@ -1,85 +1,69 @@
-"""The command `hf-mutual-kd saliency`: a table of its own commands; what is heavy is imported when one runs."""
+"""The commands `hf-mutual-kd saliency …`; what is heavy is imported when one runs."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..config.fields import option
+from ..config.options import OnBadImage
+from ..config.rules import COUNT, NOT_NEGATIVE
 
 if TYPE_CHECKING:
     from ..tasks.video_saliency.model.modeling_video_saliency import VideoSaliencyModel
     from ..tasks.video_saliency.model.processing_video_saliency import VideoSaliencyProcessor
 
 
-class Subcommand(NamedTuple):
-    """One command: its line of help, what adds its options, what runs it."""
-
-    help: str
-    add_options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
-
-
-def add_saliency_options(parser: argparse.ArgumentParser) -> None:
-    """The commands of `saliency`, each with its options."""
-    commands = parser.add_subparsers(dest="saliency_command", required=True, metavar="COMMAND")
-    for name, command in SUBCOMMANDS.items():
-        command.add_options(commands.add_parser(name, help=command.help, description=command.help))
-
-
-def run_saliency(options: argparse.Namespace) -> None:
-    """Run one command of `saliency`."""
-    SUBCOMMANDS[options.saliency_command].run(options)
-
-
-def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+@dataclass
+class EvaluateOptions:
     """Options of `saliency evaluate`."""
-    add = parser.add_argument
-    add("predictions", metavar="PREDICTIONS", help="folder of VIDEO/FRAME.png (8 or 16 bits) or .npy, of any model")
-    add("ground_truth", metavar="GROUND_TRUTH", help="folder of VIDEO/maps and VIDEO/fixation (images or .mat)")
-    add(
-        "--layout",
-        default="dhf1k",
-        choices=("dhf1k", "hollywood2", "ucf", "frames"),
-        help="of the ground truth; frames: one video, maps and fixation themselves (default: dhf1k)",
+
+    predictions: str = option(
+        "data",
+        "",
+        "Folder of VIDEO/FRAME.png (8 or 16 bits) or .npy, of any model.",
+        positional=True,
+        required=True,
+        metavar="PREDICTIONS",
     )
-    add(
-        "--protocol",
-        default="raw",
-        choices=("raw", "dhf1k"),
-        help="dhf1k: first resize, blur and write to 8 bits, as that server sees maps (default: raw)",
+    ground_truth: str = option(
+        "data",
+        "",
+        "Folder of VIDEO/maps and VIDEO/fixation (images or .mat).",
+        positional=True,
+        required=True,
+        metavar="GROUND_TRUTH",
     )
-    add("--resize", action="store_true", help="bring predictions of another size to the truth's")
-    add(
-        "--metrics",
-        nargs="+",
-        metavar="NAME",
-        help="of auc_judd auc_uniform auc_shuffled nss cc sim kld ig; all (ig with --baseline) if unset",
+    layout: Literal["dhf1k", "hollywood2", "ucf", "frames"] = option(
+        "data", "dhf1k", "Of the ground truth; frames: one video, maps and fixation themselves."
     )
-    add(
-        "--sim",
-        default="mit",
-        choices=("mit", "tuebingen"),
-        help="mit stretches maps to 0..1 before SIM (default: mit)",
+    videos: list[str] = option("data", [], "Only these, by name or pattern such as '06*'.", metavar="NAME …")
+    on_bad_frame: OnBadImage = option("data", "raise", "About missing, surplus, unreadable and wrongly sized files.")
+    protocol: Literal["raw", "dhf1k"] = option(
+        "run", "raw", "dhf1k: first resize, blur and write to 8 bits, as that server sees maps."
     )
-    add("--nss_ddof", type=int, default=1, choices=(0, 1), help="of NSS' standard deviation: 1 MIT, 0 Tuebingen")
-    add("--baseline", metavar="MAP", help="density for ig (.npy or image), such as a centre prior")
-    add(
-        "--shuffled_pool",
-        default="others",
+    resize: bool = option("run", False, "Bring predictions of another size to the truth's.")
+    metrics: list[str] | None = option(
+        "run",
+        None,
+        "Of auc_judd auc_uniform auc_shuffled nss cc sim kld ig; all (ig with --baseline) if unset.",
+        metavar="NAME …",
+    )
+    sim: Literal["mit", "tuebingen"] = option("run", "mit", "mit stretches maps to 0..1 before SIM.")
+    nss_ddof: Literal[0, 1] = option("run", 1, "Of NSS' standard deviation: 1 MIT, 0 Tuebingen.")
+    baseline: str | None = option(
+        "run", None, "Density for ig (.npy or image), such as a centre prior.", metavar="MAP"
+    )
+    shuffled_pool: str = option(
+        "run",
+        "others",
+        "Negatives of auc_shuffled: fixations of all other videos, or of a folder of this layout.",
         metavar="others|none|FOLDER",
-        help="negatives of auc_shuffled: fixations of all other videos, or of a folder of this layout",
     )
-    add("--videos", nargs="+", default=(), metavar="NAME", help="only these, by name or pattern such as '06*'")
-    add(
-        "--on_bad_frame",
-        default="raise",
-        choices=("raise", "skip"),
-        help="about missing, surplus, unreadable and wrongly sized files (default: raise)",
-    )
-    add("--json", metavar="OUT", help="also write everything to this file")
+    json: str | None = option("output", None, "Also write everything to this file.", metavar="OUT")
 
 
-def run_evaluate(options: argparse.Namespace) -> None:
+def run_evaluate(options: EvaluateOptions) -> None:
     """Score folders of maps, print the table, write the JSON."""
     from pathlib import Path
 
@@ -117,39 +101,40 @@ def run_evaluate(options: argparse.Namespace) -> None:
         write_json(Path(options.json), without_nan(result))
 
 
-def add_predict_options(parser: argparse.ArgumentParser) -> None:
+@dataclass
+class PredictOptions:
     """Options of `saliency predict`."""
-    add = parser.add_argument
-    add("video", metavar="VIDEO", help="video file, or folder of images in numerical order")
-    add("--model", required=True, metavar="ID_OR_FOLDER[@REVISION]", help="a video saliency model")
-    add(
-        "--out",
+
+    video: str = option(
+        "data",
+        "",
+        "Video file, or folder of images in numerical order.",
+        positional=True,
+        required=True,
+        metavar="VIDEO",
+    )
+    model: str = option("peers", "", "A video saliency model.", required=True, metavar="ID_OR_FOLDER[@REVISION]")
+    trust_remote_code: bool = option("peers", False, "Run code that comes with the model.")
+    out: str = option(
+        "output",
+        "",
+        "Video with the map over it, or a new folder for that, maps (16 bits) and density (8 bits).",
         required=True,
         metavar="OUT.mp4|FOLDER",
-        help="video with the map over it, or a new folder for that, maps (16 bits) and density (8 bits)",
     )
-    add("--maps", default="png", choices=("png", "npy"), help="how a folder's maps are written (default: png)")
-    add(
-        "--start",
-        default="repeat",
-        choices=("repeat", "reverse"),
-        help="before a shot's first frame comes itself, or what follows in reverse (default: repeat)",
+    maps: Literal["png", "npy"] = option("output", "png", "How a folder's maps are written.")
+    start: Literal["repeat", "reverse"] = option(
+        "run", "repeat", "Before a shot's first frame comes itself, or what follows in reverse."
     )
-    add(
-        "--stride", type=int, default=1, help="predict every so many frames, the others keep the last map (default: 1)"
+    stride: int = option("run", 1, "Predict every so many frames, the others keep the last map.", rule=COUNT)
+    cut_threshold: float = option(
+        "run", 0.5, "Change of colours, 0 to 1, from which a new shot begins; above 1: never.", rule=NOT_NEGATIVE
     )
-    add(
-        "--cut_threshold",
-        type=float,
-        default=0.5,
-        help="change of colours, 0 to 1, from which a new shot begins; above 1: never (default: 0.5)",
-    )
-    add("--batch_size", type=int, default=1, help="clips predicted at once (default: 1)")
-    add("--device", help="such as cpu or cuda:0; a GPU where there is one when left out")
-    add("--trust_remote_code", action="store_true", help="run code that comes with the model")
+    batch_size: int = option("machine", 1, "Clips predicted at once.", rule=COUNT)
+    device: str | None = option("machine", None, "Such as cpu or cuda:0; a GPU where there is one when left out.")
 
 
-def run_predict(options: argparse.Namespace) -> None:
+def run_predict(options: PredictOptions) -> None:
     """Predict every frame of a video, write overlay or maps, say how many frames there were."""
     from ..tasks.video_saliency.predict import check_out, predict_video
 
@@ -167,14 +152,6 @@ def run_predict(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
     )
     print(f"{count} frames → {options.out}")
-
-
-SUBCOMMANDS = {
-    "predict": Subcommand("Predict where people look in a video.", add_predict_options, run_predict),
-    "evaluate": Subcommand(
-        "Score folders of saliency maps against a ground truth.", add_evaluate_options, run_evaluate
-    ),
-}
 
 
 def load_for_prediction(

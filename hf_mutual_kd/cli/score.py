@@ -2,122 +2,91 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..config.options import MOST_KEPT, OnBadImage, RecipeOptions, TransferGrid, TransferOptions
+from ..config.fields import option
+from ..config.options import MOST_KEPT, DataOptions, OnBadImage, RecipeOptions, TransferGrid, TransferOptions
+from ..config.peers import PeerSpec
+from ..config.rules import COUNT, NOT_NEGATIVE, SEED
 from ..errors import ConfigError, PeerError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data.splits import Splits
-    from ..peers.spec import PeerSpec
     from ..scoring.score_table import ScoreTable
     from ..tasks.registry import Task
 
-DATA = (
-    "dataset",
-    "dataset_config",
-    "dataset_revision",
-    "train_split",
-    "validation_split",
-    "test_split",
-    "input_column",
-    "label_column",
-    "max_train_samples",
-    "max_eval_samples",
-)
-"""Options of a recipe that say which rows there are."""
 
-MAPS = ("label_names", "reduce_labels", "eval_frame_step", "on_bad_video")
-"""Further ones, of which most are for masks and videos."""
+@dataclass
+class ScoringOptions(DataOptions):
+    """What `score` and `scout` share: rows, and how scoring runs."""
 
+    seed: int = option("data", 42, "Draws halves and samples as a run's does.", rule=SEED)
+    on_bad_image: OnBadImage = option("data", "raise", "What an unreadable image does: stop, or be left out.")
+    label_alignment: Literal["exact", "subset"] = option("peers", "exact", "'subset': peers may know more classes.")
+    trust_remote_code: bool = option("peers", False, "Run code that a repository brings.")
+    batch_size: int = option("machine", 64, "Rows at a time and process.", rule=COUNT)
+    workers: int = option("machine", 0, "Processes that decode images.", rule=NOT_NEGATIVE)
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(
+        "machine", None, "Unset: what accelerate is set to."
+    )
+    use_cpu: bool = option("machine", False, "Leave an accelerator alone.")
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the data, as recipes have them."""
-    for item in dataclasses.fields(RecipeOptions):
-        if item.name in DATA:
-            kind = int if item.name.startswith("max_") else str
-            text = item.metadata["help"]
-            parser.add_argument(
-                f"--{item.name}", default=item.default, type=kind, required=item.name == "dataset", help=text
-            )
-    parser.add_argument("--seed", type=int, default=42, help="draws halves and samples as a run's does (default: 42)")
-    parser.add_argument("--on_bad_image", choices=("raise", "skip"), default="raise", help="stop, or leave rows out")
+    def check(self) -> None:
+        """Refuse what scoring cannot do.
+
+        Raises:
+            [`ConfigError`]: no data set, or a stream of one.
+        """
+        if self.dataset is None:
+            raise ConfigError("--dataset is missing: give a Hub id, a folder or Parquet files")
+        if self.streaming:
+            raise ConfigError("streaming is for training: scores are kept by a row's place, which a stream has not")
 
 
-def add_machine_options(parser: argparse.ArgumentParser) -> None:
-    """How scoring runs."""
-    parser.add_argument("--batch_size", type=int, default=64, help="rows at a time and process (default: 64)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode images (default: 0)")
-    parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="unset: what accelerate is set to")
-    parser.add_argument("--use_cpu", action="store_true", help="leave an accelerator alone")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run code that a repository brings")
-
-
-def add_score_options(parser: argparse.ArgumentParser) -> None:
+@dataclass
+class ScoreOptions(ScoringOptions):
     """Options of `score`."""
-    parser.add_argument("--peers", nargs="+", required=True, metavar="NAME=ID_OR_FOLDER[@REVISION]")
-    parser.add_argument("--peer_processors", nargs="+", default=[], metavar="NAME=ID_OR_FOLDER")
-    parser.add_argument("--out", required=True, metavar="TABLE", help="folder of the table; what is done stays")
-    parser.add_argument("--keep", default="none", help="of each distribution: none, topk:K or full (default: none)")
-    parser.add_argument("--split", choices=("train", "validation", "test"), default="train", help="rows to score")
-    parser.add_argument("--no_labels", action="store_true", help="the data set may lack labels")
-    parser.add_argument(
-        "--label_alignment", choices=("exact", "subset"), default="exact", help="'subset': peers may know more classes"
+
+    peers: dict[str, PeerSpec] = option(
+        "peers", {}, "NAME=ID_OR_FOLDER[@REVISION] …", required=True, metavar="NAME=ID …"
     )
-    parser.add_argument("--shard_rows", type=int, default=2048, help="rows of a file of the table (default: 2048)")
-    parser.add_argument(
-        "--max_bytes", type=int, default=MOST_KEPT, help=f"most that --keep may take (default: {MOST_KEPT})"
+    task: str = option("peers", "image-classification", "What the peers do.", metavar="TASK")
+    split: Literal["train", "validation", "test"] = option("data", "train", "Rows to score.")
+    no_labels: bool = option("data", False, "The data set may lack labels.")
+    epochs: int | None = option(
+        "data", None, "Of training videos: only the frames that so many epochs draw; unset: every frame.", rule=COUNT
     )
-    parser.add_argument(
-        "--task", default="image-classification", help="what the peers do (default: image-classification)"
-    )
-    parser.add_argument(
-        "--epochs", type=int, help="of training videos: only the frames that so many epochs draw; unset: every frame"
-    )
-    parser.add_argument("--transfer_grid", choices=get_args(TransferGrid), default="coarsest", help="as the run's")
-    add_data_options(parser)
-    add_map_options(parser)
-    add_machine_options(parser)
+    transfer_grid: TransferGrid = option("data", "coarsest", "Where maps meet, as the run's.")
+    out: str = option("output", "", "Folder of the table; what is done stays.", required=True, metavar="TABLE")
+    keep: str = option("output", "none", "Of each distribution: none, topk:K or full.", metavar="none|topk:K|full")
+    shard_rows: int = option("output", 2048, "Rows of a file of the table.", rule=COUNT)
+    max_bytes: int = option("output", MOST_KEPT, "Most that --keep may take.", rule=COUNT)
 
 
-def add_map_options(parser: argparse.ArgumentParser) -> None:
-    """Options of masks and videos, as recipes have them."""
-    settings: dict[str, dict[str, Any]] = {
-        "label_names": {"nargs": "+"},
-        "reduce_labels": {"nargs": "?", "const": "true", "choices": ("true", "false")},
-        "eval_frame_step": {"type": int},
-        "on_bad_video": {"choices": get_args(OnBadImage)},
-    }
-    for item in dataclasses.fields(RecipeOptions):
-        if item.name in MAPS:
-            parser.add_argument(f"--{item.name}", help=item.metadata["help"], **settings[item.name])
-
-
-def run_score(options: argparse.Namespace) -> None:
+def run_score(options: ScoreOptions) -> None:
     """Score the peers and say what was found."""
+    options.check()
     from accelerate import Accelerator
 
     from ..run_lock import claimed
     from ..tasks.registry import make_task
     from ..training.processes import check_launch, leave_together, on_main_process
 
-    specs = peer_specs(options.peers, options.peer_processors)
     task = make_task(options.task).configured(TransferOptions(transfer_grid=options.transfer_grid))
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     check_launch(accelerator.state)
     with on_main_process(accelerator.state, claimed(options.out, "--out")):
-        table = _score(options, specs, task, accelerator)
+        table = _score(options, task, accelerator)
     if accelerator.is_main_process:
         print(describe_table(table))
     leave_together()
 
 
-def _score(options: argparse.Namespace, specs: dict[str, PeerSpec], task: Task, accelerator: Any) -> ScoreTable:
+def _score(options: ScoreOptions, task: Task, accelerator: Any) -> ScoreTable:
     from ..peers.cohort import Cohort
     from ..scoring.score_peers import score_peers
     from ..scoring.score_table import counted
@@ -125,7 +94,7 @@ def _score(options: argparse.Namespace, specs: dict[str, PeerSpec], task: Task, 
     with accelerator.main_process_first():
         splits = load_checked(options, options.split, labels=not options.no_labels, task=task)
         cohort = Cohort.from_pretrained(
-            specs,
+            options.peers,
             task=task,
             label_names=splits.label_names,
             label_alignment=options.label_alignment,
@@ -149,30 +118,13 @@ def _score(options: argparse.Namespace, specs: dict[str, PeerSpec], task: Task, 
     )
 
 
-def peer_specs(peers: list[str], processors: list[str]) -> dict[str, PeerSpec]:
-    """The peers of the command line with the processors that were given for them."""
-    from ..peers.spec import parse_peers
-
-    specs = parse_peers(peers)
-    for entry in processors:
-        name, separator, source = entry.partition("=")
-        if not separator or not source or name not in specs:
-            raise ConfigError(
-                f"peer_processors: expected NAME=ID_OR_FOLDER of one of {', '.join(specs)}, got {entry!r}"
-            )
-        specs[name] = dataclasses.replace(specs[name], processor=source)
-    return specs
-
-
-def load_checked(options: argparse.Namespace, split: str, labels: bool = True, task: Task | None = None) -> Splits:
+def load_checked(options: ScoringOptions, split: str, labels: bool = True, task: Task | None = None) -> Splits:
     """The splits as a recipe would load them, those of `split` looked at; of image classification when unset."""
     from ..tasks.registry import make_task
 
-    given = {name: getattr(options, name, None) for name in (*DATA, *MAPS)}
-    given["reduce_labels"] = given["reduce_labels"] == "true"
-    recipe = RecipeOptions(**{name: value for name, value in given.items() if value is not None})
     task = task or make_task("image-classification")
-    splits = task.load_splits(recipe, options.seed, labels)
+    rows = RecipeOptions(**{item.name: getattr(options, item.name) for item in fields(DataOptions)})
+    splits = task.load_splits(rows, options.seed, labels)
     task.check_splits(splits, options.on_bad_image, (split,))
     return splits
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from ..config.fields import option
+from ..config.rules import COUNT, POSITIVE
 from ..errors import ConfigError, OutputFolderError
 from ..files import write_bytes
-from .score import DATA, add_data_options, add_machine_options, load_checked
+from .score import ScoringOptions, load_checked
 
 if TYPE_CHECKING:
     from ..scoring.scout.scout import Wanted
@@ -16,37 +18,33 @@ if TYPE_CHECKING:
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
 
-def add_scout_options(parser: argparse.ArgumentParser) -> None:
+@dataclass
+class ScoutOptions(ScoringOptions):
     """Options of `scout`."""
-    parser.add_argument("--model", required=True, metavar="ID_OR_FOLDER[@REVISION]", help="mine")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="of the results; an earlier search goes on")
-    parser.add_argument("--candidates", nargs="+", default=[], metavar="ID_OR_FOLDER[@REVISION]")
-    parser.add_argument("--search", metavar="WORDS", help="in the names of models on the Hub; the task's name for all")
-    parser.add_argument("--limit", type=int, default=20, help="candidates that a search should bring (default: 20)")
-    parser.add_argument("--max_params", type=quantity, metavar="100M", help="parameters of a candidate")
-    parser.add_argument("--license", help="of a candidate on the Hub, e.g. apache-2.0")
-    parser.add_argument(
-        "--max_disk",
-        type=quantity,
-        default=quantity("5GB"),
-        metavar="5GB",
-        help="for all pulled weights; older ones are removed again (default: 5GB)",
+
+    model: str = option("peers", "", "Mine.", required=True, metavar="ID_OR_FOLDER[@REVISION]")
+    candidates: list[str] = option("peers", [], "To look at.", metavar="ID_OR_FOLDER[@REVISION] …")
+    search: str | None = option("peers", None, "Words in the names of models on the Hub; the task's name for all.")
+    limit: int = option("peers", 20, "Candidates that a search should bring.", rule=COUNT)
+    max_params: str | None = option("peers", None, "Most parameters of a candidate.", metavar="100M")
+    license: str | None = option("peers", None, "Of a candidate on the Hub, e.g. apache-2.0.")
+    budget: str | None = option("peers", None, "Parameters of all proposed partners together.", metavar="300M")
+    samples: int = option("data", 2000, "Labelled rows to compare on.", rule=COUNT)
+    split: Literal["train", "validation"] = option("data", "validation", "To draw them from.")
+    out: str = option("output", "", "Folder of the results; an earlier search goes on.", required=True)
+    max_disk: str = option("machine", "5GB", "For all pulled weights; older ones are removed again.", metavar="5GB")
+    deadline_s: float | None = option(
+        "machine", None, "Seconds after which no further candidate is begun.", rule=POSITIVE
     )
-    parser.add_argument("--deadline_s", type=float, help="seconds after which no further candidate is begun")
-    parser.add_argument("--budget", type=quantity, metavar="300M", help="parameters of all proposed partners together")
-    parser.add_argument("--samples", type=int, default=2000, help="labelled rows to compare on (default: 2000)")
-    parser.add_argument("--split", choices=("train", "validation"), default="validation", help="to draw them from")
-    parser.add_argument(
-        "--label_alignment",
-        choices=("exact", "subset"),
-        default="exact",
-        help="'subset': models may know more classes",
-    )
-    add_data_options(parser)
-    add_machine_options(parser)
+
+    def to_train(self) -> dict[str, Any]:
+        """What a training says that reads the same rows: options other than their defaults."""
+        names = [item.name for item in fields(ScoringOptions) if item.metadata["group"] in ("data", "peers")]
+        defaults = ScoringOptions()
+        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(defaults, name)}
 
 
-def quantity(text: str) -> int:
+def quantity(text: str, option: str) -> int:
     """`"100M"`, `"1.5G"` or `"5GB"` as a number."""
     plain = text.strip()
     if plain[-2:-1] in UNITS and plain[-1:] == "B":
@@ -55,14 +53,15 @@ def quantity(text: str) -> int:
     try:
         number = float(plain[:-1] if plain[-1:] in UNITS else plain) * factor
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number such as 100M or 5GB, got {text!r}") from None
+        raise ConfigError(f"{option}: expected a number such as 100M or 5GB, got {text!r}") from None
     if not 0 < number < 1e15:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+        raise ConfigError(f"{option}: expected a number above 0, got {text!r}")
     return int(number)
 
 
-def run_scout(options: argparse.Namespace) -> None:
+def run_scout(options: ScoutOptions) -> None:
     """Search, score, rank; print the table, write JSON and figure."""
+    options.check()
     from accelerate import Accelerator
 
     from ..run_lock import claimed
@@ -75,7 +74,7 @@ def run_scout(options: argparse.Namespace) -> None:
         _scout(options, wanted, accelerator)
 
 
-def _scout(options: argparse.Namespace, wanted: Wanted, accelerator: Any) -> None:
+def _scout(options: ScoutOptions, wanted: Wanted, accelerator: Any) -> None:
     from ..files import write_json
     from ..run_lock import LOCK
     from ..scoring.scout.figure import scout_figure
@@ -103,10 +102,7 @@ def _scout(options: argparse.Namespace, wanted: Wanted, accelerator: Any) -> Non
         options.workers,
     )
     report = scout.run()
-    data = {key: getattr(options, key) for key in DATA}
-    data |= {"label_alignment": None if options.label_alignment == "exact" else options.label_alignment}
-    data |= {"train_split": None if options.train_split == "train" else options.train_split}
-    command = recipe_command(report, data)
+    command = recipe_command(report, options.to_train())
     write_json(folder / "scout.json", {**report, "command": command})
     if report["candidates"]:
         picture = scout_figure(report["candidates"], splits.label_names, report["cohort"]["partners"])
@@ -114,7 +110,7 @@ def _scout(options: argparse.Namespace, wanted: Wanted, accelerator: Any) -> Non
     print(describe_scout(report, command, folder))
 
 
-def wanted_of(options: argparse.Namespace) -> Wanted:
+def wanted_of(options: ScoutOptions) -> Wanted:
     """What the command line looks for."""
     from ..scoring.scout.candidates import Limits
     from ..scoring.scout.scout import Wanted
@@ -123,9 +119,9 @@ def wanted_of(options: argparse.Namespace) -> Wanted:
         raise ConfigError(
             "there is nobody to look at: give --candidates ID_OR_FOLDER …, or --search image-classification"
         )
-    if options.limit < 1:
-        raise ConfigError(f"limit must be 1 or more, got {options.limit}")
-    limits = Limits(options.max_params, options.max_disk, options.license, options.trust_remote_code)
+    sizes = {name: getattr(options, name) for name in ("max_params", "max_disk", "budget")}
+    most = {name: None if text is None else quantity(text, name) for name, text in sizes.items()}
+    limits = Limits(most["max_params"], most["max_disk"], options.license, options.trust_remote_code)
     return Wanted(
         options.model,
         options.candidates,
@@ -133,6 +129,6 @@ def wanted_of(options: argparse.Namespace) -> Wanted:
         options.limit,
         limits,
         options.deadline_s,
-        options.budget,
+        most["budget"],
         options.label_alignment,
     )

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..config.fields import option
+from ..config.rules import NOT_NEGATIVE
 
 
-def add_space_options(parser: argparse.ArgumentParser) -> None:
+@dataclass
+class SpaceOptions:
     """Options of `space`."""
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of a run (a recipe's output_dir)")
-    parser.add_argument("--out", metavar="FOLDER", help="where the Space is written; space/ in the run when left out")
-    parser.add_argument("--peers", nargs="+", metavar="NAME", help="only these peers")
-    parser.add_argument(
-        "--peers_from", metavar="NAMESPACE", help="fetch trained peers from where `push` put them, instead of copies"
+
+    run_dir: str = option(
+        "run", "", "Folder of a run (a training's output_dir).", positional=True, required=True, metavar="RUN_DIR"
     )
-    parser.add_argument("--dataset", help="where the run's data set is now, for the samples")
-    parser.add_argument("--samples", type=int, default=12, help="test samples to pick from (12); 0 for none")
-    parser.add_argument("--local", action="store_true", help="start the app here")
-    parser.add_argument("--push", metavar="NAMESPACE/NAME", help="push it as a Space; the app itself starts there")
-    parser.add_argument("--private", action="store_true", default=None, help="create a Space that only you see")
+    peers: list[str] | None = option("peers", None, "Only these peers.", metavar="NAME …")
+    peers_from: str | None = option(
+        "peers", None, "Fetch trained peers from where `push` put them, instead of copies.", metavar="NAMESPACE"
+    )
+    dataset: str | None = option("data", None, "Where the run's data set is now, for the samples.", place=True)
+    samples: int = option("data", 12, "Test samples to pick from; 0 for none.", rule=NOT_NEGATIVE)
+    out: str | None = option("output", None, "Where the Space is written; space/ in the run when left out.")
+    local: bool = option("run", False, "Start the app here.")
+    push: str | None = option(
+        "hub", None, "Push it as a Space; the app itself starts there.", metavar="NAMESPACE/NAME"
+    )
+    private: bool | None = option("hub", None, "Create a Space that only you see.")
 
 
-def run_space(options: argparse.Namespace) -> None:
+def run_space(options: SpaceOptions) -> None:
     """Write the folder, push it or start it where that was asked for."""
-    if options.samples < 0:
-        raise ConfigError(f"samples must be 0 or more, got {options.samples}")
     from ..hub.space.push import check_space_name, find_pushed, push_space, serve
 
     if options.push:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import difflib
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from ..errors import ConfigError
+from .fields import option, refuse_gone
+from .peers import BatchNorm, PeerSpec
+from .rules import BELOW_ONE, COUNT, NOT_NEGATIVE, OPEN_SHARE, POSITIVE, SEED, SHARE, between, check_rules
 
 Preset = Literal["default", "reference"]
 TEACHER_RULES = ("best", "mean", "all", "fixed:NAME", "gated", "class")
@@ -23,13 +24,9 @@ Granularity = Literal["image", "class", "pixel"]
 TransferGrid = Literal["coarsest", "label"]
 Detach = Literal["teacher", "none"]
 LabelAlignment = Literal["exact", "subset", "new_head"]
-BatchNorm = Literal["train", "freeze"]
 OnBadImage = Literal["raise", "skip"]
 
 Options = TypeVar("Options", bound="TransferOptions")
-
-OLD_NAMES = {"role_source": "a score_table says who teaches wherever one is given; leave role_source out"}
-"""What became of options that are no more."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {"teacher_rule": "best", "teacher_source": "live", "detach": "teacher", "retain": True},
@@ -40,29 +37,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 WITHOUT_LABELS: dict[str, Any] = {"teacher_rule": "mean", "teacher_source": "frozen", "retain": False}
 """What takes the preset's place where there are no labels to rank the peers by."""
 
+MOST_CROPPED, MOST_SCALED = 8192, 16
+"""Pixels of a crop's side, and how many times that a scaled image may have: beyond it is a slip of the keyboard."""
+
 MOST_KEPT = 20_000_000_000
 """Bytes that the log-probabilities of a score table may take on disk unless a user says otherwise."""
-
-
-GROUPS = {
-    "peers": "The peers",
-    "data": "The data",
-    "teaching": "Who teaches whom, and how strongly",
-    "view": "What training changes in an image",
-    "training": "Training",
-    "run": "The runs",
-    "hub": "The Hub",
-}
-"""What options are for. What follows from it is in no list of names: `data` says which rows there are, so that rows
-are shared only where all of it is equal; `teaching` has no effect on a control; `run` is set by a suite itself."""
-
-
-def option(group: str, default: Any, help: str, **kwargs: Any) -> Any:
-    """A dataclass field of one of [`GROUPS`] with its help; a list or dict default is copied for every instance."""
-    metadata = {"help": help, "group": group, **kwargs}
-    if isinstance(default, list | dict):
-        return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 def names_in(group: str, *classes: Any) -> tuple[str, ...]:
@@ -102,7 +81,7 @@ class TransferOptions(ColumnOptions):
         teacher_rule (`str`, *optional*):
             `"best"`: the peer with the strictly best score teaches; `"mean"`: the mean of all peers teaches everyone;
             `"all"`: every peer teaches every other (Deep Mutual Learning); `"fixed:NAME"`: one peer teaches the
-            others, and goes on learning from labels unless it is one of `frozen_peers`; `"gated"`: a weighted mean, by
+            others, and goes on learning from labels unless it is frozen; `"gated"`: a weighted mean, by
             a gate that is trained with it; `"class"`: a weighted mean, by each peer's likelihood of the truth on
             validation rows of the class.
         teacher_source (`str`, *optional*):
@@ -127,7 +106,7 @@ class TransferOptions(ColumnOptions):
     """
 
     def __new__(cls, *args: Any, **given: Any) -> Any:
-        refuse_old_names(given)
+        refuse_gone(given)
         return super().__new__(cls)
 
     preset: Preset = option(
@@ -143,12 +122,17 @@ class TransferOptions(ColumnOptions):
         "teaching", None, "Teachers speak as they are now, as they started, as a moving average, or from score_table."
     )
     ema_decay: float = option(
-        "teaching", 0.99, "With teacher_source ema: how much of the average a step keeps, 0 to below 1."
+        "teaching",
+        0.99,
+        "With teacher_source ema: how much of the average a step keeps, 0 to below 1.",
+        rule=BELOW_ONE,
     )
     calibrate: bool = option(
         "teaching", False, "Fit a temperature to each teacher on validation rows before training."
     )
-    gate_learning_rate: float = option("teaching", 0.01, "With teacher_rule gated: learning rate of the gate.")
+    gate_learning_rate: float = option(
+        "teaching", 0.01, "With teacher_rule gated: learning rate of the gate.", rule=NOT_NEGATIVE
+    )
     retain: bool | None = option("teaching", None, "Hold a teacher to its own frozen start on the samples it teaches.")
     detach: Detach | None = option(
         "teaching", None, "Whether the transfer loss also moves the teacher ('none': it does)."
@@ -168,34 +152,41 @@ class TransferOptions(ColumnOptions):
         "teaching",
         None,
         "Folder of `hf-mutual-kd score`, which then says who teaches, or with teacher_source table also speaks.",
+        place=True,
     )
     refresh_epochs: int | None = option(
-        "teaching", None, "With teacher_source table: score the trained peers anew so often."
+        "teaching", None, "With teacher_source table: score the trained peers anew so often.", rule=COUNT
     )
     role_table: str | None = option(
-        "teaching", None, "Parquet role table of an earlier run; its samples keep their teacher."
+        "teaching", None, "Parquet role table of an earlier run; its samples keep their teacher.", place=True
     )
     labels: bool = option("data", True, "false: ignore all labels; only transfer trains the peers.")
     labelled_share: float | None = option(
-        "training", None, "Share of labelled rows in every step, above 0 and below 1. Unset: rows come as they are."
+        "training",
+        None,
+        "Share of labelled rows in every step, above 0 and below 1. Unset: rows come as they are.",
+        rule=OPEN_SHARE,
     )
-    transfer_weight: float = option("teaching", 1.0, "Weight of transfer against the supervised loss (0: control).")
-    transfer_warmup_steps: int = option("teaching", 0, "Optimizer steps over which the transfer weight rises from 0.")
-    temperature: float = option("teaching", 1.0, "Softening of teacher and student; the loss is scaled by its square.")
+    transfer_weight: float = option(
+        "teaching", 1.0, "Weight of transfer against the supervised loss (0: control).", rule=NOT_NEGATIVE
+    )
+    transfer_warmup_steps: int = option(
+        "teaching", 0, "Optimizer steps over which the transfer weight rises from 0.", rule=NOT_NEGATIVE
+    )
+    temperature: float = option(
+        "teaching", 1.0, "Softening of teacher and student; the loss is scaled by its square.", rule=POSITIVE
+    )
     cache_frozen: bool | None = option(
         "teaching", None, "Compute the frozen starts' outputs once before training. Unset: when augment is false."
     )
 
-    peer_learning_rates: dict[str, float] = option("peers", {}, "Learning rate of single peers: NAME=RATE …")
-    peer_weight_decays: dict[str, float] = option("peers", {}, "Weight decay of single peers: NAME=DECAY …")
-    frozen_peers: list[str] = option("peers", [], "Peers that teach but do not learn.")
     batch_norm: BatchNorm = option("peers", "train", "'freeze' keeps batch-norm statistics as they were pretrained.")
     peer_checkpointing: bool = option(
         "peers", False, "Recompute each whole peer in backward: activation memory of one peer."
     )
     merge_adapters: bool = option("peers", False, "With peft: end with whole models, adapters added to their bases.")
     early_stopping_patience: int | None = option(
-        "training", None, "Evaluations without gain after which a peer stops learning."
+        "training", None, "Evaluations without gain after which a peer stops learning.", rule=COUNT
     )
     pre_flight: bool = option(
         "teaching", True, "Before training, report accuracy, ensemble, oracle and expected roles."
@@ -208,17 +199,20 @@ class TransferOptions(ColumnOptions):
 
     augment: bool = option("view", True, "Random crop and flip, the same for all peers.")
     crop_min_area: float = option(
-        "view", 0.6, "Smallest share of the image that a random crop keeps, above 0, at most 1."
+        "view", 0.6, "Smallest share of the image that a random crop keeps, above 0, at most 1.", rule=SHARE
     )
     crop_size: int | None = option(
         "view",
         None,
         "For maps: side of the random square crop; unset: the largest size of the peers' processors, else 512.",
+        rule=between(1, MOST_CROPPED),
     )
     scale_range: list[float] = option(
         "view", [0.5, 2.0], "For maps: least and greatest shorter side of a scaled image, as multiples of crop_size."
     )
-    color_jitter: float = option("view", 0.0, "Strength of random brightness, contrast and saturation changes.")
+    color_jitter: float = option(
+        "view", 0.0, "Strength of random brightness, contrast and saturation changes.", rule=NOT_NEGATIVE
+    )
     on_bad_image: OnBadImage = option(
         "data", "raise", "What an unreadable image does: stop, or be left out and counted."
     )
@@ -243,7 +237,8 @@ class TransferOptions(ColumnOptions):
     def _check(self) -> None:
         check_choices(self)
         check_rule(self.teacher_rule)
-        self._check_numbers()
+        check_rules(self)
+        self._check_view()
         self._check_score_table()
         if not self.labels and self.teacher_rule == "gated":
             raise ConfigError("teacher_rule 'gated' trains its gate by labels; without them use 'mean' or 'class'")
@@ -278,55 +273,22 @@ class TransferOptions(ColumnOptions):
             if applies:
                 raise ConfigError(message)
 
-    def _check_numbers(self) -> None:
-        patience, refresh = self.early_stopping_patience, self.refresh_epochs
-        rules = [
-            ("temperature", self.temperature, "greater than 0", self.temperature > 0),
-            ("transfer_weight", self.transfer_weight, "0 or more", self.transfer_weight >= 0),
-            ("transfer_warmup_steps", self.transfer_warmup_steps, "0 or more", self.transfer_warmup_steps >= 0),
-            ("ema_decay", self.ema_decay, "0 or more and below 1", 0 <= self.ema_decay < 1),
-            ("gate_learning_rate", self.gate_learning_rate, "0 or more", self.gate_learning_rate >= 0),
-            ("crop_min_area", self.crop_min_area, "above 0 and at most 1", 0 < self.crop_min_area <= 1),
-            ("color_jitter", self.color_jitter, "0 or more", self.color_jitter >= 0),
-            ("crop_size", self.crop_size, "1 or more", self.crop_size is None or self.crop_size >= 1),
-            ("early_stopping_patience", patience, "1 or more", patience is None or patience >= 1),
-            ("refresh_epochs", refresh, "1 or more", refresh is None or refresh >= 1),
-        ]
-        share = self.labelled_share
-        rules.append(("labelled_share", share, "above 0 and below 1", share is None or 0 < share < 1))
-        for kind in ("peer_learning_rates", "peer_weight_decays"):
-            given = getattr(self, kind)
-            rules += [(f"{kind}.{peer}", value, "0 or more", value >= 0) for peer, value in given.items()]
-        for name, value, rule, holds in rules:
-            if not holds or (value is not None and not math.isfinite(value)):
-                raise ConfigError(f"{name} must be {rule}, got {value}")
+    def _check_view(self) -> None:
         ends = self.scale_range
-        if len(ends) != 2 or not 0 < ends[0] <= ends[1] < math.inf:
-            raise ConfigError(f"scale_range must be two numbers, 0 < least <= greatest, got {ends}")
+        if len(ends) != 2 or not 0 < ends[0] <= ends[1] <= MOST_SCALED:
+            raise ConfigError(f"scale_range must be two numbers, 0 < least <= greatest <= {MOST_SCALED}, got {ends}")
 
 
 @dataclass
-class RecipeOptions(ColumnOptions):
-    """What a recipe works on: peers, data, and the runs to compare.
+class DataOptions(ColumnOptions):
+    """Which rows there are.
 
     Args:
-        peers (`list[str]`): `NAME=ID_OR_FOLDER[@REVISION]`, one or more.
         dataset (`str`): a Hub id, a `save_to_disk` folder, an image folder, or Parquet files.
     """
 
-    peers: list[str] = option("peers", [], "The cohort: NAME=ID_OR_FOLDER[@REVISION] …")
-    peer_processors: dict[str, str] = option(
-        "peers", {}, "Processor of single peers that have none: NAME=ID_OR_FOLDER …"
-    )
-    peft: dict[str, Any] | str | None = option(
-        "peers",
-        None,
-        "Train adapters only: 'lora' for all, NAME=lora …, or in YAML a configuration of peft, for all or by peer.",
-    )
-    load_in_4bit: bool = option("peers", False, "With peft: hold the bases in 4 bits (nf4); needs bitsandbytes.")
-    load_in_8bit: bool = option("peers", False, "With peft: hold the bases in 8 bits; needs bitsandbytes.")
     dataset: str | None = option(
-        "data", None, "Hub id, save_to_disk folder, image folder, or Parquet file, folder or glob."
+        "data", None, "Hub id, save_to_disk folder, image folder, or Parquet file, folder or glob.", place=True
     )
     dataset_config: str | None = option("data", None, "Name of the data set's configuration on the Hub.")
     dataset_revision: str | None = option("data", None, "Branch, tag or commit of the data set on the Hub.")
@@ -342,31 +304,51 @@ class RecipeOptions(ColumnOptions):
         "data", False, "Masks count the classes from 1: ignore 0 and count from 0, once, for all peers."
     )
     streaming: bool = option("data", False, "Read the data set as a stream, without storing it.")
-    max_train_samples: int | None = option("data", None, "Use only so many training rows.")
-    max_eval_samples: int | None = option("data", None, "Use only so many rows of the validation and test splits.")
-    max_labelled_samples: int | None = option("data", None, "Hide the labels of all training rows but so many.")
+    max_train_samples: int | None = option("data", None, "Use only so many training rows.", rule=COUNT)
+    max_eval_samples: int | None = option(
+        "data", None, "Use only so many rows of the validation and test splits.", rule=COUNT
+    )
+    max_labelled_samples: int | None = option(
+        "data", None, "Hide the labels of all training rows but so many.", rule=COUNT
+    )
     labels_per_class: int | None = option(
-        "data", None, "Hide the labels of all training rows but so many of each class."
+        "data", None, "Hide the labels of all training rows but so many of each class.", rule=COUNT
     )
     eval_frame_step: int = option(
-        "data", 8, "Of videos: measure every so many-th frame of the validation and test splits."
+        "data", 8, "Of videos: measure every so many-th frame of the validation and test splits.", rule=COUNT
     )
     on_bad_video: OnBadImage = option("data", "raise", "What a broken video does: stop, or be left out and counted.")
-    dataset_note: str | None = option("data", None, "What cards and tables say of the data set beside its name.")
+
+
+@dataclass
+class RecipeOptions(DataOptions):
+    """What a recipe works on: peers, data, and the runs to compare.
+
+    Args:
+        peers (`dict[str, PeerSpec]`): the cohort, one or more.
+    """
+
+    peers: dict[str, PeerSpec] = option(
+        "peers",
+        {},
+        "The cohort: NAME=ID_OR_FOLDER[@REVISION] …, or IDs alone, whose last part is then the name. What differs "
+        "between peers (source, learning_rate, weight_decay, frozen, processor, peft, dtype, …) is a mapping in YAML, "
+        "and --peers.NAME.learning_rate 1e-5 here.",
+        metavar="NAME=ID …",
+    )
+    peft: dict[str, Any] | str | None = option(
+        "peers", None, "Train adapters only: 'lora', or in YAML a configuration of peft with its peft_type."
+    )
+    load_in_4bit: bool = option("peers", False, "With peft: hold the bases in 4 bits (nf4); needs bitsandbytes.")
+    load_in_8bit: bool = option("peers", False, "With peft: hold the bases in 8 bits; needs bitsandbytes.")
     label_alignment: LabelAlignment = option(
         "peers", "exact", "'subset': peers may know more classes; 'new_head': replace every classifier by a new one."
     )
     trust_remote_code: bool = option("peers", False, "Run code that a peer's repository brings.")
+    dataset_note: str | None = option("data", None, "What cards and tables say of the data set beside its name.")
     control: bool = option("run", True, "Also run the control: the same without transfer.")
-    seeds: list[int] = option("run", [], "Repeat the whole for these seeds; unset: the one of --seed.")
+    seeds: list[int] = option("run", [], "Repeat the whole for these seeds; unset: the one of --seed.", rule=SEED)
     overwrite_output_dir: bool = option("run", False, "Replace what is in output_dir.")
-
-
-def refuse_old_names(names: Iterable[str]) -> None:
-    """Raise [`ConfigError`] for an option that is no more, with what took its place."""
-    for name in names:
-        if name in OLD_NAMES:
-            raise ConfigError(f"{name} is no option any more: {OLD_NAMES[name]}")
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from ..errors import ConfigError
 from .options import TransferOptions
+from .peers import PeerSpec
 
 
 @dataclass
@@ -27,7 +28,7 @@ class MutualKDConfig(TransferOptions, TrainingArguments):
     Example:
 
     ```python
-    >>> MutualKDConfig("runs/vit", learning_rate=1e-6, peer_learning_rates={"vit-t": 1e-5}, temperature=0)
+    >>> MutualKDConfig("runs/vit", learning_rate=1e-6, temperature=0)
     ConfigError: temperature must be greater than 0, got 0
     ```
     """
@@ -64,15 +65,10 @@ class MutualKDConfig(TransferOptions, TrainingArguments):
             made.dataloader_pin_memory = False
         return made
 
-    def check_peers(self, names: Iterable[str]) -> None:
-        """Refuse options for peers that do not take part."""
-        names = list(names)
-        for option in ("peer_learning_rates", "peer_weight_decays", "frozen_peers"):
-            for name in getattr(self, option):
-                if name not in names:
-                    raise ConfigError(f"{option} names {name!r}, but the peers are {', '.join(names)}")
+    def check_peers(self, specs: Mapping[str, PeerSpec]) -> None:
+        """Refuse options for peers that do not take part, and peers of which none would learn."""
         kind, _, teacher = (self.teacher_rule or "").partition(":")
-        if kind == "fixed" and self.teacher_source != "table" and teacher not in names:
-            raise ConfigError(f"teacher_rule names {teacher!r}, but the peers are {', '.join(names)}")
-        if names and set(names) == set(self.frozen_peers):
-            raise ConfigError("frozen_peers names every peer: nothing would learn")
+        if kind == "fixed" and self.teacher_source != "table" and teacher not in specs:
+            raise ConfigError(f"teacher_rule names {teacher!r}, but the peers are {', '.join(specs)}")
+        if specs and all(spec.frozen for spec in specs.values()):
+            raise ConfigError("every peer is frozen: nothing would learn")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import types
 from collections.abc import Iterable
@@ -41,6 +42,11 @@ class Written:
     text: str
     where: str
     typed: bool
+
+    @property
+    def folder(self) -> str:
+        """That of the file, empty for the command line and a file in the working folder."""
+        return os.path.dirname(self.where.rpartition(":")[0])
 
 
 def from_word(text: str, where: str = "command line") -> Written:

@@ -169,7 +169,7 @@ class AllRule(TeacherRule):
 
 class FixedRule(TeacherRule):
     """
-    One named peer teaches all others on every unit: classic distillation where it is also one of `frozen_peers`.
+    One named peer teaches all others on every unit: classic distillation where it is also frozen.
 
     A teacher that is not frozen goes on learning from labels, held to its own start by retention where that is on.
 

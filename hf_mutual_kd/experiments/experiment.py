@@ -28,9 +28,9 @@ from ..files import write_bytes, write_json
 from ..hub.checkpoints import pull_checkpoint
 from ..hub.names import Destination
 from ..hub.push import check_rights, push_run
-from ..peers.adapter_settings import settings_of
+from ..peers.adapter_settings import with_adapters
 from ..peers.cohort import Cohort
-from ..peers.spec import PeerSpec, parse_peers
+from ..peers.spec import PeerSpec, check_peer_names
 from ..reports.card_figures import results_figure
 from ..reports.html_report import write_report
 from ..reports.model_card import EXAMPLES, write_cards
@@ -77,7 +77,7 @@ class Experiment:
     ):
         self.task, self.options, self.config = task, options, config
         self.given = {name: value for name, value in (given or {}).items() if name not in ONE_TIME}
-        self.command = to_command(script, self.given) if script else ""
+        self.command = to_command(f"accelerate launch {script}", self.given) if script else ""
         self.folder = Path(config.output_dir)
         self.seeds = options.seeds or [config.seed]
         self.state = PartialState()
@@ -112,7 +112,7 @@ class Experiment:
         if splits.label_names is None and cohort.label_names:
             for role in ROLES:
                 cohort.task.check_labels(getattr(splits, role), role, len(cohort.label_names))
-        self.config.check_peers(cohort.names)
+        self.config.check_peers(cohort.specs)
         objective = objective_for(self.config, splits.train, len(cohort.names), cohort.task)
         self._check_training(cohort, splits, objective)
         self._pull_checkpoint()
@@ -204,7 +204,7 @@ class Experiment:
     def _check_sources(self) -> None:
         """What the run reads must not lie in the folder that it is about to replace."""
         sources = {name: spec.source for name, spec in self._specs().items()}
-        sources |= {f"{name}'s processor": source for name, source in self.options.peer_processors.items()}
+        sources |= {f"{name}'s processor": str(spec.processor) for name, spec in self.options.peers.items()}
         sources |= {"the data set": str(self.options.dataset), "role_table": str(self.config.role_table)}
         sources |= {"score_table": str(self.config.score_table)}
         for what, source in sources.items():
@@ -242,17 +242,14 @@ class Experiment:
             checkpoints.check_state(checkpoint, checkpoints.read_state(checkpoint), now)
 
     def _specs(self) -> dict[str, PeerSpec]:
-        specs = parse_peers(self.options.peers)
-        for name, processor in self.options.peer_processors.items():
-            if name not in specs:
-                raise ConfigError(f"peer_processors names {name!r}, but the peers are {', '.join(specs)}")
-            specs[name] = dataclasses.replace(specs[name], processor=processor)
-        for name, setting in settings_of(self.options.peft, list(specs)).items():
-            specs[name] = dataclasses.replace(specs[name], peft=setting)
-        in_4bit, in_8bit = self.options.load_in_4bit, self.options.load_in_8bit
-        # Without peft the peers are saved adapters, or refused when they are loaded.
-        for name in [name for name, spec in specs.items() if spec.peft is not None] or list(specs):
-            specs[name] = dataclasses.replace(specs[name], load_in_4bit=in_4bit, load_in_8bit=in_8bit)
+        check_peer_names(self.options.peers)
+        specs = with_adapters(self.options.peers, self.options.peft)
+        for bits in ("load_in_4bit", "load_in_8bit"):
+            if getattr(self.options, bits):
+                # Without peft the peers are saved adapters, or refused when they are loaded.
+                for name in [name for name, spec in specs.items() if spec.peft is not None] or list(specs):
+                    changes: dict[str, Any] = {bits: True}
+                    specs[name] = dataclasses.replace(specs[name], **changes)
         return specs
 
     def _load_data(self) -> Splits:

@@ -126,7 +126,7 @@ def compare(suite: Suite, arms: Sequence[FinishedArm]) -> tuple[list[SettingResu
 
 def peer_rows(arm: FinishedArm, control: FinishedArm | None, metric: str) -> list[PeerRow]:
     """The peers of an arm that learned something, each with its control's value."""
-    frozen = arm.plan.recipe.config.frozen_peers
+    frozen = [name for name, spec in arm.plan.recipe.options.peers.items() if spec.frozen]
     before = arm.found.validation
     best = max(
         (values[metric] for name, values in before.items() if name != "cohort" and metric in values), default=0.0

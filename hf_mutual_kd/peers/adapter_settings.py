@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+from ..config.peers import PeerSpec
 from ..config.values import Mismatch, Written, convert, nearest
 from ..errors import ConfigError, PeerError
 
@@ -23,36 +24,36 @@ NOT_HERE = ("ADALORA", "OSF", "POLY", "SHADOW", "TRAINABLE_TOKENS", "XLORA")
 PEFT_ERRORS = (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError, AttributeError, IndexError)
 
 
-def settings_of(given: str | Mapping[str, Any] | None, peers: Sequence[str]) -> dict[str, Any]:
-    """The setting of each peer from the option `peft`: one for all, or one by name.
+def with_adapters(specs: Mapping[str, PeerSpec], for_all: str | Mapping[str, Any] | None) -> dict[str, PeerSpec]:
+    """The peers with the option `peft` for those that have no setting of their own; all settings are checked.
 
     Args:
-        given (`str` or `dict`, *optional*): `"lora"`, a configuration with its `peft_type`, or such by peer.
-        peers (`list[str]`): the cohort's names.
+        specs (`dict[str, PeerSpec]`): the peers.
+        for_all (`str` or `dict`, *optional*): `"lora"`, or a configuration with its `peft_type`.
 
     Raises:
-        [`ConfigError`], [`PeerError`]: a peer that does not take part, or
-            a setting that [`read_setting`] refuses.
+        [`ConfigError`], [`PeerError`]: the option names peers, or a setting is one that [`read_setting`] refuses.
 
     Example:
 
     ```python
-    >>> settings_of({"vit": "lora"}, ["vit", "cnx"])
-    {'vit': 'lora'}
+    >>> with_adapters({"vit": PeerSpec("x"), "cnx": PeerSpec("y", peft="ia3")}, "lora")["vit"].peft
+    'lora'
     ```
     """
-    if given is None:
-        return {}
-    for_all = not isinstance(given, Mapping) or "peft_type" in given
-    by_peer = dict.fromkeys(peers, given) if for_all else dict(given)  # type: ignore[arg-type]
-    for name, setting in by_peer.items():
-        if name not in peers:
-            raise ConfigError(
-                f"peft names {name!r}{nearest(name, peers)}, but the peers are {', '.join(peers)}; a configuration "
-                "for all peers needs its peft_type"
-            )
-        read_setting(setting, "peft" if for_all else f"peft.{name}")
-    return by_peer
+    if isinstance(for_all, Mapping) and "peft_type" not in for_all:
+        near = next(iter(for_all), "NAME")
+        raise ConfigError(
+            f"peft is for all peers and needs its peft_type, got {', '.join(for_all)}; of one peer it is a setting: "
+            f"--peers.{near}.peft lora, in YAML peers: {{{near}: {{source: ID, peft: lora}}}}"
+        )
+    if for_all is not None:
+        read_setting(for_all)
+    for name, spec in specs.items():
+        if spec.peft is not None:
+            read_setting(spec.peft, f"peers.{name}.peft")
+    given: Any = for_all if for_all is None or isinstance(for_all, str) else dict(for_all)
+    return {name: replace(spec, peft=given) if spec.peft is None else spec for name, spec in specs.items()}
 
 
 def read_setting(setting: str | Mapping[str, Any], where: str = "peft") -> PeftConfig:

@@ -281,7 +281,7 @@ def load_processor(name: str, spec: PeerSpec, task: Task, code: dict) -> Any:
             raise
         raise PeerError(
             f"peer {name!r}: no image processor in {source}; say which one it was trained with, "
-            f"e.g. PeerSpec(processor=ID_OR_FOLDER) or --peer_processors {name}=ID_OR_FOLDER"
+            f"e.g. PeerSpec(processor=ID_OR_FOLDER) or --peers.{name}.processor ID_OR_FOLDER"
         ) from error
 
 

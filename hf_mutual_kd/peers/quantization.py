@@ -49,7 +49,7 @@ def check_whole(name: str, spec: PeerSpec, model: nn.Module) -> None:
     if is_quantised(model) and not spec.frozen:
         raise PeerError(
             f"peer {name!r}: {spec.source} is quantised and takes no training of its own; train an adapter on it "
-            "with --peft lora, or let it only teach with --frozen_peers"
+            "with --peft lora, or let it only teach: --peers.{name}.frozen true"
         )
 
 

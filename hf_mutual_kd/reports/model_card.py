@@ -143,7 +143,7 @@ def build_card(run: RunRecords, name: str, counts: Mapping[str, int], figures: M
         others=[link(other, run.address(other)) for other in run.peers if other != name],
         dataset=dataset_link(run.fact("dataset") or {}),
         control_only=run.is_control,
-        frozen=name in (run.recipe.get("frozen_peers") or []),
+        frozen=run.record["peers"][name].get("frozen", False),
         rows=result_rows(run, result),
         measured={
             "seeds": seeds,

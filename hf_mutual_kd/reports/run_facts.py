@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+from ..config.recipe import to_plain
 from ..config.values import is_secret
 from ..errors import PeerError
 from .adapter_folder import ADAPTER_CONFIG, model_type_of, relabelled
@@ -108,7 +109,7 @@ def hyperparameter_facts(given: Mapping[str, Any], *options: Any) -> dict[str, d
     for instance in options:
         for item in fields(instance):
             value = getattr(instance, item.name, None)
-            value = value.value if isinstance(value, Enum) else value
+            value = to_plain(value) if isinstance(value, Enum | dict) else value
             left_out = is_secret(item.name) or MACHINE_OPTIONS.fullmatch(item.name) or item.name.startswith("_")
             if left_out or value in (None, [], {}) or not isinstance(value, bool | int | float | str | list | dict):
                 continue

@@ -49,6 +49,7 @@ def describe_cohort(cohort: Cohort) -> dict[str, Any]:
                 "revision": spec.revision,
                 "architecture": type(base_of(cohort.peers[name])).__name__,
                 "parameters": count_parameters(cohort.peers[name]),
+                **({"frozen": True} if spec.frozen else {}),
                 **adapter_facts(cohort.peers[name]),
                 **({"new_head": True} if name in cohort.new_heads else {}),
             }

@@ -96,13 +96,12 @@ class MutualKDTrainer(CohortPushing):
         if not isinstance(model, Cohort):
             raise ConfigError(f"model must be a Cohort, got {type(model).__name__}; see Cohort.from_pretrained")
         args = args.resolved()
-        args.check_peers(model.names)
+        args.check_peers(model.specs)
         check_processes(args, train_dataset)
         check_share(args, train_dataset)
         self.task = model.task = model.task.configured(args)
         self.task.compare_with(train_dataset)
         self.peer_names = model.names
-        model.freeze(args.frozen_peers)
         model.rest_batch_norms(args.batch_norm)
         model.peer_checkpointing = args.peer_checkpointing
         self.objective = objective or objective_for(args, train_dataset, len(model.names), self.task)
@@ -217,8 +216,7 @@ class MutualKDTrainer(CohortPushing):
 
     def _groups(self, cohort: Cohort, name: str) -> list[dict[str, Any]]:
         spec, peer = cohort.specs[name], cohort.peers[name]
-        rate = self.args.peer_learning_rates.get(name, spec.learning_rate)
-        decay = self.args.peer_weight_decays.get(name, spec.weight_decay)
+        rate, decay = spec.learning_rate, spec.weight_decay
         decayed = set(self.get_decay_parameter_names(peer))
         trainable = [(key, parameter) for key, parameter in peer.named_parameters() if parameter.requires_grad]
         groups = [

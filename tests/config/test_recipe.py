@@ -1,6 +1,8 @@
 """Recipes: what is accepted, what is refused, and what the messages say."""
 
+import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -11,8 +13,10 @@ from typing import Any, Literal
 
 import pytest
 
-from hf_mutual_kd.config.options import RecipeOptions, TransferOptions, option
-from hf_mutual_kd.config.recipe import HIDDEN, Recipe, parse_recipe
+from hf_mutual_kd.config.fields import option
+from hf_mutual_kd.config.options import RecipeOptions, TransferOptions
+from hf_mutual_kd.config.peers import PeerSpec
+from hf_mutual_kd.config.recipe import HIDDEN, Recipe, parse_recipe, to_command
 from hf_mutual_kd.config.values import convert, from_word
 from hf_mutual_kd.errors import ConfigError
 
@@ -48,6 +52,7 @@ class Config(TransferOptions):
     parallel: Nested | None = None
     hub_token: str | None = None
     names: list[str] | None = None
+    rates: dict[str, float] | None = None
     log_level: str = option("run", "passive", "How much is logged.", choices=["passive", "debug"])
 
     def __post_init__(self) -> None:
@@ -101,7 +106,6 @@ def test_spellings_of_one_option_agree():
         ("--max_steps -1", "max_steps", -1),
         ("--learning_rate 1e-6", "learning_rate", 1e-6),
         ("--learning_rate 1", "learning_rate", 1.0),
-        ("--learning_rate inf", "learning_rate", float("inf")),
         ("--detach none", "detach", "none"),
         ("--role_table null", "role_table", None),
         ("--role_table none", "role_table", "none"),
@@ -118,7 +122,7 @@ def test_spellings_of_one_option_agree():
         ("--debug linear cosine", "debug", [Schedule.LINEAR, Schedule.COSINE]),
         ("--names a", "names", ["a"]),
         ("--names []", "names", []),
-        ("--peer_learning_rates a=1e-5 b=2", "peer_learning_rates", {"a": 1e-5, "b": 2.0}),
+        ("--rates a=1e-5 b=2", "rates", {"a": 1e-5, "b": 2.0}),
         ("--resume_from_checkpoint", "resume_from_checkpoint", True),
         ("--resume_from_checkpoint true", "resume_from_checkpoint", True),
         ("--resume_from_checkpoint runs/a/checkpoint-5", "resume_from_checkpoint", "runs/a/checkpoint-5"),
@@ -152,7 +156,7 @@ def test_words_become_the_type_of_the_field(words, name, expected):
         ("debug: linear cosine", "debug", [Schedule.LINEAR, Schedule.COSINE]),
         ("debug: [linear]", "debug", [Schedule.LINEAR]),
         ("parallel:\n  size: 2", "parallel", Nested(2)),
-        ("peer_learning_rates:\n  a: 1e-5", "peer_learning_rates", {"a": 1e-5}),
+        ("rates:\n  a: 1e-5", "rates", {"a": 1e-5}),
         ("output_dir: '42'", "output_dir", "42"),
         ("output_dir: 1e-6", "output_dir", "1e-6"),
     ],
@@ -172,10 +176,52 @@ def test_false_beside_text():
 
 def test_peers_as_list_and_as_mapping(from_yaml):
     """Both forms in a file mean what the command line's form means."""
-    expected = ["a=x/y@main", "b=z"]
+    expected = {"a": PeerSpec("x/y", "main"), "b": PeerSpec("z")}
     assert from_yaml("peers: [a=x/y@main, b=z]").options.peers == expected
     assert from_yaml("peers:\n  a: x/y@main\n  b: z").options.peers == expected
     assert parse("--peers", "a=x/y@main", "b=z").options.peers == expected
+
+
+def test_settings_of_a_peer_are_in_the_peer(from_yaml):
+    """A learning rate that is lost, or goes to another peer."""
+    held = PeerSpec("x", "v2", learning_rate=1e-5, frozen=True, peft="lora", processor="p")
+    said = "peers:\n  a: {source: x@v2, learning_rate: 1e-5, frozen: true, peft: lora, processor: p}\n  b: y\n"
+    assert from_yaml(said).options.peers == {"a": held, "b": PeerSpec("y")}
+    changed = from_yaml(said, "--peers.b.weight_decay", "0.5", "--peers.a.frozen", "false").options.peers
+    assert changed == {"a": dataclasses.replace(held, frozen=False), "b": PeerSpec("y", weight_decay=0.5)}
+    assert from_yaml("peers.b.frozen: true\npeers: {b: y}").options.peers == {"b": PeerSpec("y", frozen=True)}
+
+
+def test_peers_without_names_are_called_by_their_last_part():
+    """`--peers google/vit-base-patch16-224` says all that there is to say."""
+    found = parse("--peers", "google/vit-base@main", "runs/x/peer", "python:mine.nets:small").options.peers
+    assert list(found) == ["vit-base", "peer", "small"]
+    assert found["vit-base"] == PeerSpec("google/vit-base", "main")
+    with pytest.raises(ConfigError, match="two peers are called 'vit'.*vit-1=a/vit vit-2=b/vit"):
+        parse("--peers", "a/vit", "b/vit")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("peers: {a: {sorce: x}}", "peers.a has no field sorce (nearest: source)"),
+        ("peers: {a: {frozen: true}}", "peers.a has no source"),
+        ("peers: {a: {source: x, dtype: float33}}", "dtype of a peer must be one of float32"),
+        ("peers: {a: {source: x, learning_rate: -1}}", "learning_rate of a peer must be 0 or more, got -1.0"),
+        ("peers: {a: {source: x, learning_rate: fast}}", 'peers.a.learning_rate must be a number, got "fast"'),
+        ("peers.a.frozen: true", "peers.a.frozen names no setting of a peer; the peers are not given"),
+        (
+            "frozen_peers: [a]",
+            "frozen_peers is no option any more: it is a setting of the peer: --peers.NAME.frozen VALUE, in YAML",
+        ),
+        ("max_train_samples: 0", "max_train_samples must be 1 or more, got 0"),
+    ],
+)
+def test_settings_of_peers_are_strict(from_yaml, line, message):
+    """A misspelt setting of one peer would leave it as the others are."""
+    with pytest.raises(ConfigError) as caught:
+        from_yaml(line)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -197,10 +243,10 @@ def test_peers_as_list_and_as_mapping(from_yaml):
         ("preset: [default]", "preset must be one of default, reference, got [default]"),
         ("schedule: cosin", 'schedule must be one of linear, cosine, got "cosin" (nearest: cosine)'),
         ("log_level: debgu", 'log_level must be one of passive, debug, got "debgu" (nearest: debug)'),
-        ("frozen_peers: a", 'frozen_peers must be a list (text …), got "a"; write it as [a, b]'),
-        ("peers: {a: 3}", "peers must be text, got 3; put it in quotes"),
-        ("peer_learning_rates: {a: x}", 'peer_learning_rates.a must be a number, got "x"'),
-        ("peer_learning_rates: 3", "got 3; write it as a mapping of names to values"),
+        ("seeds: a", 'seeds must be a list (a whole number …), got "a"; write it as [a, b]'),
+        ("peers: {a: 3}", "peers.a must be text, got 3; put it in quotes"),
+        ("rates: {a: x}", 'rates.a must be a number, got "x"'),
+        ("rates: 3", "got 3; write it as a mapping of names to values"),
         ("parallel: {sise: 2}", "parallel has no field sise (nearest: size)"),
         ("parallel: {kind: c}", 'parallel.kind must be one of a, b, got "c"'),
         ("hub_token: 12345", "hub_token must be text, got a hidden value"),
@@ -231,11 +277,12 @@ def test_yaml_is_strict(from_yaml, line, message):
         ("run --bf16", "command line: 'run' belongs to no option"),
         ("--bf16=true run", "command line: 'run' belongs to no option"),
         ("--bf16 --bf16 false", "command line: --bf16 is given twice"),
-        ("--peer_learning_rates a", '--peer_learning_rates must be NAME=VALUE … (a number), got "a"'),
-        ("--peer_learning_rates a=1 a=2", "--peer_learning_rates has a twice"),
+        ("--rates a", '--rates must be NAME=VALUE … (a number), got "a"'),
+        ("--rates a=1 a=2", "--rates has a twice"),
         ("--schedule_kwargs {a:", "not readable as YAML"),
         ('--schedule_kwargs {"a":1,"a":2}', "a is given twice"),
-        ("--config", "--config takes one YAML file, got none"),
+        ("--config", "--config takes one YAML file or name, got none"),
+        ("--learning_rate inf", "learning_rate must be 0 or more, got inf"),
         ("--config nowhere.yaml", "nowhere.yaml: cannot be read: No such file"),
         ("--max_steps 13", "13 steps are refused"),
         ("--temperature 0", "temperature must be greater than 0, got 0.0"),
@@ -291,20 +338,28 @@ def test_default_that_is_no_option_is_refused():
         parse(defaults={"max_step": 3})
 
 
-def test_the_record_gives_the_same_run_and_hides_secrets(tmp_path):
-    """The recorded recipe must give the same run again, and must not hold a token."""
-    words = "--peers a=x b=y --learning_rate 1e-6 --schedule cosine --detach none --retain false --seeds 1 2"
-    words += " --schedule_kwargs a=1e-7 b=no --role_table 1e-6 --output_dir 012 --parallel size=2 --hub_token hf_x"
-    recipe = parse(*words.split())
+@pytest.mark.parametrize("form", ["file", "command"])
+def test_what_was_given_gives_the_same_again_and_hides_secrets(form, tmp_path):
+    """The recorded recipe and the printed command must give the same run again, and must not hold a token."""
+    words = "--peers a=x b=y@v1 --peers.b.learning_rate 1e-5 --peers.b.frozen --learning_rate 1e-6 --schedule cosine"
+    words += " --detach none --retain false --seeds 1 2 --schedule_kwargs a=1e-7 b=no --role_table 1e-6"
+    words += " --output_dir 012 --parallel size=2 --hub_token hf_x"
+    recipe = parse(*words.split(), "--peers.a.peft", '{"peft_type": "LORA", "r": 2}')
     assert recipe.given["hub_token"] == HIDDEN
     assert recipe.config.hub_token == "hf_x"
-    assert "hf_x" not in json.dumps(recipe.given)
-    text = json.dumps({name: value for name, value in recipe.given.items() if name != "hub_token"})
-    path = tmp_path / "again.yaml"
-    path.write_text(text, encoding="utf-8")
-    again = parse("--config", str(path))
+    if form == "file":
+        text = json.dumps({name: value for name, value in recipe.given.items() if name != "hub_token"})
+        path = tmp_path / "again.yaml"
+        path.write_text(text, encoding="utf-8")
+        again = parse("--config", str(path))
+    else:
+        text = to_command("train", recipe.given)
+        again = parse(*shlex.split(text)[1:])
+    assert "hf_x" not in text
+    assert "hub_token" not in text
     assert again.given == {name: value for name, value in recipe.given.items() if name != "hub_token"}
     assert again.options == recipe.options
+    assert again.options.peers["b"] == PeerSpec("y", "v1", learning_rate=1e-5, frozen=True)
 
 
 def test_help_is_quick_and_loads_no_torch():

@@ -6,7 +6,7 @@ import typing
 
 import pytest
 
-from hf_mutual_kd import MutualKDConfig
+from hf_mutual_kd import MutualKDConfig, PeerSpec
 from hf_mutual_kd.config.options import PRESETS, RecipeOptions, TransferOptions, choices_of
 from hf_mutual_kd.errors import ConfigError
 
@@ -33,8 +33,8 @@ CPU = {"use_cpu": True, "report_to": "none"}
         ({"crop_min_area": 1.1}, ["crop_min_area", "1.1"]),
         ({"color_jitter": -1.0}, ["color_jitter", "-1.0"]),
         ({"early_stopping_patience": 0}, ["early_stopping_patience", "1 or more"]),
-        ({"peer_learning_rates": {"vit": -1.0}}, ["peer_learning_rates", "vit", "-1.0"]),
-        ({"peer_weight_decays": {"vit": float("nan")}}, ["peer_weight_decays", "vit", "nan"]),
+        ({"crop_size": 1_000_000}, ["crop_size", "from 1 to 8192", "1000000"]),
+        ({"scale_range": [0.5, 1000.0]}, ["scale_range", "greatest <= 16", "1000.0"]),
         ({"labels": False, "teacher_rule": "best"}, ["needs labels", "confidence"]),
     ],
 )
@@ -84,10 +84,8 @@ def test_without_labels_the_frozen_mean_teaches():
 def test_default_lists_are_not_shared():
     """A peer frozen in one run would be frozen in the next."""
     first, second = TransferOptions(), TransferOptions()
-    first.frozen_peers.append("vit")
-    first.peer_learning_rates["vit"] = 1.0
-    assert second.frozen_peers == []
-    assert second.peer_learning_rates == {}
+    first.scale_range.append(3.0)
+    assert second.scale_range == [0.5, 2.0]
     assert RecipeOptions().peers is not RecipeOptions().peers
 
 
@@ -103,7 +101,7 @@ def test_choices_of_optional_literals():
     hints = typing.get_type_hints(TransferOptions)
     assert choices_of(hints["teacher_source"]) == ("live", "frozen", "ema", "table")
     assert choices_of(hints["temperature"]) == ()
-    assert choices_of(hints["peer_learning_rates"]) == ()
+    assert choices_of(hints["scale_range"]) == ()
 
 
 def test_config_is_training_arguments_that_keep_the_image(tmp_path):
@@ -136,12 +134,22 @@ def test_config_refuses_before_training(tmp_path, changes, words):
         MutualKDConfig(str(tmp_path), **CPU, **changes)
 
 
-def test_options_of_unknown_peers_are_refused(tmp_path):
-    """A learning rate for a misspelt peer would train it at the default."""
-    per_peer = ("peer_learning_rates", "peer_weight_decays")
-    for changes in [{option: {"vti": 1.0}} for option in per_peer] + [{"frozen_peers": ["vti"]}]:
-        with pytest.raises(ConfigError, match="names 'vti', but the peers are vit, cnn"):
-            MutualKDConfig(str(tmp_path), **CPU, **changes).check_peers(["vit", "cnn"])
+def test_a_rule_of_an_unknown_peer_and_a_cohort_that_learns_nothing_are_refused(tmp_path):
+    """A teacher that is not there, or a run in which nobody learns."""
+    held, learns = PeerSpec("x", frozen=True), PeerSpec("y")
+    with pytest.raises(ConfigError, match="names 'vti', but the peers are vit, cnn"):
+        MutualKDConfig(str(tmp_path), **CPU, teacher_rule="fixed:vti").check_peers({"vit": learns, "cnn": learns})
     with pytest.raises(ConfigError, match="nothing would learn"):
-        MutualKDConfig(str(tmp_path), **CPU, frozen_peers=["vit", "cnn"]).check_peers(["vit", "cnn"])
-    MutualKDConfig(str(tmp_path), **CPU, frozen_peers=["vit"]).check_peers(iter(["vit", "cnn"]))
+        MutualKDConfig(str(tmp_path), **CPU).check_peers({"vit": held, "cnn": held})
+    MutualKDConfig(str(tmp_path), **CPU).check_peers({"vit": held, "cnn": learns})
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("peer_learning_rates", {"vit": 1.0}), ("peer_weight_decays", {}), ("frozen_peers", []), ("peer_processors", {})
+])  # fmt: skip
+def test_former_options_say_what_they_are_now(name, value, tmp_path):
+    """Python's own message for an unknown keyword names no way on."""
+    with pytest.raises(
+        ConfigError, match=rf"{name} is no option any more: it is a setting of the peer: --peers.NAME.*PeerSpec\("
+    ):
+        MutualKDConfig(str(tmp_path), **{name: value})

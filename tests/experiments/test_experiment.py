@@ -190,7 +190,7 @@ BAD = {
     "weight": (lambda f: ["--transfer_weight", "-1"], "transfer_weight"),
     "unknown value": (lambda f: ["--teacher_rule", "bset"], "best"),
     "unknown key": (lambda f: ["--temprature", "1"], "temperature"),
-    "option for no peer": (lambda f: ["--frozen_peers", "zoe"], "zoe"),
+    "option for no peer": (lambda f: ["--peers.zoe.frozen"], "zoe"),
     "no dataset": (lambda f: ["--dataset", str(f / "nothing_here")], "nothing_here"),
 }
 

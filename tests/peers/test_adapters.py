@@ -22,7 +22,7 @@ from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec
 from hf_mutual_kd.data.images import decode_image
 from hf_mutual_kd.distillation.objective import BestRule, LiveSource, Objective
 from hf_mutual_kd.errors import ConfigError, MutualKDError, PeerError, ResumeError
-from hf_mutual_kd.peers.adapter_settings import read_setting, settings_of
+from hf_mutual_kd.peers.adapter_settings import read_setting, with_adapters
 from hf_mutual_kd.peers.adapters import adapter_weights, merged
 from hf_mutual_kd.peers.loading import load_peer, load_weights, save_peer
 from hf_mutual_kd.reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, relabelled
@@ -396,16 +396,14 @@ def test_settings_that_do_not_fit_the_model_are_refused(place, setting, words):
 def test_settings_by_peer():
     """A configuration under a misspelt name would leave that peer to train in full."""
     lora = {"peft_type": "LORA", "r": 2}
-    assert settings_of(None, ["a"]) == {}
-    assert settings_of("lora", ["a", "b"]) == {"a": "lora", "b": "lora"}
-    assert settings_of(lora, ["a", "b"]) == {"a": lora, "b": lora}
-    assert settings_of({"b": lora}, ["a", "b"]) == {"b": lora}
-    with pytest.raises(ConfigError, match=r"peft names 'vot' \(nearest: vit\), but the peers are vit, cnx"):
-        settings_of({"vot": "lora"}, ["vit", "cnx"])
-    with pytest.raises(ConfigError, match="for all peers needs its peft_type"):
-        settings_of({"r": 8}, ["vit"])
-    with pytest.raises(PeerError, match="peft.vit.r must be a whole number"):
-        settings_of({"vit": {"peft_type": "LORA", "r": 0.5}}, ["vit"])
+    specs = {"a": PeerSpec("x"), "b": PeerSpec("y", peft=lora)}
+    found = [[spec.peft for spec in with_adapters(specs, given).values()] for given in (None, "lora", lora)]
+    assert found == [[None, lora], ["lora", lora], [lora, lora]]
+    for by_name in ({"a": "lora"}, {"r": 8}):
+        with pytest.raises(ConfigError, match="for all peers and needs its peft_type.*--peers.[ar].peft lora"):
+            with_adapters(specs, by_name)
+    with pytest.raises(PeerError, match="peers.vit.peft.r must be a whole number"):
+        with_adapters({"vit": PeerSpec("x", peft={"peft_type": "LORA", "r": 0.5})}, None)
     assert read_setting({"peft_type": "lora", "lora_alpha": 4}).lora_alpha == 4
 
 

@@ -104,7 +104,8 @@ def test_revisions_are_parsed(tmp_path, monkeypatch):
 def test_entries_are_parsed():
     """`=` may occur in a folder's name."""
     assert parse_peers(["a=x/y@v1", "b=dir/k=v"]) == {"a": PeerSpec("x/y", "v1"), "b": PeerSpec("dir/k=v")}
-    for entry in ("vit", "=x", "vit="):
+    assert parse_peers(["x/y@v1", "z"]) == {"y": PeerSpec("x/y", "v1"), "z": PeerSpec("z")}
+    for entry in ("=x", "vit="):
         with pytest.raises(PeerError, match="expected NAME=ID_OR_FOLDER"):
             parse_peers([entry])
 
@@ -169,7 +170,7 @@ def test_missing_processor(folder):
     """Another model's preprocessing costs accuracy and says nothing."""
     for path in folder.glob("*processor*"):
         path.unlink()
-    refused(str(folder), ["no image processor", "PeerSpec(processor=", "--peer_processors mine="])
+    refused(str(folder), ["no image processor", "PeerSpec(processor=", "--peers.mine.processor "])
     other = folder.parent / "processor"
     tiny_processor(0.25).save_pretrained(other)
     assert load_peer("mine", PeerSpec(str(folder), processor=str(other)), TASK).processor.image_mean[0] == 0.25

@@ -209,5 +209,5 @@ def test_the_command_says_what_it_found(make_cohort, tmp_path, capsys):
     assert json.loads((tmp_path / "t" / "table.json").read_text())["peers"]["a"]["source"] == "vit"
     assert cli.main([*words, "--out", str(tmp_path / "t")]) == 2
     assert "number of rows" in capsys.readouterr().err
-    assert cli.main([*words, "--out", str(tmp_path / "u"), "--peer_processors", "b=x"]) == 2
-    assert "NAME=ID_OR_FOLDER of one of a, got 'b=x'" in capsys.readouterr().err
+    assert cli.main([*words, "--out", str(tmp_path / "u"), "--peers.b.processor", "x"]) == 2
+    assert "peers.b.processor names no setting of a peer" in capsys.readouterr().err

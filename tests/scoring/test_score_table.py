@@ -150,7 +150,8 @@ def test_one_peer_learns_from_all_without_them(make_cohort, table, rows, tmp_pat
     alone = train(make_cohort("vit"), config(tmp_path / "alone", table, **plain), rows)
     assert alone.cohort.starts is None
     together = make_cohort("vit", "cnx", "cnn")
-    args = config(tmp_path / "together", None, teacher_source="frozen", frozen_peers=["cnx", "cnn"],
+    together.freeze(["cnx", "cnn"])
+    args = config(tmp_path / "together", None, teacher_source="frozen",
                   cache_frozen=False, **plain)  # fmt: skip
     both = train(together, args, rows)
     left, right = alone.cohort.peers["vit"].state_dict(), both.cohort.peers["vit"].state_dict()

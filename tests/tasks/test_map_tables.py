@@ -119,7 +119,9 @@ def test_a_peer_learns_from_a_table_as_from_frozen_peers_in_memory(name, rule, t
     alone.train()
     others = [name for name in table.names if name != case.student]
     torch.manual_seed(0)
-    both = trainer_of(case, case.cohort(), tmp_path / "both", teacher_source="frozen", frozen_peers=others,
+    together = case.cohort()
+    together.freeze(others)
+    both = trainer_of(case, together, tmp_path / "both", teacher_source="frozen",
                       cache_frozen=False, **teach)  # fmt: skip
     both.train()
     torch.manual_seed(0)

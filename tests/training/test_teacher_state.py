@@ -77,6 +77,8 @@ def test_averages_follow_after_every_step(tmp_path, make_cohort, train_rows):
     cohort = make_cohort("vit", "cnn", "cnx")
     weights = [{key: value.clone() for key, value in cohort.peers.state_dict().items()}]
 
+    cohort.freeze(["cnx"])
+
     class Watched(MutualKDTrainer):
         def training_step(self, *args, **kwargs):
             if self.state.global_step:
@@ -84,7 +86,7 @@ def test_averages_follow_after_every_step(tmp_path, make_cohort, train_rows):
             return super().training_step(*args, **kwargs)
 
     made = Watched(
-        cohort, config(tmp_path, teacher_source="ema", ema_decay=0.75, teacher_rule="mean", frozen_peers=["cnx"],
+        cohort, config(tmp_path, teacher_source="ema", ema_decay=0.75, teacher_rule="mean",
                        gradient_accumulation_steps=1, max_steps=3), train_dataset=train_rows,
     )  # fmt: skip
     made.train()

@@ -208,11 +208,16 @@ def test_resume_refuses_another_cohort(tmp_path, make_cohort, train_rows):
 def test_learning_rates_and_frozen_peers_are_per_peer(tmp_path, make_cohort, train_rows):
     """One group for all would train a peer at another's rate."""
     cohort = make_cohort("vit", "cnn", "cnx")
+    settings = {"vit": {"weight_decay": 0.3}, "cnn": {"frozen": True}, "cnx": {"learning_rate": 0.5}}
+    cohort = Cohort(
+        {
+            name: LoadedPeer(cohort.peers[name], cohort.processors[name], PeerSpec(name, **settings[name]))
+            for name in settings
+        },
+        label_names=LABELS,
+    )
     before = weights(cohort)
-    trainer = train(
-        cohort, tmp_path, train_rows, frozen_peers=["cnn"], peer_learning_rates={"cnx": 0.5}, batch_norm="freeze",
-        peer_weight_decays={"vit": 0.3},
-    )  # fmt: skip
+    trainer = train(cohort, tmp_path, train_rows, batch_norm="freeze")
     after = weights(cohort)
     frozen = {key for key in before if key.startswith("cnn.")}
     assert all(torch.equal(before[key], after[key]) for key in frozen)
@@ -220,8 +225,9 @@ def test_learning_rates_and_frozen_peers_are_per_peer(tmp_path, make_cohort, tra
     rates = {group["initial_lr"] for group in trainer.optimizer.param_groups}
     assert rates == {1e-2, 0.5}
     assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0, 0.3}
-    with pytest.raises(ConfigError, match="nobody"):
-        train(make_cohort("vit"), tmp_path / "b", train_rows, peer_learning_rates={"nobody": 1.0})
+    cohort.freeze(cohort.names)
+    with pytest.raises(ConfigError, match="every peer is frozen"):
+        train(cohort, tmp_path / "b", train_rows)
 
 
 def test_broken_peer_does_not_harm_the_others(tmp_path, make_cohort, train_rows, caplog):
@@ -244,7 +250,8 @@ def test_clipping_keeps_peers_apart(make_cohort, tmp_path, train_rows):
     """A peer with large gradients used to shrink everybody's update."""
     both, alone = make_cohort("vit", "cnx"), make_cohort("vit")
     settings = {"max_grad_norm": 1e-3, "transfer_weight": 0.0, "optim": "sgd"}
-    train(both, tmp_path / "a", train_rows, peer_learning_rates={"cnx": 50.0}, **settings)
+    both.specs["cnx"] = PeerSpec("cnx", learning_rate=50.0)
+    train(both, tmp_path / "a", train_rows, **settings)
     train(alone, tmp_path / "b", train_rows, **settings)
     assert_equal(both.peers["vit"].state_dict(), alone.peers["vit"].state_dict())
 
@@ -252,10 +259,10 @@ def test_clipping_keeps_peers_apart(make_cohort, tmp_path, train_rows):
 def test_best_weights_are_kept_per_peer(tmp_path, make_cohort, train_rows):
     """One common best step would return some peers worse than they have been."""
     cohort = make_cohort("vit", "cnx")
+    cohort.specs["cnx"] = PeerSpec("cnx", learning_rate=3.0)
     trainer = train(
-        cohort, tmp_path, train_rows, eval_strategy="steps", eval_steps=1, load_best_model_at_end=True, max_steps=8,
-        peer_learning_rates={"cnx": 3.0},
-    )  # fmt: skip
+        cohort, tmp_path, train_rows, eval_strategy="steps", eval_steps=1, load_best_model_at_end=True, max_steps=8
+    )
     history = [entry for entry in trainer.state.log_history if "eval_vit/accuracy" in entry]
     final = trainer.evaluate()
     for name in ("vit", "cnx"):

@@ -1,6 +1,5 @@
 """The scout: its numbers by hand, its choice of partners, and searches on the loopback Hub and among folders."""
 
-import argparse
 import json
 import math
 from pathlib import Path
@@ -14,6 +13,7 @@ from scipy import stats
 
 from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.cli.scout import quantity
+from hf_mutual_kd.errors import ConfigError
 from hf_mutual_kd.scoring.scout.candidates import Pulled, name_for
 from hf_mutual_kd.scoring.scout.figure import scout_figure
 from hf_mutual_kd.scoring.scout.ranking import choose_partners, complement, ensemble_gain, ensemble_right, phi, wilson
@@ -100,14 +100,14 @@ def test_words_of_the_report():
 @pytest.mark.parametrize(("text", "number"), [("100M", 10**8), ("1.5G", 15 * 10**8), ("5GB", 5 * 10**9), ("7", 7)])
 def test_quantities(text, number):
     """5GB read as 5 would remove every model at once."""
-    assert quantity(text) == number
+    assert quantity(text, "max_params") == number
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1", "5 cats", "nan"])
 def test_quantities_that_are_none(text):
     """A misread limit is found when the disk is full."""
-    with pytest.raises(argparse.ArgumentTypeError):
-        quantity(text)
+    with pytest.raises(ConfigError, match="max_params: expected a number"):
+        quantity(text, "max_params")
 
 
 def test_names_are_safe_and_differ():
@@ -156,8 +156,8 @@ def test_folders_are_compared_without_a_network(data, tmp_path, capsys):
     (odd["sharded"] / "model.safetensors.index.json").write_text('{"weight_map": {"a": "weights.bin"}}')
     config = json.loads((odd["numbers"] / "config.json").read_text())
     (odd["numbers"] / "config.json").write_text(json.dumps(config | {"hidden_size": 0, "id2label": {"x": "circle"}}))
-    words = ["--model", folders["vit"], "--samples", 50, "--candidates", *odd.values(), folders["cnn"], other, broken,
-             copy, folders["vit"]]  # fmt: skip
+    among = ["--candidates", *odd.values(), folders["cnn"], other, broken, copy, folders["vit"]]
+    words = ["--model", folders["vit"], "--samples", 50, *among]
     assert scout(data, tmp_path / "out", *words) == 0
     report = json.loads((tmp_path / "out" / "scout.json").read_text())
     assert list(report["candidates"]) == ["cnn"]
@@ -184,9 +184,9 @@ def test_folders_are_compared_without_a_network(data, tmp_path, capsys):
     if again["cohort"]["partners"]:
         assert f"--peers mine={folders['vit']}" in again["command"]
         assert f"--dataset {data}" in again["command"]
-    assert scout(data, tmp_path / "out", *words, "--model", folders["cnx"]) == 2
+    assert scout(data, tmp_path / "out", *among, "--model", folders["cnx"]) == 2
     assert "a search for partners of" in capsys.readouterr().err
-    assert scout(data, tmp_path / "out", *words, "--samples", "40") == 2
+    assert scout(data, tmp_path / "out", *among, "--model", folders["vit"], "--samples", "40") == 2
     assert "number of rows" in capsys.readouterr().err
     assert scout(data, tmp_path / "new", "--model", folders["vit"]) == 2
     assert "nobody to look at" in capsys.readouterr().err

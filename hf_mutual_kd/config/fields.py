@@ -1,0 +1,56 @@
+"""What makes a field of a dataclass an option: its group, its help, its rule; and what became of former options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import field
+from typing import Any
+
+from ..errors import ConfigError
+
+GROUPS = {
+    "peers": "The peers",
+    "data": "The data",
+    "teaching": "Who teaches whom, and how strongly",
+    "view": "What training changes in an image",
+    "training": "Training",
+    "run": "The runs",
+    "hub": "The Hub",
+    "output": "What is written",
+    "machine": "The machine",
+}
+"""What options are for. What follows from it is in no list of names: `data` says which rows there are, so that rows
+are shared only where all of it is equal; `teaching` has no effect on a control; `run` is set by a suite itself."""
+
+
+def option(group: str, default: Any, help: str, **kwargs: Any) -> Any:
+    """A dataclass field of one of [`GROUPS`] with its help; a list or dict default is copied for every instance."""
+    metadata = {"help": help, "group": group, **kwargs}
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _of_the_peer(setting: str) -> str:
+    return (
+        f"it is a setting of the peer: --peers.NAME.{setting} VALUE, in YAML peers: {{NAME: {{source: ID, {setting}: "
+        f"VALUE}}}}, in Python PeerSpec(ID, {setting}=VALUE)"
+    )
+
+
+GONE = {
+    "peer_learning_rates": _of_the_peer("learning_rate"),
+    "peer_weight_decays": _of_the_peer("weight_decay"),
+    "frozen_peers": _of_the_peer("frozen"),
+    "peer_processors": _of_the_peer("processor"),
+    "role_source": "a score_table says who teaches wherever one is given; leave role_source out",
+    "image_column": "it is input_column now",
+}
+"""Former options, and what says the same now."""
+
+
+def refuse_gone(names: Iterable[str], where: str = "") -> None:
+    """Raise [`ConfigError`] for an option that is now written otherwise."""
+    for name in names:
+        if name in GONE:
+            raise ConfigError(f"{where}{name} is no option any more: {GONE[name]}")

@@ -1,0 +1,82 @@
+"""What numbers may be: one rule for each option, checked before anything is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from ..errors import ConfigError
+
+
+class Rule(NamedTuple):
+    """What a number must be, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(least: float) -> Rule:
+    """No less than a number."""
+    return Rule(f"{least:g} or more", lambda value: value >= least)
+
+
+def between(least: float, most: float) -> Rule:
+    """From one number to another, both included."""
+    return Rule(f"from {least:g} to {most:g}", lambda value: least <= value <= most)
+
+
+NOT_NEGATIVE = at_least(0)
+COUNT = at_least(1)
+POSITIVE = Rule("greater than 0", lambda value: value > 0)
+SHARE = Rule("above 0 and at most 1", lambda value: 0 < value <= 1)
+OPEN_SHARE = Rule("above 0 and below 1", lambda value: 0 < value < 1)
+BELOW_ONE = Rule("0 or more and below 1", lambda value: 0 <= value < 1)
+STEPS = Rule("a whole number of steps, or above 0 and below 1 as a share of all", lambda value: value > 0)
+SEED = Rule("from 0 to 4294967295", lambda value: 0 <= value < 2**32)
+ANY = Rule("a number", lambda value: True)
+
+TRAINING_ARGUMENTS: dict[str, Rule] = {
+    "per_device_train_batch_size": COUNT,
+    "per_device_eval_batch_size": COUNT,
+    "gradient_accumulation_steps": COUNT,
+    "eval_accumulation_steps": COUNT,
+    "num_train_epochs": POSITIVE,
+    "max_steps": Rule("-1 (as many as num_train_epochs has), or 1 or more", lambda value: value == -1 or value >= 1),
+    "learning_rate": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "max_grad_norm": NOT_NEGATIVE,
+    "adam_beta1": BELOW_ONE,
+    "adam_beta2": BELOW_ONE,
+    "adam_epsilon": POSITIVE,
+    "label_smoothing_factor": BELOW_ONE,
+    "neftune_noise_alpha": NOT_NEGATIVE,
+    "warmup_steps": NOT_NEGATIVE,
+    "eval_delay": NOT_NEGATIVE,
+    "logging_steps": STEPS,
+    "eval_steps": STEPS,
+    "save_steps": STEPS,
+    "save_total_limit": COUNT,
+    "seed": SEED,
+    "data_seed": SEED,
+    "dataloader_num_workers": NOT_NEGATIVE,
+    "dataloader_prefetch_factor": COUNT,
+    "torch_empty_cache_steps": COUNT,
+    "ddp_timeout": COUNT,
+    "ddp_bucket_cap_mb": COUNT,
+}
+"""Of the fields of `transformers.TrainingArguments`, most of which it does not check itself."""
+
+
+def check_rules(options: Any) -> None:
+    """Raise [`ConfigError`] where a number of a dataclass breaks its rule, or is not finite.
+
+    Rules are an option's own (`option(…, rule=COUNT)`) and those of [`TRAINING_ARGUMENTS`].
+    """
+    for item in fields(options):
+        rule, value = item.metadata.get("rule") or TRAINING_ARGUMENTS.get(item.name, ANY), getattr(options, item.name)
+        for number in value if isinstance(value, list) else [value]:
+            is_number = isinstance(number, int | float) and not isinstance(number, bool)
+            if is_number and not (math.isfinite(number) and rule.holds(number)):
+                raise ConfigError(f"{item.name} must be {rule.words}, got {number}")
