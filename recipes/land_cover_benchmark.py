@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from embedded_segmentation.make_data import SETTINGS
-from land_cover_report import ARMS, Benchmark, Place, describe, draw, draw_map, markdown
+from land_cover_report import ARMS, Benchmark, Place, benchmark_table, draw, draw_map, markdown
 from land_cover_training import BATCH_SIZE, EPOCHS, SPECIALISTS, STARTS, Job, fingerprint, run
 from PIL import Image
 
@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     write_json(options.output / "results.json", dataclasses.asdict(found))
     write(found, options.docs, land)
-    print(f"{describe(found)}\n{options.docs / 'LAND_COVER.md'}; {found.facts['seconds']} s of work")
+    print(f"{benchmark_table(found)}\n{options.docs / 'LAND_COVER.md'}; {found.facts['seconds']} s of work")
     return 0
 
 

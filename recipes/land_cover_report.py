@@ -220,7 +220,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1)
     return "\n".join(f"| {' | '.join(row)} |" for row in (columns, rule, *rows)) + "\n"
 
 
-def describe(found: Benchmark) -> str:
+def benchmark_table(found: Benchmark) -> str:
     """The mIoU of all arms and what is gained by them, for the terminal."""
     columns = ["peer", *(short for short, _ in ARMS.values())]
     gains = render(["peer", "Δ", *METRICS], difference_rows(found), "Differences, in points")

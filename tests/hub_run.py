@@ -13,7 +13,7 @@ from made_up_run import words_of
 from safetensors.numpy import save_file
 
 from hf_mutual_kd.hub.calls import Patience
-from hf_mutual_kd.hub.names import Destination
+from hf_mutual_kd.hub.names import PushTarget
 from hf_mutual_kd.hub.push import PushReport, push_run
 from hf_mutual_kd.reports.readme_merge import BEGIN, END
 
@@ -83,8 +83,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def destination(hub) -> Destination:
-    return Destination("ada", token=TOKEN, endpoint=hub.url)
+def destination(hub) -> PushTarget:
+    return PushTarget("ada", token=TOKEN, endpoint=hub.url)
 
 
 def sent(hub, method, part=""):

@@ -45,7 +45,7 @@ SHOWN = frozenset(
 """Variables whose value is a plain setting; of all others only the name is shown."""
 
 
-def describe_environment(environ: Mapping[str, str] = os.environ) -> list[tuple[str, str]]:
+def environment_table(environ: Mapping[str, str] = os.environ) -> list[tuple[str, str]]:
     """Facts in the order in which they are shown, e.g. `("python", "3.11.9")`.
 
     Args:

@@ -46,7 +46,7 @@ def run_export(options: ExportOptions) -> None:
         samples=options.samples,
         max_drop=options.max_drop / 100,
     )
-    print(describe_export(done))
+    print(export_table(done))
     if options.push:
         from ..hub.push import push_run
 
@@ -62,7 +62,7 @@ def run_export(options: ExportOptions) -> None:
         raise ExportError("\n".join(refused))
 
 
-def describe_export(done: list[Exported]) -> str:
+def export_table(done: list[Exported]) -> str:
     """The table: what each file keeps of PyTorch's accuracy, how large and how fast it is, and where it lies."""
     from ..reports.task_words import text_under
     from ..reports.terminal import render, size_of

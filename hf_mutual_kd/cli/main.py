@@ -92,9 +92,9 @@ class NoOptions:
 def run_env(options: NoOptions) -> None:
     """Print what a bug report needs."""
     from ..reports.terminal import render
-    from .environment import describe_environment
+    from .environment import environment_table
 
-    print(render(("what", "value"), describe_environment()))
+    print(render(("what", "value"), environment_table()))
 
 
 COMMANDS = {

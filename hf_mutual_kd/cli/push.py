@@ -55,7 +55,7 @@ def run_push(options: PushOptions) -> None:
         dry_run=options.dry_run,
         deadline_s=options.deadline_s,
     )
-    print(describe_plan(report) if options.dry_run else describe_push(report))
+    print(plan_table(report) if options.dry_run else push_table(report))
 
 
 def run_card(options: CardOptions) -> None:
@@ -68,7 +68,7 @@ def run_card(options: CardOptions) -> None:
         print(f"{name}: {path}")
 
 
-def describe_push(report: PushReport) -> str:
+def push_table(report: PushReport) -> str:
     """The table after a push, and the collection's address or why there is none."""
     from ..reports.terminal import render
 
@@ -91,12 +91,12 @@ def describe_push(report: PushReport) -> str:
     return "\n".join(lines)
 
 
-def describe_plan(report: PushReport) -> str:
+def plan_table(report: PushReport) -> str:
     """What a dry run shows: every file with its size, and the card's metadata."""
-    return "\n\n".join([*map(_describe_planned, report.peers), "dry run: nothing was sent"])
+    return "\n\n".join([*map(_planned_line, report.peers), "dry run: nothing was sent"])
 
 
-def _describe_planned(one: PushedPeer) -> str:
+def _planned_line(one: PushedPeer) -> str:
     import yaml
 
     from ..reports.terminal import render

@@ -71,7 +71,7 @@ def run_evaluate(options: EvaluateOptions) -> None:
     from ..files import write_json
     from ..tasks.video_saliency.data.map_files import read_map
     from ..tasks.video_saliency.metrics.scores import SaliencyScores
-    from ..tasks.video_saliency.score_folders import describe, evaluate_folders, without_nan
+    from ..tasks.video_saliency.score_folders import evaluate_folders, scores_table, without_nan
 
     if options.json and not Path(options.json).absolute().parent.is_dir():
         raise DataError(f"--json {options.json}: no such folder; make it first")
@@ -96,7 +96,7 @@ def run_evaluate(options: EvaluateOptions) -> None:
         videos=options.videos,
         on_bad_frame=options.on_bad_frame,
     )
-    print(describe(result))
+    print(scores_table(result))
     if options.json:
         write_json(Path(options.json), without_nan(result))
 

@@ -82,7 +82,7 @@ def run_score(options: ScoreOptions) -> None:
     with on_main_process(accelerator.state, claimed(options.out, "--out")):
         table = _score(options, task, accelerator)
     if accelerator.is_main_process:
-        print(describe_table(table))
+        print(score_table_text(table))
     leave_together()
 
 
@@ -129,7 +129,7 @@ def load_checked(options: ScoringOptions, split: str, labels: bool = True, task:
     return splits
 
 
-def describe_table(table: ScoreTable) -> str:
+def score_table_text(table: ScoreTable) -> str:
     """Each peer's accuracy, of maps its mean score; on how many samples it is the best, and what lies where."""
     from ..reports.terminal import percent, render, size_of
 

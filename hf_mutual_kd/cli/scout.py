@@ -78,7 +78,7 @@ def _scout(options: ScoutOptions, wanted: Wanted, accelerator: Any) -> None:
     from ..files import write_json
     from ..run_lock import LOCK
     from ..scoring.scout.figure import scout_figure
-    from ..scoring.scout.report import describe_scout, recipe_command
+    from ..scoring.scout.report import recipe_command, scout_table
     from ..scoring.scout.scout import STATE, Scout, draw_sample
     from ..tasks.registry import make_task
 
@@ -107,7 +107,7 @@ def _scout(options: ScoutOptions, wanted: Wanted, accelerator: Any) -> None:
     if report["candidates"]:
         picture = scout_figure(report["candidates"], splits.label_names, report["cohort"]["partners"])
         write_bytes(folder / "scout.png", picture)
-    print(describe_scout(report, command, folder))
+    print(scout_table(report, command, folder))
 
 
 def wanted_of(options: ScoutOptions) -> Wanted:

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from .peers import peer_words
-from .values import Written, accepts, from_word, is_secret
+from .values import RawValue, accepts, from_word, is_secret
 
 BOOLEANS = ("true", "false", "yes", "no", "on", "off")
 
@@ -74,11 +74,11 @@ def _in_positions(
     return found
 
 
-def from_words(option: Option | None, words: list[str]) -> Written | None:
+def from_words(option: Option | None, words: list[str]) -> RawValue | None:
     """What the words of one option say; `None` where a value is missing."""
     if words:
         items = [from_word(word, "command line") for word in words]
-        return items[0] if len(items) == 1 else Written(items, " ".join(words), "command line", typed=False)
+        return items[0] if len(items) == 1 else RawValue(items, " ".join(words), "command line", typed=False)
     if option is None or accepts(option.hint, bool):
         return from_word("true", "command line")
     return None

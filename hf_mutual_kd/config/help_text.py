@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from .command_line import spell
 from .fields import GROUPS
-from .values import describe
+from .values import hint_text
 
 WIDTH = 110
 
@@ -54,7 +54,7 @@ def _entry(item: Field[Any], hint: Any) -> list[str]:
 
 
 def _spell_type(hint: Any) -> str:
-    text = describe(hint).replace(" or null", "").replace("null or ", "")
+    text = hint_text(hint).replace(" or null", "").replace("null or ", "")
     if text.startswith("one of "):
         return text.removeprefix("one of ").replace(", ", "|")
     words = {"true or false": "true|false", "a whole number": "N", "a number": "X", "text": "TEXT"}

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from ..errors import PeerError
 from .places import place
-from .values import Mismatch, Written, convert, nearest
+from .values import Mismatch, RawValue, convert, nearest
 
 BatchNorm = Literal["train", "freeze"]
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -125,7 +125,7 @@ def parse_entries(entries: Iterable[str]) -> dict[str, PeerSpec]:
     return peers
 
 
-def read_peers(written: Written) -> dict[str, PeerSpec]:
+def read_peers(written: RawValue) -> dict[str, PeerSpec]:
     """The option `peers`: `NAME=ID …` or `ID …`, or a mapping of names to an ID or to the fields of a [`PeerSpec`].
 
     Raises:
@@ -140,16 +140,16 @@ def read_peers(written: Written) -> dict[str, PeerSpec]:
         raise Mismatch(f"{written.where}: {error}") from None
 
 
-def _placed_entry(written: Written) -> str:
+def _placed_entry(written: RawValue) -> str:
     name, source = named(convert(written, str, "peers"))
-    return f"{name}={place(Written(source, source, written.where, written.typed)).text}"
+    return f"{name}={place(RawValue(source, source, written.where, written.typed)).text}"
 
 
-def _read_peer(written: Written, name: str) -> PeerSpec:
+def _read_peer(written: RawValue, name: str) -> PeerSpec:
     if not isinstance(written.value, dict):
-        return PeerSpec.parse(place(Written(source := convert(written, str, name), source, written.where, True)).text)
+        return PeerSpec.parse(place(RawValue(source := convert(written, str, name), source, written.where, True)).text)
     said = {key: place(item) if key in ("source", "processor") else item for key, item in written.value.items()}
-    spec: PeerSpec = convert(Written(said, written.text, written.where, written.typed), PeerSpec, name)
+    spec: PeerSpec = convert(RawValue(said, written.text, written.where, written.typed), PeerSpec, name)
     if not spec.source:
         raise Mismatch(f"{written.where}: {name} has no source; write source: ID_OR_FOLDER[@REVISION]")
     parsed = PeerSpec.parse(spec.source)
@@ -158,7 +158,7 @@ def _read_peer(written: Written, name: str) -> PeerSpec:
     return replace(spec, source=parsed.source, revision=spec.revision or parsed.revision)
 
 
-def change_peer(peers: Mapping[str, PeerSpec], path: str, written: Written) -> dict[str, PeerSpec]:
+def change_peer(peers: Mapping[str, PeerSpec], path: str, written: RawValue) -> dict[str, PeerSpec]:
     """The peers with one setting of one of them changed; `path` is `"peers.NAME.FIELD"`.
 
     Raises:
@@ -168,7 +168,7 @@ def change_peer(peers: Mapping[str, PeerSpec], path: str, written: Written) -> d
     if name not in peers or len(rest) != 1:
         among = f"the peers are {', '.join(peers) or 'not given'}; write peers.NAME.SETTING"
         raise Mismatch(f"{written.where}: {path} names no setting of a peer{nearest(name, peers)}; {among}")
-    changed = convert(Written({rest[0]: written}, "", written.where, True), PeerSpec, f"peers.{name}")
+    changed = convert(RawValue({rest[0]: written}, "", written.where, True), PeerSpec, f"peers.{name}")
     try:
         return {**peers, name: replace(peers[name], **{rest[0]: getattr(changed, rest[0])})}
     except PeerError as error:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from ..errors import ConfigError
-from .values import Mismatch, Written, nearest
+from .values import Mismatch, RawValue, nearest
 
 EXAMPLES = "examples:"
 EXAMPLES_VARIABLE = "HF_MUTUAL_KD_EXAMPLES"
@@ -57,7 +57,7 @@ def examples_folder() -> Path:
     return folder
 
 
-def place(written: Written) -> Written:
+def place(written: RawValue) -> RawValue:
     """A value that names a file or folder, as it is found from the working folder; Hub ids stay as they are.
 
     In a file a path is relative to that file where something lies there, or where it begins with `./` or `../`.
@@ -67,7 +67,7 @@ def place(written: Written) -> Written:
         [`ConfigError`]: it is `examples:…` and there are none.
     """
     if isinstance(written.value, list):
-        return Written([place(item) for item in written.value], written.text, written.where, written.typed)
+        return RawValue([place(item) for item in written.value], written.text, written.where, written.typed)
     if not isinstance(written.value, str):
         return written
     found = SCHEME.fullmatch(written.text)
@@ -78,10 +78,10 @@ def place(written: Written) -> Written:
         return written
     else:
         placed = scheme + _beside(path, written)
-    return Written(placed, placed, written.where, written.typed)
+    return RawValue(placed, placed, written.where, written.typed)
 
 
-def _beside(path: str, written: Written) -> str:
+def _beside(path: str, written: RawValue) -> str:
     folder = Path(written.folder)
     if not written.folder or Path(path).is_absolute() or path.startswith("~"):
         return path

@@ -16,7 +16,7 @@ from .help_text import render_help
 from .peers import PeerSpec, change_peer, plain_peers, read_peers
 from .places import find_config, place
 from .rules import check_rules
-from .values import Mismatch, Written, accepts, compose_mapping, convert, describe, is_secret, nearest
+from .values import Mismatch, RawValue, accepts, compose_mapping, convert, hint_text, is_secret, nearest
 
 __all__ = ["HIDDEN", "Recipe", "build_recipe", "parse_options", "parse_recipe", "to_command"]
 
@@ -139,7 +139,7 @@ def show_help(argv: Sequence[str], classes: Sequence[type], description: str, us
 
 
 def build_recipe(
-    layers: Sequence[Mapping[str, Written]],
+    layers: Sequence[Mapping[str, RawValue]],
     option_classes: tuple[type, ...],
     load_config_class: Callable[[], type],
     *,
@@ -152,7 +152,7 @@ def build_recipe(
 
 
 def _values(
-    layers: Sequence[Mapping[str, Written]], options: Mapping[str, Option], defaults: Defaults, problems: list[str]
+    layers: Sequence[Mapping[str, RawValue]], options: Mapping[str, Option], defaults: Defaults, problems: list[str]
 ) -> dict[str, Any]:
     """The value of every option that is set.
 
@@ -199,7 +199,7 @@ def _raise_if_any(problems: list[str]) -> None:
         raise ConfigError(f"{len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
-def _read_file(words: dict[str, list[str]], problems: list[str]) -> dict[str, Written]:
+def _read_file(words: dict[str, list[str]], problems: list[str]) -> dict[str, RawValue]:
     given = words.pop("config", None)
     if given is None:
         return {}
@@ -228,14 +228,14 @@ def read_config(given: str) -> str:
 
 def _from_command_line(
     words: Mapping[str, list[str]], options: Mapping[str, Option], problems: list[str]
-) -> dict[str, Written]:
+) -> dict[str, RawValue]:
     found = {}
     for name, items in words.items():
         written = from_words(options.get(name), items)
         if written is not None:
             found[name] = written
         else:
-            problems.append(f"command line: --{name} needs a value: {describe(options[name].hint)}")
+            problems.append(f"command line: --{name} needs a value: {hint_text(options[name].hint)}")
     return found
 
 
@@ -272,7 +272,7 @@ def unknown(name: str, names: Iterable[str]) -> str:
 
 
 def _take(
-    values: dict[str, Any], options: Mapping[str, Option], name: str, written: Written, problems: list[str]
+    values: dict[str, Any], options: Mapping[str, Option], name: str, written: RawValue, problems: list[str]
 ) -> None:
     option = options.get(name)
     try:

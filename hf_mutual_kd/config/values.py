@@ -28,11 +28,11 @@ class Mismatch(Exception):
 
 
 @dataclass(frozen=True)
-class Written:
+class RawValue:
     """A value as it was written, before it has the type of its option.
 
     Args:
-        value: a scalar (`None`, `bool`, `int`, `float`, `str`), a `list[Written]` or a `dict[str, Written]`.
+        value: a scalar (`None`, `bool`, `int`, `float`, `str`), a `list[RawValue]` or a `dict[str, RawValue]`.
         text (`str`): the scalar as written; of a list or mapping, a short form for messages.
         where (`str`): `"file.yaml:12"` or `"command line"`.
         typed (`bool`): YAML tells `3` from `"3"`; words on the command line have no types (`False`).
@@ -49,13 +49,13 @@ class Written:
         return os.path.dirname(self.where.rpartition(":")[0])
 
 
-def from_word(text: str, where: str = "command line") -> Written:
+def from_word(text: str, where: str = "command line") -> RawValue:
     """One word of the command line: `"3"`, `"true"`, `"1e-6"`, `"vit-b=google/vit-base-patch16-224"`."""
     tag = _resolver.resolve(yaml.ScalarNode, text, (True, False))
-    return Written(_scalar_value(tag, text), text, where, typed=False)
+    return RawValue(_scalar_value(tag, text), text, where, typed=False)
 
 
-def from_node(node: yaml.Node, where: str, problems: list[str], depth: int = 0) -> Written:
+def from_node(node: yaml.Node, where: str, problems: list[str], depth: int = 0) -> RawValue:
     """A composed YAML node with its line; duplicate and non-text keys are added to `problems`."""
     here = f"{where}:{node.start_mark.line + 1}"
     if depth > MAX_DEPTH:
@@ -63,11 +63,11 @@ def from_node(node: yaml.Node, where: str, problems: list[str], depth: int = 0) 
     if isinstance(node, yaml.ScalarNode):
         if not node.tag.startswith(TAG):
             raise Mismatch(f"{here}: tags are not read, got {node.tag}")
-        return Written(_scalar_value(node.tag, node.value), node.value, here, typed=True)
+        return RawValue(_scalar_value(node.tag, node.value), node.value, here, typed=True)
     if isinstance(node, yaml.SequenceNode):
         items = [from_node(item, where, problems, depth + 1) for item in node.value]
-        return Written(items, f"[{', '.join(item.text for item in items)}]", here, typed=True)
-    entries: dict[str, Written] = {}
+        return RawValue(items, f"[{', '.join(item.text for item in items)}]", here, typed=True)
+    entries: dict[str, RawValue] = {}
     for key_node, value_node in node.value:
         line = f"{where}:{key_node.start_mark.line + 1}"
         key = key_node.value
@@ -79,10 +79,10 @@ def from_node(node: yaml.Node, where: str, problems: list[str], depth: int = 0) 
         else:
             entries[key] = from_node(value_node, where, problems, depth + 1)
     shown = ", ".join(f"{key}: {item.text}" for key, item in entries.items())
-    return Written(entries, f"{{{shown}}}", here, typed=True)
+    return RawValue(entries, f"{{{shown}}}", here, typed=True)
 
 
-def compose_mapping(text: str, where: str, problems: list[str]) -> dict[str, Written]:
+def compose_mapping(text: str, where: str, problems: list[str]) -> dict[str, RawValue]:
     """The entries of a YAML document, each with its line; an empty document has none.
 
     Raises:
@@ -123,14 +123,14 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" (nearest: {found[0]})" if found else ""
 
 
-def convert(written: Written, hint: Any, name: str) -> Any:
+def convert(written: RawValue, hint: Any, name: str) -> Any:
     """The value in the type that a dataclass field asks for.
 
     Strict: `3` is a number, `"3"`, `yes`, `3.0` and `[3]` are none; whole numbers pass for a float, and so does the
     text `1e-6`, which YAML 1.1 does not take for a number. Words of the command line have the type that is asked for.
 
     Args:
-        written ([`Written`]): what the user wrote.
+        written ([`RawValue`]): what the user wrote.
         hint: a type hint as `typing.get_type_hints` gives it: `bool`, `int`, `float`, `str`, `Any`, `Literal`, `Enum`,
             `list[T]`, `dict[str, T]`, a dataclass, and unions of them.
         name (`str`): the option, for messages.
@@ -164,7 +164,7 @@ def convert(written: Written, hint: Any, name: str) -> Any:
     return _scalar(written, hint, name)
 
 
-def plain(written: Written) -> Any:
+def plain(written: RawValue) -> Any:
     """The value without a type to aim at: scalars as YAML reads them (but `1e-6` is a number), lists, mappings."""
     if isinstance(written.value, list):
         return [plain(item) for item in written.value]
@@ -175,20 +175,20 @@ def plain(written: Written) -> Any:
     return written.value
 
 
-def describe(hint: Any) -> str:
+def hint_text(hint: Any) -> str:
     """A type in a user's words: `"true or false"`, `"one of best, mean"`, `"a list: number …"`."""
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
     if hint in words:
         return words[hint]
     if get_origin(hint) is Union or isinstance(hint, types.UnionType):
-        return " or ".join(describe(part) for part in _members(hint))
+        return " or ".join(hint_text(part) for part in _members(hint))
     choices = _choices(hint)
     if choices:
         return f"one of {', '.join(map(_shown, choices))}"
     if hint is list or get_origin(hint) is list:
-        return f"a list ({describe((get_args(hint) or (Any,))[0])} …)"
+        return f"a list ({hint_text((get_args(hint) or (Any,))[0])} …)"
     if hint is dict or get_origin(hint) is dict:
-        return f"NAME=VALUE … ({describe((get_args(hint) or (str, Any))[1])})"
+        return f"NAME=VALUE … ({hint_text((get_args(hint) or (str, Any))[1])})"
     return "any value" if hint is Any else "NAME=VALUE …" if is_dataclass(hint) else str(hint)
 
 
@@ -208,7 +208,7 @@ def _choices(hint: Any) -> tuple[Any, ...]:
     return tuple(member.value for member in hint) if is_enum else ()
 
 
-def _refuse(written: Written, name: str, expected: str, advice: str = "") -> Mismatch:
+def _refuse(written: RawValue, name: str, expected: str, advice: str = "") -> Mismatch:
     got = "a hidden value" if is_secret(name) else json.dumps(written.text, ensure_ascii=False)
     if written.typed and not isinstance(written.value, str) and not is_secret(name):
         got = written.text or "nothing"
@@ -243,10 +243,10 @@ def _item_type(hint: Any) -> Any:
     return (get_args(hint) or (None,))[0] if get_origin(hint) is list else None
 
 
-def _union(written: Written, hint: Any, name: str) -> Any:
+def _union(written: RawValue, hint: Any, name: str) -> Any:
     parts = _members(hint)
     if str in get_args(hint) and str not in parts and isinstance(written.value, str):
-        written = Written(written.value, written.text, written.where, typed=False)
+        written = RawValue(written.value, written.text, written.where, typed=False)
     if not written.typed and written.text.startswith("{") and accepts(hint, dict):
         parts = [part for part in parts if accepts(part, dict)]
     failures = []
@@ -258,16 +258,16 @@ def _union(written: Written, hint: Any, name: str) -> Any:
     own = [failure for part, failure in failures if part is not type(None)]
     if len(own) == 1:
         raise own[0]
-    raise _refuse(written, name, describe(hint))
+    raise _refuse(written, name, hint_text(hint))
 
 
-def _none(written: Written, name: str, text_is_allowed: bool) -> None:
+def _none(written: RawValue, name: str, text_is_allowed: bool) -> None:
     spellings = ("null",) if text_is_allowed else ("null", "none")
     if not (written.value is None if written.typed else written.text.lower() in spellings):
         raise _refuse(written, name, "null")
 
 
-def _choice(written: Written, choices: tuple[Any, ...], name: str) -> Any:
+def _choice(written: RawValue, choices: tuple[Any, ...], name: str) -> Any:
     # By the text: `eval_strategy: no` is false for YAML 1.1.
     for choice in choices:
         same = written.text == choice if isinstance(choice, str) else written.value is choice
@@ -277,21 +277,21 @@ def _choice(written: Written, choices: tuple[Any, ...], name: str) -> Any:
     raise _refuse(written, name, f"one of {', '.join(texts)}", nearest(written.text, texts))
 
 
-def _list(written: Written, part: Any, name: str) -> list[Any]:
+def _list(written: RawValue, part: Any, name: str) -> list[Any]:
     items = written.value
     if not isinstance(items, list):
         if written.typed or isinstance(items, dict):
-            raise _refuse(written, name, describe(list[part]), "; write it as [a, b]")
+            raise _refuse(written, name, hint_text(list[part]), "; write it as [a, b]")
         words = [] if written.text == "[]" else written.text.split() if _choices(part) else [written.text]
         items = [from_word(word, written.where) for word in words]
     return [convert(item, part, name) for item in items]
 
 
-def _entries(written: Written, hint: Any, name: str) -> dict[str, Written]:
+def _entries(written: RawValue, hint: Any, name: str) -> dict[str, RawValue]:
     if isinstance(written.value, dict):
         return written.value
     if written.typed:
-        raise _refuse(written, name, describe(hint), "; write it as a mapping of names to values")
+        raise _refuse(written, name, hint_text(hint), "; write it as a mapping of names to values")
     if written.text.startswith("{"):
         problems: list[str] = []
         entries = compose_mapping(written.text, written.where, problems)
@@ -302,14 +302,14 @@ def _entries(written: Written, hint: Any, name: str) -> dict[str, Written]:
     for word in written.value if isinstance(written.value, list) else [written]:
         key, equals, value = word.text.partition("=")
         if not (key and equals):
-            raise _refuse(word, name, describe(hint))
+            raise _refuse(word, name, hint_text(hint))
         if key in entries:
             raise Mismatch(f"{written.where}: {name} has {key} twice")
         entries[key] = from_word(value, written.where)
     return entries
 
 
-def _dataclass(written: Written, hint: Any, name: str) -> Any:
+def _dataclass(written: RawValue, hint: Any, name: str) -> Any:
     hints = get_type_hints(hint)
     known = {item.name: hints[item.name] for item in fields(hint) if item.init}
     values = {}
@@ -323,10 +323,10 @@ def _dataclass(written: Written, hint: Any, name: str) -> Any:
         raise Mismatch(f"{written.where}: {name} is refused: {error}") from None
 
 
-def _scalar(written: Written, hint: Any, name: str) -> Any:
+def _scalar(written: RawValue, hint: Any, name: str) -> Any:
     value = written.value
     if isinstance(value, list | dict):
-        raise _refuse(written, name, describe(hint))
+        raise _refuse(written, name, hint_text(hint))
     if hint is str and (isinstance(value, str) or not written.typed):
         return written.text
     if hint in (bool, int) and type(value) is hint:
@@ -338,4 +338,4 @@ def _scalar(written: Written, hint: Any, name: str) -> Any:
     if hint not in (bool, int, float, str):
         raise Mismatch(f"{written.where}: {name} has no written form; set it from Python")
     advice = "; put it in quotes" if hint is str else ""
-    raise _refuse(written, name, describe(hint), advice)
+    raise _refuse(written, name, hint_text(hint), advice)

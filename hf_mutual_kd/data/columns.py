@@ -16,7 +16,7 @@ from ..config.values import nearest
 from ..errors import DataError, LabelError
 from .class_labels import KINDS, check_class_names, class_names, class_number, class_numbers, is_text, may_be_label
 from .label_names import given_names
-from .sources import Source, explained
+from .sources import Source, as_data_error
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
 
@@ -138,7 +138,7 @@ def features_of(split: AnyDataset, name: str) -> dict[str, Any]:
     features = split.features or {}
     for column in _held_by(features, datasets.Image):
         split = split.cast_column(column, datasets.Image(decode=False))
-    with explained(name):
+    with as_data_error(name):
         row = next(iter(split.take(1)), None)
     if row is None:
         raise DataError(f"split {name} is empty")

@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ..config.options import RecipeOptions
 from ..errors import LabelError
-from .sources import Source, explained
+from .sources import Source, as_data_error
 
 BESIDE = ("names.json", "id2label.json", "object_id2label.json")
 """Files that hold names, beside the data or in the data set's repository; the first that is there counts."""
@@ -69,7 +69,7 @@ def _local_files(given: str) -> list[Path]:
 
 def _from_hub(source: Source, options: RecipeOptions) -> list[str] | None:
     for name in BESIDE:
-        with explained(source.name), suppress(EntryNotFoundError):
+        with as_data_error(source.name), suppress(EntryNotFoundError):
             path = hf_hub_download(source.name, name, repo_type="dataset", revision=source.revision)
             return _read(Path(path), f"{name} of {source.name}", options)
     return None

@@ -98,14 +98,14 @@ def _folder(path: Path, options: RecipeOptions) -> Source:
         images = _image_folder(path)
         if images:
             return images if not options.streaming else _as_streams(images)
-    with explained(str(path)):
+    with as_data_error(str(path)):
         builder = datasets.load_dataset_builder(str(path.resolve()), options.dataset_config)
         found = {str(split): list(map(Path, part)) for split, part in (builder.config.data_files or {}).items()}
         return Source(_build(builder, options), name, options.dataset_config, files=_sizes(found))
 
 
 def _saved(path: Path, options: RecipeOptions) -> Source:
-    with explained(str(path)):
+    with as_data_error(str(path)):
         listing = path / "dataset_dict.json"
         names = json.loads(listing.read_text(encoding="utf-8"))["splits"] if listing.is_file() else None
         folders = {"train": path} if names is None else {name: path / name for name in names}
@@ -146,7 +146,7 @@ def _parquet(files: dict[str, list[Path]], name: str, options: RecipeOptions) ->
     # Apart, as splits of one data set must have equal columns and a test set may lack its labels.
     splits: dict[str, Dataset | IterableDataset] = {}
     for split, part in paths.items():
-        with explained(str(options.dataset)):
+        with as_data_error(str(options.dataset)):
             if sum(pq.read_metadata(file).num_rows for file in part) == 0:
                 splits[split] = Dataset.from_dict({})
                 continue
@@ -203,7 +203,7 @@ def _images_in(folder: Path, deep: bool = False) -> list[Path]:
 
 
 def _hub(name: str, options: RecipeOptions) -> Source:
-    with explained(name):
+    with as_data_error(name):
         builder = datasets.load_dataset_builder(name, options.dataset_config, revision=options.dataset_revision)
         asked, found = options.dataset_revision, builder.hash
         if asked and COMMIT.fullmatch(asked) and found != asked:
@@ -221,7 +221,7 @@ def _build(builder: DatasetBuilder, options: RecipeOptions) -> dict[str, Dataset
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
+def as_data_error(name: str) -> Iterator[None]:
     """Turn what `datasets` and the Hub client raise into one message that says what to do."""
     try:
         yield

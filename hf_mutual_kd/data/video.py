@@ -90,7 +90,7 @@ class PyAVReader(VideoReader):
     def index(self) -> FrameIndex:
         """Made on first use from the packets, without decoding where they carry their times."""
         if self._index is None:
-            with self._explained("the index"):
+            with self._as_data_error("the index"):
                 self._index = self._made_index()
             if not self._index.times:
                 raise DataError(f"{self.name}: holds no frames")
@@ -113,7 +113,7 @@ class PyAVReader(VideoReader):
             )
 
     def _decoded(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        with self._explained(f"frames {numbers[0]} to {numbers[-1]}"):
+        with self._as_data_error(f"frames {numbers[0]} to {numbers[-1]}"):
             missing = list(numbers)
             if self.index.keys:
                 for key, group in groupby(numbers, self.index.key_before):
@@ -154,17 +154,17 @@ class PyAVReader(VideoReader):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         number = -1
-        with self._explained("a frame"):
+        with self._as_data_error("a frame"):
             for number, frame in enumerate(self._from_start()):
                 yield self._checked(_pixels(frame), number)
         if number < 0:
             raise DataError(f"{self.name}: holds no frames")
 
-    def _explained(self, what: str) -> _Explained:
-        return _Explained(self.name, what)
+    def _as_data_error(self, what: str) -> _AsDataError:
+        return _AsDataError(self.name, what)
 
 
-class _Explained:
+class _AsDataError:
     """Turns what a decoder raises into an error that names the file."""
 
     def __init__(self, name: str, what: str):

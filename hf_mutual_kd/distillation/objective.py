@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from ..config.options import Detach, TransferOptions
 from ..errors import ConfigError
 from .cohort_batch import CohortBatch
+from .deep_mutual_learning import kl_from_others
 from .losses import kl_to_target, softened_log_probs, teacher_log_probs
-from .pairwise import kl_from_others
 from .roles import ALL, MEAN, NOBODY, UNDECIDED
 from .teacher_rules import (
     RULES,

@@ -26,7 +26,7 @@ from ..distillation.objective import Objective
 from ..errors import ConfigError, OutputFolderError, ResumeError
 from ..files import write_bytes, write_json
 from ..hub.checkpoints import pull_checkpoint
-from ..hub.names import Destination
+from ..hub.names import PushTarget
 from ..hub.push import check_rights, push_run
 from ..peers.adapter_settings import with_adapters
 from ..peers.cohort import Cohort
@@ -34,7 +34,7 @@ from ..peers.spec import PeerSpec, check_peer_names
 from ..reports.card_figures import results_figure
 from ..reports.html_report import write_report
 from ..reports.model_card import EXAMPLES, write_cards
-from ..reports.results import Arm, collect, describe
+from ..reports.results import Arm, collect, results_table
 from ..reports.run_facts import (
     base_facts,
     emissions_tracker,
@@ -49,7 +49,7 @@ from ..run_lock import claimed
 from ..scoring.table_teacher import open_table
 from ..tasks.registry import make_task
 from ..training import checkpoint_state as checkpoints
-from ..training.cohort_record import COHORT, describe_cohort, versions
+from ..training.cohort_record import COHORT, cohort_facts, versions
 from ..training.objective_options import objective_for
 from ..training.processes import check_launch, on_main_process
 from ..training.pushing import RESULTS, push_settings
@@ -150,7 +150,7 @@ class Experiment:
             results |= self._examples(splits, specs)
         write_json(self.folder / RESULTS, results)
         write_cards(self.folder)
-        print(describe(results, self.folder, words))
+        print(results_table(results, self.folder, words))
         print(f"Report: {write_report(self.folder, splits.test, task=task)}")
         if self.config.push_to_hub:
             self._push()
@@ -170,7 +170,7 @@ class Experiment:
 
     def _examples(self, splits: Splits, specs: dict[str, PeerSpec]) -> dict[str, Any]:
         """Draw test samples as the first seed's peers see them: a few, and those that changed most."""
-        rows = few_rows(splits.test)
+        rows = example_rows(splits.test)
         before = self._cohort(specs, splits, self.options.label_alignment)
         trained = {
             name: dataclasses.replace(spec, source=str(self.folder / name), revision=None, peft=None)
@@ -196,7 +196,7 @@ class Experiment:
         if self.options.dataset is None:
             raise ConfigError("dataset is missing: give a Hub id, a folder or Parquet files with --dataset")
         if self.config.push_to_hub and self.state.is_main_process:
-            check_rights(Destination(**push_settings(self.config)))
+            check_rights(PushTarget(**push_settings(self.config)))
         resume = self.config.resume_from_checkpoint
         if isinstance(resume, str) and not Path(resume).is_dir() and not HUB_ID.fullmatch(resume):
             raise ResumeError(f"resume_from_checkpoint: {resume} is neither a folder nor a repository on the Hub")
@@ -278,7 +278,7 @@ class Experiment:
     def _write_cohort_record(self, cohort: Cohort, splits: Splits, objective: Objective) -> None:
         if not self.state.is_main_process:
             return
-        record = describe_cohort(cohort) | self._facts(splits) | {"recipe": self.given}
+        record = cohort_facts(cohort) | self._facts(splits) | {"recipe": self.given}
         for name, spec in cohort.specs.items():
             record["peers"][name]["base"] = base_facts(spec.source, spec.revision)
         record["objective"] = objective_facts(objective)
@@ -353,7 +353,7 @@ class Experiment:
         return arm
 
 
-def few_rows(rows: Any, most: int = 4) -> list[dict[str, Any]]:
+def example_rows(rows: Any, most: int = 4) -> list[dict[str, Any]]:
     """Rows from all over a data set, the first of a stream, each with its place in it as `sample_id`."""
     if isinstance(rows, IterableDataset):
         return [{SAMPLE_ID: index, **row} for index, row in enumerate(itertools.islice(rows, most))]

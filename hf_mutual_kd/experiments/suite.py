@@ -14,7 +14,7 @@ from typing import Any
 
 from ..config.options import RecipeOptions, TransferOptions, names_in
 from ..config.recipe import Recipe, build_recipe
-from ..config.values import Mismatch, Written, compose_mapping, convert, from_word, nearest, plain
+from ..config.values import Mismatch, RawValue, compose_mapping, convert, from_word, nearest, plain
 from ..errors import ConfigError
 from .launch import DEFAULTS, load_config_class
 
@@ -107,7 +107,7 @@ def read_suite(path: str | Path, output_dir: str | None = None) -> Suite:
     return suite
 
 
-def _suite(found: Mapping[str, Written], where: str, output_dir: str | None, problems: list[str]) -> Suite:
+def _suite(found: Mapping[str, RawValue], where: str, output_dir: str | None, problems: list[str]) -> Suite:
     base, settings = _mapping(found, "base", where), _mapping(found, "settings", where)
     _check_names(found, base, settings, where, problems)
     seeds = convert(found["seeds"], list[int], "seeds") if "seeds" in found else [0]
@@ -122,9 +122,9 @@ def _suite(found: Mapping[str, Written], where: str, output_dir: str | None, pro
 
 
 def _check_names(
-    found: Mapping[str, Written],
-    base: Mapping[str, Written],
-    settings: Mapping[str, Written],
+    found: Mapping[str, RawValue],
+    base: Mapping[str, RawValue],
+    settings: Mapping[str, RawValue],
     where: str,
     problems: list[str],
 ) -> None:
@@ -144,19 +144,19 @@ def _check_names(
         raise Mismatch("\n".join(problems))
 
 
-def _mapping(found: Mapping[str, Written], key: str, where: str) -> dict[str, Written]:
+def _mapping(found: Mapping[str, RawValue], key: str, where: str) -> dict[str, RawValue]:
     if key not in found or not isinstance(found[key].value, dict):
         place = found[key].where if key in found else where
         raise Mismatch(f"{place}: {key} must be a mapping of names to values")
     return dict(found[key].value)
 
 
-def _changes(settings: Mapping[str, Written], name: str) -> dict[str, Written]:
+def _changes(settings: Mapping[str, RawValue], name: str) -> dict[str, RawValue]:
     """What a setting changes; an empty one may be written as nothing at all."""
     return {} if settings[name].value is None else _mapping(settings, name, settings[name].where)
 
 
-def _pairs(found: Mapping[str, Written], base: Mapping[str, Written], where: str) -> list[tuple[str, ...]]:
+def _pairs(found: Mapping[str, RawValue], base: Mapping[str, RawValue], where: str) -> list[tuple[str, ...]]:
     """The drawn pairs; one empty one where none are asked for."""
     if "pairs" not in found:
         return [()]
@@ -178,7 +178,7 @@ def _pairs(found: Mapping[str, Written], base: Mapping[str, Written], where: str
 
 
 def _arms(
-    suite: Suite, base: dict[str, Written], settings: Mapping[str, Written], pairs: Sequence[tuple[str, ...]]
+    suite: Suite, base: dict[str, RawValue], settings: Mapping[str, RawValue], pairs: Sequence[tuple[str, ...]]
 ) -> list[PlannedArm]:
     controls: dict[str, PlannedArm] = {}
     arms: list[PlannedArm] = []
@@ -197,28 +197,28 @@ def _arms(
     return [*controls.values(), *arms]
 
 
-def _only(base: Mapping[str, Written], pair: tuple[str, ...]) -> dict[str, Written]:
+def _only(base: Mapping[str, RawValue], pair: tuple[str, ...]) -> dict[str, RawValue]:
     """`base`'s peers without those that are not in the pair."""
     if not pair:
         return {}
     peers = base["peers"]
     kept = {name: written for name, written in peers.value.items() if name in pair}
-    return {"peers": Written(kept, peers.text, peers.where, peers.typed)}
+    return {"peers": RawValue(kept, peers.text, peers.where, peers.typed)}
 
 
-def _without_transfer(layers: Sequence[Mapping[str, Written]]) -> list[dict[str, Written]]:
+def _without_transfer(layers: Sequence[Mapping[str, RawValue]]) -> list[dict[str, RawValue]]:
     """The layers of the control."""
     kept = [{key: value for key, value in layer.items() if key not in TRANSFER_ONLY} for layer in layers]
     return [*kept, {"transfer_weight": from_word("0.0", "control"), "pre_flight": from_word("false", "control")}]
 
 
-def _digest(layers: Sequence[Mapping[str, Written]]) -> str:
+def _digest(layers: Sequence[Mapping[str, RawValue]]) -> str:
     """What names a control: the same for settings that share it."""
     merged = {key: plain(value) for layer in layers for key, value in layer.items()}
     return hashlib.sha256(json.dumps(merged, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _recipe(suite: Suite, name: str, seed: int, layers: Sequence[Mapping[str, Written]]) -> Recipe:
+def _recipe(suite: Suite, name: str, seed: int, layers: Sequence[Mapping[str, RawValue]]) -> Recipe:
     defaults: dict[str, Any] = {**DEFAULTS, "save_strategy": "no", "output_dir": str(suite.folder / name)}
     defaults |= {"seed": seed, "seeds": [seed], "control": False, "overwrite_output_dir": True, "disable_tqdm": True}
     return build_recipe(layers, (RecipeOptions, TransferOptions), load_config_class, defaults=defaults)

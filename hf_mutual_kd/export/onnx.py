@@ -26,18 +26,18 @@ from ..tasks.registry import TASKS, make_task
 from ..tasks.run_splits import load_run_splits
 from .checks import PYTORCH, Checked, Runner, file_runner, measure, torch_runner
 from .onnx_files import OPSET, write_onnx
-from .quantize import quantise
+from .quantize import quantize
 
 FOLDER = "onnx"
 """Inside a peer's folder, where transformers.js and Optimum look for `model.onnx` and `model_int8.onnx`."""
 FACTS = "export.json"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-MODEL, QUANTISED = "model.onnx", "model_int8.onnx"
+MODEL, QUANTIZED = "model.onnx", "model_int8.onnx"
 
 LARGEST = 1_900_000_000
 """Bytes of weights; one ONNX file holds less than 2 GiB."""
 CALIBRATION = 128
-"""Training samples that set the ranges of activations of a static quantisation."""
+"""Training samples that set the ranges of activations of a static quantization."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ def export_peers(
 
     Args:
         place (`str` or `Path`): folder of a run, or of a model (a peer's, then the run above it says which data).
-        int8 (`bool`, *optional*, defaults to `False`): also a quantised file: weights only, with dynamic activations,
+        int8 (`bool`, *optional*, defaults to `False`): also a quantized file: weights only, with dynamic activations,
             for models that mostly multiply matrices; static, calibrated on training samples, for convolutions.
         peers (`list[str]`, *optional*): only these of the run.
         out (`str` or `Path`, *optional*): another folder, in which each peer gets one with its processor beside;
@@ -198,9 +198,9 @@ def export_peer(
         runners = {PYTORCH: torch_runner(model, weights), MODEL: _plain_runner(peer.name, made / MODEL, example)}
         small = None
         if train is not None:
-            small = Checked(f"int8, {quantise(made / MODEL, made / QUANTISED, _calibration(peer, train))}", 0)
+            small = Checked(f"int8, {quantize(made / MODEL, made / QUANTIZED, _calibration(peer, train))}", 0)
             try:
-                runners[QUANTISED] = file_runner(made / QUANTISED, small.what, example)
+                runners[QUANTIZED] = file_runner(made / QUANTIZED, small.what, example)
             except ExportError as error:
                 small.refused = str(error)
         found = measure(peer, peer.batches(test), runners)
@@ -219,10 +219,10 @@ def export_peer(
             measured=found.checked,
         )
         if small is not None:
-            small = report.measured.setdefault(QUANTISED, small)
+            small = report.measured.setdefault(QUANTIZED, small)
             small.refused = small.refused or _refusal(small, report.measured[PYTORCH], max_drop, report.words)
             if small.refused:
-                (made / QUANTISED).unlink()
+                (made / QUANTIZED).unlink()
         write_json(made / FACTS, facts_of(report))
     return report
 

@@ -69,7 +69,7 @@ def write_onnx(name: str, traceable: Traceable, example: Tensor, path: Path) -> 
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Nothing from exporters and quantisers, which print whole graphs; of errors we say what counts."""
+    """Nothing from exporters and quantizers, which print whole graphs; of errors we say what counts."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -13,7 +13,7 @@ from ..tasks.exporting import PIXELS
 from .onnx_files import silenced
 
 
-def quantise(source: Path, target: Path, calibration: Iterator[Tensor]) -> str:
+def quantize(source: Path, target: Path, calibration: Iterator[Tensor]) -> str:
     """
     Write the int8 file of an ONNX model.
 

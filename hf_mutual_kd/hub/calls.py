@@ -126,7 +126,7 @@ class HubCalls:
                     given = f"the deadline of {self.patience.deadline_s:g} s that was given is over"
                     raise HubError(f"{what} failed: {given}; give it more time, or none") from error
                 else:
-                    raise explained(what, error, attempt) from error
+                    raise as_hub_error(what, error, attempt) from error
 
     def allow(self, size: int) -> None:
         """Put the deadline off by the time that `size` more bytes may take, unless it was set."""
@@ -195,7 +195,7 @@ def asked_pause(error: BaseException) -> float:
     return 0.0
 
 
-def explained(what: str, error: BaseException, attempts: int = 1) -> HubError:
+def as_hub_error(what: str, error: BaseException, attempts: int = 1) -> HubError:
     """One message for a failed call: what was done, what the server said, the way out."""
     tried = f" after {attempts} attempts" if attempts > 1 else ""
     if isinstance(error, ValueError) and not isinstance(error, HTTPError | json.JSONDecodeError):

@@ -20,10 +20,10 @@ from ..config.hub_ids import PEER_FOLDER
 from ..errors import HubError
 from ..files import staged
 from ..reports.adapter_folder import ADAPTER_CONFIG
-from .calls import FAILURES, HubCalls, Patience, explained
-from .commit import Parcel, ensure_repo, send
-from .files import Outgoing, refuse_secrets, select, to_json
-from .names import Destination, Run, names_of, read_run
+from .calls import FAILURES, HubCalls, Patience, as_hub_error
+from .commit import RepoCommit, ensure_repo, send
+from .files import PushFile, refuse_secrets, select, to_json
+from .names import PushTarget, Run, names_of, read_run
 from .plain_state import is_convertible, read_plain, write_plain
 
 logger = logging.get_logger(__name__)
@@ -57,7 +57,7 @@ def push_checkpoint(
     run_dir: str | Path,
     checkpoint: str | Path,
     strategy: str = "every_save",
-    to: Destination | None = None,
+    to: PushTarget | None = None,
     patience: Patience | None = None,
 ) -> PushedCheckpoint:
     """Push a checkpoint: every peer's weights to its own repository, one commit each.
@@ -71,7 +71,7 @@ def push_checkpoint(
         run_dir (`str` or `Path`): folder of the run, with `cohort.json`.
         checkpoint (`str` or `Path`): its `checkpoint-N`.
         strategy (`str`, *optional*, defaults to `"every_save"`): as `hub_strategy`; `"end"` pushes nothing here.
-        to ([`Destination`], *optional*): where to.
+        to ([`PushTarget`], *optional*): where to.
         patience ([`Patience`], *optional*): bounds of time.
 
     Returns:
@@ -84,7 +84,7 @@ def push_checkpoint(
         raise HubError(f"strategy must be one of {', '.join(STRATEGIES[1:])}, got {strategy!r}")
     run, checkpoint = read_run(run_dir), Path(checkpoint)
     step = _step_of(checkpoint)
-    to = to or Destination()
+    to = to or PushTarget()
     folder = LAST if strategy == "checkpoint" else f"checkpoint-{step}"
     with tempfile.TemporaryDirectory() as scratch:
         parts = {peer: _peer_files(run, checkpoint, peer, strategy, folder) for peer in run.peers}
@@ -98,8 +98,8 @@ def push_checkpoint(
 
 def _send_all(
     run: Run,
-    parts: dict[str, list[Outgoing]],
-    to: Destination,
+    parts: dict[str, list[PushFile]],
+    to: PushTarget,
     patience: Patience | None,
     step: int,
     folder: str | None,
@@ -115,9 +115,9 @@ def _send_all(
         files = parts[peer]
         if folder and peer == run.peers[0]:
             others = {name: {"repo_id": names[name], "revision": commits.get(name)} for name in run.peers}
-            files = [*files, Outgoing(f"{folder}/{MANIFEST}", to_json({"step": step, "peers": others}))]
+            files = [*files, PushFile(f"{folder}/{MANIFEST}", to_json({"step": step, "peers": others}))]
         ensure_repo(calls, names[peer], to)
-        parcel = Parcel(names[peer], files, f"Training in progress, step {step}", folder)
+        parcel = RepoCommit(names[peer], files, f"Training in progress, step {step}", folder)
         commits[peer], _ = send(calls, parcel, to)
     return PushedCheckpoint(step, {peer: commits[peer] for peer in run.peers}, names)
 
@@ -129,7 +129,7 @@ def _step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
-def _peer_files(run: Run, checkpoint: Path, peer: str, strategy: str, folder: str) -> list[Outgoing]:
+def _peer_files(run: Run, checkpoint: Path, peer: str, strategy: str, folder: str) -> list[PushFile]:
     """The peer's model for the top of its repository, and its part of what training resumes from."""
     now, best = checkpoint / peer, checkpoint / "best" / peer
     files = list(select(best if best.is_dir() else now, run.custom_code).files)
@@ -140,20 +140,20 @@ def _peer_files(run: Run, checkpoint: Path, peer: str, strategy: str, folder: st
     return files
 
 
-def _below(folder: str, file: Outgoing) -> Outgoing:
+def _below(folder: str, file: PushFile) -> PushFile:
     return replace(file, name=f"{folder}/{file.name}")
 
 
-def _state_files(checkpoint: Path, peers: list[str], scratch: Path) -> list[Outgoing]:
+def _state_files(checkpoint: Path, peers: list[str], scratch: Path) -> list[PushFile]:
     """What a checkpoint holds besides peers, in forms that may be pushed."""
-    files: list[Outgoing] = []
+    files: list[PushFile] = []
     for path in sorted(checkpoint.iterdir()):
         if path.name in LEFT_BEHIND or path.is_dir() and path.name in (*peers, "best"):
             continue
         if is_convertible(path.name):
-            files += [Outgoing(made.name, made) for made in write_plain(path, scratch)]
+            files += [PushFile(made.name, made) for made in write_plain(path, scratch)]
         elif path.suffix == ".json" and path.is_file():
-            files.append(Outgoing(path.name, _without_paths(path)))
+            files.append(PushFile(path.name, _without_paths(path)))
         else:
             raise HubError(
                 f"{checkpoint.name}/{path.name} is state of a sharded run, which cannot be pushed without pickles; "
@@ -258,7 +258,7 @@ class PushInBackground:
     Args:
         run_dir (`str` or `Path`): folder of the run.
         strategy (`str`): as `hub_strategy`.
-        to ([`Destination`], *optional*): where to.
+        to ([`PushTarget`], *optional*): where to.
         patience ([`Patience`], *optional*): bounds of time of each push.
 
     Attributes:
@@ -267,14 +267,14 @@ class PushInBackground:
     Example:
 
     ```python
-    >>> pushes = PushInBackground("runs/vit", "checkpoint", Destination("ada"))
+    >>> pushes = PushInBackground("runs/vit", "checkpoint", PushTarget("ada"))
     >>> pushes.push_checkpoint("runs/vit/checkpoint-500")  # comes back at once
     >>> pushes.finish()
     ```
     """
 
     def __init__(
-        self, run_dir: str | Path, strategy: str, to: Destination | None = None, patience: Patience | None = None
+        self, run_dir: str | Path, strategy: str, to: PushTarget | None = None, patience: Patience | None = None
     ):
         if strategy not in STRATEGIES:
             raise HubError(f"hub_strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
@@ -338,7 +338,7 @@ class PushInBackground:
         try:
             self.pushed.append(push_checkpoint(self.run_dir, kept, self.strategy, self.to, self.patience))
         except (*FAILURES, SafetensorError) as error:
-            failure = error if isinstance(error, HubError) else explained("the push", error)
+            failure = error if isinstance(error, HubError) else as_hub_error("the push", error)
             logger.warning("%s is not pushed, training goes on: %s", kept.name, failure)
 
 

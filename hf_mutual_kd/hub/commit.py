@@ -16,8 +16,8 @@ from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundE
 from ..errors import HubError, PeerError
 from ..reports.readme_merge import merge_readme
 from .calls import HubCalls
-from .files import Outgoing
-from .names import Destination
+from .files import PushFile
+from .names import PushTarget
 
 README = "README.md"
 BINARY = (".safetensors", ".png")
@@ -25,19 +25,19 @@ ROOT_WEIGHTS = re.compile(r"model(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.js
 
 
 @dataclass(frozen=True)
-class Parcel:
+class RepoCommit:
     """What goes into one repository with one commit.
 
     Args:
         repo_id (`str`): where to.
-        files (`list[Outgoing]`): what.
+        files (`list[PushFile]`): what.
         message (`str`): of the commit.
         folder (`str`, *optional*): a folder of the repository that is replaced as a whole.
         kind (`str`, *optional*, defaults to `"model"`): or `"space"`.
     """
 
     repo_id: str
-    files: Sequence[Outgoing]
+    files: Sequence[PushFile]
     message: str
     folder: str | None = None
     kind: str = "model"
@@ -60,7 +60,7 @@ class Parcel:
         ]
 
 
-def ensure_repo(calls: HubCalls, repo_id: str, to: Destination, kind: str = "model") -> str | None:
+def ensure_repo(calls: HubCalls, repo_id: str, to: PushTarget, kind: str = "model") -> str | None:
     """Create a repository, and its branch, where they are missing; what the user should know of one that exists."""
     api = calls.api
 
@@ -87,7 +87,7 @@ def ensure_repo(calls: HubCalls, repo_id: str, to: Destination, kind: str = "mod
     return f"{repo_id} existed and stays {'private' if present else 'public'}"
 
 
-def send(calls: HubCalls, parcel: Parcel, to: Destination) -> tuple[str, bool]:
+def send(calls: HubCalls, parcel: RepoCommit, to: PushTarget) -> tuple[str, bool]:
     """Make one commit of a parcel: the head's sha afterwards, and whether it is new.
 
     Every attempt looks at the repository afresh, so that a commit whose reply was lost is found and not made again.
@@ -115,7 +115,7 @@ def send(calls: HubCalls, parcel: Parcel, to: Destination) -> tuple[str, bool]:
     return sha, sha != heads[0]
 
 
-def _additions(parcel: Parcel, calls: HubCalls, readme_at: str | None) -> Iterator[CommitOperationAdd]:
+def _additions(parcel: RepoCommit, calls: HubCalls, readme_at: str | None) -> Iterator[CommitOperationAdd]:
     for file in parcel.files:
         content: bytes | str = file.content if isinstance(file.content, bytes) else str(file.content)
         if file.name == README and readme_at:
@@ -127,7 +127,7 @@ def _additions(parcel: Parcel, calls: HubCalls, readme_at: str | None) -> Iterat
         yield CommitOperationAdd(file.name, content)
 
 
-def _fetch_readme(calls: HubCalls, parcel: Parcel, head: str) -> str | None:
+def _fetch_readme(calls: HubCalls, parcel: RepoCommit, head: str) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = calls.api.hf_hub_download(

@@ -33,7 +33,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class PushFile:
     """One file that is to be pushed.
 
     Args:
@@ -63,7 +63,7 @@ class Outgoing:
 class Selection:
     """The files of a folder, sorted into those that go and those that stay, with the reason."""
 
-    files: list[Outgoing] = field(default_factory=list)
+    files: list[PushFile] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -90,7 +90,7 @@ def select(folder: Path, custom_code: bool = False) -> Selection:
                 chosen.left_out[relative] = reason
             else:
                 keeps = custom_code and path.name != ADAPTER_CONFIG
-                chosen.files.append(Outgoing(relative, path if keeps else _without_auto_map(path)))
+                chosen.files.append(PushFile(relative, path if keeps else _without_auto_map(path)))
     missing = _missing({file.name for file in chosen.files}, folder)
     if missing:
         raise HubError(f"{folder} is no whole model: {missing}; nobody could load what would be pushed")
@@ -159,11 +159,11 @@ def to_json(content: Any) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def refuse_secrets(files: Iterable[Outgoing], run_dir: Path, token: str | None) -> None:
+def refuse_secrets(files: Iterable[PushFile], run_dir: Path, token: str | None) -> None:
     """Look through all that is to be pushed for tokens, keys, passwords and paths of this machine.
 
     Args:
-        files (`Iterable[Outgoing]`): what would leave.
+        files (`Iterable[PushFile]`): what would leave.
         run_dir (`Path`): the run, whose absolute path stays here.
         token (`str`, *optional*): the one in use.
 

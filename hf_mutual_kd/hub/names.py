@@ -25,7 +25,7 @@ BRANCH = re.compile(r"(?!.*(?:\.\.|//|@\{|\.lock$|/$|\.$))[A-Za-z0-9_][A-Za-z0-9
 
 
 @dataclass(frozen=True)
-class Destination:
+class PushTarget:
     """Where and how a run is pushed.
 
     Args:
@@ -93,7 +93,7 @@ class Run:
     task: str
     custom_code: bool
 
-    def repo_name(self, peer: str, to: Destination) -> str:
+    def repo_name(self, peer: str, to: PushTarget) -> str:
         """`vit-t-beans-mutual`, or with its namespace where one is known."""
         parts = {
             "peer": slug(peer, lower=False),
@@ -161,7 +161,7 @@ def slug(text: str, lower: bool = True) -> str:
     return plain[: 40 if lower else 64].strip("-.") or "data"
 
 
-def names_of(run: Run, peers: Sequence[str], to: Destination) -> dict[str, str]:
+def names_of(run: Run, peers: Sequence[str], to: PushTarget) -> dict[str, str]:
     """Repository of each peer; refused where two would share one."""
     names = {peer: run.repo_name(peer, to) for peer in peers}
     folded = [name.casefold() for name in names.values()]

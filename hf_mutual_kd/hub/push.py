@@ -15,9 +15,9 @@ from ..errors import HubError, PeerError
 from ..reports.model_card import write_cards
 from ..reports.text import split_readme
 from .calls import HubCalls, Patience, status_of
-from .commit import README, Parcel, ensure_repo, send
-from .files import Outgoing, Selection, refuse_secrets, select
-from .names import NAME_TEMPLATE, Destination, Run, choose_peers, names_of, read_run, slug
+from .commit import README, RepoCommit, ensure_repo, send
+from .files import PushFile, Selection, refuse_secrets, select
+from .names import NAME_TEMPLATE, PushTarget, Run, choose_peers, names_of, read_run, slug
 
 LONGEST_TITLE = 60
 
@@ -118,7 +118,7 @@ def push_run(
     'https://huggingface.co/ada/vit-t-beans-mutual'
     ```
     """
-    to = Destination(namespace, name_template, private, token, endpoint, revision)
+    to = PushTarget(namespace, name_template, private, token, endpoint, revision)
     run = read_run(run_dir)
     chosen = choose_peers(run, peers)
     names = names_of(run, chosen, to)
@@ -143,7 +143,7 @@ def push_run(
         return report
     for index, pushed in enumerate(report.peers):
         message = commit_message or f"Push {pushed.peer}, trained on {run.dataset}"
-        parcel = Parcel(pushed.repo_id, packed[pushed.peer].files, message)
+        parcel = RepoCommit(pushed.repo_id, packed[pushed.peer].files, message)
         try:
             pushed.note = ensure_repo(calls, pushed.repo_id, to)
             pushed.commit, pushed.changed = send(calls, parcel, to)
@@ -154,7 +154,7 @@ def push_run(
     return report
 
 
-def check_rights(to: Destination) -> None:
+def check_rights(to: PushTarget) -> None:
     """Ask the Hub whether pushing there will be allowed, before the training that leads to it.
 
     Raises:
@@ -206,7 +206,7 @@ def with_fresh_cards(
             built = [folder / README, *sorted(folder.glob("figures/*.png"))]
             files = {file.name: file for file in selection.files}
             files |= {
-                name: Outgoing(name, path.read_bytes())
+                name: PushFile(name, path.read_bytes())
                 for path in built
                 for name in [path.relative_to(folder).as_posix()]
             }
@@ -214,7 +214,7 @@ def with_fresh_cards(
     return fresh
 
 
-def _planned(peer: str, selection: Selection, repo_id: str, to: Destination) -> PushedPeer:
+def _planned(peer: str, selection: Selection, repo_id: str, to: PushTarget) -> PushedPeer:
     card = next((file.read().decode("utf-8", "replace") for file in selection.files if file.name == README), "")
     sizes = {file.name: file.size for file in selection.files}
     metadata, _ = split_readme(card, f"{peer}/{README}")
@@ -222,7 +222,7 @@ def _planned(peer: str, selection: Selection, repo_id: str, to: Destination) -> 
 
 
 def collect_repositories(
-    calls: HubCalls, run: Run, to: Destination, pushed: Sequence[str]
+    calls: HubCalls, run: Run, to: PushTarget, pushed: Sequence[str]
 ) -> tuple[str | None, str | None]:
     """List the cohort's repositories in a collection: its address, or in one line why there is none."""
     api = calls.api
@@ -253,7 +253,7 @@ def collect_repositories(
 
 
 def _continuation(
-    cause: str, run: Run, peers: Sequence[PushedPeer], failed: int, to: Destination, collection: bool
+    cause: str, run: Run, peers: Sequence[PushedPeer], failed: int, to: PushTarget, collection: bool
 ) -> str:
     done, rest = peers[:failed], peers[failed:]
     command = ["hf-mutual-kd", "push", str(run.folder), "--namespace", str(to.namespace)]

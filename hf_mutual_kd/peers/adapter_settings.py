@@ -10,7 +10,7 @@ from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from ..config.peers import PeerSpec
-from ..config.values import Mismatch, Written, convert, nearest
+from ..config.values import Mismatch, RawValue, convert, nearest
 from ..errors import ConfigError, PeerError
 
 OURS = frozenset(
@@ -116,11 +116,11 @@ def method_of(config: PeftConfig) -> str:
     return str(getattr(config.peft_type, "value", config.peft_type))
 
 
-def as_written(value: Any) -> Written:
+def as_written(value: Any) -> RawValue:
     """A plain value as [`convert`] takes it."""
     if isinstance(value, Mapping):
         parts = {str(key): as_written(item) for key, item in value.items()}
-        return Written(parts, str(value), "peft", typed=True)
+        return RawValue(parts, str(value), "peft", typed=True)
     if isinstance(value, list | tuple):
-        return Written([as_written(item) for item in value], str(list(value)), "peft", typed=True)
-    return Written(value, str(value), "peft", typed=True)
+        return RawValue([as_written(item) for item in value], str(list(value)), "peft", typed=True)
+    return RawValue(value, str(value), "peft", typed=True)

@@ -19,7 +19,7 @@ from ..errors import ConfigError, PeerError
 from ..files import write_json
 from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, HUB_ID, LABELS, read_adapter
 from .adapter_settings import PEFT_ERRORS, made_config, method_of
-from .quantization import is_quantised
+from .quantization import is_quantized
 
 ADAPTER = "default"
 """What peft calls the adapter inside each peer: every peer is a model of its own."""
@@ -138,9 +138,9 @@ def merged(model: nn.Module) -> nn.Module:
     if not is_adapter(model):
         return model
     method, kind = method_of(model.peft_config[ADAPTER]), type(base_of(model)).__name__
-    if is_quantised(base_of(model)):
+    if is_quantized(base_of(model)):
         raise ConfigError(
-            f"{method} on a quantised {kind} cannot be merged without rounding; leave merge_adapters out"
+            f"{method} on a quantized {kind} cannot be merged without rounding; leave merge_adapters out"
         )
     try:
         return copy.deepcopy(model).merge_and_unload().requires_grad_(True)

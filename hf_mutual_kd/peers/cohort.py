@@ -21,7 +21,7 @@ from ..errors import ConfigError, LabelError, PeerError
 from ..tasks.registry import Task, make_task
 from .adapters import is_adapter, start_of
 from .loading import LoadedPeer, load_peer, save_peer
-from .sharding import loaded_whole
+from .sharding import without_zero3_init
 from .spec import PeerSpec, check_peer_names
 
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
@@ -138,7 +138,7 @@ class Cohort(nn.Module):
         if label_alignment == "new_head" and new_labels is None:
             raise LabelError("label_alignment='new_head' needs the data set's label names; give `label_names`")
         bases: dict[Any, LoadedPeer] = {}
-        with loaded_whole():
+        with without_zero3_init():
             loaded = {
                 name: load_peer(name, peer, task, new_labels, trust_remote_code, bases, label_names)
                 for name, peer in peers.items()

@@ -28,8 +28,8 @@ from .config_files import read_config
 from .head_layers import check_drawn, head_layers, head_weights, renew_head
 from .loading_errors import peer_errors
 from .python_source import is_python_source, make_module
-from .quantization import check_head, check_whole, keep_layout, quantisation_of
-from .sharding import is_split, load_whole, loaded_whole
+from .quantization import check_head, check_trainable, keep_layout, quantization_of
+from .sharding import is_split, load_full_state, without_zero3_init
 from .spec import PeerSpec
 from .timm import is_timm_wrapper, save_timm_wrapper
 from .weight_files import check_weight_files
@@ -86,7 +86,7 @@ def load_peer(
     if spec.load_in_4bit or spec.load_in_8bit:
         raise PeerError(f"peer {name!r}: load_in_4bit and load_in_8bit are for bases of adapters; give --peft lora")
     loaded = load_checkpoint(name, spec, task, labels, trust_remote_code)
-    check_whole(name, loaded.spec, loaded.model)
+    check_trainable(name, loaded.spec, loaded.model)
     keep_layout(loaded.model)
     return loaded
 
@@ -139,7 +139,7 @@ def load_checkpoint(name: str, spec: PeerSpec, task: Task, labels: HeadLabels, t
             check_task(name, config, task)
         load = {"revision": spec.revision, "dtype": getattr(torch, spec.dtype), "use_safetensors": True, **code}
         if spec.load_in_4bit or spec.load_in_8bit:
-            load |= quantisation_of(name, spec, config, head_layers(task, config, code))
+            load |= quantization_of(name, spec, config, head_layers(task, config, code))
         if wanted is None:
             model = load_with_head(name, spec, task, config, load)
         else:
@@ -333,7 +333,7 @@ def load_weights(name: str, model: nn.Module, folder: Path) -> None:
     if not isinstance(model, PreTrainedModel):
         try:
             if is_split(model):
-                load_whole(model, load_file(folder / MODULE_WEIGHTS))
+                load_full_state(model, load_file(folder / MODULE_WEIGHTS))
             else:
                 load_model(model, str(folder / MODULE_WEIGHTS))
         except (OSError, RuntimeError) as error:
@@ -341,7 +341,7 @@ def load_weights(name: str, model: nn.Module, folder: Path) -> None:
         return
     with peer_errors(name, PeerSpec(str(folder))):
         check_weight_files(str(folder), config=model.config)
-    with without_bars(), loaded_whole():
+    with without_bars(), without_zero3_init():
         saved, report = type(model).from_pretrained(
             folder, dtype=model.dtype, output_loading_info=True, use_safetensors=True, local_files_only=True
         )
@@ -349,4 +349,4 @@ def load_weights(name: str, model: nn.Module, folder: Path) -> None:
         raise PeerError(
             f"peer {name!r}: {folder} lacks {sorted(report['missing_keys'])[:3]}; the checkpoint is damaged"
         )
-    load_whole(model, saved.state_dict())
+    load_full_state(model, saved.state_dict())

@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from .spec import PeerSpec
 
 
-def quantisation_of(name: str, spec: PeerSpec, config: Any, head: Collection[str]) -> dict[str, Any]:
+def quantization_of(name: str, spec: PeerSpec, config: Any, head: Collection[str]) -> dict[str, Any]:
     """What `from_pretrained` is told, empty for a base that is loaded as it is stored.
 
     Args:
         name (`str`): the peer's, for messages.
         spec ([`~peers.PeerSpec`]): with `load_in_4bit` (nf4) or `load_in_8bit`.
-        config: the base's own, which says whether it is stored quantised.
+        config: the base's own, which says whether it is stored quantized.
         head (`Collection[str]`): layers that are trained and stay in the peer's dtype.
 
     Raises:
-        [`PeerError`]: it is stored quantised already.
+        [`PeerError`]: it is stored quantized already.
     """
     if not (spec.load_in_4bit or spec.load_in_8bit):
         return {}
     if getattr(config, "quantization_config", None):
-        raise PeerError(f"peer {name!r}: {spec.source} is stored quantised; leave load_in_4bit and load_in_8bit out")
+        raise PeerError(f"peer {name!r}: {spec.source} is stored quantized; leave load_in_4bit and load_in_8bit out")
     kind: dict[str, Any] = {"load_in_8bit": True}
     if spec.load_in_4bit:
         dtype = getattr(torch, spec.dtype)
@@ -39,16 +39,16 @@ def quantisation_of(name: str, spec: PeerSpec, config: Any, head: Collection[str
     return {"quantization_config": BitsAndBytesConfig(llm_int8_skip_modules=sorted(head), **kind)}
 
 
-def is_quantised(model: nn.Module) -> bool:
+def is_quantized(model: nn.Module) -> bool:
     """Whether a model holds weights in fewer bits than it computes with."""
     return bool(getattr(model, "is_quantized", False))
 
 
-def check_whole(name: str, spec: PeerSpec, model: nn.Module) -> None:
-    """Refuse a quantised peer that is to be trained without an adapter: only its biases and norms would learn."""
-    if is_quantised(model) and not spec.frozen:
+def check_trainable(name: str, spec: PeerSpec, model: nn.Module) -> None:
+    """Refuse a quantized peer that is to be trained without an adapter: only its biases and norms would learn."""
+    if is_quantized(model) and not spec.frozen:
         raise PeerError(
-            f"peer {name!r}: {spec.source} is quantised and takes no training of its own; train an adapter on it "
+            f"peer {name!r}: {spec.source} is quantized and takes no training of its own; train an adapter on it "
             "with --peft lora, or let it only teach: --peers.{name}.frozen true"
         )
 
@@ -59,7 +59,7 @@ def check_head(name: str, model: nn.Module, head: Collection[str]) -> None:
         for weight in model.get_submodule(key).parameters():
             if not weight.is_floating_point():
                 raise PeerError(
-                    f"peer {name!r}: its {key} is quantised and cannot be trained; store the base with "
+                    f"peer {name!r}: its {key} is quantized and cannot be trained; store the base with "
                     f"llm_int8_skip_modules={sorted(head)}"
                 )
 

@@ -19,7 +19,7 @@ from .adapters import base_of
 
 
 @contextlib.contextmanager
-def loaded_whole() -> Iterator[None]:
+def without_zero3_init() -> Iterator[None]:
     """`from_pretrained` gives whole models in here, also where ZeRO 3 is going to split them later."""
     kept = zero._hf_deepspeed_config_weak_ref
     zero.unset_hf_deepspeed_config()
@@ -29,7 +29,7 @@ def loaded_whole() -> Iterator[None]:
         zero._hf_deepspeed_config_weak_ref = kept
 
 
-def load_whole(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def load_full_state(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """`load_state_dict` from whole weights into a module that may be split; all processes call it together."""
     if not is_split(module):
         module.load_state_dict(weights)
@@ -58,7 +58,7 @@ def share_buffers(module: nn.Module) -> None:
         distributed.broadcast(buffer, 0)
 
 
-def held_in_graph(beliefs: list[Tensor]) -> Tensor:
+def zero_with_graph(beliefs: list[Tensor]) -> Tensor:
     """0, with every belief's graph behind it: processes whose backward leaves a peer out would wait for each other."""
     nothing = [torch.where(torch.zeros_like(belief, dtype=torch.bool), belief, 0).sum() for belief in beliefs]
     return torch.stack(nothing).sum()

@@ -101,7 +101,7 @@ def eval_results(run: RunRecords, name: str, dataset: str | None) -> list[EvalRe
     reached = {
         metric: value
         for metric in run.words.hub_metrics
-        if (value := run.kept_metrics(name).get(metric)) is not None and math.isfinite(value)
+        if (value := run.selected_metrics(name).get(metric)) is not None and math.isfinite(value)
     }
     if not reached or not facts.get("name"):
         return None

@@ -26,12 +26,12 @@ from .run_records import (
     count_teachers,
     hub_id,
     is_timm,
-    kept_value,
     measured_samples,
     model_type,
     onnx_facts,
     read_records,
     rule_facts,
+    selected_value,
 )
 from .task_words import TaskWords
 from .text import (
@@ -111,7 +111,7 @@ class CardData:
     hyperparameters: dict[str, dict[str, str]]
     hardware: Mapping[str, Any]
     seconds: Mapping[str, list[float]]
-    kept_step: int | None
+    selected_step: int | None
     co2_kg: float | None
     command: str
     command_is_cut: bool
@@ -150,7 +150,7 @@ def build_card(run: RunRecords, name: str, counts: Mapping[str, int], figures: M
             "steps": run.results.get("steps"),
             "samples": measured_samples(run),
             "centre_prior": with_unit(run.words, cohort_start(run).get(f"centre_prior_{run.words.metric}")),
-            "kept": with_unit(run.words, kept_value(run, result)),
+            "kept": with_unit(run.words, selected_value(run, result)),
         },
         verdict=verdict(delta, len(seeds)) if delta else None,
         delta=delta,
@@ -167,7 +167,7 @@ def build_card(run: RunRecords, name: str, counts: Mapping[str, int], figures: M
         hyperparameters=hyperparameters(run),
         hardware=run.fact("hardware") or {},
         seconds={arm: values for arm, values in (run.results.get("seconds") or {}).items() if values},
-        kept_step=run.kept_step(name),
+        selected_step=run.selected_step(name),
         co2_kg=run.fact("co2_kg"),
         command=scrub_command(str(run.fact("command") or "")),
         command_is_cut=bool(ABSOLUTE.search(str(run.fact("command") or ""))),
@@ -333,7 +333,7 @@ def draw_figures(run: RunRecords, name: str, counts: Mapping[str, int]) -> dict[
     if shares := [(row["who"], row["share"]) for row in teacher_rows(run, name, counts)]:
         drawn["teachers"] = teacher_figure(shares, name)
     if curves := read_curves(run.arm_folders(), name, run.words.metric):
-        drawn["training"] = training_figure(curves, run.words.shown[run.words.metric], run.kept_step(name))
+        drawn["training"] = training_figure(curves, run.words.shown[run.words.metric], run.selected_step(name))
     if (run.folder / EXAMPLES).is_file():
         drawn["examples"] = (run.folder / EXAMPLES).read_bytes()
     return drawn

@@ -16,7 +16,7 @@ from .card_figures import Points, read_history
 from .pictures import PICTURES, SampleImages, read_pictures
 from .predictions import Beliefs, Predictions, predictions_of
 from .run_records import RunRecords
-from .samples import BINS, SAMPLES_FILE, Samples, in_turn, read_samples
+from .samples import BINS, SAMPLES_FILE, Samples, read_samples, round_robin
 
 NOBODY = "nobody"
 MOST_SAMPLES = 60
@@ -277,4 +277,4 @@ def choose_flips(predictions: Predictions, most: int) -> list[int]:
         size = float(np.nan_to_num(change[row, peer]))
         groups.setdefault((peer, int(flips[row, peer]), int(predictions.labels[row])), []).append((-size, row))
     queues = sorted(sorted(group) for group in groups.values())
-    return in_turn([[row for _, row in queue] for queue in queues], most)
+    return round_robin([[row for _, row in queue] for queue in queues], most)

@@ -176,7 +176,7 @@ def markdown(results: Mapping[str, Any], words: TaskWords) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def describe(results: Mapping[str, Any], folder: Path, words: TaskWords) -> str:
+def results_table(results: Mapping[str, Any], folder: Path, words: TaskWords) -> str:
     """The closing table, where the models lie and what to type next."""
     seeds = len(results["seeds"])
     measured = f"{words.metric} in %" if words.share else words.metric

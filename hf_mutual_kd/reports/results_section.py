@@ -77,7 +77,8 @@ def training_section(data: ReportData) -> Section | None:
                 for arm, lines in arms.items()
             ]
             alt = f"{name}, {label} on the validation split over the steps: {'; '.join(said)}."
-            measured.append(draw(f"curve-{name}", alt, paint_curves(curves, label, run.kept_step(name)), caption=name))
+            paint = paint_curves(curves, label, run.selected_step(name))
+            measured.append(draw(f"curve-{name}", alt, paint, caption=name))
         if curves.losses:
             said = [f"{what} from {points[0][1]:.3f} to {points[-1][1]:.3f}" for what, points in curves.losses.items()]
             alt = f"{name}, training losses in nats: {'; '.join(said)}."

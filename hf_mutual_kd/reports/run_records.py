@@ -64,15 +64,15 @@ class RunRecords:
         """A fact of either record."""
         return self.results.get(key) or self.record.get(key)
 
-    def kept_step(self, name: str) -> int | None:
+    def selected_step(self, name: str) -> int | None:
         """The step whose weights the validation split chose, in the first seed."""
         return (_read_json(self.folder / "summary.json").get("best_steps") or {}).get(name)
 
-    def kept_metrics(self, name: str) -> dict[str, float]:
+    def selected_metrics(self, name: str) -> dict[str, float]:
         """What the weights in the peer's folder, which are those of the first seed, reached on the test split."""
         measured = (_read_json(self.folder / "summary.json").get("end") or {}).get(name) or {}
         result = (self.results.get("peers") or {}).get(name) or {}
-        decided = kept_value(self, result)
+        decided = selected_value(self, result)
         return measured if decided is None else measured | {self.words.metric: decided}
 
     def arm_folders(self) -> dict[str, list[Path]]:
@@ -161,7 +161,7 @@ def cohort_start(run: RunRecords) -> dict[str, float]:
     return (run.results.get("cohort") or {}).get("start") or {}
 
 
-def kept_value(run: RunRecords, result: Mapping[str, Any]) -> float | None:
+def selected_value(run: RunRecords, result: Mapping[str, Any]) -> float | None:
     """The deciding metric of the weights in the peer's folder, which are those of the first seed."""
     seeds = (result.get("per_seed") or {}).get("mutual")
     return seeds[0] if seeds else result.get("mutual", {}).get(run.words.metric)

@@ -189,16 +189,16 @@ def choose_changes(samples: Samples, most: int) -> list[int]:
                 turn = seen[groups[row]] = seen.get(groups[row], -1) + 1
                 ranked.append((turn, -float(size[row]), row))
             queues.append([row for _, _, row in sorted(ranked)])
-    return in_turn(queues, most)
+    return round_robin(queues, most)
 
 
-def in_turn(queues: Sequence[Sequence[int]], most: int) -> list[int]:
+def round_robin(queues: Sequence[Sequence[int]], most: int) -> list[int]:
     """The first of every queue, then the second of every queue, …, each row once and at most `most` of them.
 
     Example:
 
     ```python
-    >>> in_turn([[3, 1], [3, 2]], most=3)
+    >>> round_robin([[3, 1], [3, 2]], most=3)
     [3, 1, 2]
     ```
     """

@@ -43,9 +43,9 @@ from .score_table import (
     ScoreTable,
     check_fit,
     counted,
-    describe_rows,
     plain_rows,
     read_manifest,
+    row_facts_of,
     shard_path,
 )
 
@@ -109,7 +109,7 @@ def score_peers(
     place = Path(folder)
     facts = {peer: peer_facts(cohort, peer) for peer in cohort.names}
     _check_labels(plain_rows(rows), name, len(cohort.label_names))
-    data = {"name": name, **describe_rows(rows, cohort.label_names)}
+    data = {"name": name, **row_facts_of(rows, cohort.label_names)}
     if "rows" not in data:
         raise DataError("every epoch draws other target frames: score rows.fixed_rows(), or rows.fixed_rows(epochs=E)")
     manifest = {"format": FORMAT, "task": cohort.task.name, "data": data, "view": "none"}
@@ -277,7 +277,7 @@ def _score_shards(
             parts = []
             for _ in range(0, len(span), batch_size):
                 batch = next(loader)
-                parts += [_score_batch(cohort, part, manifest, accelerator) for part in cohort.task.apart(batch)]
+                parts += [_score_batch(cohort, part, manifest, accelerator) for part in cohort.task.split_batch(batch)]
                 bar.update(len(batch["sample_ids"]))
             for name in cohort.names:
                 joined = {key: torch.cat([part[name][key] for part in parts]) for key in parts[0][name]}

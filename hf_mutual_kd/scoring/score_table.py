@@ -256,7 +256,7 @@ class ScoreTable:
         Refuse a table of other rows, labels, weights or processors.
 
         Args:
-            data (`dict`): [`describe_rows`] of the rows at hand.
+            data (`dict`): [`row_facts_of`] of the rows at hand.
             peers (`dict[str, dict]`): `weights` and `processor` of the peers at hand, which the table has to have.
 
         Raises:
@@ -312,7 +312,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def describe_rows(rows: Any, label_names: Sequence[str]) -> dict[str, Any]:
+def row_facts_of(rows: Any, label_names: Sequence[str]) -> dict[str, Any]:
     """What a table says of the rows it belongs to: their number, label names and fingerprint.
 
     Of clips whose target frames every epoch draws, there is no number of rows.

@@ -17,7 +17,7 @@ from ..distillation.roles import MEAN, UNDECIDED
 from ..errors import ConfigError, DataError
 from ..peers.cohort import Cohort
 from .score_peers import peer_facts
-from .score_table import ScoreTable, counted, describe_rows
+from .score_table import ScoreTable, counted, row_facts_of
 
 
 class TableTeacher:
@@ -123,7 +123,7 @@ def open_table(
     if args.score_table is None or objective.weight == 0 or rows is None:
         return None
     table = ScoreTable.load(args.score_table)
-    table.check(describe_rows(rows, cohort.label_names), {name: peer_facts(cohort, name) for name in cohort.names})
+    table.check(row_facts_of(rows, cohort.label_names), {name: peer_facts(cohort, name) for name in cohort.names})
     grid = cohort.task.configured(args).grid
     if table.manifest.get("grid") != grid:
         raise ConfigError(

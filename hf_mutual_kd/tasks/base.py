@@ -127,7 +127,7 @@ class Task(Units):
         """The random view that all peers share, for these peers' processors; `None` for tasks without one."""
         return None
 
-    def compare_with(self, train_rows: Any) -> None:
+    def set_reference(self, train_rows: Any) -> None:
         """Learn from the training rows what evaluations compare the peers with, for tasks that do."""
 
     def architectures(self) -> set[str]:
@@ -197,7 +197,7 @@ class Task(Units):
 
     # What a score table keeps
 
-    def apart(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+    def split_batch(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """A batch in parts in which no sample changes what is kept of another."""
         return [batch]
 

@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe_cohort(cohort: Cohort) -> dict[str, Any]:
+def cohort_facts(cohort: Cohort) -> dict[str, Any]:
     """Task, labels and every peer with its source, commit, architecture and size; ready for JSON."""
     return {
         "task": cohort.task.name,

@@ -15,7 +15,7 @@ REFERENCES = {"ensemble": "ensemble (mean)", "oracle": "oracle (any is right)", 
 """What the cohort's own numbers `KIND_METRIC` are called in the report."""
 
 
-def describe_start(results: Results, objective: Objective, words: TaskWords) -> str:
+def start_table(results: Results, objective: Objective, words: TaskWords) -> str:
     """The pre-flight report: a table of the peers as they start, and one plain sentence on what to expect.
 
     Args:

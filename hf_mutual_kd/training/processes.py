@@ -21,10 +21,10 @@ from ..data.labelled_rows import LabelledShareSampler
 from ..distillation.objective import Objective
 from ..errors import ConfigError, MutualKDError, ResumeError
 from ..peers.cohort import Cohort
-from ..peers.sharding import check_sharded, held_in_graph, layers_to_split, share_buffers
+from ..peers.sharding import check_sharded, layers_to_split, share_buffers, zero_with_graph
 from ..tasks.base import Task
 from .labelled_batches import share_sampler
-from .own_rows import REPEATED, fresh_rows, own_rows
+from .repeated_rows import REPEATED, fresh_rows, without_repeats
 
 logger = logging.get_logger(__name__)
 
@@ -65,7 +65,7 @@ class CohortProcesses(Trainer):
 
     def _with_all_peers(self, loss: Tensor, answers: dict[str, Any]) -> Tensor:
         """The same loss; where weights are split every peer is in the backward of every process."""
-        return loss + held_in_graph(list(map(self.task.belief, answers.values()))) if self.is_sharded else loss
+        return loss + zero_with_graph(list(map(self.task.belief, answers.values()))) if self.is_sharded else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows = self.train_dataset if train_dataset is None else train_dataset
@@ -81,7 +81,7 @@ class CohortProcesses(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """As the Trainer's, without the rows that fill up the last batch of an epoch: they would count twice."""
         if self.args.world_size > 1:
-            epoch_iterator = map(self._own_rows, epoch_iterator)
+            epoch_iterator = map(self._without_repeats, epoch_iterator)
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
@@ -95,12 +95,12 @@ class CohortProcesses(Trainer):
         )
         return self.accelerator.reduce(counts, reduction="sum") if self.args.world_size > 1 else counts
 
-    def _own_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _without_repeats(self, batch: dict[str, Any]) -> dict[str, Any]:
         state, rows = self.accelerator.gradient_state, len(batch["labels"])
         fresh = rows
         if not self.args.dataloader_drop_last and self._shares is None:
             fresh = fresh_rows(state, self.train_dataset, rows, self.args.world_size, self.args.process_index)
-        return own_rows(batch, fresh, may_skip=self.args.on_bad_image == "skip")
+        return without_repeats(batch, fresh, may_skip=self.args.on_bad_image == "skip")
 
     def _go_on_from(self, checkpoint: dict[str, Any]) -> None:
         """Keep an optimizer step what it was when another number of processes goes on, and say what is not exact.

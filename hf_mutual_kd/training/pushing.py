@@ -12,12 +12,12 @@ from ..distillation.objective import Objective
 from ..errors import HubError
 from ..files import write_json
 from ..hub.checkpoints import PushInBackground
-from ..hub.names import Destination
+from ..hub.names import PushTarget
 from ..hub.push import PushReport, check_rights, push_run
 from ..reports.model_card import write_cards
 from ..reports.results import Arm, collect
 from ..reports.run_facts import objective_facts
-from .cohort_record import COHORT, describe_cohort
+from .cohort_record import COHORT, cohort_facts
 from .evaluation import Evaluation
 from .saving import CohortSaving
 
@@ -25,7 +25,7 @@ RESULTS = "results.json"
 
 
 def push_settings(args: MutualKDConfig) -> dict[str, Any]:
-    """Where and how a configuration pushes, as [`push_run`] and `Destination` name it."""
+    """Where and how a configuration pushes, as [`push_run`] and `PushTarget` name it."""
     return {
         "namespace": args.hub_namespace,
         "name_template": args.hub_name_template,
@@ -83,7 +83,7 @@ class CohortPushing(CohortSaving):
 
     def _check_rights(self) -> None:
         if self.args.push_to_hub and self.is_world_process_zero():
-            check_rights(Destination(**push_settings(self.args)))
+            check_rights(PushTarget(**push_settings(self.args)))
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Nothing: the push makes one repository per peer."""
@@ -97,7 +97,7 @@ class CohortPushing(CohortSaving):
         if self._pushes is None:
             self._write_cohort_record()
             strategy = str(getattr(self.args.hub_strategy, "value", self.args.hub_strategy))
-            self._pushes = PushInBackground(self.folder, strategy, Destination(**push_settings(self.args)))
+            self._pushes = PushInBackground(self.folder, strategy, PushTarget(**push_settings(self.args)))
         self._pushes.push_checkpoint(checkpoint)
 
     def _finish_current_push(self) -> None:
@@ -106,7 +106,7 @@ class CohortPushing(CohortSaving):
 
     def _write_cohort_record(self) -> None:
         if self.args.should_save and not self._is_recipes(COHORT):
-            record = describe_cohort(self.cohort) | {"objective": objective_facts(self.objective)}
+            record = cohort_facts(self.cohort) | {"objective": objective_facts(self.objective)}
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / COHORT, record)
 

@@ -30,12 +30,12 @@ from .clipping import clip_each_peer
 from .evaluation import Evaluation, Measurement
 from .labelled_batches import check_share, share_stream
 from .objective_options import objective_for
-from .own_rows import REPEATED
 from .peer_bests import PeerBests
-from .pre_flight import describe_start
+from .pre_flight import start_table
 from .processes import check_processes
 from .progress import CohortProgress
 from .pushing import CohortPushing
+from .repeated_rows import REPEATED
 from .start_cache import StartCache
 from .table_refresh import refreshed
 from .teacher_state import FollowPeers, fit_rule
@@ -100,7 +100,7 @@ class MutualKDTrainer(CohortPushing):
         check_processes(args, train_dataset)
         check_share(args, train_dataset)
         self.task = model.task = model.task.configured(args)
-        self.task.compare_with(train_dataset)
+        self.task.set_reference(train_dataset)
         self.peer_names = model.names
         model.rest_batch_norms(args.batch_norm)
         model.peer_checkpointing = args.peer_checkpointing
@@ -270,7 +270,7 @@ class MutualKDTrainer(CohortPushing):
             ):
                 start = self.measure_start(metric_key_prefix=self._eval_prefix)
                 if self.is_world_process_zero():
-                    print(describe_start(start, self.objective, self.task.words))
+                    print(start_table(start, self.objective, self.task.words))
             if checkpoint is None:
                 self._fit_rule()
             self._fill_start_cache()

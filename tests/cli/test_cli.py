@@ -17,7 +17,7 @@ from made_up_run import made_up_record, made_up_results, words_of, write_run
 from safetensors.numpy import save_file
 
 from hf_mutual_kd.cli import main as cli
-from hf_mutual_kd.cli.environment import describe_environment
+from hf_mutual_kd.cli.environment import environment_table
 from hf_mutual_kd.config.fields import GROUPS
 from hf_mutual_kd.config.recipe import parse_options
 
@@ -231,7 +231,7 @@ def test_env_shows_versions_and_no_secrets(capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert TOKEN not in shown
     assert "somebody" not in shown
-    facts = dict(describe_environment())
+    facts = dict(environment_table())
     assert (facts["HF_TOKEN"], facts["HF_HOME"], facts["OMP_NUM_THREADS"]) == ("set", "set", "1")
     assert re.match(r"\d+\.\d+", facts["torch"])
     assert all(name in shown for name in ("python", "transformers", "GPU"))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hf_mutual_kd.data.masks import IGNORE, UNLABELLED
+from hf_mutual_kd.distillation.deep_mutual_learning import kl_from_others
 from hf_mutual_kd.distillation.losses import kl_to_target, mean_log_probs, softened_log_probs
 from hf_mutual_kd.distillation.objective import RULES, SOURCES, ClassRule, FixedRule, GatedRule, Objective, make_rule
-from hf_mutual_kd.distillation.pairwise import kl_from_others
 from hf_mutual_kd.distillation.roles import ALL, MEAN, NOBODY, loss_scores
 from hf_mutual_kd.distillation.rule_fitting import (
     best_temperatures,

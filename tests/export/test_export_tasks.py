@@ -15,7 +15,7 @@ from segmentation_peers import CLASSES, QUERY, SIZE, oneformer_processor, tiny_s
 from segmentation_run import SQUARE, segmentation_rows
 from transformers import EomtImageProcessor, Mask2FormerImageProcessor, SegformerImageProcessor
 
-from hf_mutual_kd.cli.export import describe_export
+from hf_mutual_kd.cli.export import export_table
 from hf_mutual_kd.data.collator import IdentifiedRows
 from hf_mutual_kd.data.masks import read_mask
 from hf_mutual_kd.errors import ExportError
@@ -155,7 +155,7 @@ def test_a_model_of_clips_is_exported_with_its_cc(tmp_path, kind):
     plain = report.measured["model.onnx"]
     assert plain.agreement == pytest.approx(1.0, abs=1e-6)
     assert plain.accuracy == pytest.approx(report.measured["pytorch"].accuracy, abs=1e-4)
-    shown = describe_export([report])
+    shown = export_table([report])
     assert "CC with PyTorch" in shown
     assert "accuracy" not in shown
     facts = json.loads((report.folder / "export.json").read_text(encoding="utf-8"))

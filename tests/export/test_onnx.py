@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_mutual_kd.cli import main as cli
-from hf_mutual_kd.cli.export import describe_export
+from hf_mutual_kd.cli.export import export_table
 from hf_mutual_kd.data.images import decode_image
 from hf_mutual_kd.errors import DataError, ExportError
 from hf_mutual_kd.export import checks as export_checks
@@ -77,7 +77,7 @@ def test_the_file_gives_what_the_peer_gives_for_any_batch(run, exported, name, s
 
 @pytest.mark.parametrize(("name", "kind"), [("vit", "dynamic"), ("cnn", "static")])
 def test_int8_suits_the_model_and_is_measured(exported, name, kind):
-    """A quantised file that is as large as the other, or that nobody has measured."""
+    """A quantized file that is as large as the other, or that nobody has measured."""
     measured = exported[name].measured
     assert list(measured) == ["pytorch", "model.onnx", "model_int8.onnx"]
     assert measured["model_int8.onnx"].what == f"int8, {kind}"
@@ -144,7 +144,7 @@ def test_float32_that_differs_leaves_nothing(run, tmp_path, monkeypatch):
 
 
 def test_without_labels_int8_is_judged_by_its_agreement(exported):
-    """A quantised file that nothing can refuse where the data has no labels, or one of NaN that passes every limit."""
+    """A quantized file that nothing can refuse where the data has no labels, or one of NaN that passes every limit."""
     words, plain = exported["vit"].words, export_checks.Checked("PyTorch", 1)
     assert module._refusal(export_checks.Checked("int8", 1, agreement=0.981), plain, 0.02, words) is None
     for agreement in (0.97, float("nan")):
@@ -160,14 +160,14 @@ def test_an_int8_file_that_cannot_run_costs_only_itself(run, tmp_path, monkeypat
         target.write_bytes(b"no model")
         return "dynamic"
 
-    monkeypatch.setattr(module, "quantise", spoil)
+    monkeypatch.setattr(module, "quantize", spoil)
     (one,) = export_peers(run, peers=["vit"], out=tmp_path, samples=4, int8=True)
     small = one.measured["model_int8.onnx"]
     assert (
         small.refused == "ONNX Runtime cannot run it (Load model from model_int8.onnx failed:Protobuf parsing failed.)"
     )
     assert (small.agreement, small.latency_ms) == (None, None)
-    assert "deleted" in describe_export([one])
+    assert "deleted" in export_table([one])
     assert {path.name for path in one.folder.iterdir()} == {"model.onnx", "export.json"}
 
 

@@ -17,8 +17,8 @@ from made_up_run import made_up_record, made_up_results, write_run
 from safetensors.numpy import save_file
 
 from hf_mutual_kd.errors import HubError
-from hf_mutual_kd.hub.files import Outgoing, refuse_secrets, select
-from hf_mutual_kd.hub.names import Destination
+from hf_mutual_kd.hub.files import PushFile, refuse_secrets, select
+from hf_mutual_kd.hub.names import PushTarget
 from hf_mutual_kd.hub.push import check_rights
 from hf_mutual_kd.reports.readme_merge import BEGIN, END, merge_readme
 from hf_mutual_kd.reports.text import split_readme
@@ -227,9 +227,9 @@ def test_words_that_only_look_like_paths_pass(tmp_path, monkeypatch):
     text += (
         b" https://x.org/mnt/y pad_token=<pad> tokenizer_class: PreTrainedTokenizerFast2 api key: none " + b"a" * 45
     )
-    refuse_secrets([Outgoing("README.md", text)], tmp_path, None)
+    refuse_secrets([PushFile("README.md", text)], tmp_path, None)
     with pytest.raises(HubError, match="your home folder"):
-        refuse_secrets([Outgoing("README.md", b"in file:///root/x")], tmp_path, None)
+        refuse_secrets([PushFile("README.md", b"in file:///root/x")], tmp_path, None)
 
 
 def test_folders_that_are_no_run_are_refused(hub, run, tmp_path):
@@ -432,7 +432,7 @@ def test_rights_are_asked_before_hours_of_training(token, namespace, message):
     orgs = {"lab": ["ada"], "watched": {"ada": "read"}}
     with HubServer({"ada": TOKEN, "eve": "hf_eve"}, orgs, read_tokens={"bob": "hf_bob"}) as hub:
         with pytest.raises(HubError, match=message):
-            check_rights(Destination(namespace, token=token, endpoint=hub.url))
-        check_rights(Destination("lab", token=TOKEN, endpoint=hub.url))
-        check_rights(Destination(None, token=TOKEN, endpoint=hub.url))
+            check_rights(PushTarget(namespace, token=token, endpoint=hub.url))
+        check_rights(PushTarget("lab", token=TOKEN, endpoint=hub.url))
+        check_rights(PushTarget(None, token=TOKEN, endpoint=hub.url))
         assert {request.method for request in hub.requests} == {"GET"}

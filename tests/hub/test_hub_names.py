@@ -6,7 +6,7 @@ import pytest
 from hub_run import push
 
 from hf_mutual_kd.errors import HubError
-from hf_mutual_kd.hub.names import Destination, Run, names_of, slug
+from hf_mutual_kd.hub.names import PushTarget, Run, names_of, slug
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,4 @@ def test_names_from_outside_become_parts_of_repository_names():
     assert slug("数据") == "data"
     assert len(slug("x" * 200)) == 40
     run = Run(Path("run"), ["a--b-"], "zalando/fashion_mnist", "", False)
-    assert names_of(run, run.peers, Destination("ada")) == {"a--b-": "ada/a-b-fashion_mnist-mutual"}
+    assert names_of(run, run.peers, PushTarget("ada")) == {"a--b-": "ada/a-b-fashion_mnist-mutual"}

@@ -14,7 +14,7 @@ from hf_mutual_kd import Cohort, MutualKDConfig, Objective
 from hf_mutual_kd.distillation.objective import BestRule, EmaSource, GatedRule, LiveSource
 from hf_mutual_kd.errors import ConfigError
 from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.sharding import check_sharded, check_zero, held_in_graph, layers_to_split
+from hf_mutual_kd.peers.sharding import check_sharded, check_zero, layers_to_split, zero_with_graph
 from hf_mutual_kd.peers.spec import PeerSpec
 
 CONFIGS = sorted((Path(__file__).parents[2] / "recipes" / "accelerate").glob("*.yaml"))
@@ -115,7 +115,7 @@ def test_what_deepspeed_cannot_do_is_refused(settings, changes, said, tmp_path):
 def test_every_peer_is_in_the_graph():
     """A process without labels for a peer would leave out its gradient, for which the others wait."""
     beliefs = [torch.tensor([[1.0, float("nan")]], requires_grad=True), torch.ones(1, 2, requires_grad=True)]
-    zero = held_in_graph(beliefs)
+    zero = zero_with_graph(beliefs)
     zero.backward()
     assert zero == 0
     assert all((belief.grad == 0).all() for belief in beliefs)

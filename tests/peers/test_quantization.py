@@ -13,7 +13,7 @@ from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec
 from hf_mutual_kd.errors import ConfigError, PeerError
 from hf_mutual_kd.peers.adapters import adapter_weights
 from hf_mutual_kd.peers.loading import load_peer, save_peer
-from hf_mutual_kd.peers.quantization import count_parameters, is_quantised
+from hf_mutual_kd.peers.quantization import count_parameters, is_quantized
 from hf_mutual_kd.tasks.registry import ImageClassification
 
 KINDS = {"4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "8bit": {"load_in_8bit": True}}
@@ -23,17 +23,17 @@ TASK = ImageClassification()
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A saved ViT as `whole`, and the same stored quantised as `4bit` and `8bit`."""
+    """A saved ViT as `whole`, and the same stored quantized as `4bit` and `8bit`."""
     pytest.importorskip("bitsandbytes")
-    folder = tmp_path_factory.mktemp("quantised")
+    folder = tmp_path_factory.mktemp("quantized")
     torch.manual_seed(0)
     config = ViTConfig(image_size=16, patch_size=8, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
                        intermediate_size=128, id2label=dict(enumerate(LABELS)),
                        label2id={name: index for index, name in enumerate(LABELS)})  # fmt: skip
     save_peer(ViTForImageClassification(config), tiny_processor(), folder / "whole", None)
     for name, settings in KINDS.items():
-        quantised = BitsAndBytesConfig(llm_int8_skip_modules=["classifier"], **settings)
-        model = AutoModelForImageClassification.from_pretrained(folder / "whole", quantization_config=quantised)
+        quantized = BitsAndBytesConfig(llm_int8_skip_modules=["classifier"], **settings)
+        model = AutoModelForImageClassification.from_pretrained(folder / "whole", quantization_config=quantized)
         save_peer(model, tiny_processor(), folder / name, None)
     return folder
 
@@ -72,7 +72,7 @@ def own(model):
 
 @pytest.mark.parametrize("spec_of", [stored, asked])
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_peers_train_over_one_quantised_base(place, tmp_path, kind, spec_of):
+def test_two_peers_train_over_one_quantized_base(place, tmp_path, kind, spec_of):
     """A base that evaluation repacks, or training rounds anew, is not the one that the adapters are loaded on."""
     cohort = cohort_of(spec_of(place, kind))
     a, b = cohort.peers["a"], cohort.peers["b"]
@@ -99,7 +99,7 @@ def test_two_peers_train_over_one_quantised_base(place, tmp_path, kind, spec_of)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_resume_is_exact(place, tmp_path, kind):
-    """A base that is quantised again on resuming, and differs in a bit, moves every later step."""
+    """A base that is quantized again on resuming, and differs in a bit, moves every later step."""
     settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     whole = cohort_of(asked(place, kind))
     trainer_of(whole, tmp_path / "a", **settings).train()
@@ -111,32 +111,32 @@ def test_resume_is_exact(place, tmp_path, kind):
             assert torch.equal(value, own(resumed.peers[name])[key]), key
 
 
-def test_a_saved_adapter_goes_on_over_its_quantised_base(place, tmp_path):
+def test_a_saved_adapter_goes_on_over_its_quantized_base(place, tmp_path):
     """Loaded on the base in fp32, a saved adapter would start at other answers than it ended with."""
     peer = load_peer("a", asked(place, "4bit"), TASK)
     save_peer(peer.model, peer.processor, tmp_path / "a", None)
     again = load_peer("a", PeerSpec(str(tmp_path / "a"), load_in_4bit=True), TASK)
-    assert is_quantised(again.model.get_base_model())
+    assert is_quantized(again.model.get_base_model())
     assert torch.equal(logits(again.model), logits(peer.model))
     whole = load_peer("a", PeerSpec(str(place / "whole"), peft="lora"), TASK)
     assert count_parameters(again.model) == count_parameters(whole.model)
 
 
-def test_what_a_quantised_base_cannot_do_is_refused(place, tmp_path):
-    """Trained in full, only biases and norms of a quantised model would move; merged, an adapter would be rounded."""
-    with pytest.raises(ConfigError, match="on a quantised ViTForImageClassification cannot be merged"):
+def test_what_a_quantized_base_cannot_do_is_refused(place, tmp_path):
+    """Trained in full, only biases and norms of a quantized model would move; merged, an adapter would be rounded."""
+    with pytest.raises(ConfigError, match="on a quantized ViTForImageClassification cannot be merged"):
         trainer_of(cohort_of(asked(place, "4bit")), tmp_path, merge_adapters=True)
-    with pytest.raises(PeerError, match="8bit is quantised and takes no training of its own"):
+    with pytest.raises(PeerError, match="8bit is quantized and takes no training of its own"):
         load_peer("a", PeerSpec(str(place / "8bit")), TASK)
-    assert is_quantised(load_peer("a", PeerSpec(str(place / "8bit"), frozen=True), TASK).model)
-    with pytest.raises(PeerError, match="stored quantised; leave load_in_4bit"):
+    assert is_quantized(load_peer("a", PeerSpec(str(place / "8bit"), frozen=True), TASK).model)
+    with pytest.raises(PeerError, match="stored quantized; leave load_in_4bit"):
         load_peer("a", PeerSpec(str(place / "8bit"), peft="lora", load_in_4bit=True), TASK)
     with pytest.raises(PeerError, match="for bases of adapters; give --peft lora"):
         load_peer("a", PeerSpec(str(place / "whole"), load_in_8bit=True), TASK)
-    quantised = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["nothing"])
-    model = AutoModelForImageClassification.from_pretrained(place / "whole", quantization_config=quantised)
+    quantized = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["nothing"])
+    model = AutoModelForImageClassification.from_pretrained(place / "whole", quantization_config=quantized)
     save_peer(model, tiny_processor(), tmp_path / "all", None)
-    with pytest.raises(PeerError, match=r"its classifier is quantised.*llm_int8_skip_modules=\['classifier'\]"):
+    with pytest.raises(PeerError, match=r"its classifier is quantized.*llm_int8_skip_modules=\['classifier'\]"):
         load_peer("a", PeerSpec(str(tmp_path / "all"), peft="lora"), TASK)
 
 

@@ -123,7 +123,7 @@ def test_map_shows_every_teacher_where_the_tile_is():
 def test_figure_has_a_panel_for_every_peer():
     """A picture that fails on a missing arm would end the run after all its trainings."""
     assert Image.open(io.BytesIO(report.draw(made_up_benchmark()))).size[0] > 700
-    assert "own + pixel CE" in report.describe(made_up_benchmark())
+    assert "own + pixel CE" in report.benchmark_table(made_up_benchmark())
 
 
 class MadeUpLab(benchmark.Lab):

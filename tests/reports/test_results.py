@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_mutual_kd.reports.results import Arm, collect, describe, difference, markdown, verdict
+from hf_mutual_kd.reports.results import Arm, collect, difference, markdown, results_table, verdict
 from hf_mutual_kd.tasks.registry import TASKS
 
 CLASSES, VIDEO = TASKS["image-classification"].words, TASKS["video-saliency"].words
@@ -62,7 +62,7 @@ def test_one_seed_without_control():
     results = collect([arm("mutual", 1, 0.7, 0.8)], {"seeds": [1]}, CLASSES)
     peer = results["peers"]["vit"]
     assert not {"control", "delta", "control_flips"} & set(peer)
-    text = describe(results, Path("runs/x"), CLASSES)
+    text = results_table(results, Path("runs/x"), CLASSES)
     assert "1 seed, 40 steps" in text
     assert cells(text) == ["vit", "70.0", "80.0", "25.0", "+10.0 −5.0"]
     assert "control" not in text.splitlines()[2]
@@ -72,12 +72,12 @@ def test_one_seed_with_control_claims_nothing():
     """One seed has no spread, so no verdict."""
     results = collect(three()[:2], {"seeds": [1]}, CLASSES)
     assert results["peers"]["vit"]["delta"] == {"mean": pytest.approx(0.02), "sd": None}
-    assert "+2.00 (1 seed)" in describe(results, Path("runs/x"), CLASSES)
+    assert "+2.00 (1 seed)" in results_table(results, Path("runs/x"), CLASSES)
 
 
 def test_table_names_folders_and_the_next_command():
     """A table that is cut at the terminal's width loses the figure that matters."""
-    text = describe(collect(three(), {"seeds": [1, 2, 3]}, CLASSES), Path("runs/x"), CLASSES)
+    text = results_table(collect(three(), {"seeds": [1, 2, 3]}, CLASSES), Path("runs/x"), CLASSES)
     assert cells(text) == ["vit", "70.0", "81.0", "84.0", "+3.00 ± 1.00 (better)", "25.0", "+10.0 −5.0"]
     assert "3 seeds, 40 steps" in text
     assert "runs/x/vit" in text
@@ -88,7 +88,7 @@ def test_flips_that_were_not_measured_are_left_out():
     """A run must not end in an error after hours for want of a figure."""
     results = collect([arm("mutual", 1, 0.7, 0.8, flips=None)], {"seeds": [1]}, CLASSES)
     assert results["peers"]["vit"]["positive_flips"] is None
-    assert "flips" not in describe(results, Path("runs/x"), CLASSES)
+    assert "flips" not in results_table(results, Path("runs/x"), CLASSES)
 
 
 def other_arm(name, seed, metric, end, **more):
@@ -118,7 +118,7 @@ def test_every_task_is_compared_by_its_own_metric(task, metric, title, row):
     peer = results["peers"]["seg"]
     assert peer["per_seed"] == {"mutual": [0.32] * 3, "control": [0.3] * 3}
     assert peer["delta"]["mean"] == pytest.approx(0.02)
-    assert title in describe(results, Path("runs/x"), TASKS[task].words)
+    assert title in results_table(results, Path("runs/x"), TASKS[task].words)
     table = markdown(results, TASKS[task].words)
     assert row in table
     assert table.splitlines()[0] == "| peer | start | control | mutual | Δ against control | share taught |"

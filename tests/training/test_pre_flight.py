@@ -4,7 +4,7 @@ import pytest
 
 from hf_mutual_kd.distillation.objective import BestRule, LiveSource, Objective
 from hf_mutual_kd.tasks.registry import TASKS
-from hf_mutual_kd.training.pre_flight import describe_start, expectation
+from hf_mutual_kd.training.pre_flight import expectation, start_table
 
 CLASSES = TASKS["image-classification"].words
 OBJECTIVE = Objective(BestRule(), LiveSource(), retain=False)
@@ -41,7 +41,7 @@ def test_control_and_single_peers():
 
 def test_report_holds_every_figure():
     """A peer without its row, or a column in another unit."""
-    text = describe_start(results(0.85, vit=0.8, cnn=0.7), OBJECTIVE, CLASSES)
+    text = start_table(results(0.85, vit=0.8, cnn=0.7), OBJECTIVE, CLASSES)
     lines = [line.strip("│").split("│") for line in text.splitlines() if line.startswith("│")]
     rows = [[cell.strip() for cell in line] for line in lines]
     assert rows == [
@@ -62,7 +62,7 @@ def test_every_task_is_reported_in_its_own_metric():
     peers = {"seg": {"mIoU": 0.41, "loss": 1.0, "expected_share": 0.4}, "m2f": {"mIoU": 0.4, "loss": 1.0,
              "expected_share": 0.6}}  # fmt: skip
     cohort = {"ensemble_mIoU": 0.45, "oracle_pACC": 0.9, "samples": 66}
-    text = describe_start(peers | {"cohort": cohort}, OBJECTIVE, TASKS["semantic-segmentation"].words)
+    text = start_table(peers | {"cohort": cohort}, OBJECTIVE, TASKS["semantic-segmentation"].words)
     assert rows_of(text) == {
         "seg": "41.0", "m2f": "40.0", "ensemble (mean)": "45.0", "oracle (any is right), pACC, %": "90.0"
     }  # fmt: skip
@@ -71,7 +71,7 @@ def test_every_task_is_reported_in_its_own_metric():
     peers = {"mae": {"CC": 0.5, "loss": 1.0, "expected_share": 0.4}, "s3d": {"CC": 0.51, "loss": 1.0,
              "expected_share": 0.6}}  # fmt: skip
     cohort = {"ensemble_CC": 0.505, "centre_prior_CC": 0.2, "centre_prior_SIM": 0.1, "samples": 40}
-    text = describe_start(peers | {"cohort": cohort}, OBJECTIVE, TASKS["video-saliency"].words)
+    text = start_table(peers | {"cohort": cohort}, OBJECTIVE, TASKS["video-saliency"].words)
     assert rows_of(text) == {"mae": "0.500", "s3d": "0.510", "ensemble (mean)": "0.505", "centre prior": "0.200"}
     assert "(-0.005 in CC to s3d)" in text
 
@@ -79,9 +79,9 @@ def test_every_task_is_reported_in_its_own_metric():
 def test_without_labels_agreement_is_all_there_is_to_say():
     """An error where a task knows no agreement either."""
     found = {"seg": {"agreement": 0.8}, "m2f": {"agreement": 0.7}, "cohort": {"samples": 4}}
-    said = describe_start(found, OBJECTIVE, TASKS["semantic-segmentation"].words)
+    said = start_table(found, OBJECTIVE, TASKS["semantic-segmentation"].words)
     assert said == (
         "Without labels no mIoU can be measured. Agreement with the mean of the peers: seg 80.0 %, m2f 70.0 %."
     )
     found = {"mae": {}, "cohort": {"samples": 4}}
-    assert describe_start(found, OBJECTIVE, TASKS["video-saliency"].words) == "Without labels no CC can be measured."
+    assert start_table(found, OBJECTIVE, TASKS["video-saliency"].words) == "Without labels no CC can be measured."

@@ -14,9 +14,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from ...errors import ConfigError, HubError
 from ..calls import HubCalls, Patience
-from ..commit import Parcel, ensure_repo, send
-from ..files import Outgoing, refuse_secrets
-from ..names import Destination, choose_peers, names_of, read_run
+from ..commit import RepoCommit, ensure_repo, send
+from ..files import PushFile, refuse_secrets
+from ..names import PushTarget, choose_peers, names_of, read_run
 
 DATA = "data"
 
@@ -46,7 +46,7 @@ def find_pushed(
     Raises:
         [`HubError`]: one is not there, or the Hub cannot be asked.
     """
-    to = Destination(namespace, token=token, endpoint=endpoint)
+    to = PushTarget(namespace, token=token, endpoint=endpoint)
     run = read_run(run_dir)
     calls = HubCalls(to.token, to.endpoint, patience)
     found = {}
@@ -86,14 +86,14 @@ def push_space(
         [`HubError`]: a name, a file or the Hub refuses.
     """
     check_space_name(repo_id)
-    to = Destination(repo_id.split("/")[0], private=private, token=token, endpoint=endpoint)
+    to = PushTarget(repo_id.split("/")[0], private=private, token=token, endpoint=endpoint)
     files = [
-        Outgoing(path.relative_to(folder).as_posix(), path)
+        PushFile(path.relative_to(folder).as_posix(), path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.is_symlink() and not {"__pycache__", ".gradio"}.intersection(path.parts)
     ]
     refuse_secrets(files, folder, to.token_in_use)
-    parcel = Parcel(repo_id, files, "Push the Space of a run", folder=DATA, kind="space")
+    parcel = RepoCommit(repo_id, files, "Push the Space of a run", folder=DATA, kind="space")
     calls = HubCalls(to.token, to.endpoint, patience, parcel.size)
     note = ensure_repo(calls, repo_id, to, "space")
     _, changed = send(calls, parcel, to)

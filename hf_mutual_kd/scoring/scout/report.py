@@ -31,7 +31,7 @@ LEGEND = (
 )
 
 
-def describe_scout(report: Mapping[str, Any], command: str | None, folder: Any) -> str:
+def scout_table(report: Mapping[str, Any], command: str | None, folder: Any) -> str:
     """The whole report for the terminal.
 
     Args:
@@ -49,11 +49,11 @@ def describe_scout(report: Mapping[str, Any], command: str | None, folder: Any) 
     if report["unusable"]:
         reasons = [(source, reason) for source, reason in report["unusable"].items()]
         lines += ["Not used:", *(f"  {source}: {reason}" for source, reason in reasons)]
-    lines += [describe_cohort_choice(report["cohort"]), *([command] if command else [])]
+    lines += [cohort_choice_table(report["cohort"]), *([command] if command else [])]
     return "\n".join([*lines, f"{folder}: scout.json, scout.png, table/ (a score table)"])
 
 
-def describe_cohort_choice(cohort: Mapping[str, Any]) -> str:
+def cohort_choice_table(cohort: Mapping[str, Any]) -> str:
     """Whom to train with, how it was chosen and what to expect."""
     left_out = ", ".join(cohort["left_out"])
     because = f" Left out, as the ensemble with them is clearly below mine: {left_out}." if left_out else ""

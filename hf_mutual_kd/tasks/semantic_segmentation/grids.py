@@ -314,11 +314,11 @@ def _cell_scores(
     peers: list[Tensor], labels: Tensor, ignore_index: int, size: Size, chunk_rows: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Scores `[N, B, rows, w]` and labels `[B, rows, w]` of chunk after chunk; -1 and score 0 where a cell is out."""
-    for placed, chunk in placed_chunks(peers, labels, ignore_index, size, chunk_rows):
+    for placed, chunk in resampled_chunks(peers, labels, ignore_index, size, chunk_rows):
         yield loss_scores(placed, chunk), chunk
 
 
-def placed_chunks(
+def resampled_chunks(
     peers: list[Tensor], labels: Tensor, ignore_index: int, size: Size, chunk_rows: int | None = None
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
     """The peers' logits, N of `[B, C, rows, w]`, and [`cell_classes`] `[B, rows, w]`, chunk after chunk of a grid."""

@@ -35,7 +35,7 @@ from .evaluation_facts import cell_reliability, confusions
 from .evaluator import SegmentationEvaluator
 from .export import SegmentationExport
 from .figures import examples_figure, read_examples
-from .grids import SCORES, Resampler, cell_classes, image_scores, placed_chunks
+from .grids import SCORES, Resampler, cell_classes, image_scores, resampled_chunks
 from .head_losses import DenseAnswer, aligned, as_answer, has_labels, own_labels, pixel_loss, query_loss
 from .heads import head_of
 from .labels import fill, image_sizes, labels_for_peer, own_parts
@@ -216,7 +216,7 @@ class SemanticSegmentation(Task):
 
     # What a score table keeps: of every image as if it were alone, as a batch's labels would be of the batch's size
 
-    def apart(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+    def split_batch(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         by_label = self.grid == "label" and len(image_sizes(batch["labels"]).unique(dim=0)) > 1
         return one_by_one(batch) if by_label or is_padded(batch["peer_inputs"]) else [batch]
 
@@ -241,7 +241,7 @@ class SemanticSegmentation(Task):
 
     def units(self, beliefs: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
         truth = scored_labels(labels)
-        return placed_chunks(list(beliefs), truth, IGNORE, self._grid(beliefs, truth))
+        return resampled_chunks(list(beliefs), truth, IGNORE, self._grid(beliefs, truth))
 
     def _grid(self, beliefs: Sequence[Tensor], labels: Tensor) -> tuple[int, int]:
         return coarsest_grid(beliefs) if self.grid == "coarsest" else (labels.shape[1], labels.shape[2])

@@ -131,7 +131,7 @@ def evaluate_folders(
     return {"settings": settings, **scores.compute(), "skipped": dict(problems.found)}
 
 
-def describe(result: dict[str, Any]) -> str:
+def scores_table(result: dict[str, Any]) -> str:
     """The table of an evaluation: a line per video, both means, and how many frames each metric left out."""
     names = result["settings"]["metrics"]
 

@@ -130,7 +130,7 @@ class VideoSaliency(Task):
                 raise
             return False
 
-    def compare_with(self, train_rows: Any) -> None:
+    def set_reference(self, train_rows: Any) -> None:
         self.reference = getattr(train_rows, "reference", None)
 
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> ClipView:

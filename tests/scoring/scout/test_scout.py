@@ -17,7 +17,7 @@ from hf_mutual_kd.errors import ConfigError
 from hf_mutual_kd.scoring.scout.candidates import Pulled, name_for
 from hf_mutual_kd.scoring.scout.figure import scout_figure
 from hf_mutual_kd.scoring.scout.ranking import choose_partners, complement, ensemble_gain, ensemble_right, phi, wilson
-from hf_mutual_kd.scoring.scout.report import count, describe_cohort_choice
+from hf_mutual_kd.scoring.scout.report import cohort_choice_table, count
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(0, 20), (1, 10), (10, 10), (37, 200)])
@@ -87,12 +87,12 @@ def test_words_of_the_report():
     """A proposal without its grounds, or one made of nothing, reads the same as a good one."""
     assert [count(number) for number in (950, 111_818, 86_567_656, 2e9)] == ["950", "112k", "86.6M", "2G"]
     nobody = {"partners": [], "left_out": ["a"], "budget": None}
-    assert describe_cohort_choice(nobody).startswith("No candidate is worth training with")
+    assert cohort_choice_table(nobody).startswith("No candidate is worth training with")
     some = {"partners": ["a"], "left_out": [], "budget": 3e6, "exact": False, "covered_errors": 3, "errors": 9,
             "lift": {"value": -0.01, "low": -0.03, "high": 0.01}, "best": "a", "gain": {"high": 0.0}}  # fmt: skip
-    text = describe_cohort_choice(some)
+    text = cohort_choice_table(some)
     assert "fixed:" not in text
-    assert "(--teacher_rule fixed:a)" in describe_cohort_choice(some | {"gain": {"high": -0.01}})
+    assert "(--teacher_rule fixed:a)" in cohort_choice_table(some | {"gain": {"high": -0.01}})
     for part in ("greedily", "within 3M parameters", "3 of my 9 errors", "-1.00 points (-3.00 to +1.00)", "noise"):
         assert part in text
 

@@ -22,7 +22,7 @@ from hf_mutual_kd.errors import ConfigError, DataError
 from hf_mutual_kd.tasks.video_saliency.data.map_files import frame_files, read_map
 from hf_mutual_kd.tasks.video_saliency.metrics.maps import rescale_counts
 from hf_mutual_kd.tasks.video_saliency.metrics.scores import SaliencyScores
-from hf_mutual_kd.tasks.video_saliency.score_folders import describe, evaluate_folders
+from hf_mutual_kd.tasks.video_saliency.score_folders import evaluate_folders, scores_table
 
 SIZE = (9, 16)
 VIDEOS = {"2": 3, "10": 2, "[b]1": 2}
@@ -119,7 +119,7 @@ def test_layouts(folders, tmp_path):
     one = evaluate_folders(predictions / "10", both / "testing" / "10", SaliencyScores(), "frames")
     assert one["per_video"]["10"]["mean"]["cc"] == expected()["per_video"]["10"]["mean"]["cc"]
     assert one["left_out"]["auc_shuffled"] == 2
-    assert "–" in describe(one)
+    assert "–" in scores_table(one)
 
 
 def test_pools(folders, tmp_path):
@@ -265,7 +265,7 @@ def test_bad_files_are_named_or_counted(folders, kind):
     assert found["frames"] == left
     assert any(f"{name}: {reason}".startswith(named) or named in reason for name, reason in found["skipped"].items())
     assert str(folders[0].parent) not in json.dumps(found)
-    assert "skipped: " in describe(found)
+    assert "skipped: " in scores_table(found)
     if not where.startswith("truth/10/fixation") and kind != "no map files":
         for name, video in expected()["per_video"].items():
             if name != "10":

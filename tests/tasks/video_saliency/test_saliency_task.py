@@ -328,7 +328,7 @@ def evaluated(task, cohort, videos, size, every=2):
 def test_evaluation_is_that_of_the_metrics():
     """A mean over batches, or blank frames that count as 0, are other numbers than everybody's."""
     cohort, videos, task = saliency_cohort(), gaze_videos(3, "test", blank=2), VideoSaliency()
-    task.compare_with(ClipRows(gaze_videos(4, "train")))
+    task.set_reference(ClipRows(gaze_videos(4, "train")))
     found, one_by_one = (evaluated(task, cohort, videos, size) for size in (4, 1))
     for name, values in found.items():
         assert values == pytest.approx(one_by_one[name], abs=1e-5)

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from hf_mutual_kd.data.images import UNREADABLE
-from hf_mutual_kd.training.own_rows import REPEATED, fresh_rows, own_rows
+from hf_mutual_kd.training.repeated_rows import REPEATED, fresh_rows, without_repeats
 
 
 class Stream(IterableDataset):
@@ -45,17 +45,20 @@ def batch(labels: torch.Tensor) -> dict:
 def test_rows_are_taken_from_every_tensor():
     """A tensor left whole would pair images with the labels of others."""
     whole = batch(torch.tensor([0, UNREADABLE, 2, -1]))
-    assert own_rows(whole, 4) is whole
-    taken = own_rows(whole, 3, may_skip=True)
+    assert without_repeats(whole, 4) is whole
+    taken = without_repeats(whole, 3, may_skip=True)
     assert taken["sample_ids"].tolist() == taken["peer_inputs"]["vit"]["pixel_values"].tolist() == [0, 2]
     assert REPEATED not in taken
     # Maps: one unreadable pixel makes a blank; ordinary maps and padding stay.
     maps = batch(torch.tensor([[[0, -1]], [[UNREADABLE, -1]]]))
-    assert own_rows(maps, 2, may_skip=True)["sample_ids"].tolist() == [0]
+    assert without_repeats(maps, 2, may_skip=True)["sample_ids"].tolist() == [0]
 
 
 def test_a_process_without_rows_keeps_its_batch():
     """It has to take the step with the others, and must not be heard."""
-    for left in (own_rows(batch(torch.tensor([0, 1])), 0), own_rows(batch(torch.tensor([UNREADABLE])), 1, True)):
+    for left in (
+        without_repeats(batch(torch.tensor([0, 1])), 0),
+        without_repeats(batch(torch.tensor([UNREADABLE])), 1, True),
+    ):
         assert left[REPEATED]
         assert len(left["labels"])

@@ -42,7 +42,7 @@ def fresh_rows(state: GradientState, dataset: Any, rows: int, processes: int, pl
     return min(max(left - place * rows, 0), rows) if left > 0 else rows
 
 
-def own_rows(batch: dict[str, Any], fresh: int, may_skip: bool = False) -> dict[str, Any]:
+def without_repeats(batch: dict[str, Any], fresh: int, may_skip: bool = False) -> dict[str, Any]:
     """The batch without rows that another process or an earlier step has, and without unreadable ones.
 
     Args:
