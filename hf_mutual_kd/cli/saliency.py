@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..config.fields import option
-from ..config.options import OnBadImage
+from ..config.options import OnBadRow
 from ..config.rules import COUNT, NOT_NEGATIVE
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class EvaluateOptions:
         "data", "dhf1k", "Of the ground truth; frames: one video, maps and fixation themselves."
     )
     videos: list[str] = option("data", [], "Only these, by name or pattern such as '06*'.", metavar="NAME …")
-    on_bad_frame: OnBadImage = option("data", "raise", "About missing, surplus, unreadable and wrongly sized files.")
+    on_bad_frame: OnBadRow = option("data", "raise", "About missing, surplus, unreadable and wrongly sized files.")
     protocol: Literal["raw", "dhf1k"] = option(
         "run", "raw", "dhf1k: first resize, blur and write to 8 bits, as that server sees maps."
     )

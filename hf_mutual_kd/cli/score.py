@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..config.fields import option
-from ..config.options import MOST_KEPT, DataOptions, OnBadImage, RecipeOptions, TransferGrid, TransferOptions
+from ..config.options import MOST_KEPT, DataOptions, OnBadRow, RecipeOptions, TransferGrid, TransferOptions
 from ..config.peers import PeerSpec
 from ..config.rules import COUNT, NOT_NEGATIVE, SEED
 from ..errors import ConfigError, PeerError
@@ -25,7 +25,9 @@ class ScoringOptions(DataOptions):
     """What `score` and `scout` share: rows, and how scoring runs."""
 
     seed: int = option("data", 42, "Draws halves and samples as a run's does.", rule=SEED)
-    on_bad_image: OnBadImage = option("data", "raise", "What an unreadable image does: stop, or be left out.")
+    on_bad_row: OnBadRow = option(
+        "data", "raise", "What an unreadable image, mask or video does: stop, or be left out."
+    )
     label_alignment: Literal["exact", "subset"] = option("peers", "exact", "'subset': peers may know more classes.")
     trust_remote_code: bool = option("peers", False, "Run code that a repository brings.")
     batch_size: int = option("machine", 64, "Rows at a time and process.", rule=COUNT)
@@ -124,8 +126,8 @@ def load_checked(options: ScoringOptions, split: str, labels: bool = True, task:
 
     task = task or make_task("image-classification")
     rows = RecipeOptions(**{item.name: getattr(options, item.name) for item in fields(DataOptions)})
-    splits = task.load_splits(rows, options.seed, labels)
-    task.check_splits(splits, options.on_bad_image, (split,))
+    splits = task.load_splits(rows, options.seed, labels, options.on_bad_row)
+    task.check_splits(splits, options.on_bad_row, (split,))
     return splits
 
 

@@ -43,6 +43,8 @@ GONE = {
     "peer_weight_decays": _of_the_peer("weight_decay"),
     "frozen_peers": _of_the_peer("frozen"),
     "peer_processors": _of_the_peer("processor"),
+    "on_bad_image": "use on_bad_row",
+    "on_bad_video": "use on_bad_row",
     "role_source": "a score_table says who teaches wherever one is given; leave role_source out",
     "image_column": "it is input_column now",
 }

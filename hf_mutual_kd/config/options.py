@@ -24,7 +24,7 @@ Granularity = Literal["image", "class", "pixel"]
 TransferGrid = Literal["coarsest", "label"]
 Detach = Literal["teacher", "none"]
 LabelAlignment = Literal["exact", "subset", "new_head"]
-OnBadImage = Literal["raise", "skip"]
+OnBadRow = Literal["raise", "skip"]
 
 Options = TypeVar("Options", bound="TransferOptions")
 
@@ -213,8 +213,8 @@ class TransferOptions(ColumnOptions):
     color_jitter: float = option(
         "view", 0.0, "Strength of random brightness, contrast and saturation changes.", rule=NOT_NEGATIVE
     )
-    on_bad_image: OnBadImage = option(
-        "data", "raise", "What an unreadable image does: stop, or be left out and counted."
+    on_bad_row: OnBadRow = option(
+        "data", "raise", "What an unreadable image, mask or video does: stop, or be left out and counted."
     )
 
     def resolved(self: Options) -> Options:
@@ -317,7 +317,6 @@ class DataOptions(ColumnOptions):
     eval_frame_step: int = option(
         "data", 8, "Of videos: measure every so many-th frame of the validation and test splits.", rule=COUNT
     )
-    on_bad_video: OnBadImage = option("data", "raise", "What a broken video does: stop, or be left out and counted.")
 
 
 @dataclass

@@ -28,7 +28,7 @@ class RoleTaggingCollator:
         processors (`dict[str, Any]`): each peer's image processor.
         view (callable, *optional*): the shared random view `(image, sample_id, epoch) -> image`; none for evaluation.
         role_table ([`RoleTable`], *optional*): who teaches; other samples stay `UNDECIDED`.
-        on_bad_image (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves unreadable images out and counts them.
+        on_bad_row (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves unreadable images out and counts them.
         keep_places (`bool`, *optional*, defaults to `False`): a skipped sample stays where it is, with a blank image
             and the label `UNREADABLE`: evaluations over several processes gather batches by place.
 
@@ -60,13 +60,13 @@ class RoleTaggingCollator:
         processors: Mapping[str, Any],
         view: Callable[..., Any] | None = None,
         role_table: RoleTable | None = None,
-        on_bad_image: str = "raise",
+        on_bad_row: str = "raise",
         keep_places: bool = False,
     ):
         self.processors = self.processors_class(processors)
         self.view = view
         self.role_table = role_table
-        self.on_bad_image = on_bad_image
+        self.on_bad_row = on_bad_row
         self.keep_places = keep_places
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         self._skipped = torch.zeros((), dtype=torch.long).share_memory_()
@@ -108,12 +108,12 @@ class RoleTaggingCollator:
         try:
             return self.sample(row, row["image"] if isinstance(row["image"], Tensor) else decode_image(row["image"]))
         except DataError as error:
-            if self.on_bad_image == "skip":
+            if self.on_bad_row == "skip":
                 self._skipped += 1
                 return None
             raise DataError(
                 f"the image of sample {row[SAMPLE_ID]} cannot be read ({error}); mend it, or leave such rows out "
-                "with --on_bad_image skip"
+                "with --on_bad_row skip"
             ) from error
 
     # What differs between tasks

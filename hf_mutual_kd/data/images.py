@@ -160,14 +160,14 @@ def content_id(value: Any) -> int:
 
 
 def check_images(
-    dataset: AnyDataset, split_name: str, on_bad_image: Literal["raise", "skip"] = "raise", limit: int = 10_000
+    dataset: AnyDataset, split_name: str, on_bad_row: Literal["raise", "skip"] = "raise", limit: int = 10_000
 ) -> tuple[AnyDataset, int]:
     """Decode images before training, so that a damaged one does not end a run after hours.
 
     Args:
         dataset (`Dataset` or `IterableDataset`): with a column `image`; a stream is returned unread.
         split_name (`str`): for messages.
-        on_bad_image (`str`, defaults to `"raise"`): `"skip"` leaves unreadable rows out.
+        on_bad_row (`str`, defaults to `"raise"`): `"skip"` leaves unreadable rows out.
         limit (`int`, defaults to 10000): the most rows to decode; of a larger split, evenly spaced ones. The collator
             meets the others with the same [`decode_image`].
 
@@ -188,10 +188,10 @@ def check_images(
         try:
             decode_image(dataset[row]["image"])
         except DataError as error:
-            if on_bad_image == "raise":
+            if on_bad_row == "raise":
                 raise DataError(
                     f"{split_name} row {row}: {error}. Repair or remove it, or leave such rows out with "
-                    "--on_bad_image skip"
+                    "--on_bad_row skip"
                 ) from None
             bad.append(row)
     if not bad:

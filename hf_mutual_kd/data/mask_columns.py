@@ -138,7 +138,7 @@ def check_masks(
     dataset: AnyDataset,
     split_name: str,
     classes: int | None,
-    on_bad_image: Literal["raise", "skip"] = "raise",
+    on_bad_row: Literal["raise", "skip"] = "raise",
     limit: int = 10_000,
 ) -> tuple[AnyDataset, int, str]:
     """Read masks before training: each must be of its image's size and hold nothing but classes.
@@ -147,7 +147,7 @@ def check_masks(
         dataset (`Dataset` or `IterableDataset`): with columns `image` and `label`; a stream is returned unread.
         split_name (`str`): for messages.
         classes (`int`, *optional*): how many there are.
-        on_bad_image (`str`, defaults to `"raise"`): `"skip"` leaves rows out whose mask is unreadable.
+        on_bad_row (`str`, defaults to `"raise"`): `"skip"` leaves rows out whose mask is unreadable.
         limit (`int`, defaults to 10000): the most masks to read; of a larger split, evenly spaced ones. The collator
             meets all with the same check.
 
@@ -174,10 +174,10 @@ def check_masks(
         except LabelError as error:
             raise LabelError(f"{split_name} row {row}: {error}") from None
         except DataError as error:
-            if on_bad_image == "raise":
+            if on_bad_row == "raise":
                 raise DataError(
                     f"{split_name} row {row}: its mask: {error}. Repair or remove it, or leave such rows out with "
-                    "--on_bad_image skip"
+                    "--on_bad_row skip"
                 ) from None
             bad.append(row)
     if len(bad) == total:

@@ -255,8 +255,8 @@ class Experiment:
     def _load_data(self) -> Splits:
         task = make_task(self.task)
         with self.state.main_process_first():
-            splits = task.load_splits(self.options, data_seed(self.config), self.config.labels)
-        task.check_splits(splits, self.config.on_bad_image)
+            splits = task.load_splits(self.options, data_seed(self.config), self.config.labels, self.config.on_bad_row)
+        task.check_splits(splits, self.config.on_bad_row)
         if self.options.dataset_note:
             splits.facts["note"] = self.options.dataset_note
         return splits

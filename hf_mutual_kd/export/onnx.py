@@ -135,8 +135,8 @@ def export_peers(
             for part in (loaded.processor, loaded.model.config):
                 part.save_pretrained(target)  # type: ignore[union-attr, operator]
         labels = splits.label_names or record.get("labels") or []
-        on_bad_image = recipe.get("on_bad_image", "raise")
-        peer = task.exporter(task, name, loaded.model, loaded.processor, labels, on_bad_image)
+        on_bad_row = recipe.get("on_bad_row", "raise")
+        peer = task.exporter(task, name, loaded.model, loaded.processor, labels, on_bad_row)
         done.append(export_peer(peer, target / FOLDER, test, train, max_drop))
     return done
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 from transformers import AutoImageProcessor
 
-from ..config.options import OnBadImage, RecipeOptions, TransferOptions
+from ..config.options import OnBadRow, RecipeOptions, TransferOptions
 from ..data.splits import ROLES, Splits, check_images, load_splits
 from ..distillation.label_alignment import ClassColumns
 from ..distillation.units import Units
@@ -108,15 +108,15 @@ class Task(Units):
             )
         return self
 
-    def load_splits(self, options: RecipeOptions, seed: int, labels: bool) -> Splits:
-        """The data of a run, see [`load_splits`]."""
+    def load_splits(self, options: RecipeOptions, seed: int, labels: bool, on_bad_row: OnBadRow = "raise") -> Splits:
+        """The data of a run, see [`load_splits`]; `on_bad_row` is for rows that loading already opens, as videos."""
         return load_splits(options, seed=seed, labels=labels)
 
-    def check_splits(self, splits: Splits, on_bad_image: OnBadImage, roles: Sequence[str] = ROLES) -> None:
+    def check_splits(self, splits: Splits, on_bad_row: OnBadRow, roles: Sequence[str] = ROLES) -> None:
         """Read rows of these splits before they are used, so that a damaged one does not end a run after hours."""
         skipped = {}
         for name in roles:
-            rows, skipped[name] = check_images(getattr(splits, name), name, on_bad_image)
+            rows, skipped[name] = check_images(getattr(splits, name), name, on_bad_row)
             setattr(splits, name, rows)
         splits.facts["skipped_images"] = skipped
 

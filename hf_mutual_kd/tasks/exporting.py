@@ -35,7 +35,7 @@ class TaskExport(ABC):
         model (`nn.Module`): the peer.
         processor (`Any`): the peer's.
         labels (`list[str]`): the data set's classes; empty where they are not known or there are none.
-        on_bad_image (`str`, *optional*, defaults to `"raise"`): as of the run.
+        on_bad_row (`str`, *optional*, defaults to `"raise"`): as of the run.
     """
 
     batch_size: ClassVar[int]
@@ -44,10 +44,10 @@ class TaskExport(ABC):
     """What a processor makes beside pixels that the file does without."""
 
     def __init__(
-        self, task: Task, name: str, model: Any, processor: Any, labels: Sequence[str], on_bad_image: str = "raise"
+        self, task: Task, name: str, model: Any, processor: Any, labels: Sequence[str], on_bad_row: str = "raise"
     ):
         self.task, self.name, self.model = task, name, model
-        self.collator = task.collator_class({name: processor}, on_bad_image=on_bad_image)
+        self.collator = task.collator_class({name: processor}, on_bad_row=on_bad_row)
         self.own_ids = _own_ids(name, model, labels)
         self._size: tuple[int, ...] | None = None
 

@@ -38,8 +38,9 @@ def load_run_splits(record: Mapping[str, Any], dataset: str | None = None) -> Sp
     options = RecipeOptions(**{name: value for name, value in recipe.items() if name in known})
     seed = next((recipe[key] for key in ("data_seed", "seed") if recipe.get(key) is not None), DEFAULT_SEED)
     task = make_task(record["task"])
-    splits = task.load_splits(options, seed, recipe.get("labels", True))
-    task.check_splits(splits, recipe.get("on_bad_image", "raise"))
+    on_bad_row = recipe.get("on_bad_row", "raise")
+    splits = task.load_splits(options, seed, recipe.get("labels", True), on_bad_row)
+    task.check_splits(splits, on_bad_row)
     recorded = record.get("dataset") or {}
     for what, words in COUNTED.items():
         ours, theirs = splits.facts.get(what), recorded.get(what)

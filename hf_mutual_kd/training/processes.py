@@ -100,7 +100,7 @@ class CohortProcesses(Trainer):
         fresh = rows
         if not self.args.dataloader_drop_last and self._shares is None:
             fresh = fresh_rows(state, self.train_dataset, rows, self.args.world_size, self.args.process_index)
-        return without_repeats(batch, fresh, may_skip=self.args.on_bad_image == "skip")
+        return without_repeats(batch, fresh, may_skip=self.args.on_bad_row == "skip")
 
     def _go_on_from(self, checkpoint: dict[str, Any]) -> None:
         """Keep an optimizer step what it was when another number of processes goes on, and say what is not exact.

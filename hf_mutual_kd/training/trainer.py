@@ -114,13 +114,13 @@ class MutualKDTrainer(CohortPushing):
         if self.score_table is not None and self.objective.source.in_memory:
             table = self.score_table.only(model.names).roles(self.objective.rule.name, self.objective.score)
         collator_class = self.collator_class or self.task.collator_class
-        self.eval_collator = collator_class(model.processors, on_bad_image=args.on_bad_image, keep_places=True)
+        self.eval_collator = collator_class(model.processors, on_bad_row=args.on_bad_row, keep_places=True)
         self.record = TrainingRecord(model.names, model.task)
         self.bests = PeerBests(model.names, model.task.greater_is_better, args.early_stopping_patience)
         self.start_cache: StartCache | None = None
         self._resumed_at: float | None = None
         self.evaluations: defaultdict[str, Evaluation] = defaultdict(Evaluation)
-        collator = collator_class(model.processors, view, table, args.on_bad_image, keep_places=args.world_size > 1)
+        collator = collator_class(model.processors, view, table, args.on_bad_row, keep_places=args.world_size > 1)
         self.eval_collator.classes = collator.classes = len(model.label_names) or None
         if self.score_table is not None and not self.objective.source.in_memory:
             collator = TableCollator(collator, TableTeacher(self.score_table, model.names, self.objective))

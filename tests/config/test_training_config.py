@@ -27,7 +27,7 @@ CPU = {"use_cpu": True, "report_to": "none"}
         ({"detach": "student"}, ["detach", "teacher, none"]),
         ({"role_score": "luck"}, ["role_score", "margin, confidence, loss"]),
         ({"batch_norm": "off"}, ["batch_norm", "train, freeze"]),
-        ({"on_bad_image": "ignore"}, ["on_bad_image", "raise, skip"]),
+        ({"on_bad_row": "ignore"}, ["on_bad_row", "raise, skip"]),
         ({"transfer_warmup_steps": -1}, ["transfer_warmup_steps", "-1"]),
         ({"crop_min_area": 0.0}, ["crop_min_area", "0.0"]),
         ({"crop_min_area": 1.1}, ["crop_min_area", "1.1"]),
@@ -69,6 +69,8 @@ def test_options_that_are_no_more_say_what_took_their_place():
     for cls in (TransferOptions, MutualKDConfig):
         with pytest.raises(ConfigError, match="role_source is no option any more: a score_table says who teaches"):
             cls(role_source="table")
+        with pytest.raises(ConfigError, match="on_bad_image is no option any more: use on_bad_row"):
+            cls(on_bad_image="skip")
 
 
 def test_without_labels_the_frozen_mean_teaches():

@@ -100,7 +100,7 @@ def test_bad_images_are_left_out_and_counted(workers):
     """A count kept in a worker process is lost with it, and the row's label would move to its neighbour."""
     good = make_rows(8)
     rows = [dict(good[i]) if i % 4 else {"image": BAD, "label": 2} for i in range(8)]
-    collator = RoleTaggingCollator({"vit": tiny_processor()}, on_bad_image="skip")
+    collator = RoleTaggingCollator({"vit": tiny_processor()}, on_bad_row="skip")
     batches = list(DataLoader(identified(rows), batch_size=4, num_workers=workers, collate_fn=collator))
     assert [batch["sample_ids"].tolist() for batch in batches] == [[1, 2, 3], [5, 6, 7]]
     assert torch.cat([batch["labels"] for batch in batches]).tolist() == [good[i]["label"] for i in (1, 2, 3, 5, 6, 7)]
@@ -112,10 +112,10 @@ def test_bad_images_are_left_out_and_counted(workers):
 def test_bad_image_is_named(image):
     """`cannot identify image file` without a row leaves the user to search a million."""
     row = {"image": image, "label": 0, "sample_id": 17}
-    with pytest.raises(DataError, match="sample 17 cannot be read .*--on_bad_image skip"):
+    with pytest.raises(DataError, match="sample 17 cannot be read .*--on_bad_row skip"):
         RoleTaggingCollator({"vit": tiny_processor()})([row])
     with pytest.raises(DataError, match="none of the 1 images of a batch can be read; first 17"):
-        RoleTaggingCollator({"vit": tiny_processor()}, on_bad_image="skip")([row])
+        RoleTaggingCollator({"vit": tiny_processor()}, on_bad_row="skip")([row])
 
 
 def test_rows_know_their_index():

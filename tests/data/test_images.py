@@ -18,7 +18,7 @@ def test_unreadable_image_names_its_row(tmp_path):
     data = table(6)
     broken = [{"bytes": b"no image", "path": "b.png"} if row == 3 else data[row]["image"] for row in range(6)]
     kept = Dataset.from_dict({"image": broken}, features=Features({"image": ImageFeature(decode=False)}))
-    with pytest.raises(DataError, match=r"train row 3: b.png: cannot be decoded.*--on_bad_image skip"):
+    with pytest.raises(DataError, match=r"train row 3: b.png: cannot be decoded.*--on_bad_row skip"):
         check_images(kept, "train")
     left, skipped = check_images(kept, "train", "skip")
     assert (len(left), skipped) == (5, 1)

@@ -240,7 +240,7 @@ def test_masks_are_looked_at_before_training(tmp_path, monkeypatch):
         check_masks(splits.train, "train", None, "skip")
     cells[2] = {"bytes": b"no image", "path": None}
     splits = load(save(tmp_path / "c", train=scenes(4, label=cells), **good), target="mask")
-    with pytest.raises(DataError, match="train row 2: its mask: cannot be decoded.*--on_bad_image skip"):
+    with pytest.raises(DataError, match="train row 2: its mask: cannot be decoded.*--on_bad_row skip"):
         check_masks(splits.train, "train", 4)
     kept, left_out, _ = check_masks(splits.train, "train", 4, "skip")
     assert (masks_of(kept), left_out) == ([0, 1, 3], 1)

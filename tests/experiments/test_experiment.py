@@ -214,7 +214,7 @@ def test_bad_input_is_refused_with_the_way_out(case, place, tmp_path, capsys, mo
 
 def test_unreadable_image_is_skipped_and_counted(place, tmp_path):
     """One damaged file must not cost the whole data set."""
-    words = argv(place, tmp_path / "run", "--on_bad_image", "skip", "--control", "false")
+    words = argv(place, tmp_path / "run", "--on_bad_row", "skip", "--control", "false")
     words[words.index("--dataset") + 1] = damaged_image(tmp_path)
     assert main(words) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -237,7 +237,7 @@ def test_options_that_contradict_the_table(tmp_path, table, changes, message):
 
 def test_the_collator_passes_through_what_the_trainer_asks(make_cohort, table):
     """Epochs that do not reach the view, or a count of skipped images that stays 0."""
-    inner = RoleTaggingCollator(make_cohort("vit").processors, on_bad_image="skip")
+    inner = RoleTaggingCollator(make_cohort("vit").processors, on_bad_row="skip")
     collator = TableCollator(inner, TableTeacher(table, ["vit"], objective()))
     collator.set_epoch(3)
     assert int(inner._epoch) == 3

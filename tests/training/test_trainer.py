@@ -399,7 +399,7 @@ def test_unreadable_images_are_passed_over_in_evaluations(tmp_path, make_cohort,
     images = rows["image"][:]
     images[5] = {"bytes": b"no image", "path": None}
     broken = Dataset.from_dict({"image": images, "label": rows["label"][:]}, features=rows.features)
-    trainer = MutualKDTrainer(make_cohort("vit"), config(tmp_path, on_bad_image="skip"), train_dataset=train_rows)
+    trainer = MutualKDTrainer(make_cohort("vit"), config(tmp_path, on_bad_row="skip"), train_dataset=train_rows)
     metrics = trainer.evaluate(broken)
     kept = trainer.evaluate(broken.select([*range(5), *range(6, 12)]))
     assert metrics["eval_cohort/samples"] == 11
@@ -439,7 +439,7 @@ def test_skipped_images_are_reported(tmp_path, make_cohort, train_rows, caplog, 
     images = train_rows["image"][:]
     images[3] = {"bytes": b"no image", "path": None}
     rows = Dataset.from_dict({"image": images, "label": train_rows["label"][:]}, features=train_rows.features)
-    train(make_cohort("vit"), tmp_path, rows, on_bad_image="skip")
+    train(make_cohort("vit"), tmp_path, rows, on_bad_row="skip")
     assert "left out of batches, 1 in all" in caplog.text
 
 

@@ -225,7 +225,7 @@ class Scout:
 def latency(cohort: Cohort, rows: Dataset, accelerator: Accelerator) -> float:
     """Milliseconds per image of one peer's forward on this machine, in batches of 8; without reading images."""
     counted: Any = identified(rows)
-    collator = cohort.task.collator_class(cohort.processors, on_bad_image="skip", keep_places=True)
+    collator = cohort.task.collator_class(cohort.processors, on_bad_row="skip", keep_places=True)
     batch = collator([counted[index] for index in range(min(TIMED_ROWS, len(rows)))])
     inputs = batch["peer_inputs"].to(accelerator.device)
     seconds = []

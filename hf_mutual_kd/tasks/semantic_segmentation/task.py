@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 
-from ...config.options import Granularity, OnBadImage, RecipeOptions, TransferGrid, TransferOptions
+from ...config.options import Granularity, OnBadRow, RecipeOptions, TransferGrid, TransferOptions
 from ...data.collator import SAMPLE_ID
 from ...data.masks import IGNORE, UNLABELLED, UNREADABLE
 from ...data.splits import ROLES, Splits, check_masks, load_splits
@@ -110,14 +110,14 @@ class SemanticSegmentation(Task):
         configured.granularity, configured.grid = options.granularity, options.transfer_grid
         return configured
 
-    def load_splits(self, options: RecipeOptions, seed: int, labels: bool) -> Splits:
+    def load_splits(self, options: RecipeOptions, seed: int, labels: bool, on_bad_row: OnBadRow = "raise") -> Splits:
         return load_splits(options, seed=seed, labels=labels, target="mask")
 
-    def check_splits(self, splits: Splits, on_bad_image: OnBadImage, roles: Sequence[str] = ROLES) -> None:
-        super().check_splits(splits, on_bad_image, roles)
+    def check_splits(self, splits: Splits, on_bad_row: OnBadRow, roles: Sequence[str] = ROLES) -> None:
+        super().check_splits(splits, on_bad_row, roles)
         classes, checked = len(splits.label_names) if splits.label_names else None, {}
         for name in roles:
-            rows, skipped, checked[name] = check_masks(getattr(splits, name), name, classes, on_bad_image)
+            rows, skipped, checked[name] = check_masks(getattr(splits, name), name, classes, on_bad_row)
             setattr(splits, name, rows)
             splits.facts["skipped_images"][name] += skipped
         splits.facts["checked_masks"] = checked

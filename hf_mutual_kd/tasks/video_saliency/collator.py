@@ -94,12 +94,12 @@ class ClipCollator(RoleTaggingCollator):
         try:
             clip = load_clip(row, self.processors.policies, view, int(self._epoch), max_side=self.processors.max_side)
         except DataError as error:
-            if self.on_bad_image == "skip":
+            if self.on_bad_row == "skip":
                 self._skipped += 1
                 return None
             raise DataError(
                 f"frame {row['frame']} of video {row['video']} (sample {row[SAMPLE_ID]}) cannot be read ({error}); "
-                "mend it, or leave such frames out with --on_bad_image skip"
+                "mend it, or leave such frames out with --on_bad_row skip"
             ) from error
         return clip, as_truth(clip.density, clip.points)
 

@@ -51,7 +51,7 @@ def read_examples(before: Any, after: Any, rows: Sequence[Mapping[str, Any]]) ->
     Returns:
         `list[Example]`: without rows that cannot be read or at which nobody looked.
     """
-    collator = before.task.collator_class(before.processors, on_bad_image="skip", keep_places=True)
+    collator = before.task.collator_class(before.processors, on_bad_row="skip", keep_places=True)
     found = []
     for row in rows:
         batch = collator([row])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoImageProcessor, AutoModel, AutoProcessor
 
-from ...config.options import OnBadImage, RecipeOptions, TransferOptions
+from ...config.options import OnBadRow, RecipeOptions, TransferOptions
 from ...data.splits import ROLES, Splits
 from ...distillation.label_alignment import ClassColumns
 from ...distillation.losses import mean_log_probs
@@ -95,12 +95,12 @@ class VideoSaliency(Task):
             raise ConfigError("label_smoothing_factor: KLD - CC knows none; leave it at 0")
         return copy.copy(self)
 
-    def load_splits(self, options: RecipeOptions, seed: int, labels: bool) -> Splits:
+    def load_splits(self, options: RecipeOptions, seed: int, labels: bool, on_bad_row: OnBadRow = "raise") -> Splits:
         if options.eval_frame_step < 1:
             raise ConfigError(f"eval_frame_step must be 1 or more, got {options.eval_frame_step}")
         if options.max_labelled_samples is not None or options.labels_per_class is not None:
             raise ConfigError("max_labelled_samples and labels_per_class: clips without gaze cannot take part yet")
-        found = load_videos(options, seed=seed, on_bad_video=options.on_bad_video)
+        found = load_videos(options, seed=seed, on_bad_row=on_bad_row)
         train = ClipRows(found.train, seed=seed)
         validation, test = (ClipRows(part, every=options.eval_frame_step) for part in (found.validation, found.test))
         videos, frames = found.facts["videos"], found.facts["frames"]
@@ -111,22 +111,22 @@ class VideoSaliency(Task):
         facts = found.facts | {"splits": splits, "eval_frame_step": options.eval_frame_step}
         return Splits(train, validation, test, None, facts)
 
-    def check_splits(self, splits: Splits, on_bad_image: OnBadImage, roles: Sequence[str] = ROLES) -> None:
+    def check_splits(self, splits: Splits, on_bad_row: OnBadRow, roles: Sequence[str] = ROLES) -> None:
         for role in roles:
             rows = getattr(splits, role)
             places = range(0, len(rows), -(-len(rows) // CHECKED_ROWS))
-            looked_at = sum(self._is_looked_at(rows[place], on_bad_image) for place in places)
+            looked_at = sum(self._is_looked_at(rows[place], on_bad_row) for place in places)
             if not looked_at:
                 raise DataError(f"{role}: nobody looked at any of the {len(places)} frames that were checked")
 
     @staticmethod
-    def _is_looked_at(row: Mapping[str, Any], on_bad_image: OnBadImage) -> bool:
+    def _is_looked_at(row: Mapping[str, Any], on_bad_row: OnBadRow) -> bool:
         try:
             truth = row["source"].truth
             truth.points(row["frame"])
             return bool(truth.density(row["frame"]).any())
         except DataError:
-            if on_bad_image == "raise":
+            if on_bad_row == "raise":
                 raise
             return False
 

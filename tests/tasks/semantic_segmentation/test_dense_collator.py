@@ -223,14 +223,14 @@ def test_unreadable_rows_keep_their_places(broken):
     """Processes gather by place: a row that is left out in one of them shifts all that follow."""
     rows = rows_of(SIZES)
     rows[1][broken] = BAD
-    collator = DenseCollator({"a": padding()}, on_bad_image="skip", keep_places=True)
+    collator = DenseCollator({"a": padding()}, on_bad_row="skip", keep_places=True)
     batch = collator(rows)
     assert batch["sample_ids"].tolist() == [0, 1, 2, 3]
     assert image_sizes(batch["labels"])[1].tolist() == [32, 32]
     assert (batch["labels"][1, :32, :32] == UNREADABLE).all()
     assert collator.skipped == 1
     assert len(batch["peer_inputs"]["a"]["pixel_values"]) == 4
-    assert DenseCollator({"a": padding()}, on_bad_image="skip")(rows)["sample_ids"].tolist() == [0, 2, 3]
+    assert DenseCollator({"a": padding()}, on_bad_row="skip")(rows)["sample_ids"].tolist() == [0, 2, 3]
     with pytest.raises(DataError, match=f"sample 1 cannot be read {'.*its mask' if broken == 'label' else ''}"):
         DenseCollator({"a": padding()})(rows)
 
@@ -240,7 +240,7 @@ def test_unreadable_rows_are_of_the_others_size():
     rows = rows_of(SIZES)
     rows[1]["image"] = BAD
     view = DenseView(crop=64, scale=(0.5, 2.0))
-    collator = DenseCollator({"a": padding(do_resize=False)}, view=view, on_bad_image="skip", keep_places=True)
+    collator = DenseCollator({"a": padding(do_resize=False)}, view=view, on_bad_row="skip", keep_places=True)
     batch = collator(rows)
     assert "own_sizes" not in batch["peer_inputs"]["a"]
     assert batch["labels"].shape == (4, 64, 64)
@@ -251,9 +251,9 @@ def test_wrong_masks_are_named():
     """A stretched mask, or a number beyond the classes, trains or ends in an index error on the device."""
     rows = rows_of(SIZES)
     rows[2]["label"] = rows[2]["label"][:, :-1]
-    for on_bad_image in ("raise", "skip"):
+    for on_bad_row in ("raise", "skip"):
         with pytest.raises(LabelError, match="sample 2: the mask is 64 x 63 pixels .* its image 64 x 64"):
-            DenseCollator({"a": fixed()}, on_bad_image=on_bad_image)(rows)
+            DenseCollator({"a": fixed()}, on_bad_row=on_bad_row)(rows)
     collator = DenseCollator({"a": fixed()})
     collator.classes = 3
     with pytest.raises(LabelError, match="sample 3: the mask holds 3 at 12800 of 12800 pixels; classes are 0 to 2"):

@@ -23,8 +23,8 @@ from hf_mutual_kd.tasks.video_saliency.data.layouts import load_videos
 EMBEDDED = Path(__file__).parents[3] / "recipes" / "embedded_saliency" / "synthetic_gaze"
 
 
-def load(dataset, on_bad_video="raise", **options):
-    return load_videos(RecipeOptions(dataset=str(dataset), **options), seed=0, on_bad_video=on_bad_video)
+def load(dataset, on_bad_row="raise", **options):
+    return load_videos(RecipeOptions(dataset=str(dataset), **options), seed=0, on_bad_row=on_bad_row)
 
 
 def dhf1k_folder(root: Path, **kwargs) -> Path:
@@ -168,9 +168,9 @@ def add_nameless(root):
 def test_bad_videos_are_named_or_skipped(tmp_path, damage, message):
     """One missing map shifts all later ones; it must be found before the training, or the video be left out."""
     damage(dhf1k_folder(tmp_path))
-    with pytest.raises(DataError, match=message + ".*--on_bad_video skip"):
+    with pytest.raises(DataError, match=message + ".*--on_bad_row skip"):
         load(f"dhf1k:{tmp_path}")
-    splits = load(f"dhf1k:{tmp_path}", on_bad_video="skip")
+    splits = load(f"dhf1k:{tmp_path}", on_bad_row="skip")
     assert sorted(video.name for video in splits.train + splits.validation) == ["0001", "0003"]
     assert len(splits.skipped) == splits.facts["skipped"] == 1
     assert "0002" in splits.skipped[0]
@@ -307,11 +307,11 @@ def test_rows_that_are_bad(tmp_path):
         save_rows(tmp_path, train=[row(), row()], test=[row(), {**row(), **change}])
         with pytest.raises(DataError, match=message):
             load(tmp_path)
-        splits = load(tmp_path, on_bad_video="skip")
+        splits = load(tmp_path, on_bad_row="skip")
         assert (len(splits.test), len(splits.skipped)) == (1, 1)
     save_rows(tmp_path, test=[{**row(), **change}])
     with pytest.raises(DataError, match=r"no videos for test \(1 bad ones were left out, the first: test row 0"):
-        load(tmp_path, on_bad_video="skip")
+        load(tmp_path, on_bad_row="skip")
 
 
 def test_rows_may_not_name_files_elsewhere(tmp_path):

@@ -111,12 +111,12 @@ def test_frames_that_cannot_be_read(tmp_path):
     cohort, videos = saliency_cohort(), gaze_videos(2, "a")
     broken = ClipRows([videos[0], type(videos[1])("broken", {"bytes": b"none", "path": None}, 10, videos[1].truth)], 5)
     rows = [broken[place] for place in range(len(broken))]
-    with pytest.raises(DataError, match=r"frame 0 of video broken .*--on_bad_image skip"):
+    with pytest.raises(DataError, match=r"frame 0 of video broken .*--on_bad_row skip"):
         ClipCollator(cohort.processors)(rows)
-    collator = ClipCollator(cohort.processors, on_bad_image="skip")
+    collator = ClipCollator(cohort.processors, on_bad_row="skip")
     assert len(collator(rows)["labels"]) == 2
     assert collator.skipped == 2
-    kept = ClipCollator(cohort.processors, on_bad_image="skip", keep_places=True)(rows)
+    kept = ClipCollator(cohort.processors, on_bad_row="skip", keep_places=True)(rows)
     assert (kept["labels"][2:, 0, 0, 0] == UNREADABLE).all()
     task = VideoSaliency()
     with torch.no_grad():

@@ -51,7 +51,7 @@ class VideoSplits:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def load_videos(options: RecipeOptions, *, seed: int, on_bad_video: Literal["raise", "skip"] = "raise") -> VideoSplits:
+def load_videos(options: RecipeOptions, *, seed: int, on_bad_row: Literal["raise", "skip"] = "raise") -> VideoSplits:
     """Find the videos of `--dataset` and look at each: its frames, its maps and fixations, and that they agree.
 
     | `--dataset` | what lies there |
@@ -69,7 +69,7 @@ def load_videos(options: RecipeOptions, *, seed: int, on_bad_video: Literal["rai
     Args:
         options ([`RecipeOptions`]): what `--dataset` and its neighbours say.
         seed (`int`): draws the validation videos.
-        on_bad_video (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves videos out that are broken, empty, or
+        on_bad_row (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves videos out that are broken, empty, or
             lack a map, and counts them.
 
     Raises:
@@ -94,7 +94,7 @@ def load_videos(options: RecipeOptions, *, seed: int, on_bad_video: Literal["rai
         found, name = find_rows(options), Path(given).name
         layout = "rows"
     skipped: list[str] = []
-    splits = {split: _made(makers, on_bad_video, skipped) for split, makers in found.items()}
+    splits = {split: _made(makers, on_bad_row, skipped) for split, makers in found.items()}
     origin = {split: split for split in splits}
     _check_names([video.name for videos in splits.values() for video in videos])
     if splits.get("train") and not splits.get("validation"):
@@ -107,14 +107,14 @@ def load_videos(options: RecipeOptions, *, seed: int, on_bad_video: Literal["rai
     return VideoSplits(**splits, skipped=skipped, facts=_facts(name, layout, splits, origin, skipped))
 
 
-def _made(makers: Sequence[Maker], on_bad_video: str, skipped: list[str]) -> list[SaliencyVideo]:
+def _made(makers: Sequence[Maker], on_bad_row: str, skipped: list[str]) -> list[SaliencyVideo]:
     videos = []
     for make in tqdm(makers, "Looking at videos", disable=len(makers) < BAR_FROM, file=sys.stderr, leave=False):
         try:
             videos.append(make())
         except DataError as error:
-            if on_bad_video == "raise":
-                raise DataError(f"{error}. Mend it, or leave such videos out with --on_bad_video skip") from None
+            if on_bad_row == "raise":
+                raise DataError(f"{error}. Mend it, or leave such videos out with --on_bad_row skip") from None
             skipped.append(str(error))
     return videos
 
