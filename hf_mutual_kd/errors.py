@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import re
+
+TOKEN = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{20,}|hf_oauth_[A-Za-z0-9_.-]{20,}|api_org_[A-Za-z0-9]{20,}|gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
+    r"|AKIA[A-Z0-9]{16}|sk-[A-Za-z0-9_-]{20,})"
+)
+"""Access tokens of the Hub, GitHub, AWS and others by their prefixes."""
+
+
+def without_tokens(text: str) -> str:
+    """A text in which access tokens are `(hidden)`.
+
+    Example:
+        >>> without_tokens("got hf_0123456789abcdefXYZ01")
+        'got (hidden)'
+    """
+    return TOKEN.sub("(hidden)", text)
+
 
 class MutualKDError(ValueError):
-    """Base of all errors raised for something the user gave us."""
+    """Base of all errors raised for something the user gave us; what was given is shown without access tokens."""
+
+    def __init__(self, *args: object):
+        super().__init__(*(without_tokens(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(MutualKDError):

@@ -16,7 +16,7 @@ from .help_text import render_help
 from .peers import PeerSpec, change_peer, plain_peers, read_peers
 from .places import find_config, place
 from .rules import check_rules
-from .values import Mismatch, RawValue, accepts, compose_mapping, convert, hint_text, is_secret, nearest
+from .values import Mismatch, RawValue, accepts, check_text, compose_mapping, convert, hint_text, is_secret, nearest
 
 __all__ = ["HIDDEN", "Recipe", "build_recipe", "parse_options", "parse_recipe", "to_command"]
 
@@ -276,6 +276,7 @@ def _take(
 ) -> None:
     option = options.get(name)
     try:
+        check_text(name, written)
         if name in GONE:
             refuse_gone([name], f"{written.where}: ")
         elif "." in name and _is_of_peers(options.get(name.partition(".")[0])):

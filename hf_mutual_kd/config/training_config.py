@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments, get_scheduler
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from ..errors import ConfigError
 from .options import TransferOptions
 from .peers import PeerSpec
+from .values import nearest
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Raise [`ConfigError`] for a logger of `report_to` that transformers does not know, or that is not installed."""
+    known = list(INTEGRATION_TO_CALLBACK)
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"report_to names {name!r}{nearest(name, known)}; there are {', '.join(known)}, all, none"
+            )
+        if name not in get_available_reporting_integrations():
+            raise ConfigError(f"report_to names {name!r}, which is not installed here: pip install {name}, or none")
+
+
+def check_schedule(args: TrainingArguments) -> None:
+    """Raise [`ConfigError`] where no schedule can be made from `lr_scheduler_type` and `lr_scheduler_kwargs`."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    given: Any = args.lr_scheduler_kwargs
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=dict(given or {}))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"lr_scheduler_type {SchedulerType(args.lr_scheduler_type).value} does not go with lr_scheduler_kwargs "
+            f"{given or 'unset'}: {error}"
+        ) from None
 
 
 @dataclass
@@ -47,7 +75,11 @@ class MutualKDConfig(TransferOptions, TrainingArguments):
         if self.remove_unused_columns:
             raise ConfigError("remove_unused_columns must be false: the collator needs the image column")
         wants_best, self.load_best_model_at_end = self.load_best_model_at_end, False
+        if self.fp16 and (self.use_cpu or not torch.accelerator.is_available()):
+            raise ConfigError("fp16 needs a GPU, and training would run on the CPU here; use bf16, or leave fp16 out")
         super().__post_init__()
+        check_loggers(self.report_to)
+        check_schedule(self)
         self.load_best_model_at_end = wants_best
         if wants_best and self.eval_strategy == "no":
             raise ConfigError("load_best_model_at_end needs evaluations: set eval_strategy to 'steps' or 'epoch'")

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import os
 import re
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from ..errors import TOKEN, without_tokens
+
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 NUMBER = re.compile(r"[-+]?((([0-9][0-9_]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|\.?inf)", re.IGNORECASE)
 TAG = "tag:yaml.org,2002:"
 MAX_DEPTH = 20
 """Levels of nesting in a value; a deeper one is an anchor that holds itself."""
+OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+MAX_VALUES = 10_000
+MAX_DIGITS = 20
+"""Of a whole number; a longer one stays text, which no option takes for a number."""
+MAX_SHOWN = 200
+"""Characters of a wrong value in a message."""
 
 _resolver = yaml.SafeLoader("")
 
@@ -55,17 +70,20 @@ def from_word(text: str, where: str = "command line") -> RawValue:
     return RawValue(_scalar_value(tag, text), text, where, typed=False)
 
 
-def from_node(node: yaml.Node, where: str, problems: list[str], depth: int = 0) -> RawValue:
+def from_node(
+    node: yaml.Node, where: str, problems: list[str], depth: int = 0, counted: Iterator[int] | None = None
+) -> RawValue:
     """A composed YAML node with its line; duplicate and non-text keys are added to `problems`."""
     here = f"{where}:{node.start_mark.line + 1}"
+    counted = itertools.count(1) if counted is None else counted
     if depth > MAX_DEPTH:
         raise Mismatch(f"{here}: nested deeper than {MAX_DEPTH} levels")
+    if next(counted) > MAX_VALUES:
+        raise Mismatch(f"{here}: more than {MAX_VALUES} values, counting each use of an alias; no options are so many")
     if isinstance(node, yaml.ScalarNode):
-        if not node.tag.startswith(TAG):
-            raise Mismatch(f"{here}: tags are not read, got {node.tag}")
         return RawValue(_scalar_value(node.tag, node.value), node.value, here, typed=True)
     if isinstance(node, yaml.SequenceNode):
-        items = [from_node(item, where, problems, depth + 1) for item in node.value]
+        items = [from_node(item, where, problems, depth + 1, counted) for item in node.value]
         return RawValue(items, f"[{', '.join(item.text for item in items)}]", here, typed=True)
     entries: dict[str, RawValue] = {}
     for key_node, value_node in node.value:
@@ -77,7 +95,7 @@ def from_node(node: yaml.Node, where: str, problems: list[str], depth: int = 0) 
         elif key in entries:
             problems.append(f"{line}: {key} is given twice, first at {entries[key].where}")
         else:
-            entries[key] = from_node(value_node, where, problems, depth + 1)
+            entries[key] = from_node(value_node, where, problems, depth + 1, counted)
     shown = ", ".join(f"{key}: {item.text}" for key, item in entries.items())
     return RawValue(entries, f"{{{shown}}}", here, typed=True)
 
@@ -89,6 +107,7 @@ def compose_mapping(text: str, where: str, problems: list[str]) -> dict[str, Raw
         [`Mismatch`]: no YAML, or no mapping; the message has file, line and the reason.
     """
     try:
+        _check_tokens(text, where)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -103,6 +122,18 @@ def compose_mapping(text: str, where: str, problems: list[str]) -> dict[str, Raw
     return from_node(node, where, problems).value
 
 
+def _check_tokens(text: str, where: str) -> None:
+    """Refuse tags, and nesting that a parser follows by recursion."""
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        here = f"{where}:{token.start_mark.line + 1}"
+        if isinstance(token, yaml.TagToken):
+            raise Mismatch(f"{here}: tags are not read, got {''.join(part or '' for part in token.value)}")
+        depth += isinstance(token, OPENING) - isinstance(token, CLOSING)
+        if depth > MAX_DEPTH + 1:
+            raise Mismatch(f"{here}: nested deeper than {MAX_DEPTH} levels")
+
+
 def _scalar_value(tag: str, text: str) -> Any:
     kind = tag.removeprefix(TAG)
     if kind == "null":
@@ -110,7 +141,7 @@ def _scalar_value(tag: str, text: str) -> Any:
     if kind == "bool":
         return text.lower() in ("true", "yes", "on")
     # YAML 1.1 would read 012 as 10 and 1:30 as 90: such text stays text.
-    if kind == "int" and INTEGER.fullmatch(text):
+    if kind == "int" and INTEGER.fullmatch(text) and len(text) <= MAX_DIGITS:
         return int(text)
     if kind == "float" and NUMBER.fullmatch(text):
         return float(text.lower().replace(".inf", "inf"))
@@ -212,7 +243,25 @@ def _refuse(written: RawValue, name: str, expected: str, advice: str = "") -> Mi
     got = "a hidden value" if is_secret(name) else json.dumps(written.text, ensure_ascii=False)
     if written.typed and not isinstance(written.value, str) and not is_secret(name):
         got = written.text or "nothing"
+    got = got if len(got) <= MAX_SHOWN else f"{got[:MAX_SHOWN]}…"
     return Mismatch(f"{written.where}: {name} must be {expected}, got {got}{advice}")
+
+
+def check_text(name: str, written: RawValue) -> None:
+    """Refuse an access token where it would be shown and recorded, and text that no file can hold.
+
+    Raises:
+        [`Mismatch`]: without the token.
+    """
+    if TOKEN.search(f"{name} {written.text}") and not is_secret(name):
+        raise Mismatch(
+            f"{written.where}: {without_tokens(name)} holds an access token, which is not shown here; give it by "
+            "--hub_token or `hf auth login`"
+        )
+    try:
+        f"{name}{written.text}".encode()
+    except UnicodeEncodeError:
+        raise Mismatch(f"{written.where}: {ascii(name)} holds half of a surrogate pair, which is no text") from None
 
 
 def is_secret(name: str) -> bool:

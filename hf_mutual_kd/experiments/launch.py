@@ -16,6 +16,25 @@ DEFAULTS = {
     "save_total_limit": 1,
     "load_best_model_at_end": True,
 }
+
+
+def defaults_for(said: Mapping[str, Any]) -> dict[str, Any]:
+    """[`DEFAULTS`], so far as they go with what the user set.
+
+    Example:
+        >>> defaults_for({"eval_strategy": "no"})
+        {'eval_strategy': 'epoch', 'save_strategy': 'epoch', 'save_total_limit': 1}
+    """
+    found = dict(DEFAULTS)
+    for kind in ("eval", "save"):
+        if f"{kind}_steps" in said:
+            found[f"{kind}_strategy"] = "steps"
+    strategy = said.get("eval_strategy", "epoch")
+    if getattr(strategy, "value", strategy) == "no":
+        del found["load_best_model_at_end"]
+    return found
+
+
 CHOOSING = ("--peers", "--dataset", "--config", "--help", "-h")
 """Options that say what to run; without any of them a recipe runs its embedded default."""
 
@@ -45,11 +64,15 @@ def launch(
     words = list(argv)
     if not any(word.split("=")[0] in CHOOSING for word in words):
         words = ["--config", str(embedded), *words]
-    defaults = {"output_dir": f"runs/{Path(script).stem}", **DEFAULTS, **(defaults or {})}
+    own = {"output_dir": f"runs/{Path(script).stem}", **(defaults or {})}
 
     def run() -> None:
         recipe = parse_recipe(
-            words, (RecipeOptions, TransferOptions), load_config_class, defaults=defaults, description=description
+            words,
+            (RecipeOptions, TransferOptions),
+            load_config_class,
+            defaults=lambda said: own | defaults_for(said),
+            description=description,
         )
         from ..training.processes import leave_together
         from .experiment import Experiment

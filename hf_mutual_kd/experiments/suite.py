@@ -16,7 +16,7 @@ from ..config.options import RecipeOptions, TransferOptions, names_in
 from ..config.recipe import Recipe, build_recipe
 from ..config.values import Mismatch, RawValue, compose_mapping, convert, from_word, nearest, plain
 from ..errors import ConfigError
-from .launch import DEFAULTS, load_config_class
+from .launch import defaults_for, load_config_class
 
 KEYS = ("task", "output_dir", "seeds", "base", "settings", "pairs")
 SETTING_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -219,6 +219,8 @@ def _digest(layers: Sequence[Mapping[str, RawValue]]) -> str:
 
 
 def _recipe(suite: Suite, name: str, seed: int, layers: Sequence[Mapping[str, RawValue]]) -> Recipe:
-    defaults: dict[str, Any] = {**DEFAULTS, "save_strategy": "no", "output_dir": str(suite.folder / name)}
-    defaults |= {"seed": seed, "seeds": [seed], "control": False, "overwrite_output_dir": True, "disable_tqdm": True}
-    return build_recipe(layers, (RecipeOptions, TransferOptions), load_config_class, defaults=defaults)
+    own: dict[str, Any] = {"save_strategy": "no", "output_dir": str(suite.folder / name), "disable_tqdm": True}
+    own |= {"seed": seed, "seeds": [seed], "control": False, "overwrite_output_dir": True}
+    return build_recipe(
+        layers, (RecipeOptions, TransferOptions), load_config_class, defaults=lambda said: defaults_for(said) | own
+    )

@@ -19,6 +19,7 @@ from hf_mutual_kd.config.peers import PeerSpec
 from hf_mutual_kd.config.recipe import HIDDEN, Recipe, parse_recipe, to_command
 from hf_mutual_kd.config.values import convert, from_word
 from hf_mutual_kd.errors import ConfigError
+from hf_mutual_kd.experiments.launch import defaults_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +41,10 @@ class Config(TransferOptions):
 
     output_dir: str | None = None
     max_steps: int = -1
+    eval_strategy: Literal["no", "steps", "epoch"] = "no"
+    eval_steps: int | None = None
+    save_steps: int = 500
+    load_best_model_at_end: bool = False
     learning_rate: float = 5e-5
     bf16: bool = False
     tf32: bool | None = None
@@ -253,7 +258,11 @@ def test_settings_of_peers_are_strict(from_yaml, line, message):
         ("learning_rte: 1", "unknown option learning_rte (nearest: learning_rate)"),
         ("config: other.yaml", "unknown option config"),
         ("1: 2", "a key must be text, got 1; put it in quotes if it is a name"),
-        ("max_steps: !!python/name:os.system x", "max_steps must be a whole number"),
+        ("max_steps: !!python/name:os.system x", "tags are not read, got !!python/name:os.system"),
+        ("max_steps: !!int '3'", "tags are not read, got !!int"),
+        (f"max_steps: {'9' * 5000}", 'max_steps must be a whole number, got "999'),
+        ('output_dir: "\\ud800"', "'output_dir' holds half of a surrogate pair"),
+        ("temperature: hf_0123456789abcdefXYZ01", "temperature holds an access token, which is not shown"),
         ("max_steps: !own 3", "tags are not read, got !own"),
         ("max_steps: &a [*a]", "nested deeper than 20 levels"),
     ],
@@ -293,6 +302,54 @@ def test_command_line_is_strict(words, message):
     with pytest.raises(ConfigError) as caught:
         parse(*words.split())
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 10)}]\n" for i in range(12)),
+            "more than 10000",
+        ),
+        (f"seeds: {'[' * 3000}1{']' * 3000}", "nested deeper than 20 levels"),
+    ],
+    ids=["aliases", "brackets"],
+)
+def test_small_files_that_grow(from_yaml, text, message):
+    """A file of 1 kB whose aliases multiply held the program for minutes; brackets ended it with a traceback."""
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=message):
+        from_yaml(text)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--temperature 2 {}", "--temperature {}", "{}", "--{} 2", "--dataset {}", "--peers a={}", "--output_dir= {}"],
+)
+def test_a_token_in_the_wrong_place_is_not_shown(words):
+    """Terminals, logs and reports of bugs are read by others; what is recorded of a run is pushed."""
+    token = "hf_adaTokenThatMustNeverLeave0123456789"
+    with pytest.raises(ConfigError) as caught:
+        parse(*words.format(token).split())
+    assert "adaToken" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", ("epoch", "epoch", True)),
+        ("--eval_strategy no", ("no", "epoch", None)),
+        ("--eval_steps 50", ("steps", "epoch", True)),
+        ("--save_steps 50", ("epoch", "steps", True)),
+        ("--eval_strategy no --load_best_model_at_end", ("no", "epoch", True)),
+    ],
+)
+def test_a_default_yields_to_what_the_user_sets(words, expected):
+    """`--eval_strategy no` was refused, as a default of ours wanted evaluations; `--eval_steps 50` did nothing."""
+    said = parse(*words.split()).given
+    found = defaults_for(said) | said
+    assert tuple(found.get(name) for name in ("eval_strategy", "save_strategy", "load_best_model_at_end")) == expected
 
 
 def test_all_problems_are_listed_at_once(from_yaml):

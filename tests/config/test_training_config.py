@@ -128,12 +128,33 @@ def test_config_is_training_arguments_that_keep_the_image(tmp_path):
         ({"load_best_model_at_end": True}, "load_best_model_at_end needs evaluations"),
         ({"early_stopping_patience": 2}, "early_stopping_patience needs evaluations"),
         ({"temperature": -1}, "temperature must be greater than 0, got -1"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be 1 or more, got 0"),
+        ({"per_device_eval_batch_size": -4}, "per_device_eval_batch_size must be 1 or more, got -4"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be 1 or more"),
+        ({"learning_rate": -1.0}, "learning_rate must be 0 or more, got -1.0"),
+        ({"learning_rate": float("inf")}, "learning_rate must be 0 or more, got inf"),
+        ({"adam_beta2": 1.5}, "adam_beta2 must be 0 or more and below 1, got 1.5"),
+        ({"num_train_epochs": float("inf")}, "num_train_epochs must be greater than 0, got inf"),
+        ({"num_train_epochs": -3}, "num_train_epochs must be greater than 0, got -3"),
+        ({"max_steps": 0}, "max_steps must be -1 .as many as num_train_epochs has., or 1 or more, got 0"),
+        ({"dataloader_num_workers": -1}, "dataloader_num_workers must be 0 or more"),
+        ({"weight_decay": -0.1}, "weight_decay must be 0 or more"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm must be 0 or more"),
+        ({"save_steps": 0}, "save_steps must be a whole number of steps"),
+        ({"eval_steps": 0}, "eval_steps must be a whole number of steps"),
+        ({"save_total_limit": 0}, "save_total_limit must be 1 or more"),
+        ({"seed": -1}, "seed must be from 0 to 4294967295, got -1"),
+        ({"report_to": "wandbx"}, r"report_to names 'wandbx' \(nearest: wandb\); there are"),
+        ({"report_to": ["tensorboard", "clearml"]}, "report_to names 'clearml', which is not installed here"),
+        ({"lr_scheduler_kwargs": {"min_lrr": 1}}, "lr_scheduler_type linear does not go with lr_scheduler_kwargs"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "cosine_with_min_lr does not go with .* unset: One of min_lr"),
+        ({"fp16": True}, "fp16 needs a GPU"),
     ],
 )
 def test_config_refuses_before_training(tmp_path, changes, words):
     """Early stopping without evaluations never stops, and says nothing."""
     with pytest.raises(ConfigError, match=words):
-        MutualKDConfig(str(tmp_path), **CPU, **changes)
+        MutualKDConfig(str(tmp_path), **CPU | changes)
 
 
 def test_a_rule_of_an_unknown_peer_and_a_cohort_that_learns_nothing_are_refused(tmp_path):
