@@ -15,9 +15,10 @@ from ..errors import ConfigError
 from .fields import option, refuse_gone
 from .peers import BatchNorm, PeerSpec
 from .rules import BELOW_ONE, COUNT, NOT_NEGATIVE, OPEN_SHARE, POSITIVE, SEED, SHARE, between, check_rules
+from .stage_options import StageOptions
 
 Preset = Literal["default", "reference"]
-TEACHER_RULES = ("best", "mean", "all", "fixed:NAME", "gated", "class")
+TEACHER_RULES = ("best", "mean", "all", "fixed:NAME", "gated", "class", "self")
 TeacherSourceName = Literal["live", "frozen", "ema", "table"]
 RoleScore = Literal["margin", "confidence", "loss"]
 Granularity = Literal["image", "class", "pixel"]
@@ -70,7 +71,7 @@ class ColumnOptions:
 
 
 @dataclass
-class TransferOptions(ColumnOptions):
+class TransferOptions(ColumnOptions, StageOptions):
     """Who teaches whom, how strongly, and what differs between the peers.
 
     > Who teaches
@@ -83,7 +84,7 @@ class TransferOptions(ColumnOptions):
             `"all"`: every peer teaches every other (Deep Mutual Learning); `"fixed:NAME"`: one peer teaches the
             others, and goes on learning from labels unless it is frozen; `"gated"`: a weighted mean, by
             a gate that is trained with it; `"class"`: a weighted mean, by each peer's likelihood of the truth on
-            validation rows of the class.
+            validation rows of the class; `"self"`: each peer's own frozen start teaches it where there is no label.
         teacher_source (`str`, *optional*):
             `"live"`: teachers speak with this step's weights; `"frozen"`: with those they started from; `"ema"`: with
             a moving average of them, which then also takes the starts' place in `retain`; `"table"`: all
@@ -167,8 +168,11 @@ class TransferOptions(ColumnOptions):
         "Share of labelled rows in every step, above 0 and below 1. Unset: rows come as they are.",
         rule=OPEN_SHARE,
     )
-    transfer_weight: float = option(
-        "teaching", 1.0, "Weight of transfer against the supervised loss (0: control).", rule=NOT_NEGATIVE
+    transfer_weight: float | None = option(
+        "teaching",
+        None,
+        "Weight of transfer against the supervised loss (0: control). Unset: 1; with teaching auto the task's own.",
+        rule=NOT_NEGATIVE,
     )
     transfer_warmup_steps: int = option(
         "teaching", 0, "Optimizer steps over which the transfer weight rises from 0.", rule=NOT_NEGATIVE
@@ -226,8 +230,15 @@ class TransferOptions(ColumnOptions):
         """
         if self.preset not in PRESETS:
             raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
-        defaults = PRESETS[self.preset] if self.labels else PRESETS[self.preset] | WITHOUT_LABELS
+        self.check_stages()
         made = copy.copy(self)
+        if self.teaching == "auto":
+            check_choices(made)
+            check_rules(made)
+            made._check_view()
+            return made
+        defaults = PRESETS[self.preset] if self.labels else PRESETS[self.preset] | WITHOUT_LABELS
+        defaults = {"transfer_weight": 1.0} | defaults
         for name, value in defaults.items():
             if getattr(made, name) is None:
                 setattr(made, name, value)
@@ -240,6 +251,8 @@ class TransferOptions(ColumnOptions):
         check_rules(self)
         self._check_view()
         self._check_score_table()
+        if self.teacher_rule == "self" and self.teacher_source != "frozen":
+            raise ConfigError("teacher_rule 'self' needs teacher_source 'frozen': a peer cannot teach itself as it is")
         if not self.labels and self.teacher_rule == "gated":
             raise ConfigError("teacher_rule 'gated' trains its gate by labels; without them use 'mean' or 'class'")
         if not self.labels and self.teacher_rule == "best" and self.role_score != "confidence":

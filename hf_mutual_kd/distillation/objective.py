@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ from .teacher_rules import (
     FixedRule,
     GatedRule,
     MeanRule,
+    SelfRule,
     TeacherRule,
     like_units,
     make_rule,
@@ -47,6 +49,7 @@ __all__ = [
     "MeanRule",
     "Objective",
     "ObjectiveLoss",
+    "SelfRule",
     "TableSource",
     "TeacherRule",
     "TeacherSource",
@@ -130,7 +133,7 @@ class Objective:
             detach=options.detach or cls.detach,
             score=options.role_score or cls.score,
             temperature=options.temperature,
-            weight=options.transfer_weight,
+            weight=1.0 if options.transfer_weight is None else options.transfer_weight,
             labels=options.labels,
             unlabelled_rows=not options.labels,
         )
@@ -312,6 +315,8 @@ class Objective:
         Returns:
             `torch.Tensor` of shape `[N, B, ...]` in nats: T² · KL(teacher ‖ student), 0 where a peer learns nothing.
         """
+        if isinstance(self.rule, SelfRule):
+            return self._towards_own(live, starts, teacher, self.rule.confidence)
         by_all = teacher == ALL
         # A compiled graph must not depend on values: there only the rule says whether peers teach one by one.
         eager = not torch.compiler.is_compiling()
@@ -333,6 +338,16 @@ class Objective:
                 pulls.append(kl_to_target(logits, held, temperature=self.temperature, where=taught | own))
             else:
                 pulls.append(kl_to_target(logits, target, temperature=self.temperature, where=taught & ~own))
+        return torch.stack(pulls)
+
+    def _towards_own(self, live, starts, teacher, confidence: float) -> Tensor:
+        """The pull of each peer's own start, where it is sure."""
+        pulls = []
+        for logits, start in zip(live, self.rule.speak(starts), strict=True):
+            target = softened_log_probs(start, self.temperature)
+            sure = softened_log_probs(start).amax(1) >= math.log(confidence) if confidence > 0 else True
+            heard = (teacher != NOBODY) & sure
+            pulls.append(kl_to_target(logits, target, temperature=self.temperature, where=heard))
         return torch.stack(pulls)
 
     def _towards_all(self, live, starts, where: Tensor) -> Tensor:

@@ -48,6 +48,8 @@ class TeacherRule(nn.Module):
     """Whether peers teach each other one by one instead of by one distribution."""
     learns: ClassVar[bool] = False
     """Whether [`TeacherRule.loss`] trains parameters of the rule."""
+    alone: ClassVar[bool] = False
+    """Whether no peer hears another."""
     knows_classes: ClassVar[bool] = False
     """Whether [`TeacherRule.shares`] depends on the classes of units."""
     knows_peers: ClassVar[bool] = False
@@ -307,6 +309,32 @@ class ClassRule(TeacherRule):
         return super().facts() | {"log_likelihood_by_class": dict(zip(self.peer_names, rows, strict=True))}
 
 
+class SelfRule(TeacherRule):
+    """
+    Each peer's own frozen start teaches it on units without a label: self-training, the control of mutual teaching.
+
+    Args:
+        calibrate (`bool`, *optional*, defaults to `False`): as for [`TeacherRule`].
+        confidence (`float`, *optional*, defaults to 0.0): units on which the start is less sure teach nothing.
+    """
+
+    name = "self"
+    description = "Where there is no label each peer is taught by its own frozen start, if that is sure enough."
+    citation = (
+        "Lee: Pseudo-Label, ICML 2013 workshop on challenges in representation learning; Sohn et al.: FixMatch, "
+        "NeurIPS 2020, arXiv 2001.07685, for the threshold"
+    )
+    alone = True
+
+    def __init__(self, calibrate: bool = False, confidence: float = 0.0):
+        super().__init__(calibrate)
+        self.confidence = confidence
+
+    def teachers(self, scores: Tensor, scored: Tensor) -> Tensor:
+        # What MEAN marks is heard; of one voice the mean is itself.
+        return torch.where(scored, NOBODY, MEAN)
+
+
 def like_units(samples: Tensor, units: Tensor) -> Tensor:
     """`[B]` of samples, or `[B, ...]` of units already, with as many dimensions as `[B, ...]` of units."""
     return samples[(..., *[None] * (units.ndim - samples.ndim))]
@@ -316,11 +344,13 @@ def _rounded(values: Tensor) -> list[float]:
     return [round(value, 4) for value in values.detach().cpu().tolist()]
 
 
-RULES: dict[str, type[TeacherRule]] = {rule.name: rule for rule in (BestRule, MeanRule, AllRule, GatedRule, ClassRule)}
+RULES: dict[str, type[TeacherRule]] = {
+    rule.name: rule for rule in (BestRule, MeanRule, AllRule, GatedRule, ClassRule, SelfRule)
+}
 """By name; [`FixedRule`] has a peer in its name, see [`make_rule`]."""
 
 
 def make_rule(name: str, calibrate: bool = False) -> TeacherRule:
-    """The rule that `teacher_rule` names: `best`, `mean`, `all`, `fixed:NAME`, `gated` or `class`."""
+    """The rule that `teacher_rule` names: `best`, `mean`, `all`, `fixed:NAME`, `gated`, `class` or `self`."""
     kind, _, teacher = name.partition(":")
     return FixedRule(teacher, calibrate) if kind == "fixed" else RULES[name](calibrate)

@@ -55,8 +55,10 @@ from ..training.processes import check_launch, on_main_process
 from ..training.pushing import RESULTS, push_settings
 from ..training.run_state import SUMMARY, full_disk_told, how_to_go_on
 from ..training.trainer import MutualKDTrainer
+from ..training.ways import check_staged, first_way
 from .drawing import draw_changed
 from .run_folder import RunFolder
+from .staged import measure_stages
 
 
 class Experiment:
@@ -113,7 +115,9 @@ class Experiment:
             for role in ROLES:
                 cohort.task.check_labels(getattr(splits, role), role, len(cohort.label_names))
         self.config.check_peers(cohort.specs)
-        objective = objective_for(self.config, splits.train, len(cohort.names), cohort.task)
+        described = first_way(self.config, cohort.task)
+        objective = objective_for(described, splits.train, len(cohort.names), cohort.task)
+        check_staged(self.config, splits.validation, None, ())
         self._check_training(cohort, splits, objective)
         self._pull_checkpoint()
         self._check_resumed(cohort)
@@ -123,11 +127,7 @@ class Experiment:
         self._write_cohort_record(cohort, splits, objective)
         del cohort
         with emissions_tracker() as tracker:
-            arms = [
-                self._arm(name, seed, specs, splits, objective)
-                for seed in self.seeds
-                for name in (("control", "mutual") if self._with_control else ("mutual",))
-            ]
+            arms = [arm for seed in self.seeds for arm in self._arms(seed, specs, splits, objective)]
         results = collect(arms, self._facts(splits), make_task(self.task).words)
         if tracker is not None and tracker.final_emissions is not None:
             results["co2_kg"] = tracker.final_emissions
@@ -188,7 +188,7 @@ class Experiment:
 
     @property
     def _with_control(self) -> bool:
-        return self.options.control and self.config.labels and self.config.transfer_weight > 0
+        return self.options.control and self.config.labels and self.config.transfer_weight != 0
 
     def _check(self) -> None:
         if len(set(self.seeds)) != len(self.seeds):
@@ -315,6 +315,29 @@ class Experiment:
         resume = self.config.resume_from_checkpoint or False
         return resume if isinstance(resume, bool) or folder == self.folder else True
 
+    def _arms(self, seed: int, specs: dict[str, PeerSpec], splits: Splits, objective: Objective) -> list[Arm]:
+        """All trainings of one seed."""
+        if not self.config.teaching:
+            names = ("control", "mutual") if self._with_control else ("mutual",)
+            return [self._arm(name, seed, specs, splits, objective) for name in names]
+        folder = self._arm_folder("mutual", seed)
+        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": False}
+        if self.state.is_main_process:
+            print(f"\nstages, seed {seed}", flush=True)
+        trainer = self._trainer(dataclasses.replace(self.config, **changes), specs, splits)
+        return measure_stages(trainer, splits.test, resume=bool(self._resume_of(folder)))
+
+    def _trainer(
+        self, config: MutualKDConfig, specs: dict[str, PeerSpec], splits: Splits, objective: Objective | None = None
+    ) -> MutualKDTrainer:
+        cohort = self._load_cohort(specs, splits)
+        train = splits.train
+        if isinstance(train, IterableDataset):
+            train = train.shuffle(seed=data_seed(config), buffer_size=SHUFFLE_BUFFER)
+        return self.trainer_class(
+            cohort, config, train_dataset=train, eval_dataset=splits.validation, objective=objective
+        )
+
     def _arm(self, name: str, seed: int, specs: dict[str, PeerSpec], splits: Splits, objective: Objective) -> Arm:
         folder = self._arm_folder(name, seed)
         resume = self._resume_of(folder)
@@ -326,17 +349,8 @@ class Experiment:
         config = dataclasses.replace(self.config, **changes)
         if self.state.is_main_process:
             print(f"\n{name} run, seed {seed}", flush=True)
-        cohort = self._load_cohort(specs, splits)
-        train = splits.train
-        if isinstance(train, IterableDataset):
-            train = train.shuffle(seed=data_seed(config), buffer_size=SHUFFLE_BUFFER)
-        trainer = self.trainer_class(
-            cohort,
-            config,
-            train_dataset=train,
-            eval_dataset=splits.validation,
-            objective=objective.fresh(weight=config.transfer_weight),
-        )
+        weight = objective.weight if config.transfer_weight is None else config.transfer_weight
+        trainer = self._trainer(config, specs, splits, objective.fresh(weight=weight))
         trainer.measure_start(splits.test, "test")
         began = time.perf_counter()
         has_checkpoint = isinstance(resume, str) or any(folder.glob("checkpoint-*"))
@@ -346,8 +360,8 @@ class Experiment:
         arm = trainer.arm(name, "test", seconds)
         if self.state.is_main_process:
             before, after = (one.evaluator for one in trainer.evaluations["test"].both("test"))
-            facts = cohort.task.row_facts(splits.test) | {"outcomes": after.outcome_facts()}
-            write_samples(folder / SAMPLES_FILE, cohort.names, before.records(), after.records(), facts)
+            facts = trainer.task.row_facts(splits.test) | {"outcomes": after.outcome_facts()}
+            write_samples(folder / SAMPLES_FILE, trainer.peer_names, before.records(), after.records(), facts)
             write_json(folder / SUMMARY, dataclasses.asdict(arm))
         self.state.wait_for_everyone()
         return arm

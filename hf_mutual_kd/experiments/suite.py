@@ -187,7 +187,7 @@ def _arms(
         inner = "+".join(pair) or "all"
         recipe = _recipe(suite, f"{name}/{inner}/seed-{seed}", seed, layers)
         control = None
-        if recipe.config.labels and recipe.config.transfer_weight > 0:
+        if recipe.config.labels and recipe.config.transfer_weight != 0 and not recipe.config.teaching:
             plain_layers = _without_transfer(layers)
             control = f"control/{_digest(plain_layers)}/seed-{seed}"
             if control not in controls:

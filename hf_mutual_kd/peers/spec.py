@@ -14,7 +14,9 @@ __all__ = ["PeerSpec", "check_peer_names", "parse_peers"]
 
 PEER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
-RESERVED_NAMES = {"control", "report", "runs", "best", "cohort", "mean", "all", "nobody"} | set(dir(nn.ModuleDict({})))
+RESERVED_NAMES = {"control", "report", "runs", "stages", "best", "cohort", "mean", "all", "nobody"} | set(
+    dir(nn.ModuleDict({}))
+)
 """What a run's folder or its tables, `--logging_dir`'s default or `nn.ModuleDict` call their own."""
 
 RESERVED_PREFIXES = ("checkpoint-", "seed-")

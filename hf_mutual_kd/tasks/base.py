@@ -47,6 +47,10 @@ class Evaluator(ABC):
     def by_class(self) -> dict[str, list[float | None]]:
         """The task's metric of each peer per class, `None` for classes that did not occur."""
 
+    def sample_scores(self) -> np.ndarray:
+        """How good each peer is on each labelled sample, `[samples, N]`, higher is better, by rising sample id."""
+        return self.records()["sample/score"]
+
     def records(self) -> dict[str, np.ndarray]:
         """What the report shows beside the metrics, and what intervals need, see [`Samples`]; none by default."""
         return {}
@@ -77,6 +81,8 @@ class Task(Units):
     """The score that ranks the peers where the user names none."""
     collator_class: ClassVar[type]
     """A [`RoleTaggingCollator`]."""
+    teaching_weight: ClassVar[float] = 10.0
+    """Weight of transfer where the user names none and ways of teaching are tried."""
     has_classes: ClassVar[bool] = False
     """Whether a unit's truth is a class, which some rules are fitted or trained by, see [`Task.units`]."""
     caches_starts: ClassVar[bool] = True

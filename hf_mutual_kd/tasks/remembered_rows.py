@@ -26,10 +26,17 @@ class RememberedRows:
         """The positions of the `ids` that are known, and what was remembered of them."""
         if not self.ids:
             return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=bool)
+        sorted_ids, right = self.sorted()
+        places = np.searchsorted(sorted_ids, ids).clip(max=len(sorted_ids) - 1)
+        known = np.flatnonzero(sorted_ids[places] == ids)
+        return known, right[places[known]]
+
+    def sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        """All ids, rising, and what was remembered of them."""
+        if not self.ids:
+            return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=bool)
         if not self.is_sorted:
             order = np.argsort(merged := np.concatenate(self.ids), kind="stable")
             self.ids, self.right = [merged[order]], [np.concatenate(self.right)[order]]
             self.is_sorted = True
-        places = np.searchsorted(self.ids[0], ids).clip(max=len(self.ids[0]) - 1)
-        known = np.flatnonzero(self.ids[0][places] == ids)
-        return known, self.right[0][places[known]]
+        return self.ids[0], self.right[0]

@@ -145,17 +145,26 @@ def choose(candidates: Sequence[Candidate], greater_is_better: bool = True) -> C
     if better:
         best = first_of_best(better)
         kept = min((one for one in better if not exceeds(best, one)), key=lambda one: one.simplicity)
+    return _choice(kept, base)
+
+
+def compare(kept: Candidate, plain: Sequence[Candidate], greater_is_better: bool = True) -> Choice:
+    """The same record where what is kept was decided without looking at rows."""
+    return _choice(kept, max(plain, key=lambda one: one.value if greater_is_better else -one.value))
+
+
+def _choice(kept: Candidate, base: Candidate) -> Choice:
     gain, margin = paired(kept.scores, base.scores)
     return Choice(
-        kept.what,
-        kept.alpha,
-        kept.way,
-        kept.value,
-        base.what,
-        base.value,
-        gain,
-        margin if kept is not base else 0.0,
-        len(base.scores),
+        what=kept.what,
+        alpha=kept.alpha,
+        way=kept.way,
+        value=kept.value,
+        against=base.what,
+        against_value=base.value,
+        gain=gain,
+        margin=margin if kept is not base else 0.0,
+        rows=len(base.scores),
     )
 
 

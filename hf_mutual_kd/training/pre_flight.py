@@ -28,13 +28,20 @@ def start_table(results: Results, objective: Objective, words: TaskWords) -> str
         said = f"Without labels no {words.metric} can be measured."
         agreements = [f"{name} {percent(peer['agreement'])} %" for name, peer in peers.items() if "agreement" in peer]
         return f"{said} Agreement with the mean of the peers: {', '.join(agreements)}." if agreements else said
+    together = cohort[f"ensemble_{words.metric}"]
     rows = [
-        (name, words.text(values[words.metric]), f"{values['loss']:.3f}", percent(values["expected_share"]))
+        (
+            name,
+            words.text(values[words.metric]),
+            f"{values['loss']:.3f}",
+            percent(values["expected_share"]),
+            words.text(together - values[words.metric], sign=True),
+        )
         for name, values in peers.items()
     ]
-    rows += [(name, value, "", "") for name, value in references(cohort, words)]
+    rows += [(name, value, "", "", "") for name, value in references(cohort, words)]
     title = f"Before training, on {int(cohort['samples']):,} validation samples"
-    table = render(("peer", words.column, "loss", "best on %"), rows, title)
+    table = render(("peer", words.column, "loss", "best on %", "ensemble −"), rows, title)
     return f"{table}\n{expectation(results, objective, words)}"
 
 
@@ -50,7 +57,7 @@ def references(cohort: Mapping[str, float], words: TaskWords) -> list[tuple[str,
 
 
 def expectation(results: Results, objective: Objective, words: TaskWords) -> str:
-    """One sentence: what ensemble minus best peer says of the gain to expect."""
+    """What ensemble minus each peer says of the gain to expect: it went with the gain in the suites' pairs."""
     peers = {name: values[words.metric] for name, values in results.items() if name != "cohort"}
     if objective.weight > 0 and not objective.source.in_memory:
         return "All peers of the score table teach, also those that are not trained here."
@@ -63,14 +70,18 @@ def expectation(results: Results, objective: Objective, words: TaskWords) -> str
         return f"One peer has nobody to learn from: this is {kind}."
     if objective.weight == 0:
         return "Control: the transfer weight is 0, every peer learns from labels alone."
+    together = results["cohort"][f"ensemble_{words.metric}"]
+    below = [name for name, value in peers.items() if value < together]
     best = max(peers, key=lambda name: peers[name])
-    margin = results["cohort"][f"ensemble_{words.metric}"] - peers[best]
+    margin = together - peers[best]
     if margin <= 0:
+        others = ", ".join(below) or "nobody"
         return (
             f"The ensemble is not above the best peer ({words.text(margin, sign=True)} {words.points} to {best}): "
-            f"weaker peers may gain from it, {best} may lose; let it teach all others (--teacher_rule fixed:{best})?"
+            f"{others} may gain from it, {best} may lose; let it teach all others (--teacher_rule fixed:{best}), or "
+            "keep of each peer what validation favours (--teaching auto)?"
         )
     return (
         f"The ensemble is {words.text(margin, sign=True)} {words.points} above the best peer ({best}): "
-        "the peers complement it."
+        f"{', '.join(sorted(below, key=lambda name: peers[name]))} may gain, the first of them most."
     )

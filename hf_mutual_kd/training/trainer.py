@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
@@ -19,7 +19,7 @@ from ..config.training_config import MutualKDConfig
 from ..data.collator import IdentifiedRows, IdentifiedStream, RoleTaggingCollator, identified
 from ..data.role_table import RoleTable
 from ..distillation.objective import Objective
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, ResumeError
 from ..files import clear_staging
 from ..peers.cohort import Cohort
 from ..peers.weights_hash import fingerprint
@@ -36,10 +36,12 @@ from .processes import check_processes
 from .progress import CohortProgress
 from .pushing import CohortPushing
 from .repeated_rows import REPEATED
+from .stages import Stages
 from .start_cache import StartCache
 from .table_refresh import refreshed
 from .teacher_state import FollowPeers, fit_rule
 from .training_record import TrainingRecord
+from .ways import check_staged, first_way
 
 logger = logging.get_logger(__name__)
 
@@ -104,8 +106,12 @@ class MutualKDTrainer(CohortPushing):
         self.peer_names = model.names
         model.rest_batch_norms(args.batch_norm)
         model.peer_checkpointing = args.peer_checkpointing
-        self.objective = objective or objective_for(args, train_dataset, len(model.names), self.task)
-        model.set_objective(self.objective)
+        check_staged(args, eval_dataset, objective, optimizers)
+        self.objective = objective or objective_for(
+            first_way(args, self.task), train_dataset, len(model.names), self.task
+        )
+        # Of stages each sets its own.
+        model.set_objective(None if args.teaching else self.objective)
         self.start_fingerprint = fingerprint(model.peers)
         if view is None and args.augment:
             view = self.task.view(args, model.processors, args.seed)
@@ -118,6 +124,11 @@ class MutualKDTrainer(CohortPushing):
         self.record = TrainingRecord(model.names, model.task)
         self.bests = PeerBests(model.names, model.task.greater_is_better, args.early_stopping_patience)
         self.start_cache: StartCache | None = None
+        self.fit_rows: Any = None
+        """Rows that the rule is fitted to, in place of those that select."""
+        self.stages: Stages | None = None
+        """What a training with teaching "auto" did, and the weights of each of its arms."""
+        self._own_callbacks = list(callbacks or [])
         self._resumed_at: float | None = None
         self.evaluations: defaultdict[str, Evaluation] = defaultdict(Evaluation)
         collator = collator_class(model.processors, view, table, args.on_bad_row, keep_places=args.world_size > 1)
@@ -257,6 +268,8 @@ class MutualKDTrainer(CohortPushing):
         """As `transformers.Trainer.train`; first measures the peers as they start, or checks what it resumes from."""
         if self.train_dataset is None:
             raise DataError("there is nothing to train on; give train_dataset")
+        if self.args.teaching:
+            return self._train_in_stages(resume_from_checkpoint)
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
         self._check_rights()
         if self.args.should_save:
@@ -273,11 +286,41 @@ class MutualKDTrainer(CohortPushing):
                     print(start_table(start, self.objective, self.task.words))
             if checkpoint is None:
                 self._fit_rule()
+            self._begin_with_start(checkpoint is not None)
             self._fill_start_cache()
         if checkpoint is not None:
             self._restore_records(Path(checkpoint))
             self._resumed_at = checkpoints.epoch_of(Path(checkpoint))
         return super().train(checkpoint, trial, ignore_keys_for_eval)
+
+    def _train_in_stages(self, resume: str | bool | None) -> TrainOutput:
+        if isinstance(resume, str) and Path(resume).resolve() != self.folder.resolve():
+            raise ResumeError(f"stages go on in their own output_dir: give resume_from_checkpoint true, got {resume}")
+        self._write_cohort_record()
+        self.stages = Stages(self, self._own_callbacks)
+        output = self.stages.run(bool(resume))
+        self._report_skipped()
+        return output
+
+    def _begin_with_start(self, resumes: bool) -> None:
+        """Let the weights that training begins with be the first of each peer's best; a checkpoint brings its own."""
+        if not self.args.load_best_model_at_end or self.eval_dataset is None:
+            return
+        prefix = self._eval_prefix
+        known = self.evaluations[prefix].start
+        start = self.measure_start(metric_key_prefix=prefix) if known is None else known.metrics
+        if not resumes and all(self.task.metric in start[name] for name in self.peer_names):
+            values = {name: start[name][self.task.metric] for name in self.peer_names}
+            self._save_peers(self.bests.update(values, step=0))
+            self.bests.waited = dict.fromkeys(self.peer_names, 0)
+
+    def end_from(self, checkpoint: Path) -> None:
+        """End a training whose last checkpoint was written, but not what comes after it."""
+        self._restore_records(checkpoint)
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self._end_peers()
+        self._write_records()
 
     def measure_start(self, dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, dict[str, float]]:
         """Measure the peers as they are now, as the start against which later evaluations count flips."""
@@ -296,7 +339,8 @@ class MutualKDTrainer(CohortPushing):
             return
         if self.eval_dataset is None:
             raise ConfigError("teacher_rule 'class' and calibrate are fitted on validation rows; give eval_dataset")
-        loader = self.get_eval_dataloader(identified(self._main_eval_dataset()))
+        rows = self._main_eval_dataset() if self.fit_rows is None else self.fit_rows
+        loader = self.get_eval_dataloader(identified(rows))
         fit_rule(self.cohort, self.model, loader, self._prepare_inputs, self.accelerator)
 
     def _fill_start_cache(self) -> None:
@@ -313,6 +357,13 @@ class MutualKDTrainer(CohortPushing):
         self.cohort.drop_starts()
 
     def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
+        self._end_peers()
+        output = super()._finalize_training(trial, num_train_samples, start_time)
+        self._write_records()
+        self._report_skipped()
+        return output
+
+    def _end_peers(self) -> None:
         if self.bests.found and self.args.load_best_model_at_end:
             self._load_best_peers()
         else:
@@ -320,10 +371,6 @@ class MutualKDTrainer(CohortPushing):
             self._save_peers(self.peer_names)
             self.bests.steps = {}
         self._merge_adapters()
-        output = super()._finalize_training(trial, num_train_samples, start_time)
-        self._write_records()
-        self._report_skipped()
-        return output
 
     def _report_skipped(self) -> None:
         skipped = torch.tensor(self.data_collator.skipped + self.eval_collator.skipped, device=self.args.device)

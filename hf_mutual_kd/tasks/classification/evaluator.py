@@ -95,6 +95,9 @@ class ClassificationEvaluator(Evaluator):
         for index, name in enumerate(self.peer_names):
             self.flips[name].add_batch(predictions=right[known, index], references=before[:, index])
 
+    def sample_scores(self) -> np.ndarray:
+        return self.rows.sorted()[1].astype(np.float64)
+
     def by_class(self) -> dict[str, list[float | None]]:
         shares = self.class_right / self.class_rows.clip(min=1)[:, None]
         seen = self.class_rows > 0

@@ -34,6 +34,7 @@ class Classification(ClassUnits, Task):
     quality_name = "accuracy"
     default_score = "margin"
     has_classes = True
+    teaching_weight = 3.0
     collator_class = RoleTaggingCollator
     report_sections = (
         results_section,
