@@ -91,11 +91,11 @@ class WithPixelLoss(SemanticSegmentation):
         self.weight = weight
 
     def supervised(self, model, inputs, columns, labels, label_smoothing=0.0):
-        answer, loss = super().supervised(model, inputs, columns, labels, label_smoothing)
+        output, loss = super().supervised(model, inputs, columns, labels, label_smoothing)
         truth = scored_labels(labels)
         size = truth.shape[1], truth.shape[2]
-        said = dense_log_probs(answer.outputs, size, kind=answer.kind, padded=answer.padded, valid=answer.valid)
-        return answer, loss + self.weight * functional.nll_loss(said, truth, ignore_index=IGNORE)
+        said = dense_log_probs(output.outputs, size, kind=output.kind, padded=output.padded, valid=output.valid)
+        return output, loss + self.weight * functional.nll_loss(said, truth, ignore_index=IGNORE)
 
 
 def objective_of(job: Job) -> Objective:
@@ -204,8 +204,8 @@ def better_peers(trainer: MutualKDTrainer, rows: Any) -> dict[str, dict[str, int
     cohort = trainer.cohort.eval()
     found = {}
     for batch in trainer.get_eval_dataloader(identified(rows)):
-        answers = list(cohort(peer_inputs=batch["peer_inputs"]).answers.values())
-        facts = trainer.task.evaluation_facts(answers, batch["labels"], batch["sample_ids"])
+        outputs = list(cohort(peer_inputs=batch["peer_inputs"]).outputs.values())
+        facts = trainer.task.evaluation_facts(outputs, batch["labels"], batch["sample_ids"])
         for row, teacher in zip(facts["sample_ids"].tolist(), facts["teacher"].tolist(), strict=True):
             found[str(row)] = {cohort.names[teacher]: 1} if teacher >= 0 else {}
     return found

@@ -233,11 +233,11 @@ class GatedRule(TeacherRule):
         total: Any = 0.0
         count: Any = 0
         for said, classes in units:
-            spoken = self.speak([z.detach() for z in said])
-            truth = loss_scores(spoken, classes)
+            calibrated = self.speak([z.detach() for z in said])
+            truth = loss_scores(calibrated, classes)
             usable = truth.isfinite()
             counts = (classes >= 0) & usable.any(0)
-            each = (self._log_shares(spoken) + truth.where(usable, 0.0)).where(usable | ~counts, float("-inf"))
+            each = (self._log_shares(calibrated) + truth.where(usable, 0.0)).where(usable | ~counts, float("-inf"))
             total = total + over_units(-each.logsumexp(0).where(counts, 0.0), 0)
             count = count + over_units(counts, 0)
         return total / count.clamp(min=1)

@@ -33,7 +33,7 @@ class CohortOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor`, *optional*): supervised loss plus weighted transfer; given with labels or roles.
-        answers (`dict[str, Any]`): what each peer says, classes in the data set's order; logits `[B, C]` in image
+        outputs (`dict[str, Any]`): what each peer says, classes in the data set's order; logits `[B, C]` in image
             classification, see [`Task`] for others.
         teacher (`torch.LongTensor` of shape `[B, ...]`, *optional*): a peer's index, `NOBODY`, `MEAN` or `ALL`.
         supervised (`torch.FloatTensor` of shape `[N]`, *optional*): each peer's share of the loss by labels.
@@ -41,7 +41,7 @@ class CohortOutput(ModelOutput):
     """
 
     loss: Tensor | None = None
-    answers: dict[str, Any] | None = None
+    outputs: dict[str, Any] | None = None
     teacher: Tensor | None = None
     supervised: Tensor | None = None
     transfer: Tensor | None = None
@@ -223,12 +223,12 @@ class Cohort(nn.Module):
 
     def _respond(self, batch: CohortBatch, objective: Objective) -> CohortOutput:
         said = {name: self._run(name, batch.peer_inputs[name], batch.labels) for name in self.names}
-        answers = {name: answer for name, (answer, _) in said.items()}
+        outputs = {name: output for name, (output, _) in said.items()}
         if batch.labels is None and batch.roles is None and (objective.labels or not self.training):
-            return CohortOutput(answers=answers)
+            return CohortOutput(outputs=outputs)
         # Without transfer nobody looks at logits, which heads with queries only make when asked.
-        wanted = answers.values() if objective.weight > 0 or batch.labels is None else ()
-        live = [self.task.belief(answer) for answer in wanted]
+        wanted = outputs.values() if objective.weight > 0 or batch.labels is None else ()
+        live = [self.task.logits(output) for output in wanted]
         labels = self.task.no_labels(live[0]) if batch.labels is None else batch.labels
         nothing = torch.zeros(len(labels), device=labels.device)
         found = objective.loss(
@@ -239,7 +239,7 @@ class Cohort(nn.Module):
             learns=torch.tensor([not spec.frozen for spec in self.specs.values()], device=nothing.device),
             units=self.task,
         )
-        return CohortOutput(answers=answers, **vars(found))
+        return CohortOutput(outputs=outputs, **vars(found))
 
     def _starts_of(self, batch: CohortBatch, live: Sequence[Tensor]) -> Starts:
         """The starts' logits: those that came with the batch, or what runs the starts."""
@@ -257,14 +257,14 @@ class Cohort(nn.Module):
         return run
 
     def _run(self, name: str, inputs: Mapping[str, Tensor], labels: Tensor | None = None) -> tuple[Any, Tensor | None]:
-        """A peer's answer, and its loss by `labels` `[B]`."""
+        """A peer's outputs, and its loss by `labels` `[B]`."""
         if self.specs[name].frozen:
             with torch.no_grad():
-                return self._answer(name, self.peers[name], inputs, labels)
+                return self._outputs(name, self.peers[name], inputs, labels)
         if self.peer_checkpointing and self.training:
             model = self.peers[name]
             return checkpoint(
-                self._answer,
+                self._outputs,
                 name,
                 model,
                 inputs,
@@ -272,28 +272,28 @@ class Cohort(nn.Module):
                 use_reentrant=False,
                 context_fn=lambda: (contextlib.nullcontext(), resting_batch_norms(model)),
             )
-        return self._answer(name, self.peers[name], inputs, labels)
+        return self._outputs(name, self.peers[name], inputs, labels)
 
-    def _answer(
+    def _outputs(
         self, name: str, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor | None = None
     ) -> tuple[Any, Tensor | None]:
         index = getattr(self, f"columns_{name}") if self.label_columns[name] is not None else None
         columns = ClassColumns(name, len(self.label_names), index)
         if labels is None:
-            return self.task.answer(model, inputs, columns), None
+            return self.task.outputs(model, inputs, columns), None
         smoothing = self.objective.label_smoothing if self.objective is not None else 0.0
         return self.task.supervised(model, inputs, columns, labels, smoothing)
 
     def start_logits(self, peer_inputs: Mapping[str, Mapping[str, Tensor]]) -> list[Tensor]:
         """Outputs of the frozen starts, N tensors of shape `[B, C, ...]`, without gradient."""
-        return [self._start_belief(name, peer_inputs[name]) for name in self.names]
+        return [self._start_logits(name, peer_inputs[name]) for name in self.names]
 
     @torch.no_grad()
-    def _start_belief(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
+    def _start_logits(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
         if self.starts is None:
             raise ConfigError("there are no frozen starts; call `set_objective` with an objective that needs them")
-        answer, _ = self._answer(name, self.starts[name], inputs)
-        return self.task.belief(answer)
+        output, _ = self._outputs(name, self.starts[name], inputs)
+        return self.task.logits(output)
 
     def _start_where(self, name: str, inputs: Mapping[str, Tensor], live: Tensor, samples: Tensor) -> Tensor:
         """A start's logits like the peer's own `live`, run only on the `samples` `[B]` (bool) that are looked at."""
@@ -302,7 +302,7 @@ class Cohort(nn.Module):
             rows = torch.zeros_like(samples[:1], dtype=torch.long)
         start = torch.zeros_like(live, requires_grad=False)
         if len(rows):
-            own = self._start_belief(name, {key: value[rows] for key, value in inputs.items()})
+            own = self._start_logits(name, {key: value[rows] for key, value in inputs.items()})
             start[rows] = own.to(start.dtype)
         return start
 

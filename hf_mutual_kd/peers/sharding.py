@@ -58,9 +58,9 @@ def share_buffers(module: nn.Module) -> None:
         distributed.broadcast(buffer, 0)
 
 
-def zero_with_graph(beliefs: list[Tensor]) -> Tensor:
-    """0, with every belief's graph behind it: processes whose backward leaves a peer out would wait for each other."""
-    nothing = [torch.where(torch.zeros_like(belief, dtype=torch.bool), belief, 0).sum() for belief in beliefs]
+def zero_with_graph(logits: list[Tensor]) -> Tensor:
+    """0, with all graphs behind it: processes whose backward leaves a peer out would wait for each other."""
+    nothing = [torch.where(torch.zeros_like(one, dtype=torch.bool), one, 0).sum() for one in logits]
     return torch.stack(nothing).sum()
 
 

@@ -164,7 +164,7 @@ def _kept(cohort: Cohort, rows: Any, keep: str, accelerator: Accelerator) -> dic
     was_training = cohort.training
     cohort.to(accelerator.device).eval()
     with torch.no_grad():
-        said, shape = cohort.task.spoken(*_listen(cohort, collator([counted[0]]), accelerator))
+        said, shape = cohort.task.log_probs(*_listen(cohort, collator([counted[0]]), accelerator))
     cohort.train(was_training)
     classes, *cells = said[0].shape[1:]
     full = keep == "full" or int(keep.removeprefix("topk:")) >= classes
@@ -290,9 +290,9 @@ def _score_batch(
 ) -> dict[str, dict[str, Tensor]]:
     """All that is kept of one batch, per peer, on the CPU."""
     task, keep = cohort.task, manifest["keep"]
-    beliefs, labels = _listen(cohort, batch, accelerator)
-    scores = task.kept_scores(beliefs, labels)
-    said = task.spoken(beliefs, labels)[0] if keep != "none" else []
+    logits, labels = _listen(cohort, batch, accelerator)
+    scores = task.kept_scores(logits, labels)
+    said = task.log_probs(logits, labels)[0] if keep != "none" else []
     kept = {}
     for place, name in enumerate(cohort.names):
         facts = {kind: values[place] for kind, values in scores.items()}
@@ -307,14 +307,14 @@ def _score_batch(
 
 @torch.no_grad()
 def _listen(cohort: Cohort, batch: dict[str, Any], accelerator: Accelerator) -> tuple[list[Tensor], Tensor]:
-    """The peers' beliefs, N of `[B, C, ...]`, and the labels."""
+    """The peers' logits, N of `[B, C, ...]`, and the labels."""
     labels = batch["labels"].to(accelerator.device)
     with accelerator.autocast():
-        answers = cohort(peer_inputs=batch["peer_inputs"].to(accelerator.device)).answers or {}
+        outputs = cohort(peer_inputs=batch["peer_inputs"].to(accelerator.device)).outputs or {}
     # A blank stands where a sample cannot be read: nobody knows anything of it.
     blank = (labels == UNREADABLE).reshape(len(labels), -1).any(1)
-    beliefs = [cohort.task.belief(answer).float() for answer in answers.values()]
-    return [one.masked_fill(blank.view(-1, *[1] * (one.ndim - 1)), float("nan")) for one in beliefs], labels
+    logits = [cohort.task.logits(output).float() for output in outputs.values()]
+    return [one.masked_fill(blank.view(-1, *[1] * (one.ndim - 1)), float("nan")) for one in logits], labels
 
 
 def _check_shape(said: Tensor, expected: list[int], sample_ids: Tensor) -> None:

@@ -66,8 +66,8 @@ class Task(Units):
     What an [`Objective`] asks of it, `labelled`, `scores` and how a function of units runs over its maps, is in
     [`Units`].
 
-    A peer's *answer* is whatever the task makes of its outputs, classes in the data set's order; its *belief* is the
-    part of an answer that peers teach each other, a tensor `[B, C, ...]` of logits or log-probabilities.
+    A peer's *outputs* are what the task makes of its model's, classes in the data set's order; its *logits* are the
+    part of them that peers teach each other with, a tensor `[B, C, ...]` of logits or log-probabilities.
     """
 
     name: ClassVar[str]
@@ -86,7 +86,7 @@ class Task(Units):
     has_classes: ClassVar[bool] = False
     """Whether a unit's truth is a class, which some rules are fitted or trained by, see [`Task.units`]."""
     caches_starts: ClassVar[bool] = True
-    """Whether beliefs are of one small shape, so that those of every sample can be kept."""
+    """Whether logits are of one small shape, so that those of every sample can be kept."""
     report_sections: ClassVar[Sequence[SectionMaker]] = COMMON_SECTIONS
     """Of a run's page, in their order."""
     exporter: ClassVar[type[TaskExport] | None] = None
@@ -94,7 +94,7 @@ class Task(Units):
     space: ClassVar[SpaceTask | None] = None
     """What makes the task's part of a Space; tasks without one have no Space."""
     grid: str | None = None
-    """Where beliefs are compared, for tasks in which a peer's score depends on the peers that it is compared with."""
+    """Where logits are compared, for tasks in which a peer's score depends on the peers that it is compared with."""
 
     @property
     def metric(self) -> str:
@@ -179,7 +179,7 @@ class Task(Units):
         return model, drawn_weights(report)
 
     @abstractmethod
-    def answer(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Any:
+    def outputs(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Any:
         """Run a peer without the truth."""
 
     @abstractmethod
@@ -191,14 +191,14 @@ class Task(Units):
         labels: Tensor,
         label_smoothing: float,
     ) -> tuple[Any, Tensor]:
-        """Run a peer with the truth: its answer, and its loss `[B]` in fp32, 0 where there is no label."""
+        """Run a peer with the truth: its outputs, and its loss `[B]` in fp32, 0 where there is no label."""
 
-    def belief(self, answer: Any) -> Tensor:
+    def logits(self, outputs: Any) -> Tensor:
         """What peers teach each other with: `[B, C, ...]`."""
-        return answer
+        return outputs
 
     @abstractmethod
-    def no_labels(self, belief: Tensor) -> Tensor:
+    def no_labels(self, logits: Tensor) -> Tensor:
         """Labels of a batch that has none."""
 
     # What a score table keeps
@@ -207,28 +207,28 @@ class Task(Units):
         """A batch in parts in which no sample changes what is kept of another."""
         return [batch]
 
-    def kept_scores(self, beliefs: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+    def kept_scores(self, logits: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
         """What a table's index holds of every peer, `[N, B]` each; NaN where there is no truth."""
-        scores = self.scores(self.default_score, beliefs, labels)
+        scores = self.scores(self.default_score, logits, labels)
         return {"score": scores.masked_fill(~self.labelled(labels), float("nan"))}
 
-    def spoken(self, beliefs: Sequence[Tensor], labels: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
+    def log_probs(self, logits: Sequence[Tensor], labels: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
         """What the peers say where they meet: N log-probabilities `[B, K, ...]`, which sum to 1 over K.
 
         Returns:
             `tuple` of them and of the shape in which [`Task.run_over`] wants those of one sample, said by a table.
         """
-        return [belief.log_softmax(1) for belief in beliefs], tuple(beliefs[0].shape[1:])
+        return [one.log_softmax(1) for one in logits], tuple(logits[0].shape[1:])
 
     @abstractmethod
-    def quality(self, answers: Sequence[Any], labels: Tensor) -> Tensor:
+    def quality(self, outputs: Sequence[Any], labels: Tensor) -> Tensor:
         """`[N]`: each peer's summed quality, 0 to 1 per sample, over the labelled samples of a training batch."""
 
     quality_name: ClassVar[str]
     """What the training log calls it."""
 
     @abstractmethod
-    def evaluation_facts(self, answers: Sequence[Any], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
+    def evaluation_facts(self, outputs: Sequence[Any], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
         """Small tensors with the batch as first dimension: all that an [`Evaluator`] needs of a batch."""
 
     @abstractmethod

@@ -63,9 +63,9 @@ class CohortProcesses(Trainer):
         if self.is_sharded:
             share_buffers(self.cohort)
 
-    def _with_all_peers(self, loss: Tensor, answers: dict[str, Any]) -> Tensor:
+    def _with_all_peers(self, loss: Tensor, outputs: dict[str, Any]) -> Tensor:
         """The same loss; where weights are split every peer is in the backward of every process."""
-        return loss + zero_with_graph(list(map(self.task.belief, answers.values()))) if self.is_sharded else loss
+        return loss + zero_with_graph(list(map(self.task.logits, outputs.values()))) if self.is_sharded else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows = self.train_dataset if train_dataset is None else train_dataset

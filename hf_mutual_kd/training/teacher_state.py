@@ -51,9 +51,9 @@ def fit_rule(cohort: Cohort, model: Any, loader: DataLoader, prepare: Callable[[
         for batch in loader:
             batch = prepare(batch)
             with torch.no_grad(), accelerator.autocast():
-                answers = model(peer_inputs=batch["peer_inputs"]).answers.values()
-                beliefs = [cohort.task.belief(answer) for answer in answers]
-                sums = fit.sums(cohort.task.units(beliefs, batch["labels"]))
+                outputs = model(peer_inputs=batch["peer_inputs"]).outputs.values()
+                logits = [cohort.task.logits(output) for output in outputs]
+                sums = fit.sums(cohort.task.units(logits, batch["labels"]))
             for key, value in total_of(accelerator.gather_for_metrics(sums)).items():
                 totals[key] = totals[key] + value if key in totals else value
         fit.finish(totals)

@@ -201,7 +201,7 @@ class MutualKDTrainer(CohortPushing):
         loss = outputs.loss
         if num_items_in_batch is not None:
             loss = loss * (self.accelerator.num_processes if counts else 0)
-        loss = self._with_all_peers(loss, outputs.answers)
+        loss = self._with_all_peers(loss, outputs.outputs)
         return (loss, outputs) if return_outputs else loss
 
     def _transfer_weight(self) -> Tensor:
@@ -424,8 +424,8 @@ class MutualKDTrainer(CohortPushing):
         for batch in dataloader:
             batch = self._prepare_inputs(batch)
             with torch.no_grad(), self.accelerator.autocast():
-                answers = list(model(peer_inputs=batch["peer_inputs"]).answers.values())
-                facts = self.task.evaluation_facts(answers, batch["labels"], batch["sample_ids"])
+                outputs = list(model(peer_inputs=batch["peer_inputs"]).outputs.values())
+                facts = self.task.evaluation_facts(outputs, batch["labels"], batch["sample_ids"])
             evaluator.add(self.accelerator.gather_for_metrics(facts))
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         model.train(was_training)

@@ -33,10 +33,10 @@ class TrainingRecord:
     def add(self, output: CohortOutput, labels: Tensor, sample_ids: Tensor, counts: bool = True) -> None:
         """Take in one batch of a step; one that does not count adds nothing, but keeps processes in step."""
         with torch.no_grad():
-            answers = list((output.answers or {}).values())
+            outputs = list((output.outputs or {}).values())
             supervised = torch.as_tensor(output.supervised)
-            right = self.task.quality(answers, labels)
-            broken = torch.stack([~self.task.belief(answer).isfinite().all() for answer in answers])
+            right = self.task.quality(outputs, labels)
+            broken = torch.stack([~self.task.logits(one).isfinite().all() for one in outputs])
             nothing = torch.zeros_like(supervised)
             taught = nothing if output.teacher is None else self._taught(output.teacher)
             transfer = nothing if output.transfer is None else output.transfer

@@ -61,7 +61,7 @@ def test_a_cohort_pays_what_its_logits_pay(make_cohort):
     labels = TRUTH.clamp_max(2)
     out = cohort.eval()(inputs, labels, **step)
     starts = cohort.start_logits(inputs)
-    found = objective.loss(list(out.answers.values()), CohortBatch(labels, **step), starts=starts)
+    found = objective.loss(list(out.outputs.values()), CohortBatch(labels, **step), starts=starts)
     for key in ("loss", "supervised", "teacher", "transfer"):
         torch.testing.assert_close(getattr(found, key), out[key])
     assert found.transfer.gt(0).all()

@@ -57,7 +57,7 @@ def test_logits_are_in_the_data_sets_order(tmp_path, labels, mode, columns):
     model = labelled_vit(tmp_path / "vit", labels)
     cohort = Cohort.from_pretrained({"vit": tmp_path / "vit"}, label_names=LABELS, label_alignment=mode).eval()
     expected = model(pixel_values=PIXELS).logits[:, columns]
-    torch.testing.assert_close(cohort(inputs(cohort)).answers["vit"], expected)
+    torch.testing.assert_close(cohort(inputs(cohort)).outputs["vit"], expected)
     out = cohort(inputs(cohort), labels=TRUTH)
     assert out.loss.item() == pytest.approx(F.cross_entropy(expected, TRUTH).item())
     cohort.save_peer("vit", tmp_path / "saved")
@@ -77,7 +77,7 @@ def test_labels_that_differ_are_refused(tmp_path):
     with pytest.raises(LabelError, match="label_names"):
         Cohort.from_pretrained({"cnn": tmp_path / "cnn"}, label_alignment="new_head")
     cohort = Cohort.from_pretrained({"cnn": tmp_path / "cnn"}, label_names=[*"abcde"], label_alignment="new_head")
-    assert cohort.eval()(inputs(cohort)).answers["cnn"].shape == (4, 5)
+    assert cohort.eval()(inputs(cohort)).outputs["cnn"].shape == (4, 5)
     with pytest.raises(ConfigError, match="mode must be one of exact, subset, new_head"):
         Cohort.from_pretrained({"cnn": tmp_path / "cnn"}, label_names=LABELS, label_alignment="close")
 
@@ -87,7 +87,7 @@ def test_first_peers_labels_count_where_the_data_has_none(tmp_path):
     labelled_vit(tmp_path / "a", LABELS)
     labelled_vit(tmp_path / "b", LABELS[::-1])
     cohort = Cohort.from_pretrained({"a": tmp_path / "a", "b": tmp_path / "b"}).eval()
-    logits = cohort(inputs(cohort)).answers
+    logits = cohort(inputs(cohort)).outputs
     assert cohort.label_names == LABELS
     torch.testing.assert_close(logits["b"], alone(cohort, "b").flip(1))
 
@@ -136,7 +136,7 @@ def test_loss_is_the_formula(make_cohort, names):
             expected += 0.7 * 4 * F.kl_div(student, target, reduction="sum").item() / 4 * (name != teacher)
     assert out.loss.item() == pytest.approx(expected, rel=1e-4)
     assert out.loss.item() == pytest.approx((out.supervised.sum() + 0.7 * out.transfer.sum()).item())
-    assert list(out.answers) == list(names)
+    assert list(out.outputs) == list(names)
 
 
 def test_rows_without_label_learn_by_transfer_alone(make_cohort):
@@ -326,12 +326,12 @@ def test_module_of_torchvision_is_a_peer(tmp_path):
     cohort(big, labels=TRUTH[:2]).loss.backward()
     assert module.net.fc.weight.grad.any()
     cohort.eval()
-    said = cohort(big).answers["net"]
+    said = cohort(big).outputs["net"]
     cohort.save_pretrained(tmp_path)
     assert [path.name for path in (tmp_path / "net").iterdir()] == ["model.safetensors"]
     other = Cohort.from_pretrained({"net": Wrapped()}, label_names=LABELS).eval()
     load_weights("net", other.peers["net"], tmp_path / "net")
-    torch.testing.assert_close(other(big).answers["net"], said)
+    torch.testing.assert_close(other(big).outputs["net"], said)
 
 
 def test_saved_peers_are_ordinary_models(tmp_path, make_cohort):
@@ -339,8 +339,8 @@ def test_saved_peers_are_ordinary_models(tmp_path, make_cohort):
     cohort = make_cohort("vit", "cnn").eval()
     cohort.save_pretrained(tmp_path)
     again = Cohort.from_pretrained({name: tmp_path / name for name in cohort.names}, label_names=LABELS).eval()
-    for name, logits in cohort(inputs(cohort)).answers.items():
-        torch.testing.assert_close(again(inputs(again)).answers[name], logits)
+    for name, logits in cohort(inputs(cohort)).outputs.items():
+        torch.testing.assert_close(again(inputs(again)).outputs[name], logits)
     whole = {f"peers.{key}": value + 1 for key, value in cohort.peers.state_dict().items()}
     cohort.save_peer("vit", tmp_path / "gathered", whole)
     load_weights("vit", again.peers["vit"], tmp_path / "gathered")

@@ -34,7 +34,7 @@ def direct(cohort, rows):
     counted = identified(rows)
     batch = RoleTaggingCollator(cohort.processors)([counted[index] for index in range(len(rows))])
     with torch.no_grad():
-        return torch.stack(list(cohort.eval()(peer_inputs=batch["peer_inputs"]).answers.values()))
+        return torch.stack(list(cohort.eval()(peer_inputs=batch["peer_inputs"]).outputs.values()))
 
 
 def test_a_label_beyond_the_classes_is_refused(make_cohort, train_rows, tmp_path):

@@ -64,7 +64,7 @@ def test_targets_are_what_frozen_teachers_in_memory_would_say(make_cohort, table
     cohort = make_cohort("vit", "cnx", "cnn").eval()
     batch = RoleTaggingCollator(cohort.processors)([identified(rows)[index] for index in (7, 0, 33, 20, 4)])
     with torch.no_grad():
-        said = list(cohort(peer_inputs=batch["peer_inputs"]).answers.values())
+        said = list(cohort(peer_inputs=batch["peer_inputs"]).outputs.values())
     teacher = table.teachers(rule.name)[batch["sample_ids"]]
     expected, known = teacher_log_probs(said, teacher, temperature)
     live = [torch.randn(5, 3), torch.randn(5, 3)]

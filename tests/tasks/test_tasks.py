@@ -35,12 +35,12 @@ class Case:
     inputs: Callable[[Tensor], dict[str, Tensor]] = lambda logits: {"pixel_values": logits}
     """What a peer is given that says `logits`."""
 
-    def answers(self, rows=slice(None)) -> list[Any]:
-        return [self.task.answer(say, self.inputs(peer[rows]), ClassColumns("a")) for peer in self.logits]
+    def outputs(self, rows=slice(None)) -> list[Any]:
+        return [self.task.outputs(say, self.inputs(peer[rows]), ClassColumns("a")) for peer in self.logits]
 
     def beliefs(self, logits: Tensor) -> list[Tensor]:
-        answers = [self.task.answer(say, self.inputs(peer), ClassColumns("a")) for peer in logits]
-        return [self.task.belief(answer) for answer in answers]
+        answers = [self.task.outputs(say, self.inputs(peer), ClassColumns("a")) for peer in logits]
+        return [self.task.logits(answer) for answer in answers]
 
 
 def say(pixel_values: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def test_answers_are_taken_from_any_output(case):
         return type("Output", (), {"logits": say(**inputs)})()
 
     inputs = case.inputs(case.logits[0])
-    said = [case.task.belief(case.task.answer(model, inputs, ClassColumns("a"))) for model in (say, say_as_object)]
+    said = [case.task.logits(case.task.outputs(model, inputs, ClassColumns("a"))) for model in (say, say_as_object)]
     torch.testing.assert_close(said[0], said[1])
     assert len(said[0]) == len(case.labels)
 
@@ -129,7 +129,7 @@ def test_supervised_loss_leaves_unlabelled_units_out(case):
         assert not loss[without].any()
         assert not logits.grad[without].any()
         assert loss[~without].all()
-    assert case.task.quality(case.answers(), case.labels).tolist() == pytest.approx(case.right, abs=1e-5)
+    assert case.task.quality(case.outputs(), case.labels).tolist() == pytest.approx(case.right, abs=1e-5)
 
 
 @case
@@ -142,7 +142,7 @@ def test_evaluation_does_not_depend_on_batches(case):
         evaluator = case.task.evaluator(["a", "b"], 3)
         for start in range(0, 4, size):
             part = slice(start, start + size)
-            evaluator.add(case.task.evaluation_facts(case.answers(part), labels[part], rows[part]))
+            evaluator.add(case.task.evaluation_facts(case.outputs(part), labels[part], rows[part]))
         results.append((evaluator.compute(), evaluator.by_class()))
     for result, by_class in results:
         assert by_class == results[0][1]

@@ -15,7 +15,7 @@ def output(teacher, a, b, supervised=(1.0, 2.0), transfer=(0.5, 0.25)):
     logits = {name: 5 * torch.eye(3)[torch.tensor(classes)] for name, classes in (("a", a), ("b", b))}
     return CohortOutput(
         loss=torch.tensor(1.0),
-        answers=logits,
+        outputs=logits,
         teacher=None if teacher is None else torch.tensor(teacher),
         supervised=torch.tensor(supervised, requires_grad=True),
         transfer=None if transfer is None else torch.tensor(transfer),
@@ -60,7 +60,7 @@ def test_control_has_neither_teacher_nor_transfer(record):
 def test_broken_peer_is_reported(record):
     """A peer that stops being finite must not do so silently, nor blur the others' figures."""
     broken = output([1, 1], [0, 1], [0, 1], (float("nan"), 2.0), (0.0, 0.0))
-    broken.answers["a"][1, 0] = float("nan")
+    broken.outputs["a"][1, 0] = float("nan")
     record.add(broken, torch.tensor([0, 1]), torch.tensor([0, 1]))
     logs = record.drain(lambda sums: sums, steps=1)
     assert logs["a/not_finite"] == 1

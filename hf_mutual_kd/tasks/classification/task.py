@@ -50,7 +50,7 @@ class Classification(ClassUnits, Task):
     def check_labels(self, rows: Any, name: str, classes: int) -> None:
         check_classes(rows, name, classes)
 
-    def answer(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Tensor:
+    def outputs(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Tensor:
         outputs = model(**inputs)
         logits = outputs.logits if hasattr(outputs, "logits") else outputs
         return columns.select(logits)
@@ -63,7 +63,7 @@ class Classification(ClassUnits, Task):
         labels: Tensor,
         label_smoothing: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
-        logits = self.answer(model, inputs, columns)
+        logits = self.outputs(model, inputs, columns)
         return logits, F.cross_entropy(
             logits.float(),
             labels.clamp_min(NO_LABEL),
@@ -72,26 +72,26 @@ class Classification(ClassUnits, Task):
             label_smoothing=label_smoothing,
         )
 
-    def no_labels(self, belief: Tensor) -> Tensor:
-        return torch.full((len(belief),), NO_LABEL, device=belief.device)
+    def no_labels(self, logits: Tensor) -> Tensor:
+        return torch.full((len(logits),), NO_LABEL, device=logits.device)
 
-    def kept_scores(self, beliefs: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+    def kept_scores(self, logits: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
         # One by one: a peer's scores must be the same whichever others are scored with it.
-        confidence = torch.cat([self.scores("confidence", [belief], None) for belief in beliefs])
-        chosen = torch.stack([belief.argmax(1) for belief in beliefs])
+        confidence = torch.cat([self.scores("confidence", [one], None) for one in logits])
+        chosen = torch.stack([one.argmax(1) for one in logits])
         return {
-            "margin": torch.cat([self.scores("margin", [belief], labels) for belief in beliefs]),
+            "margin": torch.cat([self.scores("margin", [one], labels) for one in logits]),
             "confidence": confidence,
             "prediction": chosen.masked_fill(~confidence.isfinite(), -1).int(),
         }
 
-    def quality(self, answers: Sequence[Tensor], labels: Tensor) -> Tensor:
-        return torch.stack([(peer.argmax(1) == labels).sum() for peer in answers])
+    def quality(self, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+        return torch.stack([(peer.argmax(1) == labels).sum() for peer in outputs])
 
-    def evaluation_facts(self, answers: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
-        stacked = torch.stack([peer.float() for peer in answers])
+    def evaluation_facts(self, outputs: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
+        stacked = torch.stack([peer.float() for peer in outputs])
         log_probs = stacked.log_softmax(-1)
-        truth = labels.clamp_min(0).expand(len(answers), -1).unsqueeze(-1)
+        truth = labels.clamp_min(0).expand(len(outputs), -1).unsqueeze(-1)
         loss = -log_probs.gather(-1, truth).squeeze(-1)
         # A broken peer is wrong everywhere, and so is an ensemble of nothing else.
         broken = loss.isnan()

@@ -111,40 +111,40 @@ def read_examples(before: Any, after: Any, rows: Sequence[Mapping[str, Any]]) ->
 
 @torch.no_grad()
 def answers_of(cohort: Any, batch: Mapping[str, Any]) -> list[Any]:
-    """Each peer's [`DenseAnswer`] to a batch."""
-    return list(cohort.eval()(peer_inputs=batch["peer_inputs"]).answers.values())
+    """Each peer's [`DenseOutput`] to a batch."""
+    return list(cohort.eval()(peer_inputs=batch["peer_inputs"]).outputs.values())
 
 
-def maps_of(answers: Sequence[Any], truth: Tensor) -> np.ndarray:
+def maps_of(outputs: Sequence[Any], truth: Tensor) -> np.ndarray:
     """`[N, H, W]`: the class that each of N peers sees at every pixel of the one image, at the size of its truth."""
-    return np.stack([answer.semantic_maps([tuple(truth.shape)])[0].numpy() for answer in answers])
+    return np.stack([output.semantic_maps([tuple(truth.shape)])[0].numpy() for output in outputs])
 
 
 @torch.no_grad()
-def who_can_teach(answers: Sequence[Any], truth: Tensor) -> Tensor:
+def who_can_teach(outputs: Sequence[Any], truth: Tensor) -> Tensor:
     """
     The peer that gives the truth the highest probability, pixel by pixel.
 
     Args:
-        answers (N answers to a batch of one image): with `outputs`, `kind`, `padded` and `valid` as
+        outputs (N outputs to a batch of one image): with `outputs`, `kind`, `padded` and `valid` as
             [`dense_log_probs`] takes them.
         truth (`torch.Tensor` `[H, W]`): class ids, below 0 where a pixel does not count.
 
     Returns:
         `torch.Tensor` `[H, W]`, int64: a peer's index; `NOBODY` at a tie and where no truth counts.
     """
-    rows = [_teachers_of_rows(answers, truth, chunk) for chunk in _chunks(len(truth))]
+    rows = [_teachers_of_rows(outputs, truth, chunk) for chunk in _chunks(len(truth))]
     return torch.cat(rows).masked_fill(truth < 0, NOBODY)
 
 
-def _teachers_of_rows(answers: Sequence[Any], truth: Tensor, rows: tuple[int, int]) -> Tensor:
+def _teachers_of_rows(outputs: Sequence[Any], truth: Tensor, rows: tuple[int, int]) -> Tensor:
     wanted = truth[rows[0] : rows[1]].clamp_min(0)[None, None]
     size = (truth.shape[0], truth.shape[1])
     scores = [
         dense_log_probs(
-            answer.outputs, size, kind=answer.kind, padded=answer.padded, valid=answer.valid, rows=rows
+            output.outputs, size, kind=output.kind, padded=output.padded, valid=output.valid, rows=rows
         ).gather(1, wanted)[0, 0]
-        for answer in answers
+        for output in outputs
     ]
     return assign_roles(torch.stack(scores))
 

@@ -24,7 +24,7 @@ AUXILIARY_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
-class DenseAnswer:
+class DenseOutput:
     """What a peer says of every pixel.
 
     Args:
@@ -60,10 +60,10 @@ def aligned(model: nn.Module, outputs: Any, columns: ClassColumns) -> dict[str, 
     return {"logits": columns.select(logits_of(outputs))}
 
 
-def as_answer(model: nn.Module, outputs: dict[str, Tensor], padded: tuple[int, int], valid: Tensor) -> DenseAnswer:
-    """An answer of which only images smaller than the batch say their sizes."""
+def as_output(model: nn.Module, outputs: dict[str, Tensor], padded: tuple[int, int], valid: Tensor) -> DenseOutput:
+    """Outputs of which only images smaller than the batch say their sizes."""
     whole = bool((valid == valid.new_tensor(padded)).all())
-    return DenseAnswer(outputs, head_of(model), padded, None if whole else valid)
+    return DenseOutput(outputs, head_of(model), padded, None if whole else valid)
 
 
 def logits_of(outputs: Any) -> Tensor:

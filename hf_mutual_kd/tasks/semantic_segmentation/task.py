@@ -36,7 +36,7 @@ from .evaluator import SegmentationEvaluator
 from .export import SegmentationExport
 from .figures import examples_figure, read_examples
 from .grids import SCORES, Resampler, cell_classes, image_scores, resampled_chunks
-from .head_losses import DenseAnswer, aligned, as_answer, has_labels, own_labels, pixel_loss, query_loss
+from .head_losses import DenseOutput, aligned, as_output, has_labels, own_labels, pixel_loss, query_loss
 from .heads import head_of
 from .labels import fill, image_sizes, labels_for_peer, own_parts
 from .outputs import semantic_map
@@ -159,11 +159,11 @@ class SemanticSegmentation(Task):
 
     # One peer
 
-    def answer(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> DenseAnswer:
+    def outputs(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> DenseOutput:
         def call(part: dict[str, Tensor]) -> dict[str, Tensor]:
             return aligned(model, model(**part), columns)
 
-        return as_answer(model, *run_alone(call, inputs))
+        return as_output(model, *run_alone(call, inputs))
 
     def supervised(
         self,
@@ -172,7 +172,7 @@ class SemanticSegmentation(Task):
         columns: ClassColumns,
         labels: Tensor,
         label_smoothing: float = 0.0,
-    ) -> tuple[DenseAnswer, Tensor]:
+    ) -> tuple[DenseOutput, Tensor]:
         """The head's own loss, which is a mean over a batch: every sample with a label bears an equal part of it."""
         truth = own_labels(labels_for_peer(labels, inputs["valid_sizes"], pixels_of(inputs)), columns)
         own_loss = query_loss if head_of(model) == "query" else pixel_loss
@@ -185,24 +185,24 @@ class SemanticSegmentation(Task):
 
         outputs, padded, valid = run_alone(call, {**inputs, "truth": truth})
         loss = outputs.pop("loss")
-        return as_answer(model, outputs, padded, valid), loss
+        return as_output(model, outputs, padded, valid), loss
 
-    def belief(self, answer: DenseAnswer) -> Tensor:
-        return answer.log_probs
+    def logits(self, outputs: DenseOutput) -> Tensor:
+        return outputs.log_probs
 
     # All peers
 
-    def no_labels(self, belief: Tensor) -> Tensor:
-        return torch.full((len(belief), *belief.shape[2:]), UNLABELLED, device=belief.device)
+    def no_labels(self, logits: Tensor) -> Tensor:
+        return torch.full((len(logits), *logits.shape[2:]), UNLABELLED, device=logits.device)
 
     def labelled(self, labels: Tensor) -> Tensor:
         return ((labels >= 0) & (labels != IGNORE)).flatten(1).any(1)
 
-    def scores(self, kind: str, beliefs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+    def scores(self, kind: str, logits: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         if labels is None or kind != self.default_score:
             raise ConfigError(f"maps are ranked by role_score 'loss', which needs labels; got {kind!r}")
         truth = scored_labels(labels)
-        return SCORES[self.granularity](list(beliefs), truth, IGNORE, size=self._grid(beliefs, truth)).float()
+        return SCORES[self.granularity](list(logits), truth, IGNORE, size=self._grid(logits, truth)).float()
 
     def run_over(self, pull: Pull, logits: Sequence[Tensor], teacher: Tensor, labels: Tensor) -> Tensor:
         taught, said = regions(labels), pull.said
@@ -220,38 +220,38 @@ class SemanticSegmentation(Task):
         by_label = self.grid == "label" and len(image_sizes(batch["labels"]).unique(dim=0)) > 1
         return one_by_one(batch) if by_label or is_padded(batch["peer_inputs"]) else [batch]
 
-    def kept_scores(self, beliefs: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+    def kept_scores(self, logits: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
         scores = torch.cat(
             [
                 image_scores(alone, scored_labels(own), IGNORE, size=self._grid(alone, own))
-                for alone, own in each_alone(beliefs, labels)
+                for alone, own in each_alone(logits, labels)
             ],
             dim=1,
         )
         return {"score": scores.float().masked_fill(~self.labelled(labels), float("nan"))}
 
-    def spoken(self, beliefs: Sequence[Tensor], labels: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
+    def log_probs(self, logits: Sequence[Tensor], labels: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
         images = []
-        for alone, own in each_alone(beliefs, labels):
+        for alone, own in each_alone(logits, labels):
             size, counted = self._grid(alone, own), regions(own)
             met = [Resampler((one.shape[2], one.shape[3]), size, counted, IGNORE)(one) for one in alone]
             images.append([one.log_softmax(1) for one in met])
         peers = [torch.cat(images_of_one) for images_of_one in zip(*images, strict=True)]
         return peers, tuple(peers[0].shape[1:])
 
-    def units(self, beliefs: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
+    def units(self, logits: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
         truth = scored_labels(labels)
-        return resampled_chunks(list(beliefs), truth, IGNORE, self._grid(beliefs, truth))
+        return resampled_chunks(list(logits), truth, IGNORE, self._grid(logits, truth))
 
-    def _grid(self, beliefs: Sequence[Tensor], labels: Tensor) -> tuple[int, int]:
-        return coarsest_grid(beliefs) if self.grid == "coarsest" else (labels.shape[1], labels.shape[2])
+    def _grid(self, logits: Sequence[Tensor], labels: Tensor) -> tuple[int, int]:
+        return coarsest_grid(logits) if self.grid == "coarsest" else (labels.shape[1], labels.shape[2])
 
-    def quality(self, answers: Sequence[DenseAnswer], labels: Tensor) -> Tensor:
+    def quality(self, outputs: Sequence[DenseOutput], labels: Tensor) -> Tensor:
         """Share of right pixels of every image, at each peer's own grid."""
         truth = scored_labels(labels)
         shares = []
-        for answer in answers:
-            guess = answer.log_probs.argmax(1)
+        for output in outputs:
+            guess = output.log_probs.argmax(1)
             wanted = cell_classes(truth, (guess.shape[1], guess.shape[2]), IGNORE)
             valid = wanted >= 0
             right = (guess == wanted).flatten(1).sum(1)
@@ -261,15 +261,15 @@ class SemanticSegmentation(Task):
     # Evaluation
 
     def evaluation_facts(
-        self, answers: Sequence[DenseAnswer], labels: Tensor, sample_ids: Tensor
+        self, outputs: Sequence[DenseOutput], labels: Tensor, sample_ids: Tensor
     ) -> dict[str, Tensor]:
         readable = (labels != UNREADABLE).flatten(1).all(1)
-        beliefs = [answer.log_probs for answer in answers]
-        sizes, grid = image_sizes(labels), coarsest_grid(beliefs)
+        logits = [output.log_probs for output in outputs]
+        sizes, grid = image_sizes(labels), coarsest_grid(logits)
         # One by one: labels at the batch's size would depend on the other images of it.
-        alone = [(said, scored_labels(own)) for said, own in each_alone(beliefs, labels)]
+        alone = [(said, scored_labels(own)) for said, own in each_alone(logits, labels)]
         scores = torch.cat([image_scores(said, truth, IGNORE, size=grid) for said, truth in alone], dim=1).float()
-        classes, maps = beliefs[0].shape[1], self._maps(answers, beliefs, sizes)
+        classes, maps = logits[0].shape[1], self._maps(outputs, logits, sizes)
         counted = [confusions(truth, list(seen), classes) for truth, *seen in zip(labels, *maps, strict=True)]
         facts = {key: torch.stack([one[key] for one in counted]) for key in counted[0]}
         return facts | {
@@ -283,12 +283,12 @@ class SemanticSegmentation(Task):
             "teacher": assign_roles(scores),
         }
 
-    def _maps(self, answers: Sequence[DenseAnswer], beliefs: Sequence[Tensor], sizes: Tensor) -> list[list[Tensor]]:
+    def _maps(self, outputs: Sequence[DenseOutput], logits: Sequence[Tensor], sizes: Tensor) -> list[list[Tensor]]:
         """Every peer's label maps at the images' own sizes, and last those of the peers' mean."""
-        grid = coarsest_grid(beliefs)
-        met = [F.interpolate(belief, size=grid, mode="area").log_softmax(1) for belief in beliefs]
+        grid = coarsest_grid(logits)
+        met = [F.interpolate(one, size=grid, mode="area").log_softmax(1) for one in logits]
         ensemble = semantic_map(mean_log_probs(met), target_sizes=sizes)
-        return [*(answer.semantic_maps(sizes) for answer in answers), ensemble]
+        return [*(output.semantic_maps(sizes) for output in outputs), ensemble]
 
     def evaluator(
         self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None
@@ -327,7 +327,7 @@ def regions(labels: Tensor) -> Tensor:
     return whole.masked_fill(whole == UNLABELLED, 0)
 
 
-def each_alone(beliefs: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
+def each_alone(logits: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
     """Image after image: the peers' maps, N of `[1, C, h, w]`, and its own part of the labels, `[1, H, W]`."""
     for row, own in enumerate(own_parts(labels)):
-        yield [belief[row, None] for belief in beliefs], own
+        yield [one[row, None] for one in logits], own

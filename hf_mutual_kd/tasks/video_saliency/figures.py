@@ -68,8 +68,8 @@ def read_examples(before: Any, after: Any, rows: Sequence[Mapping[str, Any]]) ->
 @torch.no_grad()
 def densities(cohort: Any, batch: Mapping[str, Any], size: Sequence[int]) -> np.ndarray:
     """Each peer's density `[N, H, W]` for a batch of one clip."""
-    answers = cohort.eval()(peer_inputs=batch["peer_inputs"]).answers.values()
-    return np.stack([resample_log_density(answer, size)[0].exp().numpy() for answer in answers])
+    outputs = cohort.eval()(peer_inputs=batch["peer_inputs"]).outputs.values()
+    return np.stack([resample_log_density(output, size)[0].exp().numpy() for output in outputs])
 
 
 def examples_figure(examples: Sequence[Example], peers: Sequence[str]) -> bytes:

@@ -177,7 +177,7 @@ class VideoSaliency(Task):
 
     # One peer
 
-    def answer(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Tensor:
+    def outputs(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Tensor:
         return log_maps(columns.peer, model, model(**inputs))
 
     def supervised(
@@ -188,13 +188,13 @@ class VideoSaliency(Task):
         labels: Tensor,
         label_smoothing: float,
     ) -> tuple[Tensor, Tensor]:
-        logits = self.answer(model, inputs, columns)
+        logits = self.outputs(model, inputs, columns)
         return logits, clip_losses(logits, labels, getattr(getattr(model, "config", None), "loss_weights", None))
 
     # All peers
 
-    def no_labels(self, belief: Tensor) -> Tensor:
-        return torch.zeros(len(belief), 2, *belief.shape[1:], device=belief.device)
+    def no_labels(self, logits: Tensor) -> Tensor:
+        return torch.zeros(len(logits), 2, *logits.shape[1:], device=logits.device)
 
     def labelled(self, labels: Tensor) -> Tensor:
         return has_density(labels)
@@ -203,11 +203,11 @@ class VideoSaliency(Task):
         # A blank truth is one: it ranks nobody, so nobody teaches, neither the mean.
         return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
 
-    def scores(self, kind: str, beliefs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+    def scores(self, kind: str, logits: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         if labels is None or kind != self.default_score:
             raise ConfigError(f"densities are ranked by role_score 'loss', which needs labels; got {kind!r}")
         truths = [truth[DENSITY] for truth in split_truths(labels)]
-        return torch.stack([score(belief, truths) for belief in beliefs]).float()
+        return torch.stack([score(one, truths) for one in logits]).float()
 
     def run_over(self, pull: Pull, logits: Sequence[Tensor], teacher: Tensor, labels: Tensor) -> Tensor:
         size, said = coarsest_grid(logits), None
@@ -217,26 +217,26 @@ class VideoSaliency(Task):
             said = [on_grid(one, size) for one in pull.said]
         return pull.per_unit([on_grid(one, size) for one in logits], said, teacher, None)
 
-    def spoken(self, beliefs: Sequence[Tensor], labels: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
-        size = coarsest_grid(beliefs)
-        return [on_grid(belief, size) for belief in beliefs], size
+    def log_probs(self, logits: Sequence[Tensor], labels: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
+        size = coarsest_grid(logits)
+        return [on_grid(one, size) for one in logits], size
 
-    def quality(self, answers: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def quality(self, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
         """CC of every clip, at each peer's own grid."""
-        return torch.stack([-clip_losses(answer, labels, {"kld": 0.0}).sum() for answer in answers])
+        return torch.stack([-clip_losses(output, labels, {"kld": 0.0}).sum() for output in outputs])
 
     # Evaluation
 
-    def evaluation_facts(self, answers: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
+    def evaluation_facts(self, outputs: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
         readable = is_readable(labels)
         labels = labels.masked_fill(~readable[:, None, None, None], 0.0)
         truths, looked_at = split_truths(labels), has_density(labels)
-        scores = self.scores(self.default_score, answers, labels)
-        size = coarsest_grid(answers)
-        ensemble = mean_log_probs([on_grid(answer, size) for answer in answers]).unflatten(1, size)
-        beliefs = [*answers, ensemble]
-        measured = [self._measure([belief[place] for belief in beliefs], truth) for place, truth in enumerate(truths)]
-        coarse = [on_grid(belief, CONSISTENCY_GRID).exp().float() for belief in answers]
+        scores = self.scores(self.default_score, outputs, labels)
+        size = coarsest_grid(outputs)
+        ensemble = mean_log_probs([on_grid(output, size) for output in outputs]).unflatten(1, size)
+        logits = [*outputs, ensemble]
+        measured = [self._measure([one[place] for one in logits], truth) for place, truth in enumerate(truths)]
+        coarse = [on_grid(one, CONSISTENCY_GRID).exp().float() for one in outputs]
         known = [truth[DENSITY].clamp_min(FLOOR).log()[None] for truth in truths]
         coarse.append(torch.cat([on_grid(truth, CONSISTENCY_GRID).exp() for truth in known]))
         return {
@@ -250,11 +250,11 @@ class VideoSaliency(Task):
             "teacher": assign_roles(scores),
         }
 
-    def _measure(self, beliefs: Sequence[Tensor], truth: Tensor) -> list[list[float]]:
-        """`MEASURED` of every belief `[h, w]`, and last of the centre prior, against one truth `[2, H, W]`."""
+    def _measure(self, logits: Sequence[Tensor], truth: Tensor) -> list[list[float]]:
+        """`MEASURED` of every map `[h, w]`, and last of the centre prior, against one truth `[2, H, W]`."""
         density, fixations = truth[DENSITY].cpu().numpy(), truth[FIXATIONS].cpu().numpy()
         size = (density.shape[0], density.shape[1])
-        maps = [resample_log_density(belief, size).exp().cpu().numpy() for belief in beliefs]
+        maps = [resample_log_density(one, size).exp().cpu().numpy() for one in logits]
         pool = None
         if self.reference is not None:
             maps.append(self.reference.prior_at(size))

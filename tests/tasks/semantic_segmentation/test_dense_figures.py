@@ -26,12 +26,12 @@ from hf_mutual_kd.tasks.semantic_segmentation.figures import (
     read_examples,
     who_can_teach,
 )
-from hf_mutual_kd.tasks.semantic_segmentation.task import DenseAnswer
+from hf_mutual_kd.tasks.semantic_segmentation.task import DenseOutput
 
 
 def answer(logits):
     """What a per-pixel head says of one image."""
-    return DenseAnswer({"logits": logits}, "pixel", tuple(logits.shape[2:]), None)
+    return DenseOutput({"logits": logits}, "pixel", tuple(logits.shape[2:]), None)
 
 
 def example(classes=3, height=8, width=10, peers=2, seed=0):

@@ -11,7 +11,7 @@ from hf_mutual_kd.reports.pictures import read_map
 from hf_mutual_kd.reports.samples import BINS
 from hf_mutual_kd.tasks.registry import SemanticSegmentation
 from hf_mutual_kd.tasks.semantic_segmentation.evaluation_facts import LATTICE, cell_reliability, on_lattice
-from hf_mutual_kd.tasks.semantic_segmentation.head_losses import DenseAnswer
+from hf_mutual_kd.tasks.semantic_segmentation.head_losses import DenseOutput
 
 SIDE = LATTICE
 
@@ -20,7 +20,7 @@ def said(maps, sure=0.8):
     """Answers of peers that say these classes `[N, B, H, W]`, always as sure, of three classes."""
     rest = (1 - sure) / 2
     chances = F.one_hot(maps, 3).permute(0, 1, 4, 2, 3).float() * (sure - rest) + rest
-    return [DenseAnswer({"logits": one.log()}, "pixel", (SIDE, SIDE), None) for one in chances]
+    return [DenseOutput({"logits": one.log()}, "pixel", (SIDE, SIDE), None) for one in chances]
 
 
 def maps_of(*rows):

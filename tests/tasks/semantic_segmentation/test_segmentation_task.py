@@ -17,7 +17,7 @@ from hf_mutual_kd.errors import ConfigError, LabelError, PeerError
 from hf_mutual_kd.peers.loading import LoadedPeer
 from hf_mutual_kd.peers.spec import PeerSpec
 from hf_mutual_kd.tasks.registry import SemanticSegmentation
-from hf_mutual_kd.tasks.semantic_segmentation.head_losses import DenseAnswer
+from hf_mutual_kd.tasks.semantic_segmentation.head_losses import DenseOutput
 from hf_mutual_kd.tasks.semantic_segmentation.labels import labels_for_peer, query_targets
 
 LOSSES = ("loss_cross_entropy", "loss_mask", "loss_dice")
@@ -97,7 +97,7 @@ def test_ignored_image_leaves_the_others_untouched(name):
     for key, gradient in gradients(model).items():
         if gradient is not None:
             torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-6)
-    whole = SemanticSegmentation().answer(model, batch_of(name), NO_COLUMNS)
+    whole = SemanticSegmentation().outputs(model, batch_of(name), NO_COLUMNS)
     torch.testing.assert_close(answer.log_probs, whole.log_probs, rtol=1e-4, atol=1e-5)
 
 
@@ -126,7 +126,7 @@ def test_peers_of_two_families_teach_each_other():
     labels = labels_like()
     output = cohort(inputs, labels=labels)
     assert output.teacher.shape == (2,)
-    beliefs = [output.answers[name].log_probs for name in cohort.names]
+    beliefs = [output.outputs[name].log_probs for name in cohort.names]
     scores = cohort.task.scores("loss", beliefs, labels)
     assert output.teacher.tolist() == scores.argmax(0).tolist()
     teacher = int(output.teacher[0])
@@ -200,10 +200,10 @@ def test_images_of_several_sizes_are_scored_as_alone():
     labels = labels_like()
     labels[1, 32:] = OUTSIDE
     labels[1, :, 48:] = OUTSIDE
-    answers = [task.answer(peer, batch_of("segformer"), NO_COLUMNS) for peer in (model, other)]
+    answers = [task.outputs(peer, batch_of("segformer"), NO_COLUMNS) for peer in (model, other)]
     together = task.evaluation_facts(answers, labels, torch.arange(2))
     one = {key: value[1:] for key, value in batch_of("segformer").items()}
-    answers = [task.answer(peer, one, NO_COLUMNS) for peer in (model, other)]
+    answers = [task.outputs(peer, one, NO_COLUMNS) for peer in (model, other)]
     alone = task.evaluation_facts(answers, labels[1:, :32, :48], torch.arange(1))
     for key in ("confusion", "agreeing", "any_right", "loss", "teacher", "pixels"):
         torch.testing.assert_close(together[key][1:], alone[key], msg=key)
@@ -225,8 +225,8 @@ def test_loss_of_an_image_does_not_depend_on_its_batch():
     labels = torch.randint(0, 5, (2, 90, 90), generator=torch.Generator().manual_seed(2))
     labels[1, 37:], labels[1, :, 51:] = OUTSIDE, OUTSIDE
     logits = torch.randn(2, 2, 5, 16, 16, generator=torch.Generator().manual_seed(3))
-    answers = [DenseAnswer({"logits": one}, "pixel", (SIZE, SIZE), None) for one in logits]
-    alone = [DenseAnswer({"logits": one[1:]}, "pixel", (SIZE, SIZE), None) for one in logits]
+    answers = [DenseOutput({"logits": one}, "pixel", (SIZE, SIZE), None) for one in logits]
+    alone = [DenseOutput({"logits": one[1:]}, "pixel", (SIZE, SIZE), None) for one in logits]
     found = task.evaluation_facts(answers, labels, torch.arange(2))["loss"][1:]
     torch.testing.assert_close(found, task.evaluation_facts(alone, labels[1:, :37, :51], torch.arange(1))["loss"])
 
@@ -247,7 +247,7 @@ def test_evaluation_counts_what_confusion_matrices_say():
             for start in range(0, 4, size):
                 part = slice(start, start + size)
                 inputs = {"pixel_values": images[part], "valid_sizes": sizes[part]}
-                answers = [task.answer(model, inputs, NO_COLUMNS) for model in models]
+                answers = [task.outputs(model, inputs, NO_COLUMNS) for model in models]
                 evaluator.add(task.evaluation_facts(answers, labels[part], torch.arange(4)[part]))
             results.append((evaluator.compute(), evaluator.by_class()))
         logits = models[0](pixel_values=images[:3]).logits

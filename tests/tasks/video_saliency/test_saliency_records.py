@@ -19,7 +19,7 @@ def test_frames_and_videos_are_those_of_the_means():
     batches = [ClipCollator(cohort.processors)([rows[place] for place in part]) for part in ([8, 7, 6, 3], [0, 1, 2])]
     for batch in batches:
         with torch.no_grad():
-            answers = list(cohort.eval()(peer_inputs=batch["peer_inputs"]).answers.values())
+            answers = list(cohort.eval()(peer_inputs=batch["peer_inputs"]).outputs.values())
         evaluator.add(task.evaluation_facts(answers, batch["labels"], batch["sample_ids"]))
     found, means = evaluator.records(), evaluator.compute()
     ids = rows.sample_ids()

@@ -120,7 +120,7 @@ def test_frames_that_cannot_be_read(tmp_path):
     assert (kept["labels"][2:, 0, 0, 0] == UNREADABLE).all()
     task = VideoSaliency()
     with torch.no_grad():
-        answers = list(cohort(peer_inputs=kept["peer_inputs"]).answers.values())
+        answers = list(cohort(peer_inputs=kept["peer_inputs"]).outputs.values())
     facts = task.evaluation_facts(answers, kept["labels"], kept["sample_ids"])
     evaluator = task.evaluator(cohort.names, 0)
     evaluator.add(facts)
@@ -215,7 +215,7 @@ def test_two_encoders_teach_each_other():
     cohort.train()
     batch = batch_of(cohort, gaze_videos(2, "a"))
     output = cohort(batch["peer_inputs"], labels=batch["labels"])
-    beliefs = list(output.answers.values())
+    beliefs = list(output.outputs.values())
     expected = cohort.task.scores("loss", beliefs, batch["labels"]).argmax(0)
     assert output.teacher.tolist() == expected.tolist()
     assert output.transfer.shape == (2,)
@@ -277,7 +277,7 @@ def test_modules_of_the_users_own_are_peers(extra):
     with torch.no_grad():
         said = foreign(**batch["peer_inputs"]["own"]).reshape(2, H // 4, W // 4)
     expected = said / said.sum((1, 2), keepdim=True)
-    torch.testing.assert_close(log_density(output.answers["own"]).exp(), expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(log_density(output.outputs["own"]).exp(), expected, atol=1e-6, rtol=1e-4)
     output.loss.backward()
     assert foreign.net.weight.grad.any()
 
@@ -320,7 +320,7 @@ def evaluated(task, cohort, videos, size, every=2):
     for start in range(0, len(rows), size):
         batch = collator([rows[place] for place in range(start, min(start + size, len(rows)))])
         with torch.no_grad():
-            answers = list(cohort.eval()(peer_inputs=batch["peer_inputs"]).answers.values())
+            answers = list(cohort.eval()(peer_inputs=batch["peer_inputs"]).outputs.values())
         evaluator.add(task.evaluation_facts(answers, batch["labels"], batch["sample_ids"]))
     return evaluator.compute()
 
