@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import PeerError
+from .channels import in_grey, sees_grey
 
 
 class PeerInputs(dict):
@@ -67,6 +68,8 @@ class PeerProcessors:
 
     def run(self, processor: Any, images: Sequence[Any]) -> dict[str, Tensor]:
         """What one processor makes of the images."""
+        if sees_grey(processor):
+            images = [in_grey(image) for image in images]
         return dict(processor(images) if is_plain(processor) else processor(images=images, return_tensors="pt"))
 
 

@@ -13,6 +13,7 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ..config.values import nearest
 from ..errors import ConfigError, PeerError
@@ -75,6 +76,11 @@ def add_adapter(
     if getattr(config, "target_modules", ()) is None:
         config.target_modules = default_targets(name, base, head)
     check_targets(name, base, getattr(config, "target_modules", None))
+    if getattr(getattr(base, "config", None), "tf_padding", False):
+        raise PeerError(
+            f"peer {name!r}: an adapter hides the stride of a convolution, which {type(base).__name__} reads for its "
+            "tf_padding; train the peer without peft"
+        )
     weights = [*base.parameters(), *base.buffers()]
     before = [(tensor._version, tensor.data_ptr()) for tensor in weights]
     with torch.random.fork_rng():
@@ -98,14 +104,15 @@ def add_adapter(
 
 def default_targets(name: str, model: nn.Module, head: Collection[str]) -> list[str]:
     """Names of the layers to adapt, as short as they are unique: linear ones, else convolutions without groups."""
-    kinds: dict[type, list[str]] = {nn.Linear: [], nn.Conv2d: []}
+    # transformers' Conv1D is a linear layer with its weight transposed.
+    kinds: dict[Any, list[str]] = {(nn.Linear, Conv1D): [], nn.Conv2d: []}
     inside_attention = [key for key, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     for key, module in model.named_modules():
         of_head = any(key == part or key.startswith(f"{part}.") for part in (*head, *inside_attention))
         kind = next((kind for kind in kinds if isinstance(module, kind)), None)
         if kind is not None and not of_head and getattr(module, "groups", 1) == 1:
             kinds[kind].append(key)
-    chosen = kinds[nn.Linear] or kinds[nn.Conv2d]
+    chosen = next((keys for keys in kinds.values() if keys), [])
     if not chosen:
         raise PeerError(f"peer {name!r}: {type(model).__name__} has no layers that lora adapts; give target_modules")
     short = {key.rpartition(".")[2] for key in chosen}

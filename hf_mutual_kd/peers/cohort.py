@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ from ..distillation.objective import LABELS_ALONE, Objective, Starts, TeacherRul
 from ..errors import ConfigError, LabelError, PeerError
 from ..tasks.registry import Task, make_task
 from .adapters import is_adapter, start_of
+from .batch_norms import batch_norms, rest_on_single_values, resting_batch_norms
 from .loading import LoadedPeer, load_peer, save_peer
 from .sharding import without_zero3_init
 from .spec import PeerSpec, check_peer_names
-
-BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 @dataclass
@@ -113,6 +112,7 @@ class Cohort(nn.Module):
                 self.peers[name].requires_grad_(not spec.frozen)
             if spec.gradient_checkpointing:
                 self._model(name).gradient_checkpointing_enable()
+            rest_on_single_values(self.peers[name])
 
     @classmethod
     def from_pretrained(
@@ -347,22 +347,3 @@ class Cohort(nn.Module):
         prefix = f"peers.{name}."
         weights = {k.removeprefix(prefix): v for k, v in (state_dict or {}).items() if k.startswith(prefix)}
         save_peer(self.peers[name], self.processors[name], folder, weights or None)
-
-
-def batch_norms(model: nn.Module) -> list[nn.Module]:
-    """All batch-norm layers of a model."""
-    return [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
-
-
-@contextlib.contextmanager
-def resting_batch_norms(model: nn.Module) -> Iterator[None]:
-    """Keep running statistics as they are while activations are recomputed: the first pass has updated them."""
-    layers: list[Any] = [layer for layer in batch_norms(model) if layer.track_running_stats]
-    kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
-    for layer in layers:
-        layer.momentum, layer.num_batches_tracked = 0.0, layer.num_batches_tracked.clone()
-    try:
-        yield
-    finally:
-        for layer, (momentum, tracked) in zip(layers, kept, strict=True):
-            layer.momentum, layer.num_batches_tracked = momentum, tracked

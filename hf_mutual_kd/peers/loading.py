@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +19,14 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..config.hub_ids import COMMIT
+from ..data.channels import grey_processor
 from ..errors import PeerError
 from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS
 from ..tasks.base import Task
 from ..tasks.new_heads import drawn_weights, is_headless
 from .adapter_settings import read_setting
 from .adapters import add_adapter, is_adapter, load_adapter, save_adapter, saved_config
-from .config_files import read_config
+from .config_files import input_channels, read_config
 from .head_layers import check_drawn, head_layers, head_weights, renew_head
 from .loading_errors import peer_errors
 from .python_source import is_python_source, make_module
@@ -134,6 +136,7 @@ def load_checkpoint(name: str, spec: PeerSpec, task: Task, labels: HeadLabels, t
         spec = pinned(spec)
         config = read_config(name, spec, trust_remote_code)
         check_weight_files(spec.source, spec.revision, config)
+        task.check_config(name, config)
         wanted = labels.wanted(name, config, task)
         if wanted is None or not task.takes_encoder(config):
             check_task(name, config, task)
@@ -147,7 +150,7 @@ def load_checkpoint(name: str, spec: PeerSpec, task: Task, labels: HeadLabels, t
             logger.warning_once(
                 f"peer {name!r}: {spec.source} gets a new head, whose answers are chance until it learns"
             )
-        processor = load_processor(name, spec, task, code)
+        processor = fitting(name, config, load_processor(name, spec, task, code))
     task.check_peer(name, model)
     check_finite(name, model)
     return LoadedPeer(model, processor, spec, wanted is not None)
@@ -285,6 +288,18 @@ def load_processor(name: str, spec: PeerSpec, task: Task, code: dict) -> Any:
         ) from error
 
 
+def fitting(name: str, config: Any, processor: Any) -> Any:
+    """The processor, of grey images for a model of one channel.
+
+    Raises:
+        [`PeerError`]: the model takes images of another number of channels than one or three.
+    """
+    channels = input_channels(config)
+    if channels not in (1, 3) and hasattr(processor, "save_pretrained"):
+        raise PeerError(f"peer {name!r} takes images of {channels} channels; data sets give colour or grey, 3 or 1")
+    return grey_processor(processor) if channels == 1 and hasattr(processor, "save_pretrained") else processor
+
+
 def check_finite(name: str, model: nn.Module) -> None:
     """Refuse weights that hold NaN or infinity."""
     for key, value in model.state_dict().items():
@@ -343,7 +358,12 @@ def load_weights(name: str, model: nn.Module, folder: Path) -> None:
         check_weight_files(str(folder), config=model.config)
     with without_bars(), without_zero3_init():
         saved, report = type(model).from_pretrained(
-            folder, dtype=model.dtype, output_loading_info=True, use_safetensors=True, local_files_only=True
+            folder,
+            config=copy.deepcopy(model.config),
+            dtype=model.dtype,
+            output_loading_info=True,
+            use_safetensors=True,
+            local_files_only=True,
         )
     if report["missing_keys"] or report.get("mismatched_keys"):
         raise PeerError(

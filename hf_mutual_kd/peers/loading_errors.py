@@ -51,4 +51,4 @@ class peer_errors:
             return f"{source} is a timm model; `pip install timm`"
         if "file named model.safetensors" in text or ("safetensors" in text and ".bin" in text):
             return f"{source}{at} brings no weights as safetensors; pickled ones (.bin) are never read, convert them"
-        return f"cannot load {source}{at}: {str(causes[0]) or type(causes[0]).__name__}"
+        return f"cannot load {source}{at}: {' '.join(str(causes[0]).split()) or type(causes[0]).__name__}"

@@ -149,6 +149,9 @@ class Task(Units):
             )
         return next((cls for cls in self.auto_models if type(config) in cls._model_mapping), self.auto_models[0])
 
+    def check_config(self, name: str, config: Any) -> None:
+        """Raise [`PeerError`] for a checkpoint of an Auto class of this task that cannot take part."""
+
     def check_peer(self, name: str, model: nn.Module) -> None:
         """Raise [`PeerError`] for a model that loads but cannot take part."""
 
@@ -172,6 +175,7 @@ class Task(Units):
             `tuple` of the model and the names of its weights that were drawn, the classifier's among them.
         """
         sized = copy.deepcopy(config)
+        sized.num_labels = len(label_names)
         sized.id2label, sized.label2id = label_maps(label_names)
         model, report = self.auto_model(config).from_pretrained(
             source, config=sized, ignore_mismatched_sizes=True, output_loading_info=True, **load

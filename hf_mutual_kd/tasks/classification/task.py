@@ -14,10 +14,12 @@ from ...data.columns import check_classes
 from ...distillation.label_alignment import ClassColumns
 from ...distillation.roles import assign_roles, margin_scores
 from ...distillation.units import ClassUnits
+from ...errors import PeerError
 from ...reports.making_section import making_section
 from ...reports.results_section import results_section, training_section
 from ...reports.teaching_section import corrections_section, teaching_section
 from ..base import Evaluator, Task
+from ..logits import described, logits_of
 from .evaluator import ClassificationEvaluator
 from .report import calibration_section, confusion_section, flips_section
 
@@ -52,7 +54,12 @@ class Classification(ClassUnits, Task):
 
     def outputs(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Tensor:
         outputs = model(**inputs)
-        logits = outputs.logits if hasattr(outputs, "logits") else outputs
+        logits = logits_of(outputs, {2})
+        if logits is None:
+            raise PeerError(
+                f"peer {columns.peer!r}: {type(model).__name__} must return logits [B, C], alone, as `logits` or "
+                f"first in a tuple; it returned {described(outputs)}"
+            )
         return columns.select(logits)
 
     def supervised(

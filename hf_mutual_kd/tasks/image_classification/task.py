@@ -11,6 +11,7 @@ from transformers import AutoModelForImageClassification
 from ...config.options import TransferOptions
 from ...data.images import decode_image
 from ...data.views import SharedView
+from ...errors import PeerError
 from ...reports.pictures import thumbnail
 from ..classification.task import Classification
 from .encoders import classifier_on, takes_encoder
@@ -34,6 +35,13 @@ class ImageClassification(Classification):
 
     def thumbnail(self, row: Mapping[str, Any]) -> bytes | None:
         return thumbnail(decode_image(row["image"]))
+
+    def check_config(self, name: str, config: Any) -> None:
+        if config.model_type == "shieldgemma2":
+            raise PeerError(
+                f"peer {name!r}: ShieldGemma2ForImageClassification asks a language model a question of yes or no; "
+                "it has no classes to learn"
+            )
 
     def takes_encoder(self, config: Any) -> bool:
         return super().takes_encoder(config) or takes_encoder(config)

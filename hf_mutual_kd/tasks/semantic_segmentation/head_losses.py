@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 
 from ...data.masks import IGNORE
 from ...distillation.label_alignment import ClassColumns
+from ...errors import PeerError
+from ..logits import described, logits_of
 from .heads import head_of
 from .labels import query_targets
 from .outputs import HeadKind, dense_log_probs, semantic_map
@@ -57,7 +59,7 @@ def aligned(model: nn.Module, outputs: Any, columns: ClassColumns) -> dict[str, 
         # The last column stands for no object and stays the last.
         chosen = torch.cat([columns.select(classes[..., :-1], dim=2), classes[..., -1:]], dim=2)
         return dict(zip(QUERY_OUTPUTS, (chosen, masks), strict=True))
-    return {"logits": columns.select(logits_of(outputs))}
+    return {"logits": columns.select(maps_of(outputs, columns.peer))}
 
 
 def as_output(model: nn.Module, outputs: dict[str, Tensor], padded: tuple[int, int], valid: Tensor) -> DenseOutput:
@@ -66,11 +68,17 @@ def as_output(model: nn.Module, outputs: dict[str, Tensor], padded: tuple[int, i
     return DenseOutput(outputs, head_of(model), padded, None if whole else valid)
 
 
-def logits_of(outputs: Any) -> Tensor:
-    """`[B, C, h, w]` of transformers', torchvision's or a plain module's outputs."""
-    if isinstance(outputs, Tensor):
-        return outputs
-    return outputs["out"] if isinstance(outputs, Mapping) and "out" in outputs else outputs.logits
+def maps_of(outputs: Any, peer: str | None = None) -> Tensor:
+    """`[B, C, h, w]` of transformers', torchvision's or a plain module's outputs.
+
+    Raises:
+        [`PeerError`]: there are none.
+    """
+    maps = logits_of(outputs, {4})
+    if maps is None:
+        name = "the model" if peer is None else f"peer {peer!r}"
+        raise PeerError(f"{name} must return logits [B, C, h, w]; it returned {described(outputs)}")
+    return maps
 
 
 def own_labels(truth: Tensor, columns: ClassColumns) -> Tensor:
@@ -105,7 +113,7 @@ def pixel_loss(model: nn.Module, inputs: dict[str, Tensor], truth: Tensor) -> tu
         loss = outputs.loss.float()
     else:
         outputs = model(**inputs)
-        loss = cross_entropy(logits_of(outputs), truth)
+        loss = cross_entropy(maps_of(outputs), truth)
         if isinstance(outputs, Mapping) and outputs.get("aux") is not None:
             loss = loss + AUXILIARY_WEIGHT * cross_entropy(outputs["aux"], truth)
     return outputs, loss * 0.0 if empty else loss

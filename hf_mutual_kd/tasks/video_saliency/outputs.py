@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import PeerError
+from ..logits import described, logits_of
 from .model.losses import FLOOR
 
 OUTPUT_KINDS = ("log_density", "density")
@@ -20,17 +21,18 @@ def log_maps(name: str, model: nn.Module, outputs: Any) -> Tensor:
         [`PeerError`]: something else than maps, or bare maps of an unknown kind.
     """
     kind = getattr(model, "saliency_output", None)
-    maps = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
-    if kind is None and not isinstance(outputs, Tensor):
+    maps = logits_of(outputs, {3, 4})
+    if kind is None and not isinstance(outputs, Tensor | tuple | list):
         kind = "log_density"
     if kind not in OUTPUT_KINDS:
         raise PeerError(
             f"peer {name!r}: {type(model).__name__} returns maps and must say what they are; set its attribute "
             f"saliency_output to one of {', '.join(OUTPUT_KINDS)} (it is {kind!r})"
         )
-    if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
-        shape = list(maps.shape) if isinstance(maps, Tensor) else type(outputs).__name__
-        raise PeerError(f"peer {name!r}: expected maps [B, h, w] or [B, 1, h, w], or `logits` of them, got {shape}")
+    if maps is None:
+        raise PeerError(
+            f"peer {name!r}: expected maps [B, h, w] or [B, 1, h, w], or `logits` of them, got {described(outputs)}"
+        )
     # Of answers for all frames of a clip, the last is the target's.
     maps = (maps if maps.ndim == 3 else maps[:, -1]).float()
     if kind == "log_density":
