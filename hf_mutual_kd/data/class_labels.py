@@ -17,6 +17,8 @@ from ..distillation.label_alignment import by_number
 from ..errors import LabelError
 
 NO_LABEL = -1
+IGNORED = -100
+"""What the losses of torch pass over: no label, too."""
 KINDS = "whole numbers, class labels, text, or true and false"
 
 
@@ -61,7 +63,7 @@ def class_number(value: Any, names: Sequence[str] | None, classes: int | None = 
 
     Args:
         value: a whole number, also as a float, a bool, an array or tensor of one number; a name of `names`; null, NaN,
-            an empty text or -1 for no label.
+            an empty text, -1 or -100 for no label.
         names (`list[str]`, *optional*): the classes, for labels that are text.
         classes (`int`, *optional*): how many there are, where they have no names.
         row (`str`): which row it is, for messages.
@@ -85,12 +87,14 @@ def class_number(value: Any, names: Sequence[str] | None, classes: int | None = 
     if not isinstance(value, bool | int | float):
         shown = f"a {type(value).__name__}{list(value.shape) if hasattr(value, 'shape') else f' ({value!r:.40})'}"
         raise LabelError(f"{row}: the label is {shown}; a row has one class, as one of {KINDS}")
-    number, classes = math.inf if value in (math.inf, -math.inf) else int(value), classes or len(names or ()) or None
-    if number != value:
+    if not math.isfinite(value) or value != int(value):
         raise LabelError(f"{row}: label {value!r} is no whole number, so no class")
+    number, classes = int(value), classes or len(names or ()) or None
+    if number == IGNORED:
+        return NO_LABEL
     if number < NO_LABEL or (classes is not None and number >= classes):
-        raise _out_of_range(row, int(number), classes)
-    return int(number)
+        raise _out_of_range(row, number, classes)
+    return number
 
 
 def _number_of(text: str, names: Sequence[str] | None, row: str) -> int:
@@ -135,6 +139,7 @@ def class_numbers(
             if row >= 0:
                 raise _out_of_range(f"{split} row {row}", values[row].as_py(), classes or len(names or ()) or None)
         numbers = values.cast(pa.int64()).fill_null(NO_LABEL).to_numpy()
+    numbers = np.where(numbers == IGNORED, NO_LABEL, numbers)
     check_range(numbers, classes or len(names or ()) or None, split)
     return numbers
 

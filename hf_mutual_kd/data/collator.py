@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..distillation.roles import UNDECIDED
 from ..errors import ConfigError, DataError
+from .class_labels import class_number
 from .images import UNREADABLE, content_id, decode_image
 from .processors import PeerInputs, PeerProcessors
 from .role_table import RoleTable
@@ -52,8 +53,8 @@ class RoleTaggingCollator:
     processors_class = PeerProcessors
     labelled_only = False
     """Whether rows without a label are left out before they are decoded, as a control learns nothing from them."""
-    classes: int | None = None
-    """How many classes labels may name, where a task checks them batch by batch; the trainer says it."""
+    label_names: Sequence[str] = ()
+    """The classes, by which labels are checked batch by batch; the trainer says it."""
 
     def __init__(
         self,
@@ -122,11 +123,11 @@ class RoleTaggingCollator:
         """The image of a row as its view shows it, and its label.
 
         Raises:
-            [`DataError`]: the label cannot be read.
+            [`DataError`], [`LabelError`]: the label cannot be read, or is no class.
         """
         if self.view is not None:
             image = self.view(image, row[SAMPLE_ID], int(self._epoch))
-        return image, -1 if row.get("label") is None else row["label"]
+        return image, class_number(row.get("label"), self.label_names or None, row=f"sample {row[SAMPLE_ID]}")
 
     def blank(self) -> tuple[Any, Any]:
         """What stands in the place of an unreadable sample."""

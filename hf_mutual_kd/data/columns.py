@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import datasets
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
+from PIL.Image import Image as PILImage
 
 from ..config.options import ColumnOptions, RecipeOptions
 from ..config.values import nearest
@@ -94,23 +95,22 @@ def _listed(features: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} ({kind_of(feature)})" for key, feature in features.items())
 
 
-def check_columns(split: AnyDataset, name: str, options: ColumnOptions, labels: bool) -> Features:
+def check_columns(features: Mapping[str, Any], name: str, options: ColumnOptions, labels: bool) -> Features:
     """The features of the image column and, where the split has it, of the label column.
 
     Args:
-        split (`Dataset` or `IterableDataset`): as it was found; of a stream, the first row is read.
+        features (`Mapping[str, Any]`): what each column of the split holds, see [`features_of`].
         name (`str`): of the split, for messages.
         options ([`ColumnOptions`]): both columns, see [`choose_columns`].
         labels (`bool`): whether the label column must be there.
 
     Raises:
-        [`DataError`]: the split is empty, a column is missing (lists those there are), or the
-            image column holds something else.
+        [`DataError`]: a column is missing (lists those there are), or the image column holds
+            something else.
     """
     image, label = chosen(options)
     if image == label:
         raise DataError(f"--input_column and --label_column are both {image}")
-    features = features_of(split, name)
     needed = {"--input_column": image} | ({"--label_column": label} if labels else {})
     for flag, column in needed.items():
         if column not in features:
@@ -149,15 +149,17 @@ def feature_of(value: Any) -> Any:
     """The feature of a value, for rows that do not say it."""
     if value is None:
         return Value("null")
-    if isinstance(value, dict) and {"bytes", "path"} & set(value):
+    if isinstance(value, PILImage) or (isinstance(value, dict) and {"bytes", "path"} & set(value)):
         return datasets.Image(decode=False)
     kinds = {bool: "bool", int: "int64", float: "float64", str: "string", bytes: "binary"}
-    return Value(kinds[type(value)]) if type(value) in kinds else {}
+    return Value(kinds[type(value)]) if type(value) in kinds else type(value)
 
 
 def kind_of(feature: Any) -> str:
     """What a column holds, for messages."""
-    return feature.dtype if isinstance(feature, Value) else type(feature).__name__
+    if isinstance(feature, Value):
+        return feature.dtype
+    return (feature if isinstance(feature, type) else type(feature)).__name__
 
 
 def is_array(feature: Any) -> bool:
@@ -210,7 +212,7 @@ def _own_names(columns: dict[str, Features], source: Source, options: RecipeOpti
         if isinstance(feature, ClassLabel)
     }
     if named:
-        return _common_names(named)
+        return common_names(named)
     texts = [name for name, feature in found.items() if is_text(feature)]
     if texts and options.streaming:
         raise LabelError(
@@ -226,7 +228,8 @@ def _own_names(columns: dict[str, Features], source: Source, options: RecipeOpti
     return class_names(found_texts) or None
 
 
-def _common_names(named: dict[str, list[str]]) -> list[str]:
+def common_names(named: Mapping[str, list[str]]) -> list[str]:
+    """The class names of all splits, refused where they differ."""
     (first_name, first), *others = named.items()
     for name, names in others:
         if names != first:

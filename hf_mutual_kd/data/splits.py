@@ -105,9 +105,10 @@ def load_splits(options: RecipeOptions, *, seed: int, labels: bool = True, targe
     source = open_source(options)
     chosen = _choose(source, options)
     train = chosen["train"]
-    options = choose_columns(features_of(source.splits[train], train), train, options, labels, target)
+    held = {name: features_of(source.splits[name], name) for name in chosen.values()}
+    options = choose_columns(held[train], train, options, labels, target)
     _leave_unlabelled_test(chosen, source, options, kind)
-    columns = {name: check_columns(source.splits[name], name, options, labels) for name in chosen.values()}
+    columns = {name: check_columns(held[name], name, options, labels) for name in chosen.values()}
     names = kind.names(columns, source, options)
     ready = {
         name: kind.unify(source.splits[name], name, features, names, options) for name, features in columns.items()

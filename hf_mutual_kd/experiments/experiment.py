@@ -345,7 +345,7 @@ class Experiment:
             return Arm(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
         pushes = self.config.push_to_hub and folder == self.folder
         changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": pushes}
-        changes |= CONTROL if name == "control" else {}
+        changes |= UNIFIED | (CONTROL if name == "control" else {})
         config = dataclasses.replace(self.config, **changes)
         if self.state.is_main_process:
             print(f"\n{name} run, seed {seed}", flush=True)
@@ -388,3 +388,6 @@ SHUFFLE_BUFFER = 1000
 
 CONTROL: dict[str, Any] = {"transfer_weight": 0.0, "role_table": None, "pre_flight": False}
 """What differs in the control: nothing but the transfer."""
+
+UNIFIED: dict[str, Any] = {"input_column": None, "label_column": None}
+"""What the trainer need not know of the rows: their columns have been found and named alike."""

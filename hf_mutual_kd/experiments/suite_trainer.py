@@ -72,7 +72,7 @@ class KeepingCollator(RoleTaggingCollator):
 
     def __init__(self, collator: RoleTaggingCollator, rows_id: str, processors: Mapping[str, Any]):
         super().__init__(processors, None, collator.role_table, collator.on_bad_row, collator.keep_places)
-        self.classes = collator.classes
+        self.label_names = collator.label_names
         self.processors = KeepingProcessors(processors, rows_id, _kept)
 
     def _read(self, row: Mapping[str, Any]) -> tuple[Any, Any]:

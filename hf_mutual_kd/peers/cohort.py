@@ -87,16 +87,10 @@ class Cohort(nn.Module):
         self.processors = {name: peer.processor for name, peer in peers.items()}
         self.new_heads = frozenset(name for name, peer in peers.items() if peer.new_head)
         """Peers whose head was drawn when they were loaded."""
-        own_labels = {name: self._labels_of(name) for name in self.peers}
-        self.label_names = list(label_names or next((names for names in own_labels.values() if names), []))
-        self.label_columns: dict[str, list[int] | None] = {
-            name: align_labels(name, labels, self.label_names, mode=label_alignment) if labels else None
-            for name, labels in own_labels.items()
-        }
-        for name, columns in self.label_columns.items():
-            if columns is not None:
-                self.task.check_columns(name, columns)
-                self.register_buffer(f"columns_{name}", torch.tensor(columns), persistent=False)
+        self.names_given = bool(label_names)
+        """Whether the user said what the labels are; else they are the first peer's until a data set names them."""
+        self._alignment: LabelAlignment = label_alignment
+        self.name_labels(label_names or [])
         self.objective: Objective | None = None
         self.rule: TeacherRule | None = None
         """The objective's, where there is transfer: what it fits or learns moves and is saved with the cohort."""
@@ -149,6 +143,26 @@ class Cohort(nn.Module):
     def names(self) -> list[str]:
         """Peer names; their order gives the indices in roles."""
         return list(self.specs)
+
+    def name_labels(self, label_names: Sequence[str]) -> None:
+        """Take these as the labels of the data set, in its order, and align every peer's to them by name.
+
+        Without any, those of the first peer that names its own.
+
+        Raises:
+            [`LabelError`]: a peer's labels are others.
+        """
+        own_labels = {name: self._labels_of(name) for name in self.peers}
+        self.label_names = list(label_names or next((names for names in own_labels.values() if names), []))
+        self.label_columns: dict[str, list[int] | None] = {
+            name: align_labels(name, labels, self.label_names, mode=self._alignment) if labels else None
+            for name, labels in own_labels.items()
+        }
+        for name, columns in self.label_columns.items():
+            if columns is not None:
+                self.task.check_columns(name, columns)
+            index = None if columns is None else torch.tensor(columns)
+            self.register_buffer(f"columns_{name}", index, persistent=False)
 
     def _model(self, name: str) -> Any:
         return self.peers[name]
@@ -277,8 +291,7 @@ class Cohort(nn.Module):
     def _outputs(
         self, name: str, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor | None = None
     ) -> tuple[Any, Tensor | None]:
-        index = getattr(self, f"columns_{name}") if self.label_columns[name] is not None else None
-        columns = ClassColumns(name, len(self.label_names), index)
+        columns = ClassColumns(name, len(self.label_names), getattr(self, f"columns_{name}"))
         if labels is None:
             return self.task.outputs(model, inputs, columns), None
         smoothing = self.objective.label_smoothing if self.objective is not None else 0.0

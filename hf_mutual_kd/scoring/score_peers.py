@@ -192,7 +192,7 @@ def _checked_size(manifest: dict[str, Any], most: int) -> str:
 
 def _collator(cohort: Cohort) -> Any:
     collator = cohort.task.collator_class(cohort.processors, on_bad_row="skip", keep_places=True)
-    collator.classes = len(cohort.label_names) or None
+    collator.label_names = cohort.label_names
     return collator
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor
 
 from ..config.options import OnBadRow, RecipeOptions, TransferOptions
+from ..data.columns import Target
 from ..data.splits import ROLES, Splits, check_images, load_splits
 from ..distillation.label_alignment import ClassColumns
 from ..distillation.units import Units
@@ -83,6 +84,8 @@ class Task(Units):
     """A [`RoleTaggingCollator`]."""
     teaching_weight: ClassVar[float] = 10.0
     """Weight of transfer where the user names none and ways of teaching are tried."""
+    target: ClassVar[Target | None] = None
+    """What the label column of its rows holds; tasks whose rows are of their own kind have none."""
     has_classes: ClassVar[bool] = False
     """Whether a unit's truth is a class, which some rules are fitted or trained by, see [`Task.units`]."""
     caches_starts: ClassVar[bool] = True
@@ -116,7 +119,7 @@ class Task(Units):
 
     def load_splits(self, options: RecipeOptions, seed: int, labels: bool, on_bad_row: OnBadRow = "raise") -> Splits:
         """The data of a run, see [`load_splits`]; `on_bad_row` is for rows that loading already opens, as videos."""
-        return load_splits(options, seed=seed, labels=labels)
+        return load_splits(options, seed=seed, labels=labels, target=self.target or "class")
 
     def check_splits(self, splits: Splits, on_bad_row: OnBadRow, roles: Sequence[str] = ROLES) -> None:
         """Read rows of these splits before they are used, so that a damaged one does not end a run after hours."""

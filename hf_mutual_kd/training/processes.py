@@ -13,7 +13,6 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
-from transformers import Trainer
 from transformers.utils import logging
 
 from ..config.training_config import MutualKDConfig
@@ -23,13 +22,14 @@ from ..errors import ConfigError, MutualKDError, ResumeError
 from ..peers.cohort import Cohort
 from ..peers.sharding import check_sharded, layers_to_split, share_buffers, zero_with_graph
 from ..tasks.base import Task
+from .given_data import CohortData
 from .labelled_batches import share_sampler
 from .repeated_rows import REPEATED, fresh_rows, without_repeats
 
 logger = logging.get_logger(__name__)
 
 
-class CohortProcesses(Trainer):
+class CohortProcesses(CohortData):
     """The part of [`MutualKDTrainer`] that makes several processes one training."""
 
     args: MutualKDConfig

@@ -17,12 +17,14 @@ from transformers.utils import logging
 
 from ..config.training_config import MutualKDConfig
 from ..data.collator import IdentifiedRows, IdentifiedStream, RoleTaggingCollator, identified
+from ..data.given_rows import GivenRows
 from ..data.role_table import RoleTable
 from ..distillation.objective import Objective
 from ..errors import ConfigError, DataError, ResumeError
 from ..files import clear_staging
 from ..peers.cohort import Cohort
 from ..peers.weights_hash import fingerprint
+from ..scoring.score_table import plain_rows
 from ..scoring.table_teacher import TableCollator, TableTeacher, open_table
 from ..tasks.base import Evaluator
 from . import checkpoint_state as checkpoints
@@ -99,6 +101,11 @@ class MutualKDTrainer(CohortPushing):
             raise ConfigError(f"model must be a Cohort, got {type(model).__name__}; see Cohort.from_pretrained")
         args = args.resolved()
         args.check_peers(model.specs)
+        names = model.label_names if model.names_given else None
+        self.given = GivenRows(args, model.task.target, args.labels, names)
+        self.given_cohort = model
+        train_dataset = plain_rows(self._read(train_dataset, "train_dataset", trains=True))
+        eval_dataset = self._read_each(eval_dataset, "eval_dataset")
         check_processes(args, train_dataset)
         check_share(args, train_dataset)
         self.task = model.task = model.task.configured(args)
@@ -107,11 +114,8 @@ class MutualKDTrainer(CohortPushing):
         model.rest_batch_norms(args.batch_norm)
         model.peer_checkpointing = args.peer_checkpointing
         check_staged(args, eval_dataset, objective, optimizers)
-        self.objective = objective or objective_for(
-            first_way(args, self.task), train_dataset, len(model.names), self.task
-        )
-        # Of stages each sets its own.
-        model.set_objective(None if args.teaching else self.objective)
+        self._given_objective = objective
+        self._set_objective(args, train_dataset)
         self.start_fingerprint = fingerprint(model.peers)
         if view is None and args.augment:
             view = self.task.view(args, model.processors, args.seed)
@@ -132,7 +136,7 @@ class MutualKDTrainer(CohortPushing):
         self._resumed_at: float | None = None
         self.evaluations: defaultdict[str, Evaluation] = defaultdict(Evaluation)
         collator = collator_class(model.processors, view, table, args.on_bad_row, keep_places=args.world_size > 1)
-        self.eval_collator.classes = collator.classes = len(model.label_names) or None
+        self.eval_collator.label_names = collator.label_names = model.label_names
         if self.score_table is not None and not self.objective.source.in_memory:
             collator = TableCollator(collator, TableTeacher(self.score_table, model.names, self.objective))
         super().__init__(
@@ -140,7 +144,7 @@ class MutualKDTrainer(CohortPushing):
             args=args,
             data_collator=collator,
             train_dataset=identified(train_dataset),
-            eval_dataset=identify_each(eval_dataset),
+            eval_dataset=eval_dataset,
             callbacks=[*(callbacks or []), LogWithSaves(), FollowPeers(model)],
             optimizers=optimizers,
         )
@@ -154,8 +158,34 @@ class MutualKDTrainer(CohortPushing):
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(CohortProgress(self.peer_names, self.task.words, self.task.quality_name))
+        self._is_made = True
 
     # Data
+
+    def _train_on_others(self) -> None:
+        """Fit the objective to rows that are set later.
+
+        Raises:
+            [`ConfigError`]: what was computed or read before belongs to other rows.
+        """
+        bound = [name for name in ("score_table", "role_table") if getattr(self.args, name) is not None]
+        if bound or self.start_cache is not None:
+            what = bound[0] if bound else "cache_frozen"
+            raise ConfigError(
+                f"{what} belongs to the rows that the trainer was made with; make a new trainer for others"
+            )
+        rows = plain_rows(self.train_dataset)
+        check_processes(self.args, rows)
+        check_share(self.args, rows)
+        self.task.set_reference(rows)
+        self._set_objective(self.args, rows)
+
+    def _set_objective(self, args: MutualKDConfig, rows: Any) -> None:
+        self.objective = self._given_objective or objective_for(
+            first_way(args, self.task), rows, len(self.peer_names), self.task
+        )
+        # Of stages each sets its own.
+        self.given_cohort.set_objective(None if args.teaching else self.objective)
 
     def _get_dataloader(self, dataset, description, batch_size, sampler_fn=None, is_training=False, **kwargs):
         if is_training and isinstance(dataset, IdentifiedStream):
@@ -324,7 +354,7 @@ class MutualKDTrainer(CohortPushing):
 
     def measure_start(self, dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, dict[str, float]]:
         """Measure the peers as they are now, as the start against which later evaluations count flips."""
-        dataset = identified(dataset if dataset is not None else self._main_eval_dataset())
+        dataset = self._read(dataset, "dataset") if dataset is not None else self._main_eval_dataset()
         evaluator = self._evaluator()
         self._stream(self.get_eval_dataloader(dataset), evaluator)
         start = self.evaluations[metric_key_prefix].start = Measurement.of(evaluator)
@@ -339,8 +369,8 @@ class MutualKDTrainer(CohortPushing):
             return
         if self.eval_dataset is None:
             raise ConfigError("teacher_rule 'class' and calibrate are fitted on validation rows; give eval_dataset")
-        rows = self._main_eval_dataset() if self.fit_rows is None else self.fit_rows
-        loader = self.get_eval_dataloader(identified(rows))
+        rows = self._main_eval_dataset() if self.fit_rows is None else self._read(self.fit_rows, "fit_rows")
+        loader = self.get_eval_dataloader(rows)
         fit_rule(self.cohort, self.model, loader, self._prepare_inputs, self.accelerator)
 
     def _fill_start_cache(self) -> None:
@@ -391,7 +421,7 @@ class MutualKDTrainer(CohortPushing):
     def evaluate(self, eval_dataset: Any = None, ignore_keys=None, metric_key_prefix: str = "eval"):
         """Metrics `{prefix}_{peer}/{metric}` of every peer and of the cohort (`ensemble_accuracy`, …)."""
         with torch.random.fork_rng():
-            return super().evaluate(identify_each(eval_dataset), ignore_keys, metric_key_prefix)
+            return super().evaluate(self._read_each(eval_dataset, "eval_dataset"), ignore_keys, metric_key_prefix)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -448,10 +478,3 @@ class MutualKDTrainer(CohortPushing):
     def _eval_prefix(self) -> str:
         """Of the evaluation that selects: the first where there are several."""
         return "eval" if not isinstance(self.eval_dataset, dict) else f"eval_{next(iter(self.eval_dataset))}"
-
-
-def identify_each(dataset: Any) -> Any:
-    """[`identified`] for one data set or a dict of them; names of data sets pass through."""
-    if isinstance(dataset, dict):
-        return {name: identified(part) for name, part in dataset.items()}
-    return dataset if isinstance(dataset, str) else identified(dataset)

@@ -160,7 +160,7 @@ def bench_input(repeats: int) -> bool:
     collators = {}
     for name, processors in peers.items():
         collators[name] = DenseCollator(processors, DenseView(PIXELS))
-        collators[name].classes = CLASSES
+        collators[name].label_names = [str(index) for index in range(CLASSES)]
     rows = file_rows()
     seconds = alternate({name: (lambda made=made: made(rows)) for name, made in collators.items()}, repeats)
     print(f"input, one peer: {1000 * seconds['one'] / IMAGES:.0f} ms an image; Mask2Former beside it adds "

@@ -27,6 +27,7 @@ class ImageClassification(Classification):
     name = "image-classification"
     words = WORDS
     auto_models = (AutoModelForImageClassification,)
+    target = "class"
     exporter = ImageExport
     space = ClassificationSpace()
 

@@ -21,7 +21,7 @@ __all__ = ["DenseCollator", "load_dense_processor"]
 class DenseCollator(RoleTaggingCollator):
     """Turns rows of image and mask into one batch for all peers, every sample tagged with its teacher.
 
-    Every mask is checked against its image and, where `classes` is set, against the classes.
+    Every mask is checked against its image and, where `label_names` is set, against the classes.
 
     Args: as [`RoleTaggingCollator`]; the view is `(image, mask, sample_id, epoch) -> (image,
         mask)`, a [`DenseView`].
@@ -57,7 +57,7 @@ class DenseCollator(RoleTaggingCollator):
             mask = torch.full(size, UNLABELLED)
         else:
             try:
-                check_mask(mask, size, self.classes)
+                check_mask(mask, size, len(self.label_names) or None)
             except LabelError as error:
                 raise LabelError(f"sample {row[SAMPLE_ID]}: {error}") from None
         if self.view is not None:

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 
-from ...config.options import Granularity, OnBadRow, RecipeOptions, TransferGrid, TransferOptions
+from ...config.options import Granularity, OnBadRow, TransferGrid, TransferOptions
 from ...data.collator import SAMPLE_ID
 from ...data.masks import IGNORE, UNLABELLED, UNREADABLE
-from ...data.splits import ROLES, Splits, check_masks, load_splits
+from ...data.splits import ROLES, Splits, check_masks
 from ...distillation.label_alignment import ClassColumns
 from ...distillation.losses import mean_log_probs
 from ...distillation.roles import assign_roles
@@ -69,6 +69,7 @@ class SemanticSegmentation(Task):
     quality_name = "pACC"
     default_score = "loss"
     collator_class = DenseCollator
+    target = "mask"
     has_classes = True
     caches_starts = False
     report_sections = (
@@ -109,9 +110,6 @@ class SemanticSegmentation(Task):
         configured = copy.copy(self)
         configured.granularity, configured.grid = options.granularity, options.transfer_grid
         return configured
-
-    def load_splits(self, options: RecipeOptions, seed: int, labels: bool, on_bad_row: OnBadRow = "raise") -> Splits:
-        return load_splits(options, seed=seed, labels=labels, target="mask")
 
     def check_splits(self, splits: Splits, on_bad_row: OnBadRow, roles: Sequence[str] = ROLES) -> None:
         super().check_splits(splits, on_bad_row, roles)

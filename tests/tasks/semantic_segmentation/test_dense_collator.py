@@ -255,7 +255,7 @@ def test_wrong_masks_are_named():
         with pytest.raises(LabelError, match="sample 2: the mask is 64 x 63 pixels .* its image 64 x 64"):
             DenseCollator({"a": fixed()}, on_bad_row=on_bad_row)(rows)
     collator = DenseCollator({"a": fixed()})
-    collator.classes = 3
+    collator.label_names = ["a", "b", "c"]
     with pytest.raises(LabelError, match="sample 3: the mask holds 3 at 12800 of 12800 pixels; classes are 0 to 2"):
         collator(rows_of(SIZES))
 
