@@ -6,6 +6,7 @@ from ._version import __version__ as __version__
 from .config.options import RecipeOptions as RecipeOptions
 from .config.options import TransferOptions as TransferOptions
 from .config.training_config import MutualKDConfig as MutualKDConfig
+from .experiments.experiment import Experiment as Experiment
 from .experiments.launch import launch as launch
 from .peers.cohort import Cohort as Cohort
 from .peers.cohort import CohortOutput as CohortOutput
@@ -46,6 +47,7 @@ from .distillation.teacher_sources import TeacherSource as TeacherSource
 from .data.collator import IdentifiedRows as IdentifiedRows
 from .data.collator import RoleTaggingCollator as RoleTaggingCollator
 from .data.collator import identified as identified
+from .data.inputs import Inputs as Inputs
 from .data.masks import IGNORE as IGNORE
 from .data.role_table import RoleTable as RoleTable
 from .data.splits import Splits as Splits
@@ -57,6 +59,9 @@ from .tasks.base import Evaluator as Evaluator
 from .tasks.base import Task as Task
 from .tasks.registry import TASKS as TASKS
 from .tasks.registry import make_task as make_task
+from .reports.task_words import TaskWords as TaskWords
+from .tasks.classification.task import Classification as Classification
+from .tasks.classification.words import classification_words as classification_words
 from .tasks.image_classification.task import ImageClassification as ImageClassification
 from .tasks.semantic_segmentation.metrics import SegmentationScores as SegmentationScores
 from .tasks.semantic_segmentation.outputs import dense_log_probs as dense_log_probs
@@ -69,10 +74,13 @@ from .tasks.video_saliency.data.clips import clip_frames as clip_frames
 from .tasks.video_saliency.data.fixations import fixation_density as fixation_density
 from .tasks.video_saliency.data.layouts import load_videos as load_videos
 from .tasks.video_saliency.metrics.functions import cc as cc
-from .tasks.video_saliency.model.configuration_video_saliency import VideoSaliencyConfig as VideoSaliencyConfig
-from .tasks.video_saliency.model.modeling_video_saliency import VideoSaliencyModel as VideoSaliencyModel
-from .tasks.video_saliency.model.processing_video_saliency import VideoSaliencyProcessor as VideoSaliencyProcessor
+from .tasks.video_saliency.model.auto import VideoSaliencyConfig as VideoSaliencyConfig
+from .tasks.video_saliency.model.auto import VideoSaliencyModel as VideoSaliencyModel
+from .tasks.video_saliency.model.auto import VideoSaliencyProcessor as VideoSaliencyProcessor
+from .tasks.video_saliency.model.modeling_video_saliency import VideoSaliencyOutput as VideoSaliencyOutput
 from .tasks.video_saliency.predict import predict_video as predict_video
+from .tasks.video_saliency.streaming import cut_distance as cut_distance
+from .tasks.video_saliency.streaming import stream_saliency as stream_saliency
 from .tasks.video_saliency.task import VideoSaliency as VideoSaliency
 
 # Runs: what they found, to the Hub and back

@@ -10,7 +10,7 @@ from transformers import (
     VJEPA2Config,
 )
 
-from hf_mutual_kd.tasks.video_saliency import VideoSaliencyConfig, VideoSaliencyModel
+from hf_mutual_kd import VideoSaliencyConfig, VideoSaliencyModel
 
 FRAMES, SIDE, PATCH = 4, 32, 8
 TOKENS = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

@@ -17,7 +17,7 @@ from segmentation_peers import CLASSES, tiny_segmenter
 from segmentation_run import PEERS, SQUARE, segmentation_rows
 from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
-from hf_mutual_kd.tasks.video_saliency import VideoSaliencyProcessor
+from hf_mutual_kd import VideoSaliencyProcessor
 
 SALIENCY_ROWS = Features(
     {

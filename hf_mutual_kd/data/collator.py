@@ -1,25 +1,26 @@
-"""The data collator: decodes and augments each image once, runs the peers' processors and tags samples with roles."""
+"""The data collator: decodes and augments each input once, runs the peers' processors and tags samples with roles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..distillation.roles import UNDECIDED
 from ..errors import ConfigError, DataError
 from .class_labels import class_number
-from .images import UNREADABLE, content_id, decode_image
+from .images import UNREADABLE, row_id
+from .inputs import IMAGES, Inputs
 from .processors import PeerInputs, PeerProcessors
 from .role_table import RoleTable
 from .share_stream import has_label
 
 SAMPLE_ID = "sample_id"
 BLANK = (32, 32)
+"""Height and width of what stands in the place of an unreadable sample."""
 
 
 class RoleTaggingCollator:
@@ -29,8 +30,8 @@ class RoleTaggingCollator:
         processors (`dict[str, Any]`): each peer's image processor.
         view (callable, *optional*): the shared random view `(image, sample_id, epoch) -> image`; none for evaluation.
         role_table ([`RoleTable`], *optional*): who teaches; other samples stay `UNDECIDED`.
-        on_bad_row (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves unreadable images out and counts them.
-        keep_places (`bool`, *optional*, defaults to `False`): a skipped sample stays where it is, with a blank image
+        on_bad_row (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves unreadable inputs out and counts them.
+        keep_places (`bool`, *optional*, defaults to `False`): a skipped sample stays where it is, with a blank input
             and the label `UNREADABLE`: evaluations over several processes gather batches by place.
 
     Returns:
@@ -51,6 +52,8 @@ class RoleTaggingCollator:
     """
 
     processors_class = PeerProcessors
+    inputs: ClassVar[Inputs] = IMAGES
+    """What the rows hold."""
     labelled_only = False
     """Whether rows without a label are left out before they are decoded, as a control learns nothing from them."""
     label_names: Sequence[str] = ()
@@ -94,7 +97,9 @@ class RoleTaggingCollator:
                 samples.append(sample)
                 ids.append(row[SAMPLE_ID])
         if not samples:
-            raise DataError(f"none of the {len(rows)} images of a batch can be read; first {rows[0][SAMPLE_ID]}")
+            raise DataError(
+                f"none of the {len(rows)} {self.inputs.noun}s of a batch can be read; first {rows[0][SAMPLE_ID]}"
+            )
         images, labels = zip(*samples, strict=True)
         sample_ids = torch.tensor(ids)
         undecided = torch.full_like(sample_ids, UNDECIDED)
@@ -107,14 +112,14 @@ class RoleTaggingCollator:
 
     def _read(self, row: Mapping[str, Any]) -> tuple[Any, Any] | None:
         try:
-            return self.sample(row, row["image"] if isinstance(row["image"], Tensor) else decode_image(row["image"]))
+            return self.sample(row, self.inputs.read(row))
         except DataError as error:
             if self.on_bad_row == "skip":
                 self._skipped += 1
                 return None
             raise DataError(
-                f"the image of sample {row[SAMPLE_ID]} cannot be read ({error}); mend it, or leave such rows out "
-                "with --on_bad_row skip"
+                f"the {self.inputs.noun} of sample {row[SAMPLE_ID]} cannot be read ({error}); mend it, or leave such "
+                "rows out with --on_bad_row skip"
             ) from error
 
     # What differs between tasks
@@ -131,7 +136,7 @@ class RoleTaggingCollator:
 
     def blank(self) -> tuple[Any, Any]:
         """What stands in the place of an unreadable sample."""
-        return Image.new("RGB", BLANK), UNREADABLE
+        return self.inputs.blank(), UNREADABLE
 
     def join(self, labels: Sequence[Any]) -> Tensor:
         """The labels of a batch."""
@@ -189,14 +194,14 @@ class IdentifiedRows(Dataset):
 
 
 class IdentifiedStream(IterableDataset):
-    """A stream whose rows carry a hash of their image as `sample_id`: the same in every order, worker and epoch."""
+    """A stream whose rows carry a hash of their input as `sample_id`: the same in every order, worker and epoch."""
 
     def __init__(self, rows: Any):
         self.rows = rows
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for row in self.rows:
-            yield {SAMPLE_ID: content_id(row["image"]), **row}
+            yield {SAMPLE_ID: row_id(row), **row}
 
     def set_epoch(self, epoch: int) -> None:
         """Reshuffle the stream where it can be."""

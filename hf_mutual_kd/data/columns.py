@@ -1,8 +1,8 @@
-"""One split with exactly the columns `image` and `label`, labels as numbers, -1 for none; checked on the way."""
+"""One split with exactly the columns of the inputs and `label`, labels as numbers, -1 for none; checked on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -16,6 +16,7 @@ from ..config.options import ColumnOptions, RecipeOptions
 from ..config.values import nearest
 from ..errors import DataError, LabelError
 from .class_labels import KINDS, check_class_names, class_names, class_number, class_numbers, is_text, may_be_label
+from .inputs import IMAGES, Inputs, as_it_is, kind_of
 from .label_names import given_names
 from .sources import Source, as_data_error
 
@@ -31,13 +32,18 @@ LOOK_AT = 1000
 
 
 def choose_columns(
-    features: Mapping[str, Any], name: str, options: Options, labels: bool, target: Target = "class"
+    features: Mapping[str, Any],
+    name: str,
+    options: Options,
+    labels: bool,
+    target: Target = "class",
+    inputs: Inputs = IMAGES,
 ) -> Options:
     """
     The options with the columns that are read where they leave it open.
 
-    The input is the column `image`, else the one column of images; the label is the column `label`, else the one
-    column of class labels (for masks the one other column of images).
+    The input is the column that has the task's name for it (`image`), else the one column of such inputs; the label is
+    the column `label`, else the one column of class labels (for masks the one other column of images).
 
     Args:
         features (`Mapping[str, Any]`): what each column of a split holds.
@@ -45,6 +51,7 @@ def choose_columns(
         options ([`ColumnOptions`]): columns that they name are taken as they are.
         labels (`bool`): whether there must be labels.
         target (`str`, *optional*, defaults to `"class"`): what the label column holds.
+        inputs ([`Inputs`], *optional*): what the input column holds; images when unset.
 
     Raises:
         [`DataError`]: there is no column that may be meant, or more than one; lists those there are.
@@ -59,8 +66,8 @@ def choose_columns(
     """
     image, label = options.input_column, options.label_column
     if image is None:
-        found = [key for key in _held_by(features, datasets.Image) if key != label]
-        image = _only(found, features, "image", f"split {name}: %s; choose with --input_column")
+        found = [key for key, held in features.items() if inputs.typical(held) and key != label]
+        image = _only(found, features, inputs.column, f"split {name}: %s; choose with --input_column")
     if label is None:
         found = [
             key for key in _held_by(features, ClassLabel if target == "class" else datasets.Image) if key != image
@@ -95,17 +102,20 @@ def _listed(features: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} ({kind_of(feature)})" for key, feature in features.items())
 
 
-def check_columns(features: Mapping[str, Any], name: str, options: ColumnOptions, labels: bool) -> Features:
-    """The features of the image column and, where the split has it, of the label column.
+def check_columns(
+    features: Mapping[str, Any], name: str, options: ColumnOptions, labels: bool, inputs: Inputs = IMAGES
+) -> Features:
+    """The features of the input columns and, where the split has it, of the label column.
 
     Args:
         features (`Mapping[str, Any]`): what each column of the split holds, see [`features_of`].
         name (`str`): of the split, for messages.
         options ([`ColumnOptions`]): both columns, see [`choose_columns`].
         labels (`bool`): whether the label column must be there.
+        inputs ([`Inputs`], *optional*): what the input column holds; images when unset.
 
     Raises:
-        [`DataError`]: a column is missing (lists those there are), or the image column holds
+        [`DataError`]: a column is missing (lists those there are), or the input column holds
             something else.
     """
     image, label = chosen(options)
@@ -119,10 +129,10 @@ def check_columns(features: Mapping[str, Any], name: str, options: ColumnOptions
                 f"split {name} has no column {column}, only: {_listed(features)}{nearest(column, features)}; "
                 f"choose with {flag}{more}"
             )
-    if not may_be_image(features[image]):
+    if not inputs.fits(features[image]):
         held = kind_of(features[image])
-        raise DataError(f"column {image} of split {name} holds {held}, no images; choose with --input_column")
-    return Features({column: features[column] for column in (image, label) if column in features})
+        raise DataError(f"column {image} of split {name} holds {held}, no {inputs.noun}s; choose with --input_column")
+    return Features({column: features[column] for column in (image, *inputs.further, label) if column in features})
 
 
 def features_of(split: AnyDataset, name: str) -> dict[str, Any]:
@@ -153,26 +163,6 @@ def feature_of(value: Any) -> Any:
         return datasets.Image(decode=False)
     kinds = {bool: "bool", int: "int64", float: "float64", str: "string", bytes: "binary"}
     return Value(kinds[type(value)]) if type(value) in kinds else type(value)
-
-
-def kind_of(feature: Any) -> str:
-    """What a column holds, for messages."""
-    if isinstance(feature, Value):
-        return feature.dtype
-    return (feature if isinstance(feature, type) else type(feature)).__name__
-
-
-def is_array(feature: Any) -> bool:
-    """Whether a column holds arrays of numbers."""
-    return isinstance(feature, datasets.Array2D | datasets.Array3D | datasets.List)
-
-
-def may_be_image(feature: Any) -> bool:
-    """Whether a column may hold images: image files, their paths, or arrays."""
-    if isinstance(feature, Value):
-        return feature.dtype.removeprefix("large_") in ("binary", "string")
-    is_struct = isinstance(feature, dict) and bool({"bytes", "path"} & set(feature))
-    return is_struct or isinstance(feature, datasets.Image) or is_array(feature)
 
 
 def find_label_names(columns: dict[str, Features], source: Source, options: RecipeOptions) -> list[str] | None:
@@ -246,9 +236,14 @@ def label_values(split: AnyDataset, column: str) -> pa.ChunkedArray:
 
 
 def unify(
-    split: AnyDataset, name: str, features: Features, names: list[str] | None, options: RecipeOptions
+    split: AnyDataset,
+    name: str,
+    features: Features,
+    names: list[str] | None,
+    options: RecipeOptions,
+    inputs: Inputs = IMAGES,
 ) -> AnyDataset:
-    """The split with the columns `image` (undecoded) and, where it has labels, `label` (`int64`, -1 for none).
+    """The split with the input's columns (undecoded) and, where it has labels, `label` (`int64`, -1 for none).
 
     Args:
         split (`Dataset` or `IterableDataset`): as it was found.
@@ -256,47 +251,60 @@ def unify(
         features (`Features`): what [`check_columns`] gave.
         names (`list[str]`, *optional*): the classes; labels must be below their number.
         options ([`RecipeOptions`]): `input_column` and `label_column`.
+        inputs ([`Inputs`], *optional*): what the input column holds; images when unset.
 
     Raises:
         [`LabelError`]: a label is out of range or no known name; the message has row and value.
             Of a stream it comes when the row is read.
     """
-    image, label = chosen(options)
+    source, label = chosen(options)
+    columns = {source: inputs.column} | {name: name for name in inputs.further if name in features}
     if isinstance(split, IterableDataset):
-        return _unify_stream(split, name, features, names, options)
+        return _unify_stream(split, name, features, (columns, label), names, inputs)
     numbers = None
     if label in features:
         numbers = class_numbers(label_values(split, label), features[label], names, name)
-    split = split.select_columns([image])
-    if image != "image":
-        split = split.rename_column(image, "image")
-    if not is_array(features[image]):
-        split = split.cast_column("image", datasets.Image(decode=False))
+    split = split.select_columns(list(columns)).rename_columns(columns)
+    if inputs.feature(features[source]) != features[source]:
+        split = split.cast_column(inputs.column, inputs.feature(features[source]))
     return split if numbers is None else split.add_column("label", numbers)  # type: ignore[call-arg, arg-type]
 
 
 def _unify_stream(
-    split: IterableDataset, name: str, features: Features, names: list[str] | None, options: RecipeOptions
+    split: IterableDataset,
+    name: str,
+    features: Features,
+    chosen: tuple[Mapping[str, str], str],
+    names: list[str] | None,
+    inputs: Inputs,
 ) -> IterableDataset:
-    image, label = chosen(options)
-    keep = [column for column in (image, label) if column in features]
-    target = {"image": features[image] if is_array(features[image]) else datasets.Image(decode=False)}
+    """As [`unify`]; `chosen` are the data set's input columns with the names that they get, and its label column."""
+    columns, label = chosen
+    keep = [column for column in (*columns, label) if column in features]
+    target = {new: features[column] for column, new in columns.items()}
+    target[inputs.column] = stored = inputs.feature(target[inputs.column])
     target |= {"label": Value("int64")} if label in features else {}
-    if isinstance(features[image], datasets.Image) and split.features:
-        split = split.cast_column(image, datasets.Image(decode=False))
-    row_of = partial(_stream_row, image=image, label=label, split=name, names=names)
+    source = next(iter(columns))
+    if split.features and isinstance(features[source], datasets.Image):
+        split = split.cast_column(source, stored)
+    renamed = {new: (column, inputs.cell if new == inputs.column else as_it_is) for column, new in columns.items()}
+    row_of = partial(_stream_row, columns=renamed, label=label, split=name, names=names)
     return split.select_columns(keep).map(row_of, with_indices=True, remove_columns=keep, features=Features(target))
 
 
 def _stream_row(
-    row: dict[str, Any], index: int, *, image: str, label: str, split: str, names: list[str] | None
+    row: dict[str, Any],
+    index: int,
+    *,
+    columns: Mapping[str, tuple[str, Callable[[Any], Any]]],
+    label: str,
+    split: str,
+    names: list[str] | None,
 ) -> dict[str, Any]:
-    value = row[image]
-    if isinstance(value, bytes | str):
-        value = {"bytes": value, "path": None} if isinstance(value, bytes) else {"bytes": None, "path": value}
-    if label not in row:
-        return {"image": value}
-    return {"image": value, "label": class_number(row[label], names, row=f"{split} row {index}")}
+    made = {new: cell(row[column]) for new, (column, cell) in columns.items()}
+    if label in row:
+        made["label"] = class_number(row[label], names, row=f"{split} row {index}")
+    return made
 
 
 def check_classes(split: AnyDataset, name: str, classes: int) -> None:

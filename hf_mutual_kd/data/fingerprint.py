@@ -71,7 +71,10 @@ def _hash_rows(split: Dataset) -> str:
     total = len(split)
     if total > HASH_ALL_UP_TO:
         split = split.select(np.linspace(0, total - 1, HASH_SAMPLE).astype(int))
-    hashed = ["image", "label"] if has_mask_column(split) else ["image"]
+    inputs = (
+        ["image"] if "image" in split.column_names else [n for n in split.column_names if n not in ("label", REDUCE)]
+    )
+    hashed = [*inputs, "label"] if has_mask_column(split) else inputs
     digest.update(REDUCE.encode() if REDUCE in split.column_names else b"")
     for row in split.select_columns(hashed):
         for column in hashed:

@@ -24,11 +24,10 @@ from .columns import (
     common_names,
     feature_of,
     features_of,
-    is_array,
-    kind_of,
     label_values,
     unify,
 )
+from .inputs import IMAGES, Inputs, is_array, kind_of
 
 
 class GivenRows:
@@ -41,6 +40,7 @@ class GivenRows:
             stay as they are.
         labels (`bool`): whether training rows must have a label column.
         names (`list[str]`, *optional*): the classes in the order of the labels, where the user gives them.
+        inputs ([`Inputs`], *optional*): what the rows hold; images when unset.
 
     Example:
 
@@ -52,18 +52,23 @@ class GivenRows:
     """
 
     def __init__(
-        self, options: ColumnOptions, target: Target | None, labels: bool, names: Sequence[str] | None = None
+        self,
+        options: ColumnOptions,
+        target: Target | None,
+        labels: bool,
+        names: Sequence[str] | None = None,
+        inputs: Inputs = IMAGES,
     ):
         # Not `options` itself: a configuration sets up devices anew when it is copied.
         self.options = ColumnOptions(options.input_column, options.label_column)
-        self.target, self.labels = target, labels
+        self.target, self.labels, self.inputs = target, labels, inputs
         self.given = list(names) if names else None
         self.names = self.given
         """The classes, once somebody has said them."""
 
     def read(self, rows: Any, name: str, trains: bool = False) -> Any:
         """
-        The same rows with the columns `image` and `label`.
+        The same rows with the column of the inputs (`image`) and `label`.
 
         Args:
             rows: a `datasets.Dataset` or `IterableDataset`, or any rows that are dictionaries.
@@ -87,7 +92,8 @@ class GivenRows:
             raise DataError(f"{name} is empty")
         with torch.random.fork_rng(devices=[]):
             options = self.columns_of(rows[0], name, trains)
-        named = rows if chosen(options) == ("image", "label") else NamedRows(rows, *chosen(options))
+        new_names = self.new_names(options)
+        named = rows if all(old == new for old, new in new_names.items()) else NamedRows(rows, new_names)
         if isinstance(rows, list | tuple) and self.target == "class":
             for place, row in enumerate(rows):
                 class_number(row.get(options.label_column), self.names, row=f"{name} row {place}")
@@ -103,14 +109,19 @@ class GivenRows:
         features = {key: feature_of(value) for key, value in row.items() if key != SAMPLE_ID}
         options = self._choose(features, name, trains)
         if chosen(options)[0] not in features:
-            check_columns(features, name, options, labels=False)
+            check_columns(features, name, options, labels=False, inputs=self.inputs)
         return options
+
+    def new_names(self, options: ColumnOptions) -> dict[str, str]:
+        """What the columns of input and label are called from here on."""
+        return dict(zip(chosen(options), (self.inputs.column, "label"), strict=True))
 
     def _choose(self, features: Mapping[str, Any], name: str, trains: bool) -> ColumnOptions:
         """The columns; training rows decide for those that are read after them."""
         wants_labels = trains and self.labels
         known = {"label_column": None} if not trains and self.options.label_column not in features else {}
-        options = choose_columns(features, name, replace(self.options, **known), wants_labels, self.target or "class")
+        left_open = replace(self.options, **known)
+        options = choose_columns(features, name, left_open, wants_labels, self.target or "class", self.inputs)
         if trains:
             self.options = options
         return options
@@ -119,19 +130,22 @@ class GivenRows:
         features = features_of(rows, name)
         options = self._choose(features, name, trains)
         image, label = chosen(options)
-        found = check_columns(features, name, options, labels=trains and self.labels)
+        found = check_columns(features, name, options, trains and self.labels, self.inputs)
         if self.target == "class" and label in found:
             self._learn_names(rows, found[label], label, name)
             if not _is_number(found[label]) or not rows.features:
-                return unify(rows, name, found, self.names, replace(RecipeOptions(), **_columns(options)))
-        taken = sorted({column for column in ("image", "label") if column in features} - {image, label})
-        roles = {image: "image", label: "label"}
+                recipe = replace(RecipeOptions(), **_columns(options))
+                return unify(rows, name, found, self.names, recipe, self.inputs)
+        roles = self.new_names(options)
+        taken = sorted({column for column in roles.values() if column in features} - set(roles))
         renamed = {column: role for column, role in roles.items() if column in found and column != role}
         rows = rows.remove_columns(taken) if taken else rows
         rows = rows.rename_columns(renamed) if renamed else rows
-        for column in (image,) if self.target == "class" else found:
-            if not is_array(found[column]):
-                rows = rows.cast_column(roles[column], datasets.Image(decode=False))
+        stored = self.inputs.feature(found[image])
+        if stored != found[image]:
+            rows = rows.cast_column(self.inputs.column, stored)
+        if self.target == "mask" and label in found and not is_array(found[label]):
+            rows = rows.cast_column("label", datasets.Image(decode=False))
         return rows
 
     def _learn_names(self, rows: Any, feature: Any, column: str, name: str) -> None:
@@ -194,22 +208,22 @@ def _are_alike(given: Sequence[str], names: Sequence[str]) -> bool:
         return False
 
 
-def _renamed(row: Mapping[str, Any], image: str, label: str) -> dict[str, Any]:
-    others = {key: value for key, value in row.items() if key not in (image, label, "image", "label")}
-    return others | {role: row[key] for role, key in (("image", image), ("label", label)) if key in row}
+def _renamed(row: Mapping[str, Any], new_names: Mapping[str, str]) -> dict[str, Any]:
+    others = {key: value for key, value in row.items() if key not in {*new_names, *new_names.values()}}
+    return others | {new: row[old] for old, new in new_names.items() if old in row}
 
 
 class NamedRows(torch.utils.data.Dataset):
-    """Rows that can be counted, with their columns of image and label under these names."""
+    """Rows that can be counted, with their columns of input and label under other names."""
 
-    def __init__(self, rows: Any, image: str, label: str):
-        self.rows, self.image, self.label = rows, image, label
+    def __init__(self, rows: Any, new_names: Mapping[str, str]):
+        self.rows, self.new_names = rows, new_names
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return _renamed(self.rows[index], self.image, self.label)
+        return _renamed(self.rows[index], self.new_names)
 
 
 class NamedStream(IterableDataset):
@@ -219,10 +233,10 @@ class NamedStream(IterableDataset):
         self.rows, self.given, self.name, self.trains = rows, given, name, trains
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        columns: tuple[str, str] | None = None
+        new_names: dict[str, str] | None = None
         for row in self.rows:
-            columns = columns or chosen(self.given.columns_of(row, self.name, self.trains))
-            yield _renamed(row, *columns)
+            new_names = new_names or self.given.new_names(self.given.columns_of(row, self.name, self.trains))
+            yield _renamed(row, new_names)
 
     def set_epoch(self, epoch: int) -> None:
         """Reshuffle the stream where it can be."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-import sys
-from collections.abc import Callable
-from typing import Any, BinaryIO, Literal, TypeVar
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 import numpy as np
 from datasets import Dataset, IterableDataset
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from tqdm.auto import tqdm
 
 from ..errors import DataError
 
@@ -149,54 +148,27 @@ def _named(path: str | None) -> str:
     return f"{path}: " if path else ""
 
 
+def image_file(row: Mapping[str, Any], folder: Path) -> str:
+    """The image of a row as a file in `folder`, its path as a Python literal."""
+    path = folder / "example.png"
+    decode_image(row["image"]).save(path)
+    return repr(str(path))
+
+
+def row_id(row: Mapping[str, Any]) -> int:
+    """63 bits of a hash over a row's image, or where it has none over all of it but its label."""
+    if "image" in row:
+        return content_id(row["image"])
+    cells = [content_id(value) for name, value in row.items() if name != "label"]
+    return cells[0] if len(cells) == 1 else content_id(str(cells))
+
+
 def content_id(value: Any) -> int:
-    """63 bits of a hash over an image's bytes, its path where it has no bytes, or its pixels."""
-    if value is None or isinstance(value, dict | list):
-        entry = value if isinstance(value, dict) else {}
-        content = entry.get("bytes") or str(entry.get("path") or value).encode()
+    """63 bits of a hash over a cell: the bytes of a file, its path where it has none, pixels, or what it reads as."""
+    if isinstance(value, dict):
+        content = value.get("bytes") or str(value.get("path") or value).encode()
+    elif hasattr(value, "tobytes"):
+        content = value.tobytes()
     else:
-        content = value.tobytes() if hasattr(value, "tobytes") else value.numpy().tobytes()
+        content = value.numpy().tobytes() if hasattr(value, "numpy") else str(value).encode()
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
-
-
-def check_images(
-    dataset: AnyDataset, split_name: str, on_bad_row: Literal["raise", "skip"] = "raise", limit: int = 10_000
-) -> tuple[AnyDataset, int]:
-    """Decode images before training, so that a damaged one does not end a run after hours.
-
-    Args:
-        dataset (`Dataset` or `IterableDataset`): with a column `image`; a stream is returned unread.
-        split_name (`str`): for messages.
-        on_bad_row (`str`, defaults to `"raise"`): `"skip"` leaves unreadable rows out.
-        limit (`int`, defaults to 10000): the most rows to decode; of a larger split, evenly spaced ones. The collator
-            meets the others with the same [`decode_image`].
-
-    Returns:
-        `tuple`: the data set, without the rows that were found unreadable, and their number.
-
-    Raises:
-        [`DataError`]: an image is unreadable (names split, row and, if known, path; rows are
-            counted from 0 in the split as it is used), or with `"skip"` all are.
-    """
-    if isinstance(dataset, IterableDataset):
-        return dataset, 0
-    total = len(dataset)
-    rows = range(total) if total <= limit else np.linspace(0, total - 1, limit).astype(int).tolist()
-    bad: list[int] = []
-    bar = tqdm(rows, f"Checking images of {split_name}", disable=len(rows) < BAR_FROM, file=sys.stderr, leave=False)
-    for row in bar:
-        try:
-            decode_image(dataset[row]["image"])
-        except DataError as error:
-            if on_bad_row == "raise":
-                raise DataError(
-                    f"{split_name} row {row}: {error}. Repair or remove it, or leave such rows out with "
-                    "--on_bad_row skip"
-                ) from None
-            bad.append(row)
-    if not bad:
-        return dataset, 0
-    if len(bad) == total:
-        raise DataError(f"{split_name}: none of its {total} images is readable")
-    leave_out = set(bad)
-    return dataset.select([row for row in range(total) if row not in leave_out]), len(bad)

@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 
 from ..config.options import RecipeOptions
 from ..errors import DataError, LabelError
-from .columns import LOOK_AT, AnyDataset, chosen, is_array, kind_of, may_be_image
+from .columns import LOOK_AT, AnyDataset, chosen
 from .images import BAR_FROM, image_size
+from .inputs import IMAGES, Inputs, is_array, kind_of, may_be_image
 from .label_names import given_names, names_beside
 from .masks import MOST_CLASSES, REDUCE, check_mask, is_nothing, read_mask
 from .sources import Source
@@ -51,7 +52,12 @@ def find_mask_names(columns: dict[str, Features], source: Source, options: Recip
 
 
 def unify_masks(
-    split: AnyDataset, name: str, features: Features, names: list[str] | None, options: RecipeOptions
+    split: AnyDataset,
+    name: str,
+    features: Features,
+    names: list[str] | None,
+    options: RecipeOptions,
+    inputs: Inputs = IMAGES,
 ) -> AnyDataset:
     """The split with the columns `image` and, where it has masks, `label`, both undecoded (null for no mask).
 
@@ -64,6 +70,7 @@ def unify_masks(
         features (`Features`): what [`check_columns`] gave.
         names (`list[str]`, *optional*): as for [`unify`]; numbers are checked when masks are.
         options ([`RecipeOptions`]): `input_column`, `label_column` and `reduce_labels`.
+        inputs ([`Inputs`], *optional*): masks are of images.
     """
     roles = zip(chosen(options), ("image", "label"), strict=True)
     found = {column: role for column, role in roles if column in features and not _is_null(features[column])}

@@ -24,12 +24,13 @@ from .columns import (
     unify,
 )
 from .fingerprint import fingerprint, labels_of
-from .images import check_images, content_id, decode_image
+from .images import decode_image, row_id
+from .inputs import IMAGES, Inputs, check_inputs
 from .labelled_rows import hide_labels, which_labelled
 from .mask_columns import check_masks, find_mask_names, has_masks, unify_masks
 from .sources import SPLIT_ALIASES, Source, open_source
 
-__all__ = ["Splits", "check_images", "check_masks", "decode_image", "load_splits"]
+__all__ = ["Splits", "check_inputs", "check_masks", "decode_image", "load_splits"]
 
 ROLES = ("train", "validation", "test")
 
@@ -39,9 +40,9 @@ class Splits:
     """The data of a run.
 
     Args:
-        train, validation, test (`Dataset` or `IterableDataset`): columns `image` (`{"bytes", "path"}`, for
-            [`decode_image`]) and, where the split has labels, `label`: `int64`, -1 for a row without one, or a mask
-            as it is stored, null for none (for [`read_mask`]).
+        train, validation, test (`Dataset` or `IterableDataset`): the columns of the task's [`Inputs`], as an
+            `image` (`{"bytes", "path"}`, for [`decode_image`]), and, where the split has labels, `label`: `int64`, -1
+            for a row without one, or a mask as it is stored, null for none (for [`read_mask`]).
             Validation selects, test is reported; no row is in two of them.
         label_names (`list[str]`, *optional*): names of the classes, where the data set has them.
         facts (`dict[str, Any]`): for the record, ready for JSON: `name`, `config`, `revision` (commit), `splits`
@@ -70,11 +71,18 @@ LABELS = {
 }
 
 
-def load_splits(options: RecipeOptions, *, seed: int, labels: bool = True, target: Target = "class") -> Splits:
+def load_splits(
+    options: RecipeOptions,
+    *,
+    seed: int,
+    labels: bool = True,
+    target: Target = "class",
+    inputs: Inputs = IMAGES,
+) -> Splits:
     """Find, choose, check and unify the splits of `--dataset`.
 
     Selection and report never share rows. Without a test split, validation is halved by a permutation of `seed`;
-    of a stream, by a hash of each image, which is the same in every worker and process. Without a validation
+    of a stream, by a hash of each input, which is the same in every worker and process. Without a validation
     split, a tenth of train becomes it, of its labelled rows where not all have a label; without both, a tenth each. A
     test split that nobody asked for and that has no labels, as ImageNet's, counts as none. `max_train_samples` and
     `max_eval_samples` draw rows by `seed` (of a stream: take its first).
@@ -85,9 +93,10 @@ def load_splits(options: RecipeOptions, *, seed: int, labels: bool = True, targe
         labels (`bool`, defaults to `True`): `False` lets the label column, or all labels of validation and test, be
             absent (`--labels false`).
         target (`str`, defaults to `"class"`): what the label column holds, see [`Target`].
+        inputs ([`Inputs`], *optional*): what the input column holds; images when unset.
 
     Returns:
-        [`Splits`]; images and masks are not looked at, see [`check_images`] and [`check_masks`].
+        [`Splits`]; inputs and masks are not looked at, see [`check_inputs`] and [`check_masks`].
 
     Raises:
         [`DataError`]: data set, split or column missing (lists those there are), empty split, two
@@ -106,13 +115,12 @@ def load_splits(options: RecipeOptions, *, seed: int, labels: bool = True, targe
     chosen = _choose(source, options)
     train = chosen["train"]
     held = {name: features_of(source.splits[name], name) for name in chosen.values()}
-    options = choose_columns(held[train], train, options, labels, target)
+    options = choose_columns(held[train], train, options, labels, target, inputs)
     _leave_unlabelled_test(chosen, source, options, kind)
-    columns = {name: check_columns(held[name], name, options, labels) for name in chosen.values()}
+    columns = {name: check_columns(held[name], name, options, labels, inputs) for name in chosen.values()}
     names = kind.names(columns, source, options)
-    ready = {
-        name: kind.unify(source.splits[name], name, features, names, options) for name, features in columns.items()
-    }
+    of = (names, options, inputs)
+    ready = {name: kind.unify(source.splits[name], name, features, *of) for name, features in columns.items()}
     splits, origin = _part(chosen, ready, seed)
     for role in ROLES:
         splits[role] = _limit(splits[role], role, options, seed)
@@ -202,7 +210,7 @@ def _halve(split: AnyDataset, seed: int) -> tuple[AnyDataset, AnyDataset, str]:
 
 
 def _has_parity(parity: int, row: dict[str, Any]) -> bool:
-    return content_id(row["image"]) % 2 == parity
+    return row_id(row) % 2 == parity
 
 
 def _limit(split: AnyDataset, role: str, options: RecipeOptions, seed: int) -> AnyDataset:

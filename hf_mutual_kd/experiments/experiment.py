@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..config.recipe import to_command
 from ..config.training_config import MutualKDConfig
 from ..data.collator import SAMPLE_ID
 from ..data.role_table import RoleTable
-from ..data.splits import ROLES, Splits, decode_image
+from ..data.splits import ROLES, Splits
 from ..distillation.objective import Objective
 from ..errors import ConfigError, OutputFolderError, ResumeError
 from ..files import write_bytes, write_json
@@ -44,9 +45,9 @@ from ..reports.run_facts import (
     run_snippet,
 )
 from ..reports.samples import SAMPLES_FILE, write_samples
-from ..reports.task_words import TaskWords
 from ..run_lock import claimed
 from ..scoring.table_teacher import open_table
+from ..tasks.base import Task
 from ..tasks.registry import make_task
 from ..training import checkpoint_state as checkpoints
 from ..training.cohort_record import COHORT, cohort_facts, versions
@@ -65,7 +66,7 @@ class Experiment:
     """Runs every arm of a recipe and writes what they found.
 
     Args:
-        task (`str`): e.g. `"image-classification"`.
+        task ([`Task`] or `str`): e.g. `"image-classification"`.
         options ([`RecipeOptions`]): peers and data.
         config ([`MutualKDConfig`]): of the mutual arm.
         script (`str`): the recipe's path, for the command that repeats the run.
@@ -75,9 +76,14 @@ class Experiment:
     trainer_class = MutualKDTrainer
 
     def __init__(
-        self, task: str, options: RecipeOptions, config: MutualKDConfig, script: str = "", given: Mapping | None = None
+        self,
+        task: Task | str,
+        options: RecipeOptions,
+        config: MutualKDConfig,
+        script: str = "",
+        given: Mapping | None = None,
     ):
-        self.task, self.options, self.config = task, options, config
+        self.task, self.options, self.config = make_task(task), options, config
         self.given = {name: value for name, value in (given or {}).items() if name not in ONE_TIME}
         self.command = to_command(f"accelerate launch {script}", self.given) if script else ""
         self.folder = Path(config.output_dir)
@@ -128,7 +134,7 @@ class Experiment:
         del cohort
         with emissions_tracker() as tracker:
             arms = [arm for seed in self.seeds for arm in self._arms(seed, specs, splits, objective)]
-        results = collect(arms, self._facts(splits), make_task(self.task).words)
+        results = collect(arms, self._facts(splits), self.task.words)
         if tracker is not None and tracker.final_emissions is not None:
             results["co2_kg"] = tracker.final_emissions
         if self.state.is_main_process:
@@ -138,35 +144,35 @@ class Experiment:
 
     def _finish(self, results: dict[str, Any], splits: Splits, specs: dict[str, PeerSpec]) -> None:
         """Write what was found, show it, build the cards and push where that was asked for."""
-        task = make_task(self.task)
-        words = task.words
+        words = self.task.words
         # The numbers are on disk before anything that only shows what the peers do.
         write_json(self.folder / RESULTS, results)
         self.place.finish()
         if all(words.metric in peer["start"] for peer in results["peers"].values()):
             write_bytes(self.folder / "report" / "results.png", results_figure(results["peers"], words))
-        results |= self._usage(splits, list(specs), words)
+        results |= self._usage(splits, list(specs))
         if words.examples:
             results |= self._examples(splits, specs)
         write_json(self.folder / RESULTS, results)
         write_cards(self.folder)
         print(results_table(results, self.folder, words))
-        print(f"Report: {write_report(self.folder, splits.test, task=task)}")
+        print(f"Report: {write_report(self.folder, splits.test, task=self.task)}")
         if self.config.push_to_hub:
             self._push()
 
-    def _usage(self, splits: Splits, peers: list[str], words: TaskWords) -> dict[str, Any]:
+    def _usage(self, splits: Splits, peers: list[str]) -> dict[str, Any]:
         """What the cards' snippet prints for each peer, and for which row."""
         row = next(iter(splits.test))
-        if "image" not in row:
-            return {}
-        image = decode_image(row["image"])
-        usage = {name: run_snippet(self.folder / name, image, words) for name in peers}
-        example: dict[str, Any] = {"row": 0}
+        with tempfile.TemporaryDirectory() as folder:
+            example = self.task.snippet_example(row, Path(folder))
+            if example is None:
+                return {}
+            found = {name: run_snippet(self.folder / name, example, self.task.words) for name in peers}
+        shown: dict[str, Any] = {"row": 0}
         label = row.get("label")
         if splits.label_names and isinstance(label, int) and label >= 0:
-            example["label"] = splits.label_names[label]
-        return {"usage": {name: text for name, text in usage.items() if text is not None}, "example": example}
+            shown["label"] = splits.label_names[label]
+        return {"usage": {name: text for name, text in found.items() if text is not None}, "example": shown}
 
     def _examples(self, splits: Splits, specs: dict[str, PeerSpec]) -> dict[str, Any]:
         """Draw test samples as the first seed's peers see them: a few, and those that changed most."""
@@ -253,7 +259,7 @@ class Experiment:
         return specs
 
     def _load_data(self) -> Splits:
-        task = make_task(self.task)
+        task = self.task
         with self.state.main_process_first():
             splits = task.load_splits(self.options, data_seed(self.config), self.config.labels, self.config.on_bad_row)
         task.check_splits(splits, self.config.on_bad_row)
@@ -288,7 +294,7 @@ class Experiment:
 
     def _facts(self, splits: Splits) -> dict[str, Any]:
         return {
-            "task": self.task,
+            "task": self.task.name,
             "seeds": self.seeds,
             "dataset": splits.facts,
             "versions": versions(),

@@ -50,7 +50,7 @@ class SuiteArm(Experiment):
     def _load_data(self) -> Splits:
         said = {name: getattr(self.options, name) for name in names_in("data", RecipeOptions)}
         said |= {name: getattr(self.config, name) for name in names_in("data", TransferOptions)}
-        key = json.dumps([self.task, data_seed(self.config), said])
+        key = json.dumps([self.task.name, data_seed(self.config), said])
         if key not in _splits:
             _splits[key] = super()._load_data()
         return dataclasses.replace(_splits[key], facts=dict(_splits[key].facts))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..data.collator import SAMPLE_ID, IdentifiedRows, RoleTaggingCollator
-from ..data.images import decode_image
+from ..data.inputs import IMAGES
 from ..data.processors import PeerInputs, PeerProcessors, is_plain, settings_of
 from ..training.start_cache import LARGEST
 from ..training.trainer import MutualKDTrainer
@@ -28,10 +28,19 @@ class KeepingProcessors(PeerProcessors):
         rows_id (`str`): which data set the rows are from.
         kept (`dict`): what is there already, and where the rest goes, up to `most` bytes.
         most (`int`, *optional*): beyond, rows are processed each time.
+        read (`Callable`, *optional*): decodes a row's input; its image when unset.
     """
 
-    def __init__(self, processors: Mapping[str, Any], rows_id: str, kept: Kept, most: int = LARGEST):
+    def __init__(
+        self,
+        processors: Mapping[str, Any],
+        rows_id: str,
+        kept: Kept,
+        most: int = LARGEST,
+        read: Callable[[Mapping[str, Any]], Any] = IMAGES.read,
+    ):
         super().__init__(processors)
+        self.read = read
         self.rows_id, self.kept, self.most = rows_id, kept, most
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> PeerInputs:
@@ -49,7 +58,7 @@ class KeepingProcessors(PeerProcessors):
         new = [place for place, key in enumerate(keys) if key not in self.kept]
         fresh: Kept = {}
         if new:
-            made = self.run(processor, [decode_image(rows[place]["image"]) for place in new])
+            made = self.run(processor, [self.read(rows[place]) for place in new])
             for index, place in enumerate(new):
                 fresh[keys[place]] = {key: values[index].clone() for key, values in made.items()}
             if self._fits(fresh):
@@ -73,7 +82,7 @@ class KeepingCollator(RoleTaggingCollator):
     def __init__(self, collator: RoleTaggingCollator, rows_id: str, processors: Mapping[str, Any]):
         super().__init__(processors, None, collator.role_table, collator.on_bad_row, collator.keep_places)
         self.label_names = collator.label_names
-        self.processors = KeepingProcessors(processors, rows_id, _kept)
+        self.processors = KeepingProcessors(processors, rows_id, _kept, read=collator.inputs.read)
 
     def _read(self, row: Mapping[str, Any]) -> tuple[Any, Any]:
         return self.sample(row, row)

@@ -21,6 +21,7 @@ from ..peers.adapters import merged
 from ..peers.loading import load_peer
 from ..peers.spec import PeerSpec
 from ..reports.task_words import TaskWords, text_under
+from ..tasks.base import Task
 from ..tasks.exporting import PIXELS, TaskExport
 from ..tasks.registry import TASKS, make_task
 from ..tasks.run_splits import load_run_splits
@@ -74,6 +75,7 @@ def export_peers(
     dataset: str | None = None,
     samples: int = 256,
     max_drop: float = 0.02,
+    task: Task | None = None,
 ) -> list[Exported]:
     """
     Write the peers of a run, or one model folder, as ONNX.
@@ -95,6 +97,7 @@ def export_peers(
         max_drop (`float`, *optional*, defaults to 0.02): accuracy (of maps: of pixels; of saliency: CC) that int8 may
             lose; without labels, the share of samples or pixels on which it may disagree with PyTorch, or what its
             CC with PyTorch's densities may lack of 1.
+        task ([`Task`], *optional*): the run's, where it is none of [`TASKS`].
 
     Returns:
         `list[Exported]`: also with files that were refused, which are deleted.
@@ -116,10 +119,10 @@ def export_peers(
     if samples < 1:
         raise ExportError(f"samples must be 1 or more, got {samples}")
     folders, record = _find(Path(place), peers)
-    task = make_task(record["task"])
+    task = task or make_task(record["task"])
     if task.exporter is None:
         raise ExportError(f"{place}: peers for {task.name} are not exported")
-    splits = load_run_splits(record, dataset)
+    splits = load_run_splits(record, dataset, task)
     test = _first(splits.test, samples)
     train = _first(splits.train, CALIBRATION) if int8 else None
     recipe = record.get("recipe") or {}

@@ -237,9 +237,10 @@ def check_task(name: str, config: Any, task: Task) -> None:
     own_code = bool(getattr(config, "auto_map", None)) or config.model_type == "timm_wrapper"
     if architectures and not own_code and not task.architectures().intersection(architectures):
         way_out = "; label_alignment='new_head' puts a new head on its encoder" if task.takes_encoder(config) else ""
+        classes = " or ".join(cls.__name__ for cls in task.auto_models)
+        expected = f"a checkpoint of {classes}" if classes else "a module, or python:package.module:function"
         raise PeerError(
-            f"peer {name!r} is a {architectures[0]}, not a model for {task.name}; "
-            f"expected a checkpoint of {' or '.join(cls.__name__ for cls in task.auto_models)}{way_out}"
+            f"peer {name!r} is a {architectures[0]}, not a model for {task.name}; expected {expected}{way_out}"
         )
 
 

@@ -278,7 +278,7 @@ def usage(run: RunRecords, name: str) -> dict[str, Any]:
         return {}
     model = json.dumps(repository or name)
     snippet = relabelled(run.words.snippet_of(model_type(run, name)), folder, repository or name)
-    if snippet is None:
+    if not snippet:
         return {}
     found = {"snippet": snippet.format(model=model, example=json.dumps(run.words.example))}
     if is_timm(run, name) and name in run.repositories:

@@ -152,20 +152,20 @@ def emissions_tracker() -> Iterator[Any]:
         yield tracker
 
 
-def run_snippet(peer_dir: str | Path, example_image: Any, words: TaskWords) -> str | None:
+def run_snippet(peer_dir: str | Path, example: str, words: TaskWords) -> str | None:
     """Run the card's snippet on a saved peer; recorded as `usage[NAME]` of `results.json`.
 
     Args:
         peer_dir (`str` or `Path`): the peer's folder.
-        example_image (`PIL.Image.Image`): best one of the test split.
+        example (`str`): what the snippet is run on, as a Python literal: a path, or a text.
         words ([`TaskWords`]): of the task, with the snippet.
 
     Returns:
-        `str`: what the snippet printed; `None` where the folder is no model of transformers. Random states of
+        `str`: what the snippet printed; `None` where the folder is no model of transformers or there
+        is no snippet. Random states of
         Python, numpy and torch stay as they were.
     """
     import random
-    import tempfile
     from io import StringIO
 
     import numpy as np
@@ -175,16 +175,14 @@ def run_snippet(peer_dir: str | Path, example_image: Any, words: TaskWords) -> s
     if not (peer_dir / "config.json").is_file() and not (peer_dir / ADAPTER_CONFIG).is_file():
         return None
     snippet = relabelled(words.snippet_of(model_type_of(peer_dir)), peer_dir)
-    if snippet is None:
+    if not snippet:
         return None
     states = random.getstate(), np.random.get_state()
     printed = StringIO()
     try:
-        with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(), contextlib.redirect_stdout(printed):
-            image = Path(folder) / "example.png"
-            example_image.save(image)
-            program = snippet.format(model=repr(str(peer_dir)), example=repr(str(image)))
-            exec(compile(program, "the card's snippet", "exec"), {})  # our own text; only the two paths vary
+        with torch.random.fork_rng(), contextlib.redirect_stdout(printed):
+            program = snippet.format(model=repr(str(peer_dir)), example=example)
+            exec(compile(program, "the card's snippet", "exec"), {})  # the task's own text; only two literals vary
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor
 
 from ..config.options import OnBadRow, RecipeOptions, TransferOptions
+from ..data.collator import RoleTaggingCollator
 from ..data.columns import Target
-from ..data.splits import ROLES, Splits, check_images, load_splits
+from ..data.inputs import Inputs, check_inputs
+from ..data.splits import ROLES, Splits, load_splits
 from ..distillation.label_alignment import ClassColumns
 from ..distillation.units import Units
 from ..errors import ConfigError, PeerError
@@ -80,8 +82,8 @@ class Task(Units):
     greater_is_better: ClassVar[bool] = True
     default_score: ClassVar[str]
     """The score that ranks the peers where the user names none."""
-    collator_class: ClassVar[type]
-    """A [`RoleTaggingCollator`]."""
+    collator_class: ClassVar[type[RoleTaggingCollator]]
+    """Makes batches of rows; its `inputs` are the task's."""
     teaching_weight: ClassVar[float] = 10.0
     """Weight of transfer where the user names none and ways of teaching are tried."""
     target: ClassVar[Target | None] = None
@@ -98,6 +100,11 @@ class Task(Units):
     """What makes the task's part of a Space; tasks without one have no Space."""
     grid: str | None = None
     """Where logits are compared, for tasks in which a peer's score depends on the peers that it is compared with."""
+
+    @property
+    def inputs(self) -> Inputs:
+        """What rows hold, and how one is decoded."""
+        return self.collator_class.inputs
 
     @property
     def metric(self) -> str:
@@ -119,13 +126,14 @@ class Task(Units):
 
     def load_splits(self, options: RecipeOptions, seed: int, labels: bool, on_bad_row: OnBadRow = "raise") -> Splits:
         """The data of a run, see [`load_splits`]; `on_bad_row` is for rows that loading already opens, as videos."""
-        return load_splits(options, seed=seed, labels=labels, target=self.target or "class")
+        kind = self.target or "class"
+        return load_splits(options, seed=seed, labels=labels, target=kind, inputs=self.inputs)
 
     def check_splits(self, splits: Splits, on_bad_row: OnBadRow, roles: Sequence[str] = ROLES) -> None:
         """Read rows of these splits before they are used, so that a damaged one does not end a run after hours."""
         skipped = {}
         for name in roles:
-            rows, skipped[name] = check_images(getattr(splits, name), name, on_bad_row)
+            rows, skipped[name] = check_inputs(getattr(splits, name), name, on_bad_row, inputs=self.inputs)
             setattr(splits, name, rows)
         splits.facts["skipped_images"] = skipped
 
@@ -255,6 +263,15 @@ class Task(Units):
     def row_facts(self, rows: Any) -> dict[str, Any]:
         """What the report needs to know of the test split beside numbers, ready for JSON."""
         return {}
+
+    def snippet_example(self, row: Mapping[str, Any], folder: Path) -> str | None:
+        """What a card's snippet is run on, as a Python literal; `None` where it is not run.
+
+        Args:
+            row (`dict`): of the test split.
+            folder (`Path`): for files that the literal names.
+        """
+        return None
 
     def thumbnail(self, row: Mapping[str, Any]) -> bytes | None:
         """A row of the test split as a small JPEG, for the report; `None` where there is nothing to see."""

@@ -64,7 +64,7 @@ class TaskExport(ABC):
         """
         rest = iter(rows)
         while part := list(islice(rest, self.batch_size)):
-            batch = self.collator(part)
+            batch: Batch = self.collator(part)
             self._check(batch["peer_inputs"][self.name])
             yield batch
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..config.options import RecipeOptions
 from ..data.splits import Splits
 from ..errors import DataError
+from .base import Task
 from .registry import make_task
 
 DEFAULT_SEED = 42
@@ -17,13 +18,14 @@ COUNTED = {"rows": "rows", "videos": "videos", "frames": "frames", "skipped_imag
 """What tells data sets apart, by the names of their facts, and in words."""
 
 
-def load_run_splits(record: Mapping[str, Any], dataset: str | None = None) -> Splits:
+def load_run_splits(record: Mapping[str, Any], dataset: str | None = None, task: Task | None = None) -> Splits:
     """
     Load the splits that a run used, in the same order and without the same unreadable rows.
 
     Args:
         record (`dict`): `cohort.json`, of which `task`, `recipe` and `dataset` are looked at.
         dataset (`str`, *optional*): where the data set is now; as recorded when unset.
+        task ([`Task`], *optional*): the run's, where it is none of [`TASKS`].
 
     Raises:
         [`DataError`]: it cannot be found, or holds another number of rows or videos than the
@@ -37,7 +39,7 @@ def load_run_splits(record: Mapping[str, Any], dataset: str | None = None) -> Sp
     known = {item.name for item in fields(RecipeOptions)}
     options = RecipeOptions(**{name: value for name, value in recipe.items() if name in known})
     seed = next((recipe[key] for key in ("data_seed", "seed") if recipe.get(key) is not None), DEFAULT_SEED)
-    task = make_task(record["task"])
+    task = task or make_task(record["task"])
     on_bad_row = recipe.get("on_bad_row", "raise")
     splits = task.load_splits(options, seed, recipe.get("labels", True), on_bad_row)
     task.check_splits(splits, on_bad_row)

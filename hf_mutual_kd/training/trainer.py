@@ -102,7 +102,7 @@ class MutualKDTrainer(CohortPushing):
         args = args.resolved()
         args.check_peers(model.specs)
         names = model.label_names if model.names_given else None
-        self.given = GivenRows(args, model.task.target, args.labels, names)
+        self.given = GivenRows(args, model.task.target, args.labels, names, model.task.inputs)
         self.given_cohort = model
         train_dataset = plain_rows(self._read(train_dataset, "train_dataset", trains=True))
         eval_dataset = self._read_each(eval_dataset, "eval_dataset")
@@ -135,7 +135,8 @@ class MutualKDTrainer(CohortPushing):
         self._own_callbacks = list(callbacks or [])
         self._resumed_at: float | None = None
         self.evaluations: defaultdict[str, Evaluation] = defaultdict(Evaluation)
-        collator = collator_class(model.processors, view, table, args.on_bad_row, keep_places=args.world_size > 1)
+        keep_places = args.world_size > 1
+        collator: Any = collator_class(model.processors, view, table, args.on_bad_row, keep_places=keep_places)
         self.eval_collator.label_names = collator.label_names = model.label_names
         if self.score_table is not None and not self.objective.source.in_memory:
             collator = TableCollator(collator, TableTeacher(self.score_table, model.names, self.objective))

@@ -22,7 +22,7 @@ from bench_training import alternate
 from PIL import Image
 from transformers import ConvNextConfig
 
-from hf_mutual_kd.tasks.video_saliency import (
+from hf_mutual_kd import (
     VideoSaliencyConfig,
     VideoSaliencyModel,
     VideoSaliencyProcessor,

@@ -9,7 +9,8 @@ from conftest import SIZE, draw, make_rows, tiny_processor
 from torch.utils.data import DataLoader, IterableDataset
 
 from hf_mutual_kd import RoleTable, RoleTaggingCollator, SharedView
-from hf_mutual_kd.data.collator import IdentifiedRows, IdentifiedStream, content_id, identified
+from hf_mutual_kd.data.collator import IdentifiedRows, IdentifiedStream, identified
+from hf_mutual_kd.data.images import content_id
 from hf_mutual_kd.distillation.roles import UNDECIDED
 from hf_mutual_kd.errors import DataError
 

@@ -9,7 +9,7 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hf_mutual_kd.data.splits import check_images, decode_image
+from hf_mutual_kd.data.splits import check_inputs, decode_image
 from hf_mutual_kd.errors import DataError
 
 
@@ -19,13 +19,13 @@ def test_unreadable_image_names_its_row(tmp_path):
     broken = [{"bytes": b"no image", "path": "b.png"} if row == 3 else data[row]["image"] for row in range(6)]
     kept = Dataset.from_dict({"image": broken}, features=Features({"image": ImageFeature(decode=False)}))
     with pytest.raises(DataError, match=r"train row 3: b.png: cannot be decoded.*--on_bad_row skip"):
-        check_images(kept, "train")
-    left, skipped = check_images(kept, "train", "skip")
+        check_inputs(kept, "train")
+    left, skipped = check_inputs(kept, "train", "skip")
     assert (len(left), skipped) == (5, 1)
     assert pixels(left) == [0, 1, 2, 4, 5]
-    assert check_images(left, "train", "skip") == (left, 0)
+    assert check_inputs(left, "train", "skip") == (left, 0)
     with pytest.raises(DataError, match="train: none of its 1 images is readable"):
-        check_images(kept.select([3]), "train", "skip")
+        check_inputs(kept.select([3]), "train", "skip")
 
 
 def test_check_looks_at_the_whole_length(capsys):
@@ -33,9 +33,9 @@ def test_check_looks_at_the_whole_length(capsys):
     images = [{"bytes": png(), "path": None}] * 49 + [{"bytes": None, "path": None}]
     data = Dataset.from_dict({"image": images}).cast_column("image", ImageFeature(decode=False))
     with pytest.raises(DataError, match=r"test row 49: the row has no image \(neither bytes nor a path\)"):
-        check_images(data, "test", limit=5)
+        check_inputs(data, "test", limit=5)
     stream = data.to_iterable_dataset()
-    assert check_images(stream, "test") == (stream, 0)
+    assert check_inputs(stream, "test") == (stream, 0)
 
 
 def encode(image: Image.Image, form: str = "PNG", **kwargs) -> dict:

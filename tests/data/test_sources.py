@@ -16,7 +16,7 @@ from data_sets import ROOT, load, pixels, png, save, table, write_parquet
 from datasets import Array2D, Dataset, Features, IterableDataset, Value
 
 from hf_mutual_kd.config.options import RecipeOptions
-from hf_mutual_kd.data.splits import check_images, load_splits
+from hf_mutual_kd.data.splits import check_inputs, load_splits
 from hf_mutual_kd.errors import DataError
 
 
@@ -170,7 +170,7 @@ def test_embedded_data():
     assert splits.facts["rows"] == {"train": 200, "validation": 50, "test": 50}
     assert 0 < splits.facts["labelled"]["train"] < 200
     assert splits.label_names is None or len(splits.label_names) == 10
-    assert check_images(splits.train, "train")[1] == 0
+    assert check_inputs(splits.train, "train")[1] == 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from made_up_run import SHA
 from segmentation_peers import CLASSES, tiny_segmenter
 from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
+from hf_mutual_kd.data.images import image_file
 from hf_mutual_kd.reports.run_facts import (
     base_facts,
     emissions_tracker,
@@ -54,11 +56,12 @@ def test_run_snippet_prints_what_the_saved_peer_says(make_cohort, tmp_path):
     cohort, words = make_cohort("vit"), TASKS["image-classification"].words
     cohort.save_pretrained(tmp_path)
     before = random.getstate(), torch.get_rng_state().tolist()
-    printed = run_snippet(tmp_path / "vit", Image.new("RGB", (20, 20), "red"), words)
+    printed = run_snippet(tmp_path / "vit", image_file({"image": Image.new("RGB", (20, 20), "red")}, tmp_path), words)
     assert (random.getstate(), torch.get_rng_state().tolist()) == before
     assert re.fullmatch(r"(?:(?:circle|square|stripe): 0\.\d{3}\n?){3}", printed)
     (tmp_path / "plain").mkdir()
-    assert run_snippet(tmp_path / "plain", Image.new("RGB", (20, 20)), words) is None
+    assert run_snippet(tmp_path / "plain", "'x.png'", words) is None
+    assert run_snippet(tmp_path / "vit", "'x.png'", replace(words, snippet="")) is None
 
 
 @pytest.mark.parametrize("head", ["segformer", "mask2former"])
@@ -70,7 +73,8 @@ def test_the_snippet_of_a_segmentation_model_fits_its_head(tmp_path, head):
     kinds = {"segformer": SegformerImageProcessor, "mask2former": Mask2FormerImageProcessor}
     tiny_segmenter(head).save_pretrained(tmp_path)
     kinds[head](size=sizes[head]).save_pretrained(tmp_path)
-    printed = run_snippet(tmp_path, Image.new("RGB", (60, 40), "red"), TASKS["semantic-segmentation"].words)
+    image = image_file({"image": Image.new("RGB", (60, 40), "red")}, tmp_path)
+    printed = run_snippet(tmp_path, image, TASKS["semantic-segmentation"].words)
     shares = [re.fullmatch(r"(\w+): (\d+\.\d)% of the pixels", line) for line in printed.splitlines()]
     assert all(share[1] in CLASSES for share in shares)
     assert sum(float(share[2]) for share in shares) == pytest.approx(100, abs=0.2)

@@ -17,6 +17,7 @@ from ...files import staged, write_json
 from ...reports.run_records import HUB, RunRecords, hub_id, read_records
 from ...reports.samples import SAMPLES_FILE
 from ...reports.text import last_part, one_line
+from ...tasks.base import Task
 from ...tasks.registry import make_task
 from ...tasks.run_splits import load_run_splits
 from ...tasks.space import DATA, SAMPLES, SpaceTask
@@ -55,6 +56,7 @@ def write_space(
     pushed: dict[str, tuple[str, str]] | None = None,
     dataset: str | None = None,
     samples: int = MOST_SAMPLES,
+    task: Task | None = None,
 ) -> MadeSpace:
     """
     Write a folder that is a whole Space: the app, its requirements, `README.md`, `data/`.
@@ -71,6 +73,7 @@ def write_space(
         dataset (`str`, *optional*): where the data set is now, for the samples; as the run had it when unset.
         samples (`int`, *optional*, defaults to 12): test samples that visitors can pick, flipped ones first; 0 for
             none, which needs no data.
+        task ([`Task`], *optional*): the run's, where it is none of [`TASKS`].
 
     Returns:
         [`MadeSpace`]
@@ -88,9 +91,10 @@ def write_space(
     ```
     """
     run = read_records(Path(run_dir))
-    task = make_task(str(run.record["task"])).space
-    if task is None:
-        raise OutputFolderError(f"{run_dir}: there is no Space for {run.words.title} yet")
+    task = task or make_task(str(run.record["task"]))
+    part = task.space
+    if part is None:
+        raise OutputFolderError(f"{run_dir}: there is no Space for {task.name} yet")
     names = choose_peers(read_run(run_dir), peers)
     place = Path(out) if out else run.folder / FOLDER
     if place.exists() and not (place / DATA / "facts.json").is_file():
@@ -99,20 +103,22 @@ def write_space(
     place.parent.mkdir(parents=True, exist_ok=True)
     with staged(place) as folder:
         (folder / DATA).mkdir()
-        task.write_app(folder)
-        configs = {name: _config(run, name, task) for name in names}
+        part.write_app(folder)
+        configs = {name: _config(run, name, part) for name in names}
         described = [
-            _describe(run, name, folder, config, (pushed or {}).get(name), made) | task.peer_facts(run.folder / name)
+            _describe(run, name, folder, config, (pushed or {}).get(name), made) | part.peer_facts(run.folder / name)
             for name, config in configs.items()
         ]
         shown = []
         if samples:
             (folder / SAMPLES).mkdir()
-            shown = task.write_samples(run, load_run_splits(run.record, dataset).test, described, folder, samples)
-        write_json(folder / DATA / "facts.json", _facts(run, task, described, shown))
-        packages = requirements(run, task.packages(list(configs.values())))
+            shown = part.write_samples(
+                run, load_run_splits(run.record, dataset, task).test, described, folder, samples
+            )
+        write_json(folder / DATA / "facts.json", _facts(run, part, described, shown))
+        packages = requirements(run, part.packages(list(configs.values())))
         (folder / "requirements.txt").write_text(packages, encoding="utf-8")
-        (folder / "README.md").write_text(readme(run, names, made.models, described, task), encoding="utf-8")
+        (folder / "README.md").write_text(readme(run, names, made.models, described, part), encoding="utf-8")
     return made
 
 

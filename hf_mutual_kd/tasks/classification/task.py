@@ -36,6 +36,7 @@ class Classification(ClassUnits, Task):
     quality_name = "accuracy"
     default_score = "margin"
     has_classes = True
+    target = "class"
     teaching_weight = 3.0
     collator_class = RoleTaggingCollator
     report_sections = (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import AutoModelForImageClassification
 
 from ...config.options import TransferOptions
-from ...data.images import decode_image
+from ...data.images import decode_image, image_file
 from ...data.views import SharedView
 from ...errors import PeerError
 from ...reports.pictures import thumbnail
@@ -27,7 +28,6 @@ class ImageClassification(Classification):
     name = "image-classification"
     words = WORDS
     auto_models = (AutoModelForImageClassification,)
-    target = "class"
     exporter = ImageExport
     space = ClassificationSpace()
 
@@ -43,6 +43,9 @@ class ImageClassification(Classification):
                 f"peer {name!r}: ShieldGemma2ForImageClassification asks a language model a question of yes or no; "
                 "it has no classes to learn"
             )
+
+    def snippet_example(self, row: Mapping[str, Any], folder: Path) -> str | None:
+        return image_file(row, folder)
 
     def takes_encoder(self, config: Any) -> bool:
         return super().takes_encoder(config) or takes_encoder(config)

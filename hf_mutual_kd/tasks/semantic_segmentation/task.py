@@ -14,6 +14,7 @@ from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversal
 
 from ...config.options import Granularity, OnBadRow, TransferGrid, TransferOptions
 from ...data.collator import SAMPLE_ID
+from ...data.images import image_file
 from ...data.masks import IGNORE, UNLABELLED, UNREADABLE
 from ...data.splits import ROLES, Splits, check_masks
 from ...distillation.label_alignment import ClassColumns
@@ -293,6 +294,9 @@ class SemanticSegmentation(Task):
     ) -> SegmentationEvaluator:
         start = start if isinstance(start, SegmentationEvaluator) else None
         return SegmentationEvaluator(peer_names, num_classes, start)
+
+    def snippet_example(self, row: Mapping[str, Any], folder: Path) -> str | None:
+        return image_file(row, folder)
 
     def examples(self, before: Any, after: Any, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         if found := read_examples(before, after, rows):

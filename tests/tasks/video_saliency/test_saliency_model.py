@@ -9,7 +9,7 @@ import torch
 from saliency_peers import FRAME, FRAMES, LARGE, SIDE, SMALL, TORCHVISION, VIDEO, saliency_config, tiny_saliency
 from transformers import AutoBackbone, AutoConfig, AutoModel, AutoProcessor
 
-from hf_mutual_kd.tasks.video_saliency import VideoSaliencyConfig, VideoSaliencyModel, VideoSaliencyProcessor
+from hf_mutual_kd import VideoSaliencyConfig, VideoSaliencyModel, VideoSaliencyProcessor
 from hf_mutual_kd.tasks.video_saliency.model.decoder_video_saliency import Clock, place_and_time
 
 KINDS = [*SMALL, *LARGE]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_mutual_kd.tasks.video_saliency import VideoSaliencyConfig, VideoSaliencyProcessor
+from hf_mutual_kd import VideoSaliencyConfig, VideoSaliencyProcessor
 
 
 def frames(count=3, height=20, width=30, seed=0):

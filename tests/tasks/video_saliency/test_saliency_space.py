@@ -20,12 +20,12 @@ from saliency_files import mp4, numbers_of
 from saliency_run import gaze_videos
 from space_run import write_saliency
 
+from hf_mutual_kd import VideoSaliencyModel, VideoSaliencyProcessor
 from hf_mutual_kd.data.video import open_frames
 from hf_mutual_kd.errors import DataError
 from hf_mutual_kd.hub.space.build import write_space
 from hf_mutual_kd.reports.text import split_readme
 from hf_mutual_kd.tasks.run_splits import load_run_splits
-from hf_mutual_kd.tasks.video_saliency import VideoSaliencyModel, VideoSaliencyProcessor
 from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows, load_clip
 from hf_mutual_kd.tasks.video_saliency.data.clips import ClipPolicy
 from hf_mutual_kd.tasks.video_saliency.model.losses import score

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from saliency_peers import tiny_saliency
 
+from hf_mutual_kd import VideoSaliencyProcessor, cut_distance, predict_video, stream_saliency
 from hf_mutual_kd.cli.main import main
 from hf_mutual_kd.errors import ConfigError, DataError, OutputFolderError, PeerError
-from hf_mutual_kd.tasks.video_saliency import VideoSaliencyProcessor, cut_distance, predict_video, stream_saliency
 from hf_mutual_kd.tasks.video_saliency.predict import overlay
 
 SIZE = (20, 28)

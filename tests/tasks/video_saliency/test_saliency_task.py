@@ -8,7 +8,7 @@ from saliency_peers import FRAMES, SIDE, tiny_saliency
 from saliency_run import gaze_videos, saliency_cohort
 from torch import nn
 
-from hf_mutual_kd import Cohort
+from hf_mutual_kd import Cohort, VideoSaliencyProcessor
 from hf_mutual_kd.config.options import TransferOptions
 from hf_mutual_kd.distillation.objective import BestRule, FrozenSource, LiveSource, MeanRule, Objective
 from hf_mutual_kd.distillation.roles import NOBODY
@@ -16,7 +16,6 @@ from hf_mutual_kd.errors import ConfigError, DataError, PeerError
 from hf_mutual_kd.peers.loading import LoadedPeer
 from hf_mutual_kd.peers.spec import PeerSpec
 from hf_mutual_kd.tasks.registry import VideoSaliency
-from hf_mutual_kd.tasks.video_saliency import VideoSaliencyProcessor
 from hf_mutual_kd.tasks.video_saliency.collator import ClipCollator, ClipProcessors, clip_policy
 from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows, ClipView
 from hf_mutual_kd.tasks.video_saliency.data.clips import ClipPolicy
