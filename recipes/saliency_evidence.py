@@ -19,7 +19,7 @@ from typing import Any
 from hf_mutual_kd import verdict, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = "recipes/configs/embedded_saliency.yaml"
+CONFIG = "embedded_saliency"
 SEEDS = (0, 1, 2)
 METRICS = ("CC", "SIM", "NSS", "AUC-J", "sAUC")
 COHORTS = {"two": ("convnext", "videomae"), "three": ("convnext", "videomae", "swin3d")}

@@ -17,7 +17,7 @@ FAST = [
 
 
 def main(words: list[str]) -> int:
-    return launch("image-classification", "recipes/vit_classify.py", words, ROOT / "unused.yaml", "a recipe")
+    return launch("image-classification", words)
 
 
 @pytest.fixture(scope="module")

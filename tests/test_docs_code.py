@@ -64,8 +64,7 @@ def place(tmp_path_factory):
         table = pq.read_table(ROOT / "recipes" / "embedded" / "fashion_mnist" / f"{split}.parquet")
         pq.write_table(table.slice(0, count), data / f"{split}.parquet")
     (data.parent / "peers").symlink_to(ROOT / "recipes" / "embedded" / "peers")
-    for name in ("vit_classify.py", "configs"):
-        (folder / "recipes" / name).symlink_to(ROOT / "recipes" / name)
+    (folder / "recipes" / "vit_classify.py").symlink_to(ROOT / "recipes" / "vit_classify.py")
     (folder / "runs" / "in1k").mkdir(parents=True)
     (folder / "runs" / "in1k" / "vit-t").symlink_to(ROOT / "recipes" / "embedded" / "peers" / "vit")
     return folder
@@ -110,6 +109,7 @@ def test_blocks_run_as_they_stand(page, place, rows, monkeypatch, capsys):
     """A page that shows a call which was renamed long ago."""
     monkeypatch.chdir(place)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_MUTUAL_KD_EXAMPLES", str(place / "recipes"))
     names = {"train": rows["train"], "validation": rows["validation"], "test": rows["test"]}
     for block in blocks(page):
         if block.reason is None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from .._version import __version__
 from ..config.recipe import parse_options
 from ..config.values import nearest
 from ..errors import ConfigError
+from ..experiments.launch import WAYS, train
 from ..experiments.program import run_command
 from .compare import CompareOptions, run_compare
 from .export import ExportOptions, run_export
@@ -25,10 +27,10 @@ PROGRAM = "hf-mutual-kd"
 
 
 class Command(NamedTuple):
-    """One command: its line of help, the dataclass of its options, what runs it."""
+    """One command: its line of help, the dataclass of its options (`None`: it takes the words), what runs it."""
 
     help: str
-    options: type
+    options: type | None
     run: Callable[[Any], None]
 
 
@@ -49,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> None:
         name, rest = find_command(words)
         command = COMMANDS[name]
-        command.run(parse_options(rest, command.options, program=f"{PROGRAM} {name}", description=command.help))
+        if command.options is None:
+            command.run(rest)
+        else:
+            command.run(parse_options(rest, command.options, program=f"{PROGRAM} {name}", description=command.help))
 
     return run_command(run)
 
@@ -98,6 +103,7 @@ def run_env(options: NoOptions) -> None:
 
 
 COMMANDS = {
+    **{f"train {task}": Command(way.help, None, partial(train, task)) for task, way in WAYS.items()},
     "scout": Command("Find models that complement mine.", ScoutOptions, run_scout),
     "score": Command("Score peers on a data set once, for training to read.", ScoreOptions, run_score),
     "compare": Command("Compare settings over seeds, each with its control.", CompareOptions, run_compare),

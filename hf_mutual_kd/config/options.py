@@ -61,12 +61,16 @@ class ColumnOptions:
     """Which columns of the rows are read."""
 
     input_column: str | None = option(
-        "data", None, "Column that holds the input, such as the image; unset: 'image', or the one column of images."
+        "data",
+        None,
+        "Column that holds the input, such as the image; unset: 'image', or the one column of images.",
+        often=True,
     )
     label_column: str | None = option(
         "data",
         None,
         "Column that holds the label or mask, null or -1 for none; unset: 'label', or the one column of class labels.",
+        often=True,
     )
 
 
@@ -118,9 +122,13 @@ class TransferOptions(ColumnOptions, StageOptions):
         None,
         "Who teaches: the best peer, the peers' mean, each the others, one, or a weighted mean.",
         metavar="|".join(TEACHER_RULES),
+        often=True,
     )
     teacher_source: TeacherSourceName | None = option(
-        "teaching", None, "Teachers speak as they are now, as they started, as a moving average, or from score_table."
+        "teaching",
+        None,
+        "Teachers speak as they are now, as they started, as a moving average, or from score_table.",
+        often=True,
     )
     ema_decay: float = option(
         "teaching",
@@ -144,10 +152,13 @@ class TransferOptions(ColumnOptions, StageOptions):
         "What ranks the peers: margin or loss of the truth, or confidence. Unset: margin; loss for maps.",
     )
     granularity: Granularity = option(
-        "teaching", "image", "Unit of who teaches; for maps also each class of an image, or pixel."
+        "teaching", "image", "Unit of who teaches; for maps also each class of an image, or pixel.", only="masks"
     )
     transfer_grid: TransferGrid = option(
-        "teaching", "coarsest", "Maps meet on the coarsest grid of the peers, or at the size of the labels ('label')."
+        "teaching",
+        "coarsest",
+        "Maps meet on the coarsest grid of the peers, or at the size of the labels ('label').",
+        only="masks",
     )
     score_table: str | None = option(
         "teaching",
@@ -161,7 +172,7 @@ class TransferOptions(ColumnOptions, StageOptions):
     role_table: str | None = option(
         "teaching", None, "Parquet role table of an earlier run; its samples keep their teacher.", place=True
     )
-    labels: bool = option("data", True, "false: ignore all labels; only transfer trains the peers.")
+    labels: bool = option("data", True, "false: ignore all labels; only transfer trains the peers.", often=True)
     labelled_share: float | None = option(
         "training",
         None,
@@ -173,12 +184,17 @@ class TransferOptions(ColumnOptions, StageOptions):
         None,
         "Weight of transfer against the supervised loss (0: control). Unset: 1; with teaching auto the task's own.",
         rule=NOT_NEGATIVE,
+        often=True,
     )
     transfer_warmup_steps: int = option(
         "teaching", 0, "Optimizer steps over which the transfer weight rises from 0.", rule=NOT_NEGATIVE
     )
     temperature: float = option(
-        "teaching", 1.0, "Softening of teacher and student; the loss is scaled by its square.", rule=POSITIVE
+        "teaching",
+        1.0,
+        "Softening of teacher and student; the loss is scaled by its square.",
+        rule=POSITIVE,
+        often=True,
     )
     cache_frozen: bool | None = option(
         "teaching", None, "Compute the frozen starts' outputs once before training. Unset: when augment is false."
@@ -201,7 +217,7 @@ class TransferOptions(ColumnOptions, StageOptions):
         "hub", "{peer}-{dataset}-mutual", "Names of repositories: {peer}, {dataset}, {task}."
     )
 
-    augment: bool = option("view", True, "Random crop and flip, the same for all peers.")
+    augment: bool = option("view", True, "Random crop and flip, the same for all peers.", often=True)
     crop_min_area: float = option(
         "view", 0.6, "Smallest share of the image that a random crop keeps, above 0, at most 1.", rule=SHARE
     )
@@ -210,9 +226,13 @@ class TransferOptions(ColumnOptions, StageOptions):
         None,
         "For maps: side of the random square crop; unset: the largest size of the peers' processors, else 512.",
         rule=between(1, MOST_CROPPED),
+        only="masks",
     )
     scale_range: list[float] = option(
-        "view", [0.5, 2.0], "For maps: least and greatest shorter side of a scaled image, as multiples of crop_size."
+        "view",
+        [0.5, 2.0],
+        "For maps: least and greatest shorter side of a scaled image, as multiples of crop_size.",
+        only="masks",
     )
     color_jitter: float = option(
         "view", 0.0, "Strength of random brightness, contrast and saturation changes.", rule=NOT_NEGATIVE
@@ -301,23 +321,32 @@ class DataOptions(ColumnOptions):
     """
 
     dataset: str | None = option(
-        "data", None, "Hub id, save_to_disk folder, image folder, or Parquet file, folder or glob.", place=True
+        "data",
+        None,
+        "Hub id, save_to_disk folder, image folder, or Parquet file, folder or glob.",
+        place=True,
+        often=True,
     )
     dataset_config: str | None = option("data", None, "Name of the data set's configuration on the Hub.")
     dataset_revision: str | None = option("data", None, "Branch, tag or commit of the data set on the Hub.")
-    train_split: str = option("data", "train", "Split to learn from.")
-    validation_split: str | None = option("data", None, "Split that selects; unset: 'validation' or a tenth of train.")
-    test_split: str | None = option("data", None, "Split that is reported; unset: 'test' or half of validation.")
+    train_split: str = option("data", "train", "Split to learn from.", often=True)
+    validation_split: str | None = option(
+        "data", None, "Split that selects; unset: 'validation' or a tenth of train.", often=True
+    )
+    test_split: str | None = option(
+        "data", None, "Split that is reported; unset: 'test' or half of validation.", often=True
+    )
     label_names: list[str] = option(
         "data",
         [],
         "Names of the classes: a JSON file, or NAME,NAME …; unset: those of the data set, else of the peers.",
+        often=True,
     )
     reduce_labels: bool = option(
-        "data", False, "Masks count the classes from 1: ignore 0 and count from 0, once, for all peers."
+        "data", False, "Masks count the classes from 1: ignore 0 and count from 0, once, for all peers.", only="masks"
     )
     streaming: bool = option("data", False, "Read the data set as a stream, without storing it.")
-    max_train_samples: int | None = option("data", None, "Use only so many training rows.", rule=COUNT)
+    max_train_samples: int | None = option("data", None, "Use only so many training rows.", rule=COUNT, often=True)
     max_eval_samples: int | None = option(
         "data", None, "Use only so many rows of the validation and test splits.", rule=COUNT
     )
@@ -325,10 +354,14 @@ class DataOptions(ColumnOptions):
         "data", None, "Hide the labels of all training rows but so many.", rule=COUNT
     )
     labels_per_class: int | None = option(
-        "data", None, "Hide the labels of all training rows but so many of each class.", rule=COUNT
+        "data", None, "Hide the labels of all training rows but so many of each class.", rule=COUNT, only="classes"
     )
     eval_frame_step: int = option(
-        "data", 8, "Of videos: measure every so many-th frame of the validation and test splits.", rule=COUNT
+        "data",
+        8,
+        "Of videos: measure every so many-th frame of the validation and test splits.",
+        rule=COUNT,
+        only="videos",
     )
 
 
@@ -347,20 +380,32 @@ class RecipeOptions(DataOptions):
         "between peers (source, learning_rate, weight_decay, frozen, processor, peft, dtype, …) is a mapping in YAML, "
         "and --peers.NAME.learning_rate 1e-5 here.",
         metavar="NAME=ID …",
+        often=True,
     )
     peft: dict[str, Any] | str | None = option(
-        "peers", None, "Train adapters only: 'lora', or in YAML a configuration of peft with its peft_type."
+        "peers",
+        None,
+        "Train adapters only: 'lora', or in YAML a configuration of peft with its peft_type.",
+        often=True,
     )
     load_in_4bit: bool = option("peers", False, "With peft: hold the bases in 4 bits (nf4); needs bitsandbytes.")
     load_in_8bit: bool = option("peers", False, "With peft: hold the bases in 8 bits; needs bitsandbytes.")
     label_alignment: LabelAlignment = option(
-        "peers", "exact", "'subset': peers may know more classes; 'new_head': replace every classifier by a new one."
+        "peers",
+        "exact",
+        "'subset': peers may know more classes; 'new_head': replace every classifier by a new one.",
+        often=True,
     )
-    trust_remote_code: bool = option("peers", False, "Run code that a peer's repository brings.")
+    trust_remote_code: bool = option("peers", False, "Run code that a peer's repository brings.", often=True)
     dataset_note: str | None = option("data", None, "What cards and tables say of the data set beside its name.")
-    control: bool = option("run", True, "Also run the control: the same without transfer.")
-    seeds: list[int] = option("run", [], "Repeat the whole for these seeds; unset: the one of --seed.", rule=SEED)
-    overwrite_output_dir: bool = option("run", False, "Replace what is in output_dir.")
+    processes: int = option(
+        "machine", 1, "Start so many processes of this machine through Accelerate.", rule=COUNT, often=True
+    )
+    control: bool = option("run", True, "Also run the control: the same without transfer.", often=True)
+    seeds: list[int] = option(
+        "run", [], "Repeat the whole for these seeds; unset: the one of --seed.", rule=SEED, often=True
+    )
+    overwrite_output_dir: bool = option("run", False, "Replace what is in output_dir.", often=True)
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:

@@ -54,6 +54,7 @@ def parse_recipe(
     defaults: Defaults | None = None,
     description: str,
     program: str = "",
+    kinds: Sequence[str] | None = None,
 ) -> Recipe:
     """Read the command line and the file of `--config`; every dataclass field of the classes is an option.
 
@@ -71,6 +72,8 @@ def parse_recipe(
             what the user set to them.
         description (`str`): what `--help` says first.
         program (`str`, *optional*): how the command is called.
+        kinds (`list[str]`, *optional*): of the options that are for some tasks alone (`option(…, only="masks")`) those
+            that there are; all when unset.
 
     Returns:
         [`Recipe`]
@@ -86,10 +89,10 @@ def parse_recipe(
         >>> recipe.config.temperature, recipe.given
         (2.0, {'temperature': 2.0})
     """
-    show_help(argv, option_classes, description, f"{program} [--option value …]" if program else "", TRAINING)
+    show_help(argv, option_classes, description, f"{program} [--option value …]" if program else "", TRAINING, kinds)
     config_class = load_config_class()
     own_class = _own_class(option_classes, config_class)
-    options = options_of(own_class, config_class)
+    options = of_kinds(options_of(own_class, config_class), kinds)
     problems: list[str] = []
     words = split_words(argv, options, problems)
     layers = [_read_file(words, problems), _from_command_line(words, options, problems)]
@@ -129,11 +132,27 @@ def parse_options(argv: Sequence[str], cls: type, *, program: str, description: 
     return found
 
 
-def show_help(argv: Sequence[str], classes: Sequence[type], description: str, usage: str, ending: str) -> None:
+def of_kinds(options: dict[str, Option], kinds: Sequence[str] | None) -> dict[str, Option]:
+    """The options without those that are for other tasks alone."""
+    if kinds is None:
+        return options
+    return {name: option for name, option in options.items() if option.metadata.get("only") in (None, *kinds)}
+
+
+def show_help(
+    argv: Sequence[str],
+    classes: Sequence[type],
+    description: str,
+    usage: str,
+    ending: str,
+    kinds: Sequence[str] | None = None,
+) -> None:
     """Print and exit where `--help` is among the words."""
     asked = {"--help", "-h", "--help-all"} & set(argv)
     if asked:
-        text = render_help(classes, description, usage=usage, whole="--help-all" in asked)
+        text = render_help(
+            classes, description, usage=usage, whole=kinds is None or "--help-all" in asked, kinds=kinds
+        )
         sys.stdout.write(f"{text}\n\n{ending}\n" if ending else f"{text}\n")
         raise SystemExit(0)
 

@@ -31,6 +31,7 @@ class StageOptions:
         "teaching",
         None,
         "'auto': adapt, try ways of teaching, keep of each peer what validation favours. Unset: teacher_rule.",
+        often=True,
     )
     adapt: bool | None = option(
         "teaching", None, "With teaching auto: learn from labels first. Unset: where a head is new."

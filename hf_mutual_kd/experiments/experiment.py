@@ -69,7 +69,7 @@ class Experiment:
         task ([`Task`] or `str`): e.g. `"image-classification"`.
         options ([`RecipeOptions`]): peers and data.
         config ([`MutualKDConfig`]): of the mutual arm.
-        script (`str`): the recipe's path, for the command that repeats the run.
+        program (`str`): what the command that repeats the run begins with.
         given (`dict`): the resolved recipe, for the record; no secrets.
     """
 
@@ -80,12 +80,12 @@ class Experiment:
         task: Task | str,
         options: RecipeOptions,
         config: MutualKDConfig,
-        script: str = "",
+        program: str = "",
         given: Mapping | None = None,
     ):
         self.task, self.options, self.config = make_task(task), options, config
         self.given = {name: value for name, value in (given or {}).items() if name not in ONE_TIME}
-        self.command = to_command(f"accelerate launch {script}", self.given) if script else ""
+        self.command = to_command(program, self.given) if program else ""
         self.folder = Path(config.output_dir)
         self.seeds = options.seeds or [config.seed]
         self.state = PartialState()
@@ -386,7 +386,7 @@ def data_seed(config: MutualKDConfig) -> int:
     return config.seed if config.data_seed is None else config.data_seed
 
 
-ONE_TIME = ("config", "resume_from_checkpoint", "overwrite_output_dir")
+ONE_TIME = ("config", "processes", "resume_from_checkpoint", "overwrite_output_dir")
 """Options that say how a run was started, not what it is."""
 
 SHUFFLE_BUFFER = 1000

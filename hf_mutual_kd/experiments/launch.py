@@ -1,13 +1,16 @@
-"""What the recipes share: options from the command line and YAML, the experiment, and errors in plain words."""
+"""Training from a command line: options from words and YAML, one process or several, the experiment, plain errors."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..config.options import RecipeOptions, TransferOptions
 from ..config.recipe import parse_recipe
+from ..errors import ConfigError
 from .program import run_command
 
 DEFAULTS = {
@@ -16,6 +19,24 @@ DEFAULTS = {
     "save_total_limit": 1,
     "load_best_model_at_end": True,
 }
+CHOOSING = ("--peers", "--dataset", "--config")
+"""Options that say what to train; without any of them the embedded default of a task is trained."""
+
+
+class Way(NamedTuple):
+    """How a task is trained from the command line: a line of help, its embedded default, its own kinds of options."""
+
+    help: str
+    embedded: str | None = None
+    kinds: tuple[str, ...] = ()
+
+
+WAYS = {
+    "image-classification": Way("Image classifiers that teach each other.", "embedded", ("classes",)),
+    "semantic-segmentation": Way("Segmentation models that teach each other.", "embedded_segmentation", ("masks",)),
+    "video-saliency": Way("Video saliency models that teach each other.", "embedded_saliency", ("videos",)),
+}
+"""The tasks of the command `train`."""
 
 
 def defaults_for(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,52 +56,77 @@ def defaults_for(said: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-CHOOSING = ("--peers", "--dataset", "--config", "--help", "-h")
-"""Options that say what to run; without any of them a recipe runs its embedded default."""
-
-
-def launch(
-    task: str,
-    script: str,
-    argv: Sequence[str],
-    embedded: Path,
-    description: str,
-    defaults: Mapping[str, Any] | None = None,
-) -> int:
+def launch(task: str, argv: Sequence[str]) -> int:
     """
-    Run a recipe.
+    Train from a command line, and end as a program does: see [`train`].
 
     Args:
-        task (`str`): e.g. `"image-classification"`.
-        script (`str`): the recipe's path in this repository, for the command that repeats the run.
-        argv (`list[str]`): the words after the recipe's name.
-        embedded (`Path`): the configuration that runs when nothing is chosen.
-        description (`str`): for `--help`.
-        defaults (`dict`, *optional*): of options, over those of all recipes.
+        task (`str`): e.g. `"image-classification"`, or one that you have put into `TASKS`.
+        argv (`list[str]`): the words after the program's name.
 
     Returns:
         `int`: 0; 2 for an error of the user's, 130 when interrupted, 143 when terminated, with one line on stderr.
     """
-    words = list(argv)
-    if not any(word.split("=")[0] in CHOOSING for word in words):
-        words = ["--config", str(embedded), *words]
-    own = {"output_dir": f"runs/{Path(script).stem}", **(defaults or {})}
+    return run_command(lambda: train(task, argv))
 
-    def run() -> None:
-        recipe = parse_recipe(
-            words,
-            (RecipeOptions, TransferOptions),
-            load_config_class,
-            defaults=lambda said: own | defaults_for(said),
-            description=description,
-        )
-        from ..training.processes import leave_together
-        from .experiment import Experiment
 
-        Experiment(task, recipe.options, recipe.config, script, recipe.given).run()
-        leave_together()
+def train(task: str, argv: Sequence[str]) -> None:
+    """
+    Train a cohort as the words of a command line say.
 
-    return run_command(run)
+    Args:
+        task (`str`): e.g. `"image-classification"`.
+        argv (`list[str]`): the words after `hf-mutual-kd train TASK`; without peers, data set or configuration the
+            embedded default is trained.
+
+    Raises:
+        [`MutualKDError`]: an error of the user's.
+        `SystemExit`: with code 0 after `--help`.
+    """
+    way, words = WAYS.get(task, Way("", None, ())), list(argv)
+    if way.embedded and not any(word.split("=")[0] in CHOOSING for word in words):
+        words = ["--config", way.embedded, *words]
+    command = f"hf-mutual-kd train {task}" if task in WAYS else ""
+    recipe = parse_recipe(
+        words,
+        (RecipeOptions, TransferOptions),
+        load_config_class,
+        defaults=lambda said: {"output_dir": f"runs/{task}"} | defaults_for(said),
+        description=way.help,
+        program=command,
+        kinds=way.kinds if task in WAYS else None,
+    )
+    if recipe.options.processes > 1 and "WORLD_SIZE" not in os.environ:
+        start_processes(task, argv, recipe.options.processes)
+        return
+    from ..training.processes import leave_together
+    from .experiment import Experiment
+
+    Experiment(task, recipe.options, recipe.config, command, recipe.given).run()
+    leave_together()
+
+
+def start_processes(task: str, argv: Sequence[str], count: int) -> None:
+    """
+    Train in several processes of this machine, which Accelerate starts.
+
+    Raises:
+        [`ConfigError`]: there are fewer GPUs than processes, or the training ended with an error, which it has told.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < count:
+        raise ConfigError(f"processes must be at most {gpus}, the GPUs of this machine, got {count}")
+    machine = ["--num_processes", str(count), "--num_machines", "1", "--mixed_precision", "no"]
+    # Accelerate starts several processes for this type only; without a GPU each must be told, see `check_launch`.
+    machine += ["--dynamo_backend", "no", "--multi_gpu"]
+    words = [sys.executable, "-m", "accelerate.commands.launch", *machine, "-m", "hf_mutual_kd", "train", task, *argv]
+    if not gpus and not any(word.split("=")[0].replace("-", "_") == "__use_cpu" for word in argv):
+        words.append("--use_cpu")
+    code = subprocess.run(words, check=False).returncode
+    if code:
+        raise ConfigError(f"training in {count} processes ended with code {code}; the lines above say why")
 
 
 def load_config_class() -> type:

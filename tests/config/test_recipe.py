@@ -426,7 +426,7 @@ def test_help_is_quick_and_loads_no_torch():
         "from hf_mutual_kd.config.options import RecipeOptions, TransferOptions\n"
         "from hf_mutual_kd.config.recipe import parse_recipe\n"
         "try:\n"
-        "    parse_recipe(['--help'], (RecipeOptions, TransferOptions), None, description='Classify.')\n"
+        "    parse_recipe(['--help-all'], (RecipeOptions, TransferOptions), None, description='Classify.')\n"
         "finally:\n"
         "    assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
     )

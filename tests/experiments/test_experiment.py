@@ -132,7 +132,7 @@ def test_other_settings_run(place, tmp_path, more, peers):
 
 
 @pytest.mark.parametrize(
-    "config", sorted((ROOT / "recipes" / "configs").glob("imagenet*.yaml")), ids=lambda path: path.stem
+    "config", sorted((ROOT / "hf_mutual_kd" / "configs").glob("imagenet*.yaml")), ids=lambda path: path.stem
 )
 def test_configurations_of_the_paper_run_with_stand_ins(config, place, tmp_path):
     """Files marked as not run here must at least run where the real models and data are."""

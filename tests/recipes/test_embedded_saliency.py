@@ -18,6 +18,7 @@ from hf_mutual_kd.tasks.video_saliency.metrics.functions import cc
 from hf_mutual_kd.tasks.video_saliency.model.losses import resample_log_density
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+CONFIGS = RECIPES.parent / "hf_mutual_kd" / "configs"
 HERE = RECIPES / "embedded_saliency"
 KINDS = {"convnext": "frame_backbone", "videomae": "transformers_video", "swin3d": "torchvision_video"}
 
@@ -79,7 +80,7 @@ def test_everything_embedded_is_called_synthetic(tmp_path):
     """Numbers on made gaze that look like numbers on people's."""
     for name in KINDS:
         assert "synthetic" in (HERE / "peers" / name / "README.md").read_text("utf-8")
-    recipe = config_of(RECIPES / "configs" / "embedded_saliency.yaml", tmp_path)
+    recipe = config_of(CONFIGS / "embedded_saliency.yaml", tmp_path)
     assert recipe.options.dataset_note.startswith("Synthetic")
     assert "synthetic" in recipe.options.dataset
     assert len(recipe.options.peers) == 3
@@ -89,7 +90,7 @@ def test_everything_embedded_is_called_synthetic(tmp_path):
 @pytest.mark.parametrize("name", ["dhf1k", "hollywood2", "avimos"])
 def test_configurations_that_were_not_run_load_and_say_so(name, tmp_path):
     """A shipped file that does not parse is found by its first user."""
-    path = RECIPES / "configs" / f"saliency_{name}.yaml"
+    path = CONFIGS / f"saliency_{name}.yaml"
     assert path.read_text(encoding="utf-8").startswith("# Not run here:")
     recipe = config_of(path, tmp_path)
     assert recipe.options.dataset.startswith(f"{name}:")

@@ -20,6 +20,7 @@ from hf_mutual_kd.tasks.semantic_segmentation.heads import head_of
 from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+CONFIGS = RECIPES.parent / "hf_mutual_kd" / "configs"
 HERE = RECIPES / "embedded_segmentation"
 DATA = HERE / "land_cover"
 SPLITS = "pretrain", "train", "validation", "test"
@@ -159,9 +160,7 @@ def test_data_is_a_dataset_of_images():
     assert rows.column_names == ["image", "label", "lon", "lat"]
 
 
-@pytest.mark.parametrize(
-    "path", sorted((RECIPES / "configs").glob("segment_ade20k*.yaml")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("segment_ade20k*.yaml")), ids=lambda path: path.stem)
 def test_configurations_for_ade20k_load(path, tmp_path):
     """A shipped file that does not parse is found by its first user."""
     from hf_mutual_kd.config.training_config import MutualKDConfig
@@ -177,4 +176,4 @@ def test_configurations_for_ade20k_load(path, tmp_path):
 
 def test_there_are_configurations_for_ade20k():
     """The test above passes for an empty folder."""
-    assert len(list((RECIPES / "configs").glob("segment_ade20k*.yaml"))) >= 3
+    assert len(list(CONFIGS.glob("segment_ade20k*.yaml"))) >= 3

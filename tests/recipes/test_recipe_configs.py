@@ -11,7 +11,7 @@ from hf_mutual_kd.config.recipe import parse_recipe
 from hf_mutual_kd.config.values import accepts, convert, from_word
 from hf_mutual_kd.errors import ConfigError
 
-CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
+CONFIGS = Path(__file__).parents[2] / "hf_mutual_kd" / "configs"
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def recipe_command(report: Mapping[str, Any], options: Mapping[str, Any]) -> str
     models = {"mine": report["model"]} | {name: report["candidates"][name] for name in partners}
     peers = [f"{name}={_at_commit(model)}" for name, model in models.items()]
     given = {"peers": peers, **{name: value for name, value in options.items() if value is not None}}
-    return to_command("accelerate launch recipes/vit_classify.py", given | {"output_dir": "runs/with_partners"})
+    return to_command("hf-mutual-kd train image-classification", given | {"output_dir": "runs/with_partners"})
 
 
 def _at_commit(model: Mapping[str, Any]) -> str:

@@ -93,7 +93,7 @@ def test_masks_without_class_names_are_checked_before_training(tmp_path, capsys)
         Dataset.from_list(rows, features=kinds).to_parquet(tmp_path / "rows" / f"{split}.parquet")
     words = ["--peers", *(f"{name}={tmp_path / name}" for name in PEERS), "--dataset", str(tmp_path / "rows")]
     words += ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
-    assert launch("semantic-segmentation", "recipes/segment.py", words, tmp_path / "unused.yaml", "a recipe") == 2
+    assert launch("semantic-segmentation", words) == 2
     error = capsys.readouterr().err
     assert "train" in error
     assert "row 7" in error
