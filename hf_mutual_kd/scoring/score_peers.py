@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -54,7 +54,21 @@ RANKED = "ranked"
 """In the shards of maps: whether scores say who teaches a sample."""
 
 
-def score_peers(
+class Machine(NamedTuple):
+    """On what peers are scored.
+
+    Args:
+        accelerator (`accelerate.Accelerator`): device and processes.
+        batch_size (`int`): rows at a time and process.
+        workers (`int`): processes that decode.
+    """
+
+    accelerator: Accelerator
+    batch_size: int = 64
+    workers: int = 0
+
+
+def score_peers(  # noqa: PLR0913 - options of a public function, by name
     cohort: Cohort,
     rows: Any,
     folder: str | os.PathLike[str],
@@ -129,9 +143,8 @@ def score_peers(
     todo = _unfinished(place, manifest, cohort.names)
     accelerator.wait_for_everyone()  # Nobody adds a shard while others still look for missing ones.
     if todo:
-        _score_shards(
-            _only(cohort, list(todo)), identified(rows), place, manifest, todo, batch_size, workers, accelerator
-        )
+        machine = Machine(accelerator, batch_size, workers)
+        _score_shards(_only(cohort, list(todo)), identified(rows), place, manifest, todo, machine)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         _write_index(place, manifest, rows)
@@ -251,11 +264,10 @@ def _score_shards(
     folder: Path,
     manifest: dict[str, Any],
     todo: dict[str, list[int]],
-    batch_size: int,
-    workers: int,
-    accelerator: Accelerator,
+    machine: Machine,
 ) -> None:
     """This process' part of the missing shards, each written whole as soon as it is complete."""
+    accelerator, batch_size, workers = machine
     missing = sorted({shard for shards in todo.values() for shard in shards})
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     size, total = manifest["shard_rows"], manifest["data"]["rows"]

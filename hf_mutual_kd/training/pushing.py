@@ -43,7 +43,7 @@ class CohortPushing(CohortSaving):
     """By the prefix of the metrics: `eval`, `test`, …"""
     _pushes: PushInBackground | None = None
 
-    def push_to_hub(
+    def push_to_hub(  # noqa: PLR0913 - the signature of transformers
         self,
         namespace: str | None = None,
         private: bool | None = None,

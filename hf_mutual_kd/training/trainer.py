@@ -40,7 +40,7 @@ from .pushing import CohortPushing
 from .repeated_rows import REPEATED
 from .stages import Stages
 from .start_cache import StartCache
-from .table_refresh import refreshed
+from .table_refresh import Refresh, refreshed
 from .teacher_state import FollowPeers, fit_rule
 from .training_record import TrainingRecord
 from .ways import check_staged, first_way
@@ -86,7 +86,7 @@ class MutualKDTrainer(CohortPushing):
     # The loss is a mean over all units of an optimizer step, whatever the accumulation.
     loss_is_scaled_for_ga = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the signature of transformers
         self,
         model: Cohort,
         args: MutualKDConfig,
@@ -215,7 +215,12 @@ class MutualKDTrainer(CohortPushing):
         if every is None or self.score_table is None:
             return
         self.score_table = refreshed(
-            self.score_table, self.cohort, self.train_dataset, self.folder, epoch, every, self.accelerator, resumed_at
+            self.score_table,
+            self.cohort,
+            self.train_dataset,
+            run=self.folder,
+            when=Refresh(epoch, every, resumed_at),
+            accelerator=self.accelerator,
         )
         self.data_collator.teacher = TableTeacher(self.score_table, self.peer_names, self.objective)
 
