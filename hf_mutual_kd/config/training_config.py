@@ -67,8 +67,11 @@ class MutualKDConfig(TransferOptions, TrainingArguments):
 
     load_best_model_at_end: bool = field(default=False, metadata={"help": "End with each peer's best weights."})
     metric_for_best_model: str | None = field(
-        default=None, metadata={"help": "For schedulers that wait for a plateau; peers are selected by their task."}
+        default=None,
+        metadata={"help": "What selects each peer's best weights, as accuracy or loss; unset: the task's metric."},
     )
+
+    _metric_is_given = True
 
     def __post_init__(self):
         self.resolved()
@@ -91,7 +94,7 @@ class MutualKDConfig(TransferOptions, TrainingArguments):
         made = super().resolved()
         if made.load_best_model_at_end and made.metric_for_best_model is None:
             # Peers are selected by their task's metric.
-            made.metric_for_best_model, made.greater_is_better = "loss", False
+            made.metric_for_best_model, made.greater_is_better, made._metric_is_given = "loss", False, False
         if not torch.accelerator.is_available():
             # Pinning for a device that is not there only warns.
             made.dataloader_pin_memory = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -72,6 +73,8 @@ def run_command(work: Callable[[], Any]) -> int:
     Returns:
         `int`: 0; 2 for an error of the user's, 130 for Ctrl-C, 143 for SIGTERM, each with one line on stderr.
     """
+    # transformers imports bitsandbytes wherever peft is installed, and that misses a kernel for bases in 4 bits.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     with steady_output(), terminable():
         try:
             work()

@@ -126,6 +126,11 @@ class Cohort(nn.Module):
             label_alignment (`str`, *optional*, defaults to `"exact"`): `"exact"`, `"subset"` or `"new_head"`.
             trust_remote_code (`bool`, *optional*, defaults to `False`): run code that a repository brings.
         """
+        if not isinstance(peers, Mapping):
+            raise PeerError(
+                f"peers must be a mapping of names to models, such as {{'vit': 'google/vit-base-patch16-224'}}, got "
+                f"{peers!r:.80}"
+            )
         check_peer_names(peers)
         task = make_task(task)
         new_labels = list(label_names) if label_alignment == "new_head" and label_names else None

@@ -1,7 +1,8 @@
-"""The progress bar of a cohort: one short line per log instead of a dictionary of every number."""
+"""The progress of a cohort: a short line per log instead of a dictionary of every number; in a terminal a bar."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 from transformers.trainer_callback import ProgressCallback
@@ -11,29 +12,55 @@ from ..reports.terminal import percent
 
 
 class CohortProgress(ProgressCallback):
-    """As the Trainer's progress bar; logs are shown as one line with the figures of every peer.
+    """As the Trainer's progress bar, where there is a terminal; each log is one line with the figures of every peer.
 
     Args:
         peer_names (`list[str]`): the cohort's peers.
         words ([`TaskWords`]): of their task.
         quality (`str`): what training logs call the quality of a peer: the deciding metric, or a share.
+        teaches (`bool`, *optional*, defaults to `True`): whether anybody is taught, as in a control nobody is.
     """
 
-    def __init__(self, peer_names: Sequence[str], words: TaskWords, quality: str):
+    def __init__(self, peer_names: Sequence[str], words: TaskWords, quality: str, teaches: bool = True):
         super().__init__()
-        self.peer_names, self.words, self.quality = list(peer_names), words, quality
+        self.peer_names, self.words, self.quality, self.teaches = list(peer_names), words, quality, teaches
+        self.has_no_bar = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """A bar, unless what is written goes into a file, where it would be a line for every step."""
+        self.has_no_bar = not sys.stderr.isatty()
+        if not self.has_no_bar:
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.training_bar is not None:
+            super().on_step_end(args, state, control, **kwargs)
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        if sys.stderr.isatty():
+            super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.training_bar is not None:
+            super().on_train_end(args, state, control, **kwargs)
+        self.has_no_bar = False
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Write the line above the bar; logs without figures of peers are left to the history."""
+        """Write the line, above the bar; logs without figures of peers are left to the history."""
         line = self.line(state.global_step, logs or {})
-        if line and state.is_world_process_zero and self.training_bar is not None:
+        if not line or not state.is_world_process_zero:
+            return
+        if self.training_bar is not None:
             self.training_bar.write(line)
+        elif self.has_no_bar:
+            print(line, flush=True)
 
     def line(self, step: int, logs: Mapping[str, float]) -> str:
         """`step 40 · loss 2.310 · vit 81.2 % taught 40 % · cnn 79.9 % taught 60 %`, or `""`."""
         if f"{self.peer_names[0]}/{self.quality}" in logs:
             peers = [
-                f"{name} {self._quality(logs[f'{name}/{self.quality}'])} taught {percent(logs[f'{name}/taught'])} %"
+                f"{name} {self._quality(logs[f'{name}/{self.quality}'])}"
+                + (f" taught {percent(logs[f'{name}/taught'])} %" if self.teaches else "")
                 for name in self.peer_names
             ]
             return " · ".join([f"step {step}", f"loss {logs['loss']:.3f}", *peers])

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..config.training_config import MutualKDConfig
 from ..distillation.objective import Objective
-from ..errors import HubError
+from ..errors import ConfigError, HubError
 from ..files import write_json
 from ..hub.checkpoints import PushInBackground
 from ..hub.names import PushTarget
@@ -45,31 +45,40 @@ class CohortPushing(CohortSaving):
 
     def push_to_hub(  # noqa: PLR0913 - the signature of transformers
         self,
-        namespace: str | None = None,
-        private: bool | None = None,
-        collection: bool = True,
-        peers: list[str] | None = None,
         commit_message: str | None = None,
+        blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
+        private: bool | None = None,
+        *,
+        namespace: str | None = None,
+        collection: bool = True,
+        peers: list[str] | None = None,
+        dry_run: bool = False,
     ) -> PushReport | None:
         """Push the peers as they lie in the run's folder, with their cards; see [`push_run`].
 
-        What is unset comes from `args` (`hub_namespace`, `hub_private_repo`, `hub_token`, `hub_revision`).
+        Arguments are in the order of `transformers.Trainer.push_to_hub`; what is unset comes from `args`
+        (`hub_namespace`, `hub_private_repo`, `hub_token`, `hub_revision`). With `dry_run` nothing is sent.
 
         Returns:
             [`PushReport`] on the main process, `None` on the others.
 
         Raises:
+            [`ConfigError`]: `blocking=False`.
             [`HubError`]: nothing is there to push yet, or the Hub refuses.
         """
+        if not blocking:
+            raise ConfigError("blocking=False: a push is answered when it is done; hub_strategy pushes while training")
         self._finish_current_push()
         if not self.is_world_process_zero():
             return None
         self.create_model_card()
         given = {"namespace": namespace, "private": private, "token": token, "revision": revision}
         settings = push_settings(self.args) | {name: value for name, value in given.items() if value not in (None, "")}
-        return push_run(self.folder, collection=collection, peers=peers, commit_message=commit_message, **settings)
+        return push_run(
+            self.folder, collection=collection, peers=peers, commit_message=commit_message, dry_run=dry_run, **settings
+        )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write each peer's card into its folder, from what the run has recorded."""

@@ -17,15 +17,15 @@ from ..peers.adapters import is_adapter, merged
 from ..peers.loading import load_weights, save_peer
 from ..tasks.registry import Task
 from . import checkpoint_state as checkpoints
+from .evaluating import CohortEvaluation
 from .peer_bests import PeerBests
-from .processes import CohortProcesses
 from .teacher_state import load_teachers, save_teachers
 from .training_record import TrainingRecord
 
 ROLES = "roles.parquet"
 
 
-class CohortSaving(CohortProcesses):
+class CohortSaving(CohortEvaluation):
     """The half of [`MutualKDTrainer`] that writes and reads folders."""
 
     args: MutualKDConfig

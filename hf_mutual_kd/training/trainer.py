@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import EvalPrediction, TrainOutput
 from transformers.utils import logging
 
 from ..config.training_config import MutualKDConfig
@@ -26,10 +25,10 @@ from ..peers.cohort import Cohort
 from ..peers.weights_hash import fingerprint
 from ..scoring.score_table import plain_rows
 from ..scoring.table_teacher import TableCollator, TableTeacher, open_table
-from ..tasks.base import Evaluator
 from . import checkpoint_state as checkpoints
 from .clipping import clip_each_peer
-from .evaluation import Evaluation, Measurement
+from .evaluation import Evaluation
+from .host_features import check_arguments, check_callback, selection_of
 from .labelled_batches import check_share, share_stream
 from .objective_options import objective_for
 from .peer_bests import PeerBests
@@ -67,7 +66,8 @@ class MutualKDTrainer(CohortPushing):
         view (callable, *optional*): shared random view `(image, sample_id, epoch) -> image`; a [`SharedView`] of
             `args` when unset and `args.augment`.
         objective ([`Objective`], *optional*): the one that `args` describe when unset.
-        callbacks, optimizers: as in `transformers.Trainer`.
+        callbacks, optimizers, optimizer_cls_and_kwargs: as in `transformers.Trainer`.
+        compute_metrics (callable, *optional*): called with the logits and labels of each peer, and of the ensemble.
 
     Raises:
         [`ConfigError`], [`DataError`]: before any training.
@@ -96,9 +96,14 @@ class MutualKDTrainer(CohortPushing):
         objective: Objective | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        compute_metrics: Callable[[EvalPrediction], Mapping[str, float]] | None = None,
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        **others: Any,
     ):
-        if not isinstance(model, Cohort):
-            raise ConfigError(f"model must be a Cohort, got {type(model).__name__}; see Cohort.from_pretrained")
+        check_arguments(model, args, others)
+        for callback in callbacks or []:
+            check_callback(callback)
+        self.selects_by, greater_is_better = selection_of(args, model.task, model.names)
         args = args.resolved()
         args.check_peers(model.specs)
         names = model.label_names if model.names_given else None
@@ -126,7 +131,7 @@ class MutualKDTrainer(CohortPushing):
         collator_class = self.collator_class or self.task.collator_class
         self.eval_collator = collator_class(model.processors, on_bad_row=args.on_bad_row, keep_places=True)
         self.record = TrainingRecord(model.names, model.task)
-        self.bests = PeerBests(model.names, model.task.greater_is_better, args.early_stopping_patience)
+        self.bests = PeerBests(model.names, greater_is_better, args.early_stopping_patience)
         self.start_cache: StartCache | None = None
         self.fit_rows: Any = None
         """Rows that the rule is fitted to, in place of those that select."""
@@ -148,7 +153,9 @@ class MutualKDTrainer(CohortPushing):
             eval_dataset=eval_dataset,
             callbacks=[*(callbacks or []), LogWithSaves(), FollowPeers(model)],
             optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
+        self.compute_metrics = self._checked_metrics(compute_metrics)
         if self.args.n_gpu > 1:
             logger.warning("only one of %d GPUs is used; start with `accelerate launch` to use all", self.args.n_gpu)
             self.args._n_gpu = 1
@@ -158,8 +165,26 @@ class MutualKDTrainer(CohortPushing):
         self.view = view
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
-            self.add_callback(CohortProgress(self.peer_names, self.task.words, self.task.quality_name))
+            self.add_callback(
+                CohortProgress(self.peer_names, self.task.words, self.task.quality_name, self.objective.weight > 0)
+            )
         self._is_made = True
+
+    def add_callback(self, callback: Any) -> None:
+        """As `transformers.Trainer.add_callback`."""
+        check_callback(callback)
+        super().add_callback(callback)
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: settings of a whole cohort are compared by `hf-mutual-kd compare`.
+
+        Raises:
+            [`ConfigError`]: always.
+        """
+        raise ConfigError(
+            "hyperparameter_search makes its model anew for every trial, and a cohort is loaded before: "
+            "`hf-mutual-kd compare --config SUITE.yaml` trains settings side by side, each against its control"
+        )
 
     # Data
 
@@ -345,8 +370,8 @@ class MutualKDTrainer(CohortPushing):
         prefix = self._eval_prefix
         known = self.evaluations[prefix].start
         start = self.measure_start(metric_key_prefix=prefix) if known is None else known.metrics
-        if not resumes and all(self.task.metric in start[name] for name in self.peer_names):
-            values = {name: start[name][self.task.metric] for name in self.peer_names}
+        if not resumes and all(self.selects_by in start[name] for name in self.peer_names):
+            values = {name: start[name][self.selects_by] for name in self.peer_names}
             self._save_peers(self.bests.update(values, step=0))
             self.bests.waited = dict.fromkeys(self.peer_names, 0)
 
@@ -357,17 +382,6 @@ class MutualKDTrainer(CohortPushing):
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         self._end_peers()
         self._write_records()
-
-    def measure_start(self, dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, dict[str, float]]:
-        """Measure the peers as they are now, as the start against which later evaluations count flips."""
-        dataset = self._read(dataset, "dataset") if dataset is not None else self._main_eval_dataset()
-        evaluator = self._evaluator()
-        self._stream(self.get_eval_dataloader(dataset), evaluator)
-        start = self.evaluations[metric_key_prefix].start = Measurement.of(evaluator)
-        return start.metrics
-
-    def _main_eval_dataset(self) -> Any:
-        return next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
 
     def _fit_rule(self) -> None:
         """Fit the rule to validation rows; a checkpoint brings what was fitted when its run began."""
@@ -422,65 +436,22 @@ class MutualKDTrainer(CohortPushing):
             logs |= self.record.drain(lambda sums: self.accelerator.reduce(sums, reduction="sum"), max(steps, 1))
         super().log(logs, start_time)
 
-    # Evaluation
-
-    def evaluate(self, eval_dataset: Any = None, ignore_keys=None, metric_key_prefix: str = "eval"):
-        """Metrics `{prefix}_{peer}/{metric}` of every peer and of the cohort (`ensemble_accuracy`, …)."""
-        with torch.random.fork_rng():
-            return super().evaluate(self._read_each(eval_dataset, "eval_dataset"), ignore_keys, metric_key_prefix)
-
-    def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
-    ) -> EvalLoopOutput:
-        """Stream over a data set; nothing but small facts is gathered and nothing of it is kept."""
-        evaluation = self.evaluations[metric_key_prefix]
-        evaluator = self._evaluator(evaluation.start.evaluator if evaluation.start else None)
-        self._stream(dataloader, evaluator)
-        evaluation.end = Measurement.of(evaluator)
-        results = evaluation.end.metrics
-        metrics = {
-            f"{metric_key_prefix}_{name}/{key}": value
-            for name, values in results.items()
-            for key, value in values.items()
-        }
-        losses = [results[name]["loss"] for name in self.peer_names if "loss" in results[name]]
-        if losses:
-            metrics[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
-        samples = int(results["cohort"]["samples"])
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=samples)
-
-    def _evaluator(self, start: Evaluator | None = None) -> Evaluator:
-        return self.task.evaluator(self.peer_names, len(self.cohort.label_names), start)
-
-    def _stream(self, dataloader: DataLoader, evaluator: Evaluator) -> None:
-        self._share_buffers()
-        model: Any = self.model_wrapped if self.is_sharded else self.model
-        was_training = model.training
-        model.eval()
-        for batch in dataloader:
-            batch = self._prepare_inputs(batch)
-            with torch.no_grad(), self.accelerator.autocast():
-                outputs = list(model(peer_inputs=batch["peer_inputs"]).outputs.values())
-                facts = self.task.evaluation_facts(outputs, batch["labels"], batch["sample_ids"])
-            evaluator.add(self.accelerator.gather_for_metrics(facts))
-            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        model.train(was_training)
+    # Selection
 
     def _determine_best_metric(self, metrics, trial) -> bool:
         """Per peer: keep the best weights in `output_dir/NAME`, and rest peers that gain no more."""
-        keys = {name: f"{self._eval_prefix}_{name}/{self.task.metric}" for name in self.peer_names}
+        keys = {name: f"{self._eval_prefix}_{name}/{self.selects_by}" for name in self.peer_names}
         if any(key not in metrics for key in keys.values()):
             # Rows without labels select nothing.
             return False
         values = {name: metrics[key] for name, key in keys.items()}
         improved = self.bests.update(values, self.state.global_step)
         self._save_peers(improved)
+        if self.bests.found:
+            # Where one number is wanted it is the mean of the peers' bests.
+            self.state.best_metric = sum(self.bests.values.values()) / len(self.bests.values)
+            self.state.best_global_step = max(self.bests.steps.values())
         self.cohort.resting = set(self.bests.stopped)
         if len(self.bests.stopped) == len(self.peer_names):
             self.control.should_training_stop = True
         return bool(improved)
-
-    @property
-    def _eval_prefix(self) -> str:
-        """Of the evaluation that selects: the first where there are several."""
-        return "eval" if not isinstance(self.eval_dataset, dict) else f"eval_{next(iter(self.eval_dataset))}"

@@ -41,8 +41,8 @@ args = MutualKDConfig(
 trainer = MutualKDTrainer(cohort, args, train_dataset=make_rows(16), eval_dataset=make_rows(9, 1))
 trainer.train()
 trainer.evaluate()
-report = trainer.push_to_hub("ada")
-again = trainer.push_to_hub("ada")
+report = trainer.push_to_hub(namespace="ada")
+again = trainer.push_to_hub(namespace="ada")
 print([peer.changed for peer in report.peers], [peer.changed for peer in again.peers])
 
 import torch

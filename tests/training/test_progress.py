@@ -1,5 +1,7 @@
 """One short line per log, for any name of peers and data sets."""
 
+import io
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -59,3 +61,24 @@ def test_line_is_written_above_the_bar_by_one_process(progress):
     state.is_world_process_zero = False
     progress.on_log(None, state, None, logs=logs)
     assert len(written) == 1
+
+
+def test_a_control_says_nothing_of_teaching():
+    """Nobody teaches in it; a share of 0 % reads like a failure."""
+    control = CohortProgress(PEERS, TASKS["image-classification"].words, "accuracy", teaches=False)
+    logs = {"loss": 2.0, "vit/accuracy": 0.5, "vit/taught": 0.0, "cnn_s/accuracy": 0.25, "cnn_s/taught": 0.0}
+    assert control.line(4, logs) == "step 4 · loss 2.000 · vit 50.0 % · cnn_s 25.0 %"
+
+
+def test_without_a_terminal_there_is_a_line_for_each_log(progress, monkeypatch, capsys):
+    """A bar that is written into a file is a line for every step."""
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    state = SimpleNamespace(global_step=1, max_steps=2, is_world_process_zero=True)
+    progress.on_train_begin(None, state, None)
+    progress.on_step_end(None, state, None)
+    progress.on_prediction_step(None, state, None, eval_dataloader=[1])
+    progress.on_log(None, state, None, logs={"eval_vit/accuracy": 0.5, "eval_cnn_s/accuracy": 0.25})
+    progress.on_train_end(None, state, None)
+    progress.on_log(None, state, None, logs={"eval_vit/accuracy": 0.5, "eval_cnn_s/accuracy": 0.25})
+    assert capsys.readouterr().out == "step 1 · eval · vit 50.0 % · cnn_s 25.0 %\n"
+    assert sys.stderr.getvalue() == ""
