@@ -94,10 +94,10 @@ from .reports.html_report import compare_runs as compare_runs
 from .reports.html_report import write_report as write_report
 from .reports.model_card import EXAMPLES as EXAMPLES
 from .reports.model_card import write_cards as write_cards
-from .reports.results import markdown as markdown
-from .reports.results import verdict as verdict
-from .reports.run_records import RunRecords as RunRecords
-from .reports.run_records import read_records as read_records
+from .reports.closing_table import markdown as markdown
+from .reports.closing_table import verdict as verdict
+from .reports.run_record import RunRecord as RunRecord
+from .reports.run_record import read_run as read_run
 from .reports.terminal import percent as percent
 from .reports.terminal import render as render
 from .scoring.scout.ranking import complement as complement

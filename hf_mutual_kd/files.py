@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 from .errors import MutualKDError, OutputFolderError
 
 STAGING = ".unfinished"
+
+ESCAPE = re.compile(rb"\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(\\u[dD][89a-fA-F]\w\w)|\\.")
+"""In JSON: a character in two halves, half of one (the group), and all others."""
 
 
 @contextlib.contextmanager
@@ -48,8 +52,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a file whole, as UTF-8."""
-    write_bytes(path, text.encode())
+    """Write a file whole, as UTF-8; half a character, which UTF-8 cannot hold, as its escape."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
@@ -64,7 +68,8 @@ def read_json(
     advice: str = "run again, or restore it",
 ) -> Any:
     """
-    Read JSON that must have a shape; numbers, text and objects are never turned into each other.
+    Read JSON that must have a shape; numbers, text and objects are never turned into each other. Half a character,
+    which names of classes may hold, is read as U+FFFD.
 
     Args:
         path (`str` or `os.PathLike`): of the file.
@@ -84,13 +89,17 @@ def read_json(
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(kind).validate_json(Path(path).read_bytes(), strict=True)
+        return TypeAdapter(kind).validate_json(ESCAPE.sub(_whole_character, Path(path).read_bytes()), strict=True)
     except ValidationError as reason:
         first = reason.errors(include_url=False, include_input=False)[0]
         at = ".".join(map(str, first["loc"]))
         raise error(f"{path} is damaged: {f'at {at}: ' if at else ''}{first['msg']}; {advice}") from None
     except (OSError, ValueError) as reason:
         raise error(f"{path} cannot be read: {getattr(reason, 'strerror', None) or reason}; {advice}") from None
+
+
+def _whole_character(match: re.Match[bytes]) -> bytes:
+    return b"\\ufffd" if match[1] else match[0]
 
 
 def replace_folder(made: Path, place: Path) -> None:

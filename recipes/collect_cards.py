@@ -4,12 +4,11 @@
 being the name of the run's folder; the tests rebuild the cards from the records and compare them whole.
 """
 
-import json
 import shutil
 import sys
 from pathlib import Path
 
-from hf_mutual_kd import EXAMPLES, markdown, read_records, write_cards, write_text
+from hf_mutual_kd import EXAMPLES, markdown, read_run, write_cards, write_text
 
 RECORDS = ("cohort.json", "results.json", "history.jsonl", "summary.json", "roles.parquet")
 CARD = ("README.md", "config.json", "figures")
@@ -32,8 +31,9 @@ def collect(run: Path, target: Path) -> list[Path]:
         has_no_roles = record.suffix == ".parquet" and record.parent.name == "control"
         if not has_no_roles and not any(part.startswith("checkpoint-") for part in place.parts):
             copy(record, place)
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    write_text(target / "results.md", markdown(results, read_records(run).words))
+    record = read_run(run)
+    if record.results is not None:
+        write_text(target / "results.md", markdown(record.results, record.words))
     for figure, place in (
         (run / "report" / "results.png", target / "results.png"),
         (run / EXAMPLES, target / EXAMPLES),

@@ -150,7 +150,8 @@ def run(job: Job, tiles: Path, folder: Path) -> dict[str, Any]:
             trainer.evaluate(getattr(splits, name), metric_key_prefix=name)
         scores = {name: one.end.metrics for name, one in trainer.evaluations.items() if one.end is not None}
         table = trainer.record.role_table
-        found["taught"] = table.share_taught() if len(table) else {}
+        counts = table.counts()
+        found["taught"] = {name: counts[name] / max(1, sum(counts.values())) for name in job.peers if len(table)}
         if job.peers == SPECIALISTS:
             found["teachers"]["train"] = times_taught(folder / job.key / "roles.parquet", job.peers)
     found["scores"] = {

@@ -115,6 +115,45 @@ def made_up_record() -> dict:
     }  # fmt: skip
 
 
+def results_json(flat: dict) -> dict:
+    """`results.json` of results in the short form of this file: a peer's arms beside each other."""
+    metric = {"semantic-segmentation": "mIoU", "video-saliency": "CC"}.get(flat.get("task", ""), "accuracy")
+    made = {key: value for key, value in flat.items() if key not in ("peers", "cohort")}
+    made["cohort"] = flat.get("cohort", {}).get("start", {})
+    made["peers"] = {}
+    for name, peer in flat["peers"].items():
+        flips = {"mutual": peer, "control": peer.get("control_flips", {})}
+        arms = {
+            arm: {
+                "metrics": peer[arm],
+                "per_seed": peer["per_seed"].get(arm, []),
+                "by_class": peer["by_class"].get(arm, []),
+                **{key: flips.get(arm, {}).get(key) for key in ("positive_flips", "negative_flips")},
+            }
+            for arm in ("start", "control", "mutual")
+            if arm in peer
+        }
+        differences = {"start": {key: {"mean": peer["mutual"][key] - value} for key, value in peer["start"].items()}}
+        if "control" in peer:
+            others = {key: {"mean": peer["mutual"][key] - value} for key, value in peer["control"].items()}
+            differences["control"] = others | {metric: peer["delta"]}
+        made["peers"][name] = {"arms": arms, "differences": differences}
+    return made
+
+
+def with_intervals(results: dict) -> dict:
+    """Made up: what a run adds that kept single outcomes and had rows without a label."""
+    for name, low, high in (("vit", 0.0021, 0.0118), ("cnn", -0.0041, 0.0046)):
+        results["peers"][name]["delta"] |= {"low": low, "high": high}
+    arms = {arm: {"metrics": {"accuracy": value}, "per_seed": [value] * 3 if arm != "start" else []}
+            for arm, value in (("start", 0.8888), ("control", 0.8931), ("mutual", 0.8954))}  # fmt: skip
+    gain = {"mean": 0.0023, "sd": 0.0, "low": -0.001, "high": 0.006}
+    labelled = {"vit": 30, "cnn": 50, "<mean>": 0, "<all>": 0, "nobody": 20}
+    unlabelled = {"vit": 0, "cnn": 0, "<mean>": 900, "<all>": 0, "nobody": 0}
+    ensemble = {"arms": arms, "differences": {"control": {"accuracy": gain}}}
+    return {"units": 10_000, "ensemble": ensemble, "teachers": {"labelled": labelled, "unlabelled": unlabelled}}
+
+
 def write_roles(path: Path, taught: dict[str, list[int]], decisions: list[int]) -> None:
     columns = {"sample_id": list(range(len(decisions))), "decisions": decisions}
     columns |= {f"taught/{who}": counts for who, counts in taught.items()}
@@ -212,17 +251,20 @@ RUNS: dict[str, tuple[Callable[[], dict], Callable[[], dict]]] = {
 def write_full_run(folder: Path, task: str = "image-classification") -> Path:
     """A run with every record there can be."""
     record, results = (make() for make in RUNS[task])
-    write_run(folder, record, results)
     first, second = record["peers"]
+    results["teachers"] = {"all": {first: 3, second: 3, "<mean>": 1, "<all>": 0, "nobody": 1}}
+    if task == "image-classification":
+        results |= with_intervals(results)
+    write_run(folder, record, results)
     write_roles(folder / "roles.parquet", {first: [3, 0], second: [1, 2], "<mean>": [0, 1]}, [4, 4])
     metric = next(iter(results["peers"][first]["mutual"]))
     for seed in record["seeds"]:
         place = folder if seed == 0 else folder / f"seed-{seed}"
         write_history(place, 0.006 + 0.0005 * seed, first, metric)
         write_history(place / "control", 0.004 + 0.0005 * seed, first, metric)
-    summary = {"best_steps": {first: 1200}}
-    if task != "image-classification":
-        summary["end"] = {name: peer["mutual"] for name, peer in results["peers"].items()}
+    summary = {"name": "mutual", "seed": 0, "steps": 1200, "seconds": 200.0, "best_steps": {first: 1200}, "start": {}}
+    ends = {name: peer["mutual"] for name, peer in results["peers"].items()}
+    summary["end"] = ends if task != "image-classification" else {}
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     if "examples" in results:
         (folder / "report").mkdir()
@@ -248,7 +290,7 @@ def write_run(folder: Path, record: dict, results: dict | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cohort.json").write_text(json.dumps(record), encoding="utf-8")
     if results is not None:
-        (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+        (folder / "results.json").write_text(json.dumps(results_json(results)), encoding="utf-8")
     for name in record["peers"]:
         (folder / name).mkdir(exist_ok=True)
         (folder / name / "config.json").write_text(

@@ -8,9 +8,9 @@ import pytest
 from hub_cards import check_card
 from made_up_run import RUNS, write_full_run
 
+from hf_mutual_kd.reports.closing_table import markdown
 from hf_mutual_kd.reports.model_card import write_cards
-from hf_mutual_kd.reports.results import markdown
-from hf_mutual_kd.reports.run_records import read_records
+from hf_mutual_kd.reports.run_record import read_run
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/cohort.json"))
@@ -54,7 +54,7 @@ def check_kept(folder, tmp_path):
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_the_readme_shows_the_kept_table(folder):
     """A table that was typed by hand outlives the run that it came from."""
-    run = read_records(folder)
+    run = read_run(folder)
     table = markdown(run.results, run.words)
     assert (folder / "results.md").read_text(encoding="utf-8") == table
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")

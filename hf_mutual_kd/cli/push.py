@@ -60,8 +60,9 @@ def run_push(options: PushOptions) -> None:
 
 def run_card(options: CardOptions) -> None:
     """Rebuild the cards from the run's records."""
-    from ..hub.names import choose_peers, read_run
+    from ..hub.names import choose_peers
     from ..reports.model_card import write_cards
+    from ..reports.run_record import read_run
 
     peers = choose_peers(read_run(options.run_dir), options.peers)
     for name, path in write_cards(Path(options.run_dir), peers).items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..config.fields import option
 from ..errors import OutputFolderError
@@ -30,12 +29,12 @@ class ReportOptions:
 def run_report(options: ReportOptions) -> None:
     """Write the page and say where it is."""
     from ..reports.html_report import compare_runs, write_report
-    from ..reports.run_records import read_records
+    from ..reports.run_record import read_run
     from ..tasks.registry import TASKS
     from ..tasks.run_splits import load_run_splits
 
     if len(options.runs) == 1:
-        record = read_records(Path(options.runs[0])).record
+        record = read_run(options.runs[0]).record
         rows = load_run_splits(record, options.dataset).test if options.dataset else None
         # The page of a task that is not ours has the sections of every task.
         task = TASKS[record["task"]]() if record["task"] in TASKS else None

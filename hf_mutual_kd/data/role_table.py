@@ -116,16 +116,28 @@ class RoleTable:
         by_all = {"all": everyone} if everyone else {}
         return {**counts, "nobody": total - sum(taught), "mean": mean, **by_all}
 
-    def share_taught(self) -> dict[str, float]:
-        """
-        Each peer's share of all decisions in which somebody could have taught, 0 to 1; 0 where nothing was recorded.
+    def counts_by_label(self) -> dict[str, dict[str, int]]:
+        """[`counts`] of the samples with a label (`"labelled"`) and without (`"unlabelled"`), with [`MEAN_NAME`] and
+        [`ALL_NAME`] for all together; under `"all"` where no sample has a label; empty where nothing was decided.
 
-        Decisions of the mean, and those in which all teach, belong to all peers alike.
+        Example:
+
+        ```python
+        >>> table = RoleTable(["vit", "cnn"])
+        >>> table.record(torch.tensor([7, 8]), torch.tensor([1, MEAN]), torch.tensor([3, -1]))
+        >>> table.counts_by_label()["unlabelled"]
+        {'vit': 0, 'cnn': 0, '<mean>': 1, '<all>': 0, 'nobody': 0}
+        ```
         """
-        counts = self.counts()
-        total = max(sum(counts.values()), 1)
-        together = (counts["mean"] + counts.get("all", 0)) / len(self.peer_names)
-        return {name: (counts[name] + together) / total for name in self.peer_names}
+        known = self._label[: len(self)] >= 0
+        found = {}
+        for name, rows in (("labelled", known), ("unlabelled", ~known)) if known.any() else (("all", ~known),):
+            taught = self._taught[: len(self)][rows].sum(axis=0, dtype=np.int64).tolist()
+            decided = int(self._decisions[: len(self)][rows].sum(dtype=np.int64))
+            if decided:
+                who = dict(zip((*self.peer_names, MEAN_NAME, ALL_NAME), taught, strict=True))
+                found[name] = {**who, "nobody": decided - sum(taught)}
+        return found
 
     def merge(self, other: RoleTable) -> None:
         """

@@ -8,7 +8,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..data.role_table import RoleTable
 from ..data.splits import ROLES, Splits
 from ..distillation.objective import Objective
 from ..errors import ConfigError, OutputFolderError, ResumeError
-from ..files import write_bytes, write_json
+from ..files import read_json, write_bytes, write_json
 from ..hub.checkpoints import pull_checkpoint
 from ..hub.names import PushTarget
 from ..hub.push import check_rights, push_run
@@ -33,9 +33,10 @@ from ..peers.adapter_settings import with_adapters
 from ..peers.cohort import Cohort
 from ..peers.spec import PeerSpec, check_peer_names
 from ..reports.card_figures import results_figure
+from ..reports.closing_table import results_table
 from ..reports.html_report import write_report
 from ..reports.model_card import EXAMPLES, write_cards
-from ..reports.results import Arm, collect, results_table
+from ..reports.results import START, Arm, Results, collect
 from ..reports.run_facts import (
     base_facts,
     emissions_tracker,
@@ -44,7 +45,7 @@ from ..reports.run_facts import (
     objective_facts,
     run_snippet,
 )
-from ..reports.samples import SAMPLES_FILE, write_samples
+from ..reports.samples import SAMPLES_FILE, Samples, read_samples, write_samples
 from ..run_lock import claimed
 from ..scoring.table_teacher import open_table
 from ..tasks.base import Task
@@ -53,13 +54,13 @@ from ..training import checkpoint_state as checkpoints
 from ..training.cohort_record import COHORT, cohort_facts, versions
 from ..training.objective_options import objective_for
 from ..training.processes import check_launch, on_main_process
-from ..training.pushing import RESULTS, push_settings
+from ..training.pushing import push_settings
 from ..training.run_state import SUMMARY, full_disk_told, how_to_go_on
 from ..training.trainer import MutualKDTrainer
 from ..training.ways import check_staged, first_way
 from .drawing import draw_changed
 from .run_folder import RunFolder
-from .staged import measure_stages
+from .staged import folder_of, measure_stages
 
 
 class Experiment:
@@ -92,7 +93,7 @@ class Experiment:
         resumes, replaces = bool(config.resume_from_checkpoint), options.overwrite_output_dir
         self.place = RunFolder(self.folder, resumes, replaces)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Results:
         """Check everything, then train and measure all arms; returns what `results.json` holds."""
         check_launch(self.state)
         self._check()
@@ -113,7 +114,7 @@ class Experiment:
         except KeyboardInterrupt as stop:
             raise type(stop)(how_to_go_on(self.folder)) from None
 
-    def _run(self) -> dict[str, Any]:
+    def _run(self) -> Results:
         specs = self._specs()
         splits = self._load_data()
         cohort = self._load_cohort(specs, splits)
@@ -134,45 +135,56 @@ class Experiment:
         del cohort
         with emissions_tracker() as tracker:
             arms = [arm for seed in self.seeds for arm in self._arms(seed, specs, splits, objective)]
-        results = collect(arms, self._facts(splits), self.task.words)
-        if tracker is not None and tracker.final_emissions is not None:
-            results["co2_kg"] = tracker.final_emissions
+        results = collect(arms, self._facts(splits), self.task.words, self._samples(arms))
+        if tracker is not None:
+            results.co2_kg = tracker.final_emissions
         if self.state.is_main_process:
             self._finish(results, splits, specs)
         self.state.wait_for_everyone()
         return results
 
-    def _finish(self, results: dict[str, Any], splits: Splits, specs: dict[str, PeerSpec]) -> None:
+    def _samples(self, arms: Sequence[Arm]) -> dict[str, list[Samples | None]]:
+        """What the arms kept of the test split."""
+        found: dict[str, list[Samples | None]] = {}
+        for arm in arms if self.state.is_main_process else ():
+            peers = [name for name in arm.start if name != "cohort"]
+            run, folder = self._arm_folder("mutual", arm.seed), self._arm_folder(arm.name, arm.seed)
+            folder = folder_of(run, arm.name) if self.config.teaching else folder
+            samples = read_samples(folder / SAMPLES_FILE, peers)
+            found.setdefault(arm.name, []).append(samples)
+        return found
+
+    def _finish(self, results: Results, splits: Splits, specs: dict[str, PeerSpec]) -> None:
         """Write what was found, show it, build the cards and push where that was asked for."""
         words = self.task.words
         # The numbers are on disk before anything that only shows what the peers do.
-        write_json(self.folder / RESULTS, results)
+        results.write(self.folder)
         self.place.finish()
-        if all(words.metric in peer["start"] for peer in results["peers"].values()):
-            write_bytes(self.folder / "report" / "results.png", results_figure(results["peers"], words))
-        results |= self._usage(splits, list(specs))
+        if all(peer.value(START, words.metric) is not None for peer in results.peers.values()):
+            write_bytes(self.folder / "report" / "results.png", results_figure(results.peers, words))
+        self._add_usage(results, splits)
         if words.examples:
-            results |= self._examples(splits, specs)
-        write_json(self.folder / RESULTS, results)
+            results.examples = self._examples(splits, specs)
+        results.write(self.folder)
         write_cards(self.folder)
         print(results_table(results, self.folder, words))
         print(f"Report: {write_report(self.folder, splits.test, task=self.task)}")
         if self.config.push_to_hub:
             self._push()
 
-    def _usage(self, splits: Splits, peers: list[str]) -> dict[str, Any]:
+    def _add_usage(self, results: Results, splits: Splits) -> None:
         """What the cards' snippet prints for each peer, and for which row."""
         row = next(iter(splits.test))
         with tempfile.TemporaryDirectory() as folder:
             example = self.task.snippet_example(row, Path(folder))
             if example is None:
-                return {}
-            found = {name: run_snippet(self.folder / name, example, self.task.words) for name in peers}
-        shown: dict[str, Any] = {"row": 0}
+                return
+            found = {name: run_snippet(self.folder / name, example, self.task.words) for name in results.peers}
+        results.usage = {name: text for name, text in found.items() if text is not None}
+        results.example = {"row": 0}
         label = row.get("label")
         if splits.label_names and isinstance(label, int) and label >= 0:
-            shown["label"] = splits.label_names[label]
-        return {"usage": {name: text for name, text in found.items() if text is not None}, "example": shown}
+            results.example["label"] = splits.label_names[label]
 
     def _examples(self, splits: Splits, specs: dict[str, PeerSpec]) -> dict[str, Any]:
         """Draw test samples as the first seed's peers see them: a few, and those that changed most."""
@@ -186,7 +198,7 @@ class Experiment:
         after = self._cohort(trained, splits, aligned)
         before.task.examples(before, after, rows, self.folder / EXAMPLES)
         draw_changed(before, after, splits.test, self.folder)
-        return {"examples": {"rows": [row.get("name", row[SAMPLE_ID]) for row in rows]}}
+        return {"rows": [row.get("name", row[SAMPLE_ID]) for row in rows]}
 
     def _push(self) -> None:
         for pushed in push_run(self.folder, **push_settings(self.config)).peers:
@@ -348,7 +360,7 @@ class Experiment:
         folder = self._arm_folder(name, seed)
         resume = self._resume_of(folder)
         if resume and (folder / SUMMARY).is_file():
-            return Arm(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+            return read_json(folder / SUMMARY, Arm)
         pushes = self.config.push_to_hub and folder == self.folder
         changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": pushes}
         changes |= UNIFIED | (CONTROL if name == "control" else {})

@@ -19,11 +19,10 @@ from ..config.options import RecipeOptions, TransferOptions, names_in
 from ..config.recipe import Recipe
 from ..data.splits import Splits
 from ..errors import ConfigError, MutualKDError, OutputFolderError
-from ..files import write_json
+from ..files import read_json, write_json
 from ..peers.spec import PeerSpec
-from ..reports.results import Arm
+from ..reports.results import Arm, Results
 from ..run_lock import claimed
-from ..training.pushing import RESULTS
 from ..training.run_state import SUMMARY
 from .experiment import Experiment, data_seed
 from .suite import PlannedArm, Suite, read_suite
@@ -55,8 +54,8 @@ class SuiteArm(Experiment):
             _splits[key] = super()._load_data()
         return dataclasses.replace(_splits[key], facts=dict(_splits[key].facts))
 
-    def _finish(self, results: dict[str, Any], splits: Splits, specs: dict[str, PeerSpec]) -> None:
-        write_json(self.folder / RESULTS, results)
+    def _finish(self, results: Results, splits: Splits, specs: dict[str, PeerSpec]) -> None:
+        results.write(self.folder)
         self.place.finish()
         for name in specs:
             shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -143,7 +142,7 @@ def is_finished(suite: Suite, arm: PlannedArm) -> bool:
 def read_arm(suite: Suite, arm: PlannedArm) -> FinishedArm:
     """What a finished arm found."""
     folder = suite.folder / arm.name
-    found = Arm(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+    found = read_json(folder / SUMMARY, Arm)
     cost = json.loads((folder / COST).read_text(encoding="utf-8"))
     return FinishedArm(arm, found, cost["peak_memory"])
 

@@ -44,7 +44,7 @@ def measure_stages(trainer: MutualKDTrainer, test: Any, resume: bool) -> list[Ar
     folder = trainer.folder
     done = folder / STAGES / ARMS
     if resume and done.is_file():
-        return [Arm(**one) for one in read_json(done, list[dict[str, Any]])]
+        return read_json(done, list[Arm])
     trainer.measure_start(test, "test")
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=True if resume and (folder / STAGES / FILE).is_file() else None)
@@ -59,7 +59,7 @@ def measure_stages(trainer: MutualKDTrainer, test: Any, resume: bool) -> list[Ar
         name = {"mutual": "taught", "kept": KEPT}.get(what, what)
         record: dict[str, Any] = {"seconds": seconds} | stages.record_of(what)
         if what not in ("mutual", "kept"):
-            record["share_taught"] = {}
+            record["teachers"] = {}
         arms.append(dataclasses.replace(trainer.arm(name, "test", seconds), **record))
         if trainer.is_world_process_zero():
             _write_samples(trainer, test, folder_of(folder, name))

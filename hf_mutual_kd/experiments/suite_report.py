@@ -12,7 +12,8 @@ from typing import Any
 
 from ..files import write_bytes, write_text
 from ..reports.card_figures import BLUE, GREY, LIGHT, ORANGE, png
-from ..reports.results import Arm, verdict
+from ..reports.closing_table import verdict
+from ..reports.results import Arm, Difference
 from ..reports.task_words import TaskWords
 from ..reports.terminal import percent, render
 from ..tasks.registry import make_task
@@ -76,7 +77,7 @@ class SettingResult:
     Args:
         setting (`str`): its name.
         against (`str`): `"control"` or `"start"`.
-        delta (`dict`): mean over peers, pairs and seeds, and sd over seeds of the mean over peers and pairs.
+        delta ([`Difference`]): mean over peers, pairs and seeds, and sd over seeds of the mean over peers and pairs.
         peers (`dict[str, float]`): the mean difference over seeds of every peer in every pair.
         above_control, above_start (`tuple[int, int]`): how many of these are above 0, and of how many.
         flips (`tuple[float, float]`, *optional*): means.
@@ -87,7 +88,7 @@ class SettingResult:
 
     setting: str
     against: str
-    delta: dict[str, float | None]
+    delta: Difference
     peers: dict[str, float]
     above_control: tuple[int, int]
     above_start: tuple[int, int]
@@ -167,10 +168,7 @@ def _setting(
     return SettingResult(
         setting=setting,
         against="control" if controls else "start",
-        delta={
-            "mean": statistics.fmean(by_seed),
-            "sd": statistics.stdev(by_seed) if len(by_seed) > 1 else None,
-        },
+        delta=Difference(statistics.fmean(by_seed), statistics.stdev(by_seed) if len(by_seed) > 1 else None),
         peers=deltas,
         above_control=(sum(value > 0 for value in deltas.values()), len(deltas)),
         above_start=(sum(value > 0 for value in gains), len(gains)),
@@ -215,7 +213,7 @@ def _title(suite: Suite, words: TaskWords, rows: Sequence[PeerRow]) -> str:
 
 
 def _cells(result: SettingResult, seeds: int, words: TaskWords) -> tuple[str, ...]:
-    mean, sd = result.delta["mean"] or 0.0, result.delta["sd"]
+    mean, sd = result.delta.mean, result.delta.sd
     spread = "" if sd is None else f" ± {words.text(sd, sign=True).lstrip('+')}"
     worst = min(result.peers, key=lambda name: result.peers[name])
     return (
@@ -247,8 +245,8 @@ def _plain(result: SettingResult) -> dict[str, Any]:
     return {
         "setting": result.setting,
         "against": result.against,
-        "delta": result.delta["mean"],
-        "sd": result.delta["sd"],
+        "delta": result.delta.mean,
+        "sd": result.delta.sd,
         "worst": min(result.peers.values()),
         "above_control": result.above_control[0] / result.above_control[1] if result.against == "control" else None,
         "above_start": result.above_start[0] / result.above_start[1],
@@ -299,7 +297,7 @@ def comparison_figure(results: Sequence[SettingResult], words: TaskWords) -> byt
             spread = [place + 0.22 * math.sin(2.4 * index) for index in range(len(values))]
             named = {"label": "a peer, mean over seeds"} if place == 0 else {}
             axes.scatter(values, spread, s=14, color=GREY, alpha=0.6, linewidths=0, **named)
-            mean, sd = words.scale * (result.delta["mean"] or 0.0), words.scale * (result.delta["sd"] or 0.0)
+            mean, sd = words.scale * result.delta.mean, words.scale * (result.delta.sd or 0.0)
             named = {"label": "mean ± sd over seeds"} if place == 0 else {}
             colour = BLUE if result.against == "control" else ORANGE
             axes.errorbar([mean], [place], xerr=[sd], fmt="o", color=colour, capsize=3, markersize=6, **named)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -15,11 +14,12 @@ from torch import Tensor
 
 from ..data.collator import identified
 from ..errors import ExportError
-from ..files import staged, write_json
-from ..hub.names import choose_peers, read_run
+from ..files import read_json, staged, write_json
+from ..hub.names import choose_peers
 from ..peers.adapters import merged
 from ..peers.loading import load_peer
 from ..peers.spec import PeerSpec
+from ..reports.run_record import read_run
 from ..reports.task_words import TaskWords, text_under
 from ..tasks.base import Task
 from ..tasks.exporting import PIXELS, TaskExport
@@ -155,23 +155,20 @@ def _find(place: Path, peers: Sequence[str] | None) -> tuple[dict[str, Path], di
     if (place / "cohort.json").is_file():
         run = read_run(place)
         names = choose_peers(run, peers)
-        return {name: place / name for name in names}, _record(place)
+        return {name: place / name for name in names}, dict(run.record)
     if not (place / "config.json").is_file():
         raise ExportError(f"{place} is neither a run (no cohort.json) nor a model folder (no config.json)")
     if peers:
         raise ExportError(f"peers are chosen from a run, and {place} is one model; leave --peers out")
     above = place.resolve().parent
-    if (above / "cohort.json").is_file() and place.resolve().name in read_run(above).peers:
-        return {place.resolve().name: place}, _record(above)
-    config = json.loads((place / "config.json").read_text(encoding="utf-8"))
-    architectures = set(config.get("architectures") or ())
+    if (above / "cohort.json").is_file() and place.resolve().name in (run := read_run(above)).peers:
+        return {place.resolve().name: place}, dict(run.record)
+    architectures = set(
+        read_json(place / "config.json", error=ExportError, advice="save it anew").get("architectures") or ()
+    )
     # What no task knows is a classifier that brings its own code.
     task = next((name for name, one in TASKS.items() if one().architectures() & architectures), next(iter(TASKS)))
     return {place.resolve().name: place}, {"task": task}
-
-
-def _record(run: Path) -> dict[str, Any]:
-    return json.loads((run / "cohort.json").read_text(encoding="utf-8"))
 
 
 def export_peer(

@@ -20,10 +20,11 @@ from ..config.hub_ids import PEER_FOLDER
 from ..errors import HubError
 from ..files import staged
 from ..reports.adapter_folder import ADAPTER_CONFIG
+from ..reports.run_record import RunRecord, read_run
 from .calls import FAILURES, HubCalls, Patience, as_hub_error
 from .commit import RepoCommit, ensure_repo, send
 from .files import PushFile, refuse_secrets, select, to_json
-from .names import PushTarget, Run, names_of, read_run
+from .names import PushTarget, brings_code, names_of
 from .plain_state import is_convertible, read_plain, write_plain
 
 logger = logging.get_logger(__name__)
@@ -88,16 +89,16 @@ def push_checkpoint(
     folder = LAST if strategy == "checkpoint" else f"checkpoint-{step}"
     with tempfile.TemporaryDirectory() as scratch:
         parts = {peer: _peer_files(run, checkpoint, peer, strategy, folder) for peer in run.peers}
-        first = run.peers[0]
+        first = next(iter(run.peers))
         if strategy in RESUMABLE:
-            parts[first] += [_below(folder, file) for file in _state_files(checkpoint, run.peers, Path(scratch))]
+            parts[first] += [_below(folder, file) for file in _state_files(checkpoint, list(run.peers), Path(scratch))]
         for files in parts.values():
             refuse_secrets(files, run.folder, to.token_in_use)
         return _send_all(run, parts, to, patience, step, folder if strategy in RESUMABLE else None)
 
 
 def _send_all(
-    run: Run,
+    run: RunRecord,
     parts: dict[str, list[PushFile]],
     to: PushTarget,
     patience: Patience | None,
@@ -108,12 +109,13 @@ def _send_all(
     calls = HubCalls(to.token, to.endpoint, patience, size)
     if to.namespace is None:
         to = replace(to, namespace=calls.call("asking the Hub who you are", lambda: calls.api.whoami()["name"]))
-    names = names_of(run, run.peers, to)
+    first, *rest = run.peers
+    names = names_of(run, list(run.peers), to)
     commits: dict[str, str] = {}
     # The first peer last: its list of commits must name those of the others.
-    for peer in [*run.peers[1:], run.peers[0]]:
+    for peer in [*rest, first]:
         files = parts[peer]
-        if folder and peer == run.peers[0]:
+        if folder and peer == first:
             others = {name: {"repo_id": names[name], "revision": commits.get(name)} for name in run.peers}
             files = [*files, PushFile(f"{folder}/{MANIFEST}", to_json({"step": step, "peers": others}))]
         ensure_repo(calls, names[peer], to)
@@ -129,14 +131,14 @@ def _step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
-def _peer_files(run: Run, checkpoint: Path, peer: str, strategy: str, folder: str) -> list[PushFile]:
+def _peer_files(run: RunRecord, checkpoint: Path, peer: str, strategy: str, folder: str) -> list[PushFile]:
     """The peer's model for the top of its repository, and its part of what training resumes from."""
     now, best = checkpoint / peer, checkpoint / "best" / peer
-    files = list(select(best if best.is_dir() else now, run.custom_code).files)
+    files = list(select(best if best.is_dir() else now, brings_code(run)).files)
     if strategy in RESUMABLE:
         for name, place in ((peer, now), (f"best/{peer}", best)):
             if place.is_dir():
-                files += [_below(f"{folder}/{name}", file) for file in select(place, run.custom_code).files]
+                files += [_below(f"{folder}/{name}", file) for file in select(place, brings_code(run)).files]
     return files
 
 

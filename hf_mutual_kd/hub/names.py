@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import string
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ..config.hub_ids import PEER_FOLDER
 from ..errors import HubError
+from ..reports.run_record import RunRecord
 
 NAME_TEMPLATE = "{peer}-{dataset}-mutual"
 TEMPLATE_FIELDS = frozenset({"peer", "dataset", "task"})
@@ -76,69 +74,39 @@ class PushTarget:
         return self.token or get_token()
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a run folder says of itself in `cohort.json`.
-
-    Args:
-        folder (`Path`): as the user gave it.
-        peers (`list[str]`): names, in the cohort's order.
-        dataset, task (`str`): as recorded; the dataset's name comes from outside.
-        custom_code (`bool`): whether `trust_remote_code` was given.
-    """
-
-    folder: Path
-    peers: list[str]
-    dataset: str
-    task: str
-    custom_code: bool
-
-    def repo_name(self, peer: str, to: PushTarget) -> str:
-        """`vit-t-beans-mutual`, or with its namespace where one is known."""
-        parts = {
-            "peer": slug(peer, lower=False),
-            "dataset": slug(self.dataset.split("/")[-1]),
-            "task": slug(self.task),
-        }
-        name = to.name_template.format(**parts)
-        repo_id = f"{to.namespace}/{name}" if to.namespace else name
-        try:
-            if "/" in name:
-                raise HFValidationError("the name itself has no '/'; the namespace is an option of its own.")
-            validate_repo_id(repo_id)
-        except HFValidationError as error:
-            raise HubError(f"peer {peer!r} cannot be pushed as {repo_id!r}: {error} Change name_template") from error
-        return repo_id
-
-
-def read_run(run_dir: str | Path) -> Run:
-    """What `cohort.json` says of a run.
-
-    Raises:
-        [`HubError`]: it is no folder of a run.
-    """
-    folder = Path(run_dir)
+def repo_name(run: RunRecord, peer: str, to: PushTarget) -> str:
+    """`vit-t-beans-mutual`, or with its namespace where one is known."""
+    parts = {
+        "peer": slug(peer, lower=False),
+        "dataset": slug(dataset_name(run).split("/")[-1]),
+        "task": slug(run.task),
+    }
+    name = to.name_template.format(**parts)
+    repo_id = f"{to.namespace}/{name}" if to.namespace else name
     try:
-        record = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))
-        peers = list(record["peers"])
-        dataset, task = str((record.get("dataset") or {}).get("name") or "data"), str(record.get("task") or "")
-        recipe = record.get("recipe") or {}
-        custom_code = recipe.get("trust_remote_code") is True
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HubError(
-            f"{run_dir} is no folder of a run: cohort.json is missing or broken; give the output_dir of a recipe"
-        ) from error
-    wrong = next((name for name in peers if not PEER_FOLDER.fullmatch(name)), None)
-    if wrong is not None or not peers:
-        raise HubError(f"{run_dir}/cohort.json names {wrong!r} as a peer; expected letters, digits, '-' and '_'")
-    return Run(folder, peers, dataset, task, custom_code)
+        if "/" in name:
+            raise HFValidationError("the name itself has no '/'; the namespace is an option of its own.")
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise HubError(f"peer {peer!r} cannot be pushed as {repo_id!r}: {error} Change name_template") from error
+    return repo_id
 
 
-def choose_peers(run: Run, peers: Sequence[str] | None) -> list[str]:
+def dataset_name(run: RunRecord) -> str:
+    """What a run was trained on, as it goes into names and messages."""
+    return str(run.dataset.get("name") or "data")
+
+
+def brings_code(run: RunRecord) -> bool:
+    """Whether `trust_remote_code` was given."""
+    return run.recipe.get("trust_remote_code") is True
+
+
+def choose_peers(run: RunRecord, peers: Sequence[str] | None) -> list[str]:
     """The peers to push, in the cohort's order, each with a folder of its own inside the run."""
     for name in peers or []:
         if name not in run.peers:
-            near = difflib.get_close_matches(name, run.peers, 1)
+            near = difflib.get_close_matches(name, list(run.peers), 1)
             advice = f" (nearest: {near[0]})" if near else ""
             raise HubError(f"peers: the run has no peer {name!r}{advice}; it has {', '.join(run.peers)}")
     chosen = [name for name in run.peers if peers is None or name in peers]
@@ -161,9 +129,9 @@ def slug(text: str, lower: bool = True) -> str:
     return plain[: 40 if lower else 64].strip("-.") or "data"
 
 
-def names_of(run: Run, peers: Sequence[str], to: PushTarget) -> dict[str, str]:
+def names_of(run: RunRecord, peers: Sequence[str], to: PushTarget) -> dict[str, str]:
     """Repository of each peer; refused where two would share one."""
-    names = {peer: run.repo_name(peer, to) for peer in peers}
+    names = {peer: repo_name(run, peer, to) for peer in peers}
     folded = [name.casefold() for name in names.values()]
     twice = next((name for name in names.values() if folded.count(name.casefold()) > 1), None)
     if twice is not None:

@@ -13,11 +13,12 @@ from typing import Any
 
 from ..errors import HubError, PeerError
 from ..reports.model_card import write_cards
+from ..reports.run_record import RunRecord, read_run
 from ..reports.text import split_readme
 from .calls import HubCalls, Patience, status_of
 from .commit import README, RepoCommit, ensure_repo, send
 from .files import PushFile, Selection, refuse_secrets, select
-from .names import NAME_TEMPLATE, PushTarget, Run, choose_peers, names_of, read_run, slug
+from .names import NAME_TEMPLATE, PushTarget, brings_code, choose_peers, dataset_name, names_of, slug
 
 LONGEST_TITLE = 60
 
@@ -122,7 +123,7 @@ def push_run(  # noqa: PLR0913 - options of a public function, by name
     run = read_run(run_dir)
     chosen = choose_peers(run, peers)
     names = names_of(run, chosen, to)
-    packed = {peer: select(run.folder / peer, run.custom_code) for peer in chosen}
+    packed = {peer: select(run.folder / peer, brings_code(run)) for peer in chosen}
     patience = patience or Patience()
     if deadline_s is not None:
         patience = replace(patience, deadline_s=deadline_s)
@@ -131,7 +132,7 @@ def push_run(  # noqa: PLR0913 - options of a public function, by name
         to = replace(to, namespace=calls.call("asking the Hub who you are", lambda: calls.api.whoami()["name"]))
         names = names_of(run, chosen, to)
     try:
-        packed = with_fresh_cards(run, packed, names_of(run, run.peers, to) if to.namespace else None)
+        packed = with_fresh_cards(run, packed, names_of(run, list(run.peers), to) if to.namespace else None)
         planned = [_planned(peer, packed[peer], names[peer], to) for peer in chosen]
     except PeerError as error:
         raise HubError(f"{error} (nothing was sent)") from error
@@ -142,7 +143,7 @@ def push_run(  # noqa: PLR0913 - options of a public function, by name
     if dry_run:
         return report
     for index, pushed in enumerate(report.peers):
-        message = commit_message or f"Push {pushed.peer}, trained on {run.dataset}"
+        message = commit_message or f"Push {pushed.peer}, trained on {dataset_name(run)}"
         parcel = RepoCommit(pushed.repo_id, packed[pushed.peer].files, message)
         try:
             pushed.note = ensure_repo(calls, pushed.repo_id, to)
@@ -175,12 +176,12 @@ def check_rights(to: PushTarget) -> None:
 
 
 def with_fresh_cards(
-    run: Run, packed: Mapping[str, Selection], names: Mapping[str, str] | None
+    run: RunRecord, packed: Mapping[str, Selection], names: Mapping[str, str] | None
 ) -> dict[str, Selection]:
     """The selections with cards that link to the repositories; they are built beside the run, which stays as it is.
 
     Args:
-        run ([`Run`]): without `results.json`, its cards go as they are.
+        run ([`RunRecord`]): without `results.json`, its cards go as they are.
         packed (`dict[str, Selection]`): what goes, by peer.
         names (`dict[str, str]`, *optional*): repositories of the whole cohort, where the namespace is known.
     """
@@ -222,11 +223,11 @@ def _planned(peer: str, selection: Selection, repo_id: str, to: PushTarget) -> P
 
 
 def collect_repositories(
-    calls: HubCalls, run: Run, to: PushTarget, pushed: Sequence[str]
+    calls: HubCalls, run: RunRecord, to: PushTarget, pushed: Sequence[str]
 ) -> tuple[str | None, str | None]:
     """List the cohort's repositories in a collection: its address, or in one line why there is none."""
     api = calls.api
-    title = f"{slug(run.dataset.split('/')[-1])}: models that taught each other"[:LONGEST_TITLE]
+    title = f"{slug(dataset_name(run).split('/')[-1])}: models that taught each other"[:LONGEST_TITLE]
     description = f"A cohort of {len(run.peers)}, trained by mutual knowledge transfer."
 
     try:
@@ -237,7 +238,7 @@ def collect_repositories(
             ),
         )
         inside = {item.item_id for item in made.items}
-        for peer, repo_id in names_of(run, run.peers, to).items():
+        for peer, repo_id in names_of(run, list(run.peers), to).items():
             if repo_id in inside:
                 continue
             # Peers of an earlier push belong to it, too.
@@ -253,7 +254,7 @@ def collect_repositories(
 
 
 def _continuation(
-    cause: str, run: Run, peers: Sequence[PushedPeer], failed: int, to: PushTarget, collection: bool
+    cause: str, run: RunRecord, peers: Sequence[PushedPeer], failed: int, to: PushTarget, collection: bool
 ) -> str:
     done, rest = peers[:failed], peers[failed:]
     command = ["hf-mutual-kd", "push", str(run.folder), "--namespace", str(to.namespace)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputFolderError
+from .results import CONTROL, MUTUAL, START, PeerResult
 from .task_words import TaskWords
 
 Points = list[tuple[int, float]]
@@ -148,23 +149,26 @@ def training_figure(curves: Curves, metric: str, chosen: int | None = None) -> b
     return png(draw, width=9.6 if curves.losses and (curves.mutual or curves.control) else 5.4, height=3.3)
 
 
-def results_figure(peers: Mapping[str, Mapping[str, Any]], words: TaskWords) -> bytes:
+def _seeds(peer: PeerResult, arm: str) -> Sequence[float]:
+    return peer.arms[arm].per_seed if arm in peer.arms else []
+
+
+def results_figure(peers: Mapping[str, PeerResult], words: TaskWords) -> bytes:
     """Every peer's deciding metric on the test split: at its start, in the control and with its peers, a dot per seed.
 
     Args:
-        peers (`dict`): `peers` of `results.json`.
+        peers (`dict[str, PeerResult]`): by name.
         words ([`TaskWords`]): of their task.
     """
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         for row, peer in enumerate(peers.values()):
-            seeds = peer["per_seed"]
             axes.axhline(row, color=LIGHT, linewidth=0.8, zorder=0)
             for label, values, offset, style in (
-                ("start", [peer["start"][words.metric]], 0.0, {"color": GREY, "marker": "|", "s": 160}),
-                ("control", seeds.get("control", []), 0.14, {"color": ORANGE, "marker": "s", "s": 22}),
-                ("with its peers", seeds["mutual"], -0.14, {"color": BLUE, "marker": "o", "s": 26}),
+                ("start", [peer.arms[START].metrics[words.metric]], 0.0, {"color": GREY, "marker": "|", "s": 160}),
+                ("control", _seeds(peer, CONTROL), 0.14, {"color": ORANGE, "marker": "s", "s": 22}),
+                ("with its peers", _seeds(peer, MUTUAL), -0.14, {"color": BLUE, "marker": "o", "s": 26}),
             ):
                 shown = {"label": label} if row == 0 and values else {}
                 axes.scatter([words.scale * value for value in values], [row + offset] * len(values), **style, **shown)

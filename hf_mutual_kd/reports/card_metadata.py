@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from .adapter_folder import base_on_hub, read_adapter
-from .run_records import HUB, RunRecords, hub_id, is_timm
+from .run_record import HUB, RunRecord, hub_id
 from .text import last_part, one_line
 
 TAGS = ("mutual-knowledge-transfer", "knowledge-distillation", "hf_mutual_kd")
@@ -36,16 +36,16 @@ NON_COMMERCIAL = re.compile(
 """Licences, by their Hub id or name, under which commercial use is not allowed."""
 
 
-def metadata(run: RunRecords, name: str) -> dict[str, Any]:
+def metadata(run: RunRecord, name: str) -> dict[str, Any]:
     """The card's YAML, by the Hub's rules; what is not known is absent."""
-    peer, facts = run.peers[name], run.fact("dataset") or {}
+    peer, facts = run.peers[name], run.dataset
     base_facts = peer.get("base") or {}
     adapter = read_adapter(run.folder / name)
     found = base_on_hub(adapter) if adapter else (peer.get("source"), peer.get("revision"))
     base = hub_id(*found) if found else None
     dataset = hub_id(facts.get("name"), facts.get("revision"))
     carried = [tag for tag in base_facts.get("tags", []) if ":" not in tag and tag not in LEFT_TAGS]
-    library = "timm" if is_timm(run, name) else "transformers"
+    library = "timm" if run.is_timm(name) else "transformers"
     is_transformers = (run.folder / name / "config.json").is_file()
     card = ModelCardData(
         language=base_facts.get("language"),
@@ -95,9 +95,9 @@ def licence_metadata(base_facts: Mapping[str, Any], base: str | None, revision: 
     return found
 
 
-def eval_results(run: RunRecords, name: str, dataset: str | None) -> list[EvalResult] | None:
+def eval_results(run: RunRecord, name: str, dataset: str | None) -> list[EvalResult] | None:
     """What these weights reached on the test split, as a share of 1, for `model-index`."""
-    facts = run.fact("dataset") or {}
+    facts = run.dataset
     reached = {
         metric: value
         for metric in run.words.hub_metrics
@@ -130,9 +130,10 @@ def licence_of(peer: Mapping[str, Any]) -> str | None:
     return base.get("license_name") or licence if licence == "other" else licence
 
 
-def non_commercial(run: RunRecords, name: str, counts: Mapping[str, int]) -> list[tuple[str, str]]:
+def non_commercial(run: RunRecord, name: str) -> list[tuple[str, str]]:
     """Of this peer's start and of all that taught it: those whose licence forbids commercial use."""
+    counts = run.teachers
     together = counts.get("<mean>") or counts.get("<all>")
-    taught = {} if run.is_control else {other for other in run.peers if counts.get(other) or together}
+    taught = {other for other in run.peers if counts.get(other) or together}
     licences = {other: licence_of(run.peers[other]) for other in run.peers if other == name or other in taught}
     return [(other, licence) for other, licence in licences.items() if licence and NON_COMMERCIAL.search(licence)]

@@ -216,6 +216,40 @@ def paint_results(rows: Mapping[str, Mapping[str, Sequence[float]]], label: str)
     return paint
 
 
+@dataclass(frozen=True)
+class Gain:
+    """A difference, the ends of what is drawn around it, and each seed's."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: Sequence[float] = ()
+
+
+def paint_gains(rows: Mapping[str, Gain], label: str, scale: float) -> Callable[[Any, Theme], None]:
+    """A line for each name, with its interval and a line at zero; filled where the interval leaves out 0."""
+
+    def paint(figure: Any, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        axes.axvline(0, color=theme.soft, linewidth=1.1)
+        for row, gain in enumerate(rows.values()):
+            ends = [gain.mean if end is None else end for end in (gain.low, gain.high)]
+            sure = (ends[0] > 0) == (ends[1] > 0) and gain.low is not None
+            colour = (theme.mutual if gain.mean > 0 else theme.control) if sure else theme.soft
+            axes.plot([scale * end for end in ends], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
+            face = colour if sure else theme.ground
+            axes.scatter([scale * gain.mean], [row], s=52, zorder=3, color=face, edgecolors=colour, linewidths=1.6)
+            axes.scatter([scale * one for one in gain.seeds], [row + 0.26] * len(gain.seeds), s=9, color=theme.soft)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel(label)
+        axes.grid(axis="x", linewidth=0.6)
+        axes.spines[["left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+
+    return paint
+
+
 def paint_flow(found: Corrections, peers: Sequence[str]) -> Callable[[Any, Theme], None]:
     """Bands from who knew a sample at the start (left) to the peer that learned it (right)."""
 

@@ -16,15 +16,15 @@ from ..errors import DataError, OutputFolderError
 from ..files import write_bytes, write_text
 from .blocks import JPEG, Figures, Section, Table, Text
 from .card_figures import Points, read_curves
+from .closing_table import table as closing_table
 from .figures import draw, paint_lines
 from .model_card import hyperparameters
 from .pictures import PICTURES, SampleImages, write_pictures
 from .predictions import Predictions
 from .report_data import MOST_SAMPLES, choose_flips, read_report_data
 from .report_sections import COMMON_SECTIONS, ReportTask
-from .results import table as closing_table
-from .results_section import metric_label, tiles
-from .run_records import RunRecords, read_records
+from .results_section import metric_label, tiles, title_of
+from .run_record import RunRecord, read_run
 from .text import TOKEN, one_line
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -61,16 +61,15 @@ def write_report(
     PosixPath('runs/vit_classify/report/index.html')
     ```
     """
-    data = read_report_data(read_records(Path(run_dir)))
+    data = read_report_data(read_run(run_dir))
     folder = Path(out) if out else data.run.folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     if test_rows is not None and task is not None and data.first is not None:
         data.pictures = _make_thumbnails(data.first, test_rows, task)
         write_pictures(data.run.folder / PICTURES, data.peers, data.pictures)
-    title = f"{', '.join(data.peers)}: who taught whom" if len(data.peers) > 1 else f"{data.peers[0]}: training"
     made = [make(data) for make in (COMMON_SECTIONS if task is None else task.report_sections)]
     sections = [section for section in made if section is not None]
-    return _write_page(folder, title, lead_of(data.run), tiles(data), sections)
+    return _write_page(folder, title_of(data), lead_of(data.run), tiles(data), sections)
 
 
 def compare_runs(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
@@ -84,7 +83,7 @@ def compare_runs(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
     Raises:
         [`OutputFolderError`]: no run, a run that is given twice, or runs of different tasks.
     """
-    runs = _named_runs([read_records(Path(path)) for path in run_dirs])
+    runs = _named_runs([read_run(path) for path in run_dirs])
     metrics = {run.words.metric for run in runs.values()}
     if len(metrics) > 1:
         raise OutputFolderError(
@@ -96,7 +95,7 @@ def compare_runs(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
     return _write_page(Path(out), f"{len(runs)} runs compared", [("runs", ", ".join(runs))], [], sections)
 
 
-def _named_runs(runs: Sequence[RunRecords]) -> dict[str, RunRecords]:
+def _named_runs(runs: Sequence[RunRecord]) -> dict[str, RunRecord]:
     """The runs by the last part of their folder, with the part above where two share it."""
     folders = [run.folder.resolve() for run in runs]
     if len(set(folders)) < len(folders):
@@ -110,8 +109,8 @@ def _named_runs(runs: Sequence[RunRecords]) -> dict[str, RunRecords]:
     }
 
 
-def _compared_results(runs: Mapping[str, RunRecords]) -> Section | None:
-    tables = {name: closing_table(run.results, run.words) for name, run in runs.items() if run.results.get("peers")}
+def _compared_results(runs: Mapping[str, RunRecord]) -> Section | None:
+    tables = {name: closing_table(run.results, run.words) for name, run in runs.items() if run.results}
     # A column that says nothing of a run is left out of its table.
     columns = dict.fromkeys(column for found, _ in tables.values() for column in found)
     rows = [
@@ -123,7 +122,7 @@ def _compared_results(runs: Mapping[str, RunRecords]) -> Section | None:
     return Section("results", "Results", [Table(caption, ("run", *columns), rows, words=2)]) if rows else None
 
 
-def _compared_curves(runs: Mapping[str, RunRecords]) -> Section | None:
+def _compared_curves(runs: Mapping[str, RunRecord]) -> Section | None:
     label = metric_label(next(iter(runs.values())))
     scale = next(iter(runs.values())).words.scale
     figures = []
@@ -143,7 +142,7 @@ def _compared_curves(runs: Mapping[str, RunRecords]) -> Section | None:
     return Section("training", "Training", [words, Figures(figures)]) if figures else None
 
 
-def _compared_options(runs: Mapping[str, RunRecords]) -> Section | None:
+def _compared_options(runs: Mapping[str, RunRecord]) -> Section | None:
     given = {
         name: {key: value for part in hyperparameters(run).values() for key, value in part.items()}
         for name, run in runs.items()
@@ -156,9 +155,9 @@ def _compared_options(runs: Mapping[str, RunRecords]) -> Section | None:
     return Section("options", "Options", [Table("Options that differ", ("option", *runs), rows)])
 
 
-def lead_of(run: RunRecords) -> list[tuple[str, str]]:
+def lead_of(run: RunRecord) -> list[tuple[str, str]]:
     """The facts under the title."""
-    dataset, seeds, steps = run.fact("dataset") or {}, run.fact("seeds") or [], run.results.get("steps")
+    dataset, seeds, steps = run.dataset, run.seeds, run.results.steps if run.results else 0
     facts = [
         ("task", run.words.title),
         ("data", str(dataset["name"]).rstrip("/").split("/")[-1] if dataset.get("name") else ""),

@@ -31,7 +31,7 @@ def making_section(data: ReportData) -> Section:
         for name, peer in run.peers.items()
     ]
     blocks.append(Table("Peers", ("peer", "architecture", "parameters"), sources, words=2))
-    facts = data_facts(run.fact("dataset") or {})
+    facts = data_facts(run.dataset)
     if facts.get("splits"):
         splits = [
             [split["role"], split["origin"]]

@@ -16,23 +16,11 @@ from ..files import write_bytes
 from .adapter_folder import ADAPTER_CONFIG, relabelled
 from .card_figures import read_curves, teacher_figure, training_figure
 from .card_metadata import licence_of, metadata, non_commercial
+from .closing_table import PARTS, TOGETHER, interval_note, spread, verdict
 from .readme_merge import BEGIN, END, merge_readme
-from .results import verdict
+from .results import CONTROL, MUTUAL, START, Difference, PeerResult
 from .run_facts import MACHINE_OPTIONS
-from .run_records import (
-    HUB,
-    RunRecords,
-    cohort_start,
-    count_teachers,
-    hub_id,
-    is_timm,
-    measured_samples,
-    model_type,
-    onnx_facts,
-    read_records,
-    rule_facts,
-    selected_value,
-)
+from .run_record import HUB, RunRecord, hub_id, read_run
 from .task_words import TaskWords
 from .text import (
     ABSOLUTE,
@@ -49,8 +37,8 @@ from .text import (
     scrub_command,
     scrub_value,
     sentence,
-    spread,
 )
+from .text import spread as seed_spread
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
@@ -88,16 +76,19 @@ class CardData:
     frozen: bool
 
     # How good it is, on the test split.
-    rows: list[dict[str, str]]
+    arms: list[str]
+    rows: list[dict[str, Any]]
     measured: dict[str, Any]
     verdict: str | None
-    delta: dict[str, float | None] | None
+    delta: Difference | None
+    note: str
     fell_below_start: bool
-    flips: dict[str, Mapping[str, float]]
+    flips: Mapping[str, Mapping[str, float]]
     classes: dict[str, list[dict[str, Any]]]
 
-    # Who taught it: shares of decisions over all seeds.
+    # Who taught it: shares of decisions over all seeds, of rows with a label and without.
     teachers: list[dict[str, Any]]
+    taught: list[str]
 
     # How to use it, and what the snippet printed; which rows the figure of examples shows.
     usage: dict[str, Any]
@@ -126,13 +117,12 @@ class CardData:
     """Paths inside the peer's folder, by `"teachers"`, `"training"` and `"examples"`."""
 
 
-def build_card(run: RunRecords, name: str, counts: Mapping[str, int], figures: Mapping[str, str]) -> CardData:
-    """The facts of one peer's card; `counts` are those of [`count_teachers`]."""
-    peer = run.peers[name]
-    result = (run.results.get("peers") or {}).get(name) or {}
-    delta = result.get("delta")
-    seeds = run.fact("seeds") or []
-    start, after = (result.get(key, {}).get(run.words.metric) for key in ("start", "mutual"))
+def build_card(run: RunRecord, name: str, figures: Mapping[str, str]) -> CardData:
+    """The facts of one peer's card."""
+    peer, results = run.peers[name], run.results
+    result = run.peer_results.get(name) or PeerResult({})
+    delta = result.delta(CONTROL, run.words.metric)
+    start, after = (result.value(arm, run.words.metric) for arm in (START, MUTUAL))
     return CardData(
         name=name,
         words=run.words,
@@ -141,39 +131,42 @@ def build_card(run: RunRecords, name: str, counts: Mapping[str, int], figures: M
         base=source_link(peer),
         adapter=(peer.get("adapter") or {}) if (run.folder / name / ADAPTER_CONFIG).is_file() else {},
         others=[link(other, run.address(other)) for other in run.peers if other != name],
-        dataset=dataset_link(run.fact("dataset") or {}),
+        dataset=dataset_link(run.dataset),
         control_only=run.is_control,
-        frozen=run.record["peers"][name].get("frozen", False),
-        rows=result_rows(run, result),
+        frozen=run.peers[name].get("frozen", False),
+        arms=list(result.arms),
+        rows=[*rows, *ensemble_row(run)] if (rows := result_rows(run, result)) else [],
         measured={
-            "seeds": seeds,
-            "steps": run.results.get("steps"),
-            "samples": measured_samples(run),
-            "centre_prior": with_unit(run.words, cohort_start(run).get(f"centre_prior_{run.words.metric}")),
-            "kept": with_unit(run.words, selected_value(run, result)),
+            "seeds": run.seeds,
+            "steps": results.steps if results else None,
+            "samples": run.measured_samples,
+            "centre_prior": with_unit(run.words, run.cohort_start.get(f"centre_prior_{run.words.metric}")),
+            "kept": with_unit(run.words, run.selected_value(name)),
         },
-        verdict=verdict(delta, len(seeds)) if delta else None,
+        verdict=verdict(delta, len(run.seeds)) if delta else None,
         delta=delta,
+        note=interval_note(results, run.words) if results and delta else "",
         fell_below_start=start is not None and after is not None and after < start,
         flips=flip_rows(result),
         classes=class_rows(run, result),
-        teachers=teacher_rows(run, name, counts),
+        teachers=teacher_rows(run, name),
+        taught=[] if run.is_control or not results else [part for part in PARTS if results.teachers.get(part)],
         usage=usage(run, name),
-        onnx=onnx_facts(run, name),
+        onnx=run.onnx_facts(name),
         examples=(run.fact("examples") or {}).get("rows") or [],
-        data=data_facts(run.fact("dataset") or {}),
+        data=data_facts(run.dataset),
         objective=run.record.get("objective") or {},
-        rule=rule_facts(run),
+        rule=run.rule_facts,
         hyperparameters=hyperparameters(run),
         hardware=run.fact("hardware") or {},
-        seconds={arm: values for arm, values in (run.results.get("seconds") or {}).items() if values},
+        seconds={arm: values for arm, values in (results.seconds if results else {}).items() if any(values)},
         selected_step=run.selected_step(name),
         co2_kg=run.fact("co2_kg"),
         command=scrub_command(str(run.fact("command") or "")),
         command_is_cut=bool(ABSOLUTE.search(str(run.fact("command") or ""))),
         versions=run.fact("versions") or {},
         licence=licence_of(peer),
-        non_commercial=non_commercial(run, name, counts),
+        non_commercial=non_commercial(run, name),
         base_citation=(peer.get("base") or {}).get("citation"),
         figures=figures,
     )
@@ -206,82 +199,107 @@ def dataset_link(facts: Mapping[str, Any]) -> Markdown | None:
     return link(found or last_part(str(facts["name"])), url)
 
 
-def result_rows(run: RunRecords, result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The table of before, control and after, in the units that the task shows."""
+def result_rows(run: RunRecord, result: PeerResult) -> list[dict[str, Any]]:
+    """A table of all arms, in the units that the task shows."""
     rows = []
     for key, title in run.words.shown.items():
-        values = {arm: result[arm].get(key) for arm in ("start", "control", "mutual") if arm in result}
-        known = values and all(isinstance(value, int | float) and math.isfinite(value) for value in values.values())
-        if not known or (key.startswith("top5") and len(run.labels) <= 5):
+        if key.startswith("top5") and len(run.labels) <= 5:
             continue
-        share, decides = run.words.is_share(key), key == run.words.metric
-        row = {"metric": title}
-        for arm, value in values.items():
-            seeds = (result.get("per_seed") or {}).get(arm, []) if decides else []
-            row[arm] = number(value, share) + spread(seeds, share)
-        if "control" in values:
-            gains = result.get("delta") if decides else None
-            sd = gains["sd"] if gains else None
-            row["difference"] = number(values["mutual"] - values["control"], share, sign=True) + (
-                f" ± {number(sd, share)}" if sd is not None else ""
-            )
-        rows.append(row)
+        if row := _result_row(run, result, key):
+            rows.append({"metric": title, **row})
     return rows
 
 
-def flip_rows(result: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+def ensemble_row(run: RunRecord) -> list[dict[str, Any]]:
+    """What the mean of all peers reaches, as a row of that table."""
+    together = run.results.ensemble if run.results else None
+    row = _result_row(run, together, run.words.metric) if together else None
+    return [{"metric": f"{run.words.shown[run.words.metric]}, of the mean of all peers", **row}] if row else []
+
+
+def _result_row(run: RunRecord, result: PeerResult, key: str) -> dict[str, Any] | None:
+    """A metric in every arm and its difference to the control; `None` where an arm lacks it."""
+    values = {arm: result.value(arm, key) for arm in result.arms}
+    known = {arm: value for arm, value in values.items() if value is not None and math.isfinite(value)}
+    if not known or len(known) < len(values):
+        return None
+    share, decides = run.words.is_share(key), key == run.words.metric
+    row: dict[str, Any] = {
+        "values": [
+            number(value, share) + (seed_spread(result.arms[arm].per_seed, share) if decides else "")
+            for arm, value in known.items()
+        ]
+    }
+    if delta := result.delta(CONTROL, key):
+        # Only our own numbers, so that brackets need no escape.
+        gain = number(delta.mean, share, sign=True) + spread(delta, run.words, key).replace("-", "−")
+        row["difference"] = Markdown(gain)
+    return row
+
+
+def flip_rows(result: PeerResult) -> dict[str, dict[str, float]]:
     """Positive and negative flips of each arm that has them."""
-    arms = {"this model": result, "control": result.get("control_flips") or {}}
-    keys = ("positive_flips", "negative_flips")
-    return {arm: values for arm, values in arms.items() if all(values.get(key) is not None for key in keys)}
+    shown = {MUTUAL: "this model", **{arm: arm for arm in result.arms if arm not in (START, MUTUAL)}}
+    return {
+        words: {"positive_flips": found.positive_flips, "negative_flips": found.negative_flips}
+        for arm, words in shown.items()
+        if (found := result.arms.get(arm)) and found.positive_flips is not None and found.negative_flips is not None
+    }
 
 
-def class_rows(run: RunRecords, result: Mapping[str, Any], most: int = 5) -> dict[str, list[dict[str, Any]]]:
+def class_rows(run: RunRecord, result: PeerResult, most: int = 5) -> dict[str, list[dict[str, Any]]]:
     """The classes with the largest gains and losses against the control, or the start where there is no control."""
-    by_class = result.get("by_class") or {}
-    after, base = by_class.get("mutual"), by_class.get("control") or by_class.get("start")
+    by_class = {arm: found.by_class for arm, found in result.arms.items() if found.by_class}
+    after, base = by_class.get(MUTUAL), by_class.get(CONTROL) or by_class.get(START)
     if not (after and base):
         return {}
-    changes = []
+    changes: list[dict[str, Any]] = []
     for index, label in enumerate(run.labels[: len(after)]):
         values = {arm: column[index] for arm, column in by_class.items()}
-        if None not in values.values() and abs(after[index] - base[index]) >= 0.00005:
-            changes.append({"label": label, "change": after[index] - base[index], **values})
+        now, before = after[index], base[index]
+        if None in values.values() or now is None or before is None or abs(now - before) < 0.00005:
+            continue
+        changes.append({"label": label, "change": now - before, **values})
     better = sorted((row for row in changes if row["change"] > 0), key=lambda row: -row["change"])
     worse = sorted((row for row in changes if row["change"] < 0), key=lambda row: row["change"])
     return {title: rows[:most] for title, rows in (("better", better), ("worse", worse)) if rows}
 
 
-def teacher_rows(run: RunRecords, name: str, counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Who taught, on which share of the decisions, from which start and under which licence."""
-    total = sum(counts.values())
+def teacher_rows(run: RunRecord, name: str) -> list[dict[str, Any]]:
+    """Who taught, on which share of the decisions on which rows, from which start and under which licence."""
+    results, counts = run.results, run.teachers
+    if results is None or not counts or len(run.peers) == 1:
+        return []
+
+    def shares(who: str) -> dict[str, Any]:
+        parts = {part: found.get(who, 0) / max(1, sum(found.values())) for part, found in results.teachers.items()}
+        return {"share": counts.get(who, 0) / sum(counts.values()), "shares": parts}
+
     rows: list[dict[str, Any]] = [
         {
             "who": other,
             "own": other == name,
             "link": link(other, run.address(other)),
-            "share": counts[other] / total,
             "source": source_link(peer),
             "licence": licence_of(peer),
+            **shares(other),
         }
         for other, peer in run.peers.items()
-        if total
     ]
-    others = {"<mean>": "mean of all peers", "<all>": "all other peers", "nobody": "nobody"}
-    return rows + [{"who": who, "share": counts[key] / total} for key, who in others.items() if counts.get(key)]
+    return rows + [{"who": words, **shares(who)} for who, words in TOGETHER.items() if counts.get(who)]
 
 
-def usage(run: RunRecords, name: str) -> dict[str, Any]:
+def usage(run: RunRecord, name: str) -> dict[str, Any]:
     """The snippet, for timm peers also theirs, and what it printed when it was run."""
     folder, repository = run.folder / name, run.repositories.get(name)
     if not (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file():
         return {}
     model = json.dumps(repository or name)
-    snippet = relabelled(run.words.snippet_of(model_type(run, name)), folder, repository or name)
+    snippet = relabelled(run.words.snippet_of(run.model_type(name)), folder, repository or name)
     if not snippet:
         return {}
     found = {"snippet": snippet.format(model=model, example=json.dumps(run.words.example))}
-    if is_timm(run, name) and name in run.repositories:
+    if run.is_timm(name) and name in run.repositories:
         found["timm"] = TIMM_SNIPPET.format(model=json.dumps(f"hf-hub:{run.repositories[name]}"))
     output = (run.fact("usage") or {}).get(name)
     return found | ({"output": output, "example": run.fact("example") or {}} if output else {})
@@ -299,7 +317,7 @@ def data_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"splits": splits, "unreadable": unreadable} if splits or kept else {}
 
 
-def hyperparameters(run: RunRecords) -> dict[str, dict[str, str]]:
+def hyperparameters(run: RunRecord) -> dict[str, dict[str, str]]:
     """Options and their values as text: those that this run changed, and the others."""
     recorded = run.record.get("hyperparameters") or {"changed": run.recipe}
     return {
@@ -327,10 +345,10 @@ def render(card: CardData, data: Mapping[str, Any]) -> str:
     return TOKEN.sub("(hidden)", dump_front_matter(data) + template.render(card=card))
 
 
-def draw_figures(run: RunRecords, name: str, counts: Mapping[str, int]) -> dict[str, bytes]:
+def draw_figures(run: RunRecord, name: str) -> dict[str, bytes]:
     """The figures for which there are numbers."""
     drawn = {}
-    if shares := [(row["who"], row["share"]) for row in teacher_rows(run, name, counts)]:
+    if shares := [(row["who"], row["share"]) for row in teacher_rows(run, name)]:
         drawn["teachers"] = teacher_figure(shares, name)
     if curves := read_curves(run.arm_folders(), name, run.words.metric):
         drawn["training"] = training_figure(curves, run.words.shown[run.words.metric], run.selected_step(name))
@@ -358,18 +376,17 @@ def write_cards(
         [`PeerError`]: a peer that the run does not have, that has no folder yet, or whose
             README.md has metadata that cannot be read.
     """
-    run = read_records(Path(run_dir), repositories)
+    run = read_run(run_dir, repositories)
     for name in peers or ():
         if name not in run.peers or not (run.folder / name).is_dir():
             raise PeerError(f"{run.folder} has no peer {name!r}; its peers are {', '.join(run.peers)}")
-    counts = {} if run.is_control or len(run.peers) == 1 else count_teachers(run)
     written = {}
     for name in peers or [name for name in run.peers if (run.folder / name).is_dir()]:
         folder = run.folder / name
-        figures = draw_figures(run, name, counts)
+        figures = draw_figures(run, name)
         for figure in ("teachers", "training", "examples"):
             _write(folder / "figures" / f"{figure}.png", figures.get(figure))
-        card = build_card(run, name, counts, {figure: f"figures/{figure}.png" for figure in figures})
+        card = build_card(run, name, {figure: f"figures/{figure}.png" for figure in figures})
         text, path = render(card, metadata(run, name)), folder / "README.md"
         present = path.read_text(encoding="utf-8") if path.is_file() else None
         _write(path, merge_readme(text, present, f"{name}/README.md").encode())

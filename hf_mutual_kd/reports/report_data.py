@@ -15,7 +15,7 @@ from ..errors import OutputFolderError
 from .card_figures import Points, read_history
 from .pictures import PICTURES, SampleImages, read_pictures
 from .predictions import Beliefs, Predictions, predictions_of
-from .run_records import RunRecords
+from .run_record import RunRecord
 from .samples import BINS, SAMPLES_FILE, Samples, read_samples, round_robin
 
 NOBODY = "nobody"
@@ -28,13 +28,13 @@ class ReportData:
     """A run and the single samples that its arms recorded.
 
     Args:
-        run ([`RunRecords`]): its records.
+        run ([`RunRecord`]): its records.
         samples (`dict[str, list[Samples]]`): under `"mutual"` and `"control"`, a part for each seed that has them, the
             first seed's first.
         pictures (`list[SampleImages]`): of test samples.
     """
 
-    run: RunRecords
+    run: RunRecord
     samples: dict[str, list[Samples]] = field(default_factory=dict)
     pictures: list[SampleImages] = field(default_factory=list)
 
@@ -58,7 +58,7 @@ class ReportData:
         return str(self.run.labels[index]) if 0 <= index < len(self.run.labels) else f"class {index}"
 
 
-def read_report_data(run: RunRecords) -> ReportData:
+def read_report_data(run: RunRecord) -> ReportData:
     """Find what all arms recorded of the test split; a run without any has the sections that need none."""
     peers, arms = list(run.peers), run.arm_folders()
     found = {arm: [read_samples(folder / SAMPLES_FILE, peers) for folder in folders] for arm, folders in arms.items()}
@@ -173,7 +173,7 @@ class Teaching:
         return counts
 
 
-def read_teaching(run: RunRecords) -> Teaching | None:
+def read_teaching(run: RunRecord) -> Teaching | None:
     """Add up the role tables of all seeds, `None` where nobody was ever to teach.
 
     Raises:
@@ -202,7 +202,7 @@ def read_teaching(run: RunRecords) -> Teaching | None:
     return Teaching(who, dict(sorted(by_class.items()))) if taught_at_all and len(run.peers) > 1 else None
 
 
-def taught_over_time(run: RunRecords) -> dict[str, Points]:
+def taught_over_time(run: RunRecord) -> dict[str, Points]:
     """The share of units that each peer taught, as the first seed's log has it: `{peer: [(step, share)]}`."""
     history = [row for row in read_history(run.folder) if "step" in row]
     # A step that was logged twice, as after a resume, keeps the later value.

@@ -1,4 +1,4 @@
-"""What every report begins with: the results, against the control, and the curves of the training."""
+"""What every report begins with: what was found against the control, and the curves of the training."""
 
 from __future__ import annotations
 
@@ -8,53 +8,110 @@ from typing import Any
 
 from .blocks import Figures, Section, Table, Text
 from .card_figures import read_curves
-from .figures import draw, paint_curves, paint_lines, paint_results
+from .closing_table import NONE, TOGETHER, headline, interval_note, spread, verdict
+from .closing_table import table as closing_table
+from .figures import Gain, draw, paint_curves, paint_gains, paint_lines, paint_results
 from .model_card import result_rows
 from .report_data import ReportData
-from .results import table as closing_table
-from .results import verdict
-from .run_records import RunRecords
+from .results import CONTROL, MUTUAL, START, PeerResult, Results
+from .run_record import RunRecord
 from .text import number
 
+REFERENCES = {
+    CONTROL: "The control is the same training without transfer: only a gain over it is owed to the peers.",
+    START: "No control was run: how much of a gain plain fine-tuning alone would have brought is not known.",
+}
 
-def metric_label(run: RunRecords) -> str:
+
+def metric_label(run: RunRecord) -> str:
     """The deciding metric as an axis calls it: `"accuracy, %"`."""
     return run.words.shown[run.words.metric]
 
 
 def results_section(data: ReportData) -> Section | None:
-    """The closing table, every metric, and a mark per seed."""
-    run = data.run
-    peers = run.results.get("peers") or {}
-    if not peers:
+    """The closing table, the differences with their intervals, a mark per seed, and every metric."""
+    run, results = data.run, data.run.results
+    if results is None:
         return None
-    blocks: list[Any] = [
-        Text("The control is the same training without transfer: only a gain over it is owed to the peers.")
+    note = interval_note(results, run.words)
+    blocks: list[Any] = [Text(f"{REFERENCES[results.reference]} {note}".rstrip()), _first_table(results, run)]
+    figures = [figure for figure in (_gains(results, run), _levels(results, run)) if figure is not None]
+    if figures:
+        blocks.append(Figures(figures))
+    titles = {START: "start", MUTUAL: "after"}
+    columns = ("peer", "metric", *(titles.get(arm, arm) for arm in results.arms), "after − control")
+    shown = [
+        [name, row["metric"], *row["values"], row.get("difference", NONE)]
+        for name, peer in results.peers.items()
+        for row in result_rows(run, peer)
     ]
-    blocks.append(Table(f"Test split: {metric_label(run)}", *closing_table(run.results, run.words)))
-    metric = run.words.metric
+    words = "All metrics on the test split: means over seeds, ± standard deviation of the deciding one"
+    blocks.append(Table(words, columns, [row for row in shown if len(row) == len(columns)], True, words=2))
+    return Section("results", "Results", blocks)
+
+
+def _first_table(results: Results, run: RunRecord) -> Table:
+    """The closing table with the difference first, so that a narrow screen shows it."""
+    columns, rows = closing_table(results, run.words)
+    place = next((index for index, name in enumerate(columns) if name.startswith("Δ")), 0)
+    order = [0, *([place] if place else []), *(index for index in range(1, len(columns)) if index != place)]
+    return Table(
+        f"Test split: {metric_label(run)}",
+        [columns[index] for index in order],
+        [[row[index] for index in order] for row in rows],
+    )
+
+
+def _gains(results: Results, run: RunRecord) -> Any:
+    """A line for every peer and the mean of all: the difference to the reference, its interval, a mark per seed."""
+    metric, against = run.words.metric, results.reference
+    everybody = {**results.peers, **({TOGETHER["<mean>"]: results.ensemble} if results.ensemble else {})}
+    gains = {}
+    for name, peer in everybody.items():
+        delta = peer.delta(against, metric)
+        if delta is None:
+            continue
+        low, high = delta.low, delta.high
+        if (low is None or high is None) and delta.sd is not None:
+            low, high = delta.mean - delta.sd, delta.mean + delta.sd
+        gains[name] = Gain(delta.mean, low, high, _by_seed(peer, against, metric))
+    if not gains:
+        return None
+    found = [peer.delta(against, metric) for peer in everybody.values()]
+    with_interval = any(delta is not None and delta.low is not None for delta in found)
+    bars = "95 % interval" if with_interval else "spread over seeds"
+    said = "; ".join(
+        f"{name} {run.words.text(gain.mean, sign=True)}{spread(delta, run.words)}"
+        for (name, gain), delta in zip(gains.items(), [one for one in found if one is not None], strict=True)
+    )
+    alt = f"Difference to the {against}, {run.words.points}: {said}."
+    paint = paint_gains(gains, f"after − {against}, {run.words.points}", run.words.scale)
+    size = (4.8, 0.9 + 0.42 * len(gains))
+    return draw("gains", alt, paint, size, f"After − {against}, with its {bars}; small marks are seeds")
+
+
+def _by_seed(peer: PeerResult, against: str, metric: str) -> list[float]:
+    after = peer.arms[MUTUAL].per_seed
+    before = peer.arms[against].per_seed or [peer.arms[against].metrics[metric]] * len(after)
+    return [one - other for one, other in zip(after, before, strict=False)]
+
+
+def _levels(results: Results, run: RunRecord) -> Any:
+    """Every peer's metric in each arm, a mark per seed."""
+    metric, label = run.words.metric, metric_label(run)
     seen = {
         name: {
-            "start": [peer["start"][metric]],
-            "control": peer["per_seed"].get("control", []),
-            "after": peer["per_seed"]["mutual"],
+            "start": [value],
+            "control": peer.arms[CONTROL].per_seed if CONTROL in peer.arms else [],
+            "after": peer.arms[MUTUAL].per_seed,
         }
-        for name, peer in peers.items()
-        if metric in peer["start"]
+        for name, peer in results.peers.items()
+        if (value := peer.value(START, metric)) is not None
     }
-    if seen:
-        label = metric_label(run)
-        alt = f"Test {label}. " + " ".join(_arms_in_words(name, arms, label) for name, arms in seen.items())
-        paint = paint_results(seen, label)
-        blocks.append(Figures([draw("overview", alt, paint, (3.6, 1.2 + 0.45 * len(seen)), "A mark for each seed")]))
-    rows = [[name, row] for name, peer in peers.items() for row in result_rows(run, peer)]
-    columns = ("peer", "metric", "start", "control", "after", "after − control")
-    keys = ("metric", "start", "control", "mutual", "difference")
-    shown = [[name, *(row.get(key, "–") for key in keys)] for name, row in rows]
-    blocks.append(
-        Table("All metrics on the test split, mean ± standard deviation over seeds", columns, shown, True, words=2)
-    )
-    return Section("results", "Results", blocks)
+    if not seen:
+        return None
+    alt = f"Test {label}. " + " ".join(_arms_in_words(name, arms, label) for name, arms in seen.items())
+    return draw("overview", alt, paint_results(seen, label), (4.8, 1.2 + 0.45 * len(seen)), "A mark for each seed")
 
 
 def _arms_in_words(name: str, arms: Mapping[str, Sequence[float]], label: str) -> str:
@@ -91,25 +148,37 @@ def training_section(data: ReportData) -> Section | None:
     return Section("training", "Training", [words, *blocks]) if blocks else None
 
 
+def title_of(data: ReportData) -> str:
+    """The message of a report, or who was trained where there is none yet."""
+    if data.run.results is not None:
+        return headline(data.run.results, data.run.words)
+    return ", ".join(data.peers)
+
+
 def tiles(data: ReportData) -> list[dict[str, str]]:
-    """What the page says first: every peer's result and whether it beat its control."""
-    run, metric = data.run, data.run.words.metric
-    share, seeds = run.words.share, len(run.fact("seeds") or [])
-    said = {"better": "better than the control", "worse": "worse than the control", "within noise": "within noise"}
+    """What the page says first: every peer's result and whether it beat what it is compared with."""
+    run, results = data.run, data.run.results
+    if results is None:
+        return []
+    metric, share, against = run.words.metric, run.words.share, results.reference
+    said = {
+        "better": f"better than the {against}",
+        "worse": f"worse than the {against}",
+        "within noise": "within noise",
+    }
     found = []
-    for name, peer in (run.results.get("peers") or {}).items():
-        if metric not in peer["mutual"]:
+    for name, peer in results.peers.items():
+        value, start, delta = peer.value(MUTUAL, metric), peer.value(START, metric), peer.delta(against, metric)
+        if value is None or start is None or delta is None:
             continue
-        delta = peer.get("delta")
-        word = verdict(delta, seeds) if delta else ""
-        found.append(
-            {
-                "peer": name,
-                "value": number(peer["mutual"][metric], share) + (" %" if share else ""),
-                "start": number(peer["start"][metric], share),
-                "delta": number(delta["mean"], share, sign=True) if delta else "",
-                "verdict": said.get(word, f"{word}: no verdict") if delta else "no control was run",
-                "mark": {"better": "up", "worse": "down"}.get(word, "flat"),
-            }
-        )
+        word = verdict(delta, len(results.seeds))
+        found.append({
+            "peer": name,
+            "value": number(value, share) + (" %" if share else ""),
+            "start": number(start, share),
+            "delta": f"{run.words.text(delta.mean, sign=True)}{spread(delta, run.words)} {run.words.points}",
+            "against": against,
+            "verdict": said.get(word, f"{word}: no verdict"),
+            "mark": {"better": "up", "worse": "down"}.get(word, "flat") if against == CONTROL else "flat",
+        })  # fmt: skip
     return found

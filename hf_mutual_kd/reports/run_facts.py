@@ -19,7 +19,7 @@ from ..config.recipe import to_plain
 from ..config.values import is_secret
 from ..errors import PeerError
 from .adapter_folder import ADAPTER_CONFIG, model_type_of, relabelled
-from .run_records import COMMIT, REPOSITORY
+from .run_record import COMMIT, REPOSITORY
 from .task_words import TaskWords
 from .text import one_line, split_readme
 

@@ -48,6 +48,7 @@ class TaskWords:
         by_class (`str`, *optional*): begins a sentence on the metric per class; empty where there are no classes.
         note (`str`, *optional*): Markdown: how the metrics are counted, where that is not the same everywhere.
         examples (`str`, *optional*): under the figure that [`examples`] draws; a task without it draws none.
+        counted (`str`, *optional*, defaults to `"samples"`): what intervals are over.
     """
 
     title: str
@@ -65,6 +66,7 @@ class TaskWords:
     by_class: str = ""
     note: str = ""
     examples: str = ""
+    counted: str = "samples"
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> TaskWords:

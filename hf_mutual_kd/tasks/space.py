@@ -14,7 +14,7 @@ from PIL import Image
 from ..data.images import decode_image
 from ..reports.predictions import predictions_of
 from ..reports.report_data import choose_flips
-from ..reports.run_records import RunRecords
+from ..reports.run_record import RunRecord
 from ..reports.samples import SAMPLES_FILE, read_samples
 
 FILES = Path(__file__).parents[1] / "hub" / "space" / "app"
@@ -59,12 +59,12 @@ class SpaceTask(ABC):
 
     @abstractmethod
     def write_samples(
-        self, run: RunRecords, rows: Any, peers: Sequence[Mapping[str, Any]], folder: Path, most: int
+        self, run: RunRecord, rows: Any, peers: Sequence[Mapping[str, Any]], folder: Path, most: int
     ) -> list[dict[str, Any]]:
         """Write test samples; the `name`, the files relative to the Space, and the `truth` of each.
 
         Args:
-            run ([`RunRecords`]): of which the Space is made.
+            run ([`RunRecord`]): of which the Space is made.
             rows: its test split.
             peers (`list[dict]`): what `facts.json` says of each.
             folder (`Path`): the Space, in which [`SAMPLES`] exists.
@@ -76,7 +76,7 @@ class ImageSpace(SpaceTask):
     """A sample is a row with an image."""
 
     def write_samples(
-        self, run: RunRecords, rows: Any, peers: Sequence[Mapping[str, Any]], folder: Path, most: int
+        self, run: RunRecord, rows: Any, peers: Sequence[Mapping[str, Any]], folder: Path, most: int
     ) -> list[dict[str, Any]]:
         if hasattr(rows, "__len__"):
             chosen = [(index, rows[index]) for index in choose_rows(run, len(rows), most)]
@@ -94,7 +94,7 @@ class ImageSpace(SpaceTask):
         """Write one row into files whose names begin with `stem`."""
 
 
-def choose_rows(run: RunRecords, count: int, most: int) -> list[int]:
+def choose_rows(run: RunRecord, count: int, most: int) -> list[int]:
     """Flipped samples first, where the run has kept them, then evenly spaced ones."""
     samples = read_samples(run.folder / SAMPLES_FILE, list(run.peers))
     found = predictions_of(samples) if samples is not None else None

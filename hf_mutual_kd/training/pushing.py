@@ -15,13 +15,11 @@ from ..hub.checkpoints import PushInBackground
 from ..hub.names import PushTarget
 from ..hub.push import PushReport, check_rights, push_run
 from ..reports.model_card import write_cards
-from ..reports.results import Arm, collect
+from ..reports.results import MUTUAL, RESULTS, Arm, collect
 from ..reports.run_facts import objective_facts
 from .cohort_record import COHORT, cohort_facts
 from .evaluation import Evaluation
 from .saving import CohortSaving
-
-RESULTS = "results.json"
 
 
 def push_settings(args: MutualKDConfig) -> dict[str, Any]:
@@ -129,10 +127,10 @@ class CohortPushing(CohortSaving):
         split = next((name for name in ("test", "eval") if self.evaluations[name].is_whole), None)
         if split is None or self._is_recipes(RESULTS):
             return
-        arm = self.arm("mutual" if self.objective.weight > 0 else "control", split, seconds=0.0)
+        arm = self.arm(MUTUAL, split, seconds=0.0)
         measured_on = "validation" if split == "eval" else split
         facts = {"task": self.task.name, "seeds": [self.args.seed], "measured_on": measured_on}
-        write_json(self.folder / RESULTS, collect([arm], facts, self.task.words))
+        collect([arm], facts, self.task.words).write(self.folder)
 
     def arm(self, name: str, split: str, seconds: float) -> Arm:
         """This training as one arm of a comparison, measured on `split` before and after.
@@ -151,7 +149,7 @@ class CohortPushing(CohortSaving):
             end=end.metrics,
             start_by_class=start.evaluator.by_class(),
             end_by_class=end.evaluator.by_class(),
-            share_taught=self.record.role_table.share_taught() if self.objective.weight > 0 else {},
+            teachers=self.record.role_table.counts_by_label() if self.objective.weight > 0 else {},
             best_steps=self.bests.steps,
             validation={} if validation is None else validation.metrics,
             rule={} if self.cohort.rule is None else self.cohort.rule.facts(),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hf_mutual_kd.data.role_table import RoleTable
-from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED
+from hf_mutual_kd.distillation.roles import ALL, MEAN, NOBODY, UNDECIDED
 from hf_mutual_kd.errors import DataError, PeerError, ResumeError
 
 BIG = 2**62
@@ -29,16 +29,19 @@ def test_counts_by_hand(table):
     """Cards and figures quote these numbers."""
     assert len(table) == 3
     assert table.counts() == {"vit": 1, "cnn": 2, "nobody": 1, "mean": 1}
-    assert table.share_taught() == {"vit": 0.3, "cnn": 0.5}, "the mean's decision is half of each"
-    assert RoleTable(["a"]).share_taught() == {"a": 0.0}
+    labelled = {"vit": 1, "cnn": 2, "<mean>": 1, "<all>": 0, "nobody": 1}
+    assert table.counts_by_label() == {"labelled": labelled}
+    table.record([8, 9], [NOBODY, ALL])
+    unlabelled = {"vit": 0, "cnn": 0, "<mean>": 0, "<all>": 1, "nobody": 1}
+    assert table.counts_by_label() == {"labelled": labelled, "unlabelled": unlabelled}
+    assert RoleTable(["a"]).counts_by_label() == {}
 
 
-def test_shares_of_the_run():
-    """Decisions of the mean belong to all peers alike."""
+def test_without_any_label_all_rows_are_counted_together():
+    """A run on masks, or without labels, whose table says that it had rows without a label beside others."""
     table = RoleTable(["a", "b"])
-    assert table.share_taught() == {"a": 0.0, "b": 0.0}
-    table.record(range(8), [0, 0, 0, 1, NOBODY, NOBODY, MEAN, MEAN])
-    assert table.share_taught() == {"a": 0.5, "b": 0.25}
+    table.record([1, 2], [0, MEAN])
+    assert table.counts_by_label() == {"all": {"a": 1, "b": 0, "<mean>": 1, "<all>": 0, "nobody": 0}}
 
 
 def test_lookup_gives_the_last_decision(table):
@@ -65,7 +68,7 @@ def test_rows_survive_growth():
         table.record(part, part % 2, part % 3)
     assert torch.equal(table.lookup(ids), torch.from_numpy(ids % 2))
     assert table.counts()["a"] == 2500
-    assert table.counts()["b"] == 2500
+    assert sum(table.counts_by_label()["labelled"].values()) == 5000
 
 
 def test_saved_tables_come_back_and_equal_content_gives_equal_bytes(table, tmp_path):
@@ -161,6 +164,7 @@ def test_merge_adds_counts_and_takes_the_others_last_word(table):
     table.merge(other)
     assert table.counts() == {"vit": 2, "cnn": 2, "nobody": 2, "mean": 1}
     assert table.lookup([3, 77, -5]).tolist() == [0, NOBODY, 1]
+    assert table.counts_by_label()["labelled"] == {"vit": 2, "cnn": 2, "<mean>": 1, "<all>": 0, "nobody": 2}
     with pytest.raises(DataError, match="same peers"):
         table.merge(RoleTable(["cnn", "vit"]))
 

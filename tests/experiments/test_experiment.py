@@ -37,15 +37,19 @@ def test_results_hold_every_number_of_the_table(finished):
     _, results = finished
     assert set(results["peers"]) == {"vit", "cnx"}
     for peer in results["peers"].values():
-        for arm in ("start", "control", "mutual"):
-            assert 0 <= peer[arm]["accuracy"] <= 1
-        gain = peer["mutual"]["accuracy"] - peer["control"]["accuracy"]
-        assert peer["delta"]["mean"] == pytest.approx(gain)
-        flips = peer["positive_flips"] - peer["negative_flips"]
-        assert peer["mutual"]["accuracy"] - peer["start"]["accuracy"] == pytest.approx(flips)
-        assert len(peer["per_seed"]["mutual"]) == len(peer["per_seed"]["control"]) == 2
-    shares = [peer["share_taught"] for peer in results["peers"].values()]
-    assert 0 < sum(shares) <= 1
+        start, control, mutual = (peer["arms"][arm] for arm in ("start", "control", "mutual"))
+        assert all(0 <= arm["metrics"]["accuracy"] <= 1 for arm in (start, control, mutual))
+        for arm, against in (("control", control), ("start", start)):
+            delta = peer["differences"][arm]["accuracy"]
+            assert delta["mean"] == pytest.approx(mutual["metrics"]["accuracy"] - against["metrics"]["accuracy"])
+            assert delta["low"] <= delta["mean"] <= delta["high"]
+        flips = mutual["positive_flips"] - mutual["negative_flips"]
+        assert mutual["metrics"]["accuracy"] - start["metrics"]["accuracy"] == pytest.approx(flips)
+        assert len(mutual["per_seed"]) == len(control["per_seed"]) == 2
+    assert results["units"] == 15
+    assert results["ensemble"]["arms"]["mutual"]["metrics"]["accuracy"] >= 0
+    taught = results["teachers"]["labelled"]
+    assert sum(taught[name] for name in results["peers"]) > 0
     assert results["seeds"] == [1, 2]
     assert results["steps"] == 4
     assert results["dataset"]["rows"] == {"train": 40, "validation": 12, "test": 15}
@@ -128,7 +132,7 @@ def test_other_settings_run(place, tmp_path, more, peers):
     """Every way a README names must work from the command line."""
     results = run(place, tmp_path / "run", *more, peers=peers)
     assert set(results["peers"]) == set(peers)
-    assert ("control" in results["peers"]["vit"]) is (more[0] in ("--preset", "--teacher_rule", "--streaming"))
+    assert ("control" in results["peers"]["vit"]["arms"]) is (more[0] in ("--preset", "--teacher_rule", "--streaming"))
 
 
 @pytest.mark.parametrize(
@@ -319,8 +323,7 @@ def test_streams_are_drawn_from_and_resume_exactly(place, tmp_path):
     assert main(words) == 0
     first = RoleTable.load(out / "checkpoint-2" / "roles.parquet")
     assert len(first) == 16
-    seen = pq.read_table(out / "checkpoint-2" / "roles.parquet").column("label").to_pylist()
-    assert set(seen) >= {0, 1, 2}
+    assert set(pq.read_table(out / "checkpoint-2" / "roles.parquet")["label"].to_pylist()) == {0, 1, 2}
 
     straight = load_file(out / "checkpoint-4" / "vit" / "model.safetensors")
     (out / "summary.json").unlink()

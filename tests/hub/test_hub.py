@@ -16,7 +16,7 @@ from hub_server import HubServer
 from made_up_run import made_up_record, made_up_results, write_run
 from safetensors.numpy import save_file
 
-from hf_mutual_kd.errors import HubError
+from hf_mutual_kd.errors import HubError, OutputFolderError
 from hf_mutual_kd.hub.files import PushFile, refuse_secrets, select
 from hf_mutual_kd.hub.names import PushTarget
 from hf_mutual_kd.hub.push import check_rights
@@ -234,7 +234,7 @@ def test_words_that_only_look_like_paths_pass(tmp_path, monkeypatch):
 
 def test_folders_that_are_no_run_are_refused(hub, run, tmp_path):
     """A wrong folder, or a peer's folder that is a link to elsewhere, would push somebody's files."""
-    with pytest.raises(HubError, match=r"cohort.json is missing or broken"):
+    with pytest.raises(OutputFolderError, match=r"is no run: it has no cohort.json"):
         push(hub, tmp_path)
     shutil.move(run / "d", tmp_path / "d")
     (run / "d").symlink_to(tmp_path / "d")
@@ -244,7 +244,7 @@ def test_folders_that_are_no_run_are_refused(hub, run, tmp_path):
     with pytest.raises(HubError, match="'d' has no folder"):
         push(hub, run)
     write_record(run, "../d")
-    with pytest.raises(HubError, match=r"names '../d' as a peer"):
+    with pytest.raises(OutputFolderError, match=r"names '../d' as a peer"):
         push(hub, run)
     (run / "e").mkdir()
     with pytest.raises(HubError, match=r"no whole model: it lacks config.json"):

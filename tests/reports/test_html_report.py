@@ -1,6 +1,7 @@
 """The report: the whole page, its numbers by hand, hostile text, runs with few facts, comparisons."""
 
 import html
+import json
 import re
 from html.parser import HTMLParser
 
@@ -24,7 +25,7 @@ from hf_mutual_kd.reports.report_data import (
     read_teaching,
     reliability,
 )
-from hf_mutual_kd.reports.run_records import read_records
+from hf_mutual_kd.reports.run_record import read_run
 from hf_mutual_kd.reports.teaching_section import teaching_section
 from hf_mutual_kd.tasks.registry import make_task
 
@@ -67,7 +68,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = write_report_run(tmp_path_factory.mktemp("runs") / "run")
-    (folder / "summary.json").write_text('{"best_steps": {"vit": 1200}}', encoding="utf-8")
+    arm = {"name": "mutual", "seed": 0, "steps": 9, "seconds": 1.0, "start": {}, "end": {}}
+    (folder / "summary.json").write_text(json.dumps(arm | {"best_steps": {"vit": 1200}}), encoding="utf-8")
     write_report(folder, rows_of_test(), task=TASK)
     return folder
 
@@ -115,7 +117,8 @@ def test_landmarks_headings_captions_and_alt_texts(page):
 
 def test_the_numbers_of_the_records_are_on_the_page(page):
     """A page of figures without the result, its control and the verdict."""
-    for part in ("+0.70 against its control: better than the control", "within noise", "87.02", "clothes"):
+    gain = "+0.70 ± 0.05 points against its control: better than the control"
+    for part in (gain, "within noise", "87.02", "clothes"):
         assert part in page.text
     assert f"{MOST_SAMPLES} of the 72 flipped samples" in page.text
     assert "T-shirt/top → Trouser" in page.text
@@ -200,7 +203,7 @@ def test_a_control_claims_no_teaching(tmp_path):
     """Plain fine-tuning sold as mutual transfer."""
     record = made_up_record()
     record["objective"]["weight"] = 0.0
-    data = read_report_data(read_records(write_report_run(tmp_path, record)))
+    data = read_report_data(read_run(write_report_run(tmp_path, record)))
     assert teaching_section(data) is None
 
 
@@ -215,7 +218,7 @@ def test_reliability_by_hand():
 
 def test_corrections_by_hand(run):
     """Samples that are counted for a peer that did not know them."""
-    data = read_report_data(read_records(run))
+    data = read_report_data(read_run(run))
     found = corrections(data.predictions["mutual"])
     learned = 3 * SAMPLES * 3 // 10
     assert found.counts.tolist() == [learned, 0]
@@ -237,7 +240,7 @@ def test_confusions_by_hand():
 
 def test_teaching_adds_up(run):
     """Decisions that are lost between the seeds, the classes and the matrix."""
-    found = read_teaching(read_records(run))
+    found = read_teaching(read_run(run))
     assert found.who == ["vit", "cnn", "<mean>", "<all>", "nobody"]
     assert found.total.tolist() == [108, 108, 24, 0, 0]
     assert found.by_class[-1].tolist() == [0, 0, 24, 0, 0]
@@ -246,7 +249,7 @@ def test_teaching_adds_up(run):
 
 def test_chosen_flips_cover_every_peer_kind_and_class(run):
     """Sixty times the same easy class."""
-    part = read_report_data(read_records(run)).first
+    part = read_report_data(read_run(run)).first
     rows = choose_flips(part, MOST_SAMPLES)
     assert len(rows) == len(set(rows)) == MOST_SAMPLES
     assert set(part.labels[rows].tolist()) == set(range(6))

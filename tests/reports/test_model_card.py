@@ -312,7 +312,9 @@ def test_only_peers_that_taught_are_warned_of(full_run):
     assert "Commercial use is forbidden by the licence of cnn (cc-by-nc-4.0)" in write_cards(full_run)[
         "vit"
     ].read_text("utf-8")
-    write_roles(full_run / "roles.parquet", {"vit": [4, 4], "cnn": [0, 0], "<mean>": [0, 0]}, [4, 4])
+    results = json.loads((full_run / "results.json").read_text())
+    results["teachers"] = {"all": {"vit": 8, "cnn": 0, "<mean>": 0, "nobody": 0}}
+    (full_run / "results.json").write_text(json.dumps(results))
     assert "forbidden" not in write_cards(full_run, ["vit"])["vit"].read_text("utf-8")
 
 
@@ -331,7 +333,7 @@ def test_what_is_no_run_is_refused_by_name(tmp_path, broken):
         write_cards(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["results.json", "history.jsonl", "roles.parquet"])
+@pytest.mark.parametrize("name", ["results.json", "history.jsonl", "summary.json"])
 def test_a_damaged_record_is_named(full_run, name):
     """A traceback that does not say which file is broken."""
     (full_run / name).write_text("{broken", encoding="utf-8")

@@ -17,7 +17,7 @@ from hf_mutual_kd.reports.making_section import making_section
 from hf_mutual_kd.reports.pictures import PICTURES
 from hf_mutual_kd.reports.report_data import read_report_data
 from hf_mutual_kd.reports.results_section import results_section
-from hf_mutual_kd.reports.run_records import read_records
+from hf_mutual_kd.reports.run_record import read_run
 from hf_mutual_kd.reports.samples import SAMPLES_FILE
 from hf_mutual_kd.tasks.registry import TASKS, make_task
 from hf_mutual_kd.tasks.semantic_segmentation.report import (
@@ -47,7 +47,7 @@ def text_of(run):
 
 
 def data_of(run):
-    return read_report_data(read_records(run))
+    return read_report_data(read_run(run))
 
 
 def rows_of(section, place=0):

@@ -84,7 +84,8 @@ def test_a_task_of_ones_own_has_results_cards_and_a_page(run):
     assert record["task"] == results["task"] == "shade-classification"
     assert record["words"]["title"] == "classification of shades"
     for peer in results["peers"].values():
-        assert {"start", "control", "mutual", "delta"} <= set(peer)
+        assert set(peer["arms"]) == {"start", "control", "mutual"}
+        assert peer["differences"]["control"]["accuracy"]["low"] is not None
     card = (run / "vit" / "README.md").read_text()
     assert "classification of shades" in card
     assert "- shades" in card

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from ...distillation.label_alignment import align_labels, label_list
 from ...errors import OutputFolderError, PeerError
 from ...files import staged, write_json
-from ...reports.run_records import HUB, RunRecords, hub_id, read_records
+from ...reports.run_record import HUB, RunRecord, hub_id, read_run
 from ...reports.samples import SAMPLES_FILE
 from ...reports.text import last_part, one_line
 from ...tasks.base import Task
@@ -22,7 +22,7 @@ from ...tasks.registry import make_task
 from ...tasks.run_splits import load_run_splits
 from ...tasks.space import DATA, SAMPLES, SpaceTask
 from ..files import select
-from ..names import choose_peers, read_run
+from ..names import choose_peers
 from .readme import GRADIO, readme
 
 FOLDER = "space"
@@ -90,12 +90,12 @@ def write_space(  # noqa: PLR0913 - options of a public function, by name
     PosixPath('runs/vit_classify/space')
     ```
     """
-    run = read_records(Path(run_dir))
-    task = task or make_task(str(run.record["task"]))
+    run = read_run(run_dir)
+    task = task or make_task(run.task)
     part = task.space
     if part is None:
         raise OutputFolderError(f"{run_dir}: there is no Space for {task.name} yet")
-    names = choose_peers(read_run(run_dir), peers)
+    names = choose_peers(run, peers)
     place = Path(out) if out else run.folder / FOLDER
     if place.exists() and not (place / DATA / "facts.json").is_file():
         raise OutputFolderError(f"{place} is in use and no earlier Space; choose another folder with --out")
@@ -123,12 +123,12 @@ def write_space(  # noqa: PLR0913 - options of a public function, by name
 
 
 def _facts(
-    run: RunRecords, task: SpaceTask, peers: list[dict[str, Any]], samples: list[dict[str, Any]]
+    run: RunRecord, task: SpaceTask, peers: list[dict[str, Any]], samples: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """All that the app shows and is no file."""
     objective = run.record.get("objective") or {}
     said = [(objective.get(part) or {}).get("description", "") for part in ("rule", "source")]
-    dataset = run.fact("dataset") or {}
+    dataset = run.dataset
     data = last_part(str(dataset.get("name") or "the data set"))
     names = ", ".join(peer["name"] for peer in peers)
     intro = f"Pretrained models for {run.words.title} that taught each other on {one_line(data)}."
@@ -150,7 +150,7 @@ def _facts(
 
 
 def _describe(
-    run: RunRecords, name: str, folder: Path, config: Any, pushed: tuple[str, str] | None, made: MadeSpace
+    run: RunRecord, name: str, folder: Path, config: Any, pushed: tuple[str, str] | None, made: MadeSpace
 ) -> dict[str, Any]:
     """One peer: where its weights are before and after, which of its outputs are the labels, what is said of it."""
     peer = run.peers[name]
@@ -174,7 +174,7 @@ def _describe(
     }
 
 
-def _config(run: RunRecords, name: str, task: SpaceTask) -> Any:
+def _config(run: RunRecord, name: str, task: SpaceTask) -> Any:
     """The configuration of a trained peer, or why the app could not show it."""
     folder = run.folder / name
     if not (folder / "config.json").is_file():
@@ -187,9 +187,7 @@ def _config(run: RunRecords, name: str, task: SpaceTask) -> Any:
     return config
 
 
-def _start(
-    run: RunRecords, name: str, folder: Path, config: Any, made: MadeSpace
-) -> tuple[dict[str, Any] | None, str]:
+def _start(run: RunRecord, name: str, folder: Path, config: Any, made: MadeSpace) -> tuple[dict[str, Any] | None, str]:
     """Where a peer's start is, or in words for the visitor why there is none to show."""
     peer = run.peers[name]
     source, revision = str(peer.get("source") or ""), peer.get("revision")
@@ -223,18 +221,18 @@ def _copy(source: Path, folder: Path, name: str, phase: str, keep_processor: boo
     return place.relative_to(folder).as_posix()
 
 
-def _said(run: RunRecords, name: str, parameters: int) -> str:
+def _said(run: RunRecord, name: str, parameters: int) -> str:
     """A line on one peer: its size, and what was measured on the test split."""
-    result = (run.results.get("peers") or {}).get(name) or {}
+    result = run.peer_results.get(name)
     arms = (("start", "before"), ("mutual", "after"), ("control", "in the control without transfer"))
-    values = [(words, (result.get(arm) or {}).get(run.words.metric)) for arm, words in arms]
+    values = [(words, result.value(arm, run.words.metric)) for arm, words in arms] if result else []
     shown = [f"{run.words.unit(value)} {words}" for words, value in values if value is not None]
     size = f"{parameters / 1e6:.3g} M parameters" if parameters else ""
     on = f"{run.words.metric} on the test split: {', '.join(shown)}" if shown else ""
     return "; ".join(filter(None, (size, on)))
 
 
-def requirements(run: RunRecords, packages: Sequence[str]) -> str:
+def requirements(run: RunRecord, packages: Sequence[str]) -> str:
     """The lines of `requirements.txt`: what the app imports, pinned to what the run used."""
     pins = {name: (run.fact("versions") or {}).get(name) or _installed(name) for name in packages}
     lines = [f"{name}=={pin.split('+')[0]}" if pin else name for name, pin in pins.items()]

@@ -13,10 +13,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ...errors import ConfigError, HubError
+from ...reports.run_record import read_run
 from ..calls import HubCalls, Patience
 from ..commit import RepoCommit, ensure_repo, send
 from ..files import PushFile, refuse_secrets
-from ..names import PushTarget, choose_peers, names_of, read_run
+from ..names import PushTarget, choose_peers, names_of
 
 DATA = "data"
 

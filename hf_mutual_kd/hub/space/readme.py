@@ -9,7 +9,7 @@ from ...reports.card_metadata import LICENCES, TAGS
 from ...reports.card_metadata import licence_of as licence
 from ...reports.model_card import dataset_link, source_link
 from ...reports.readme_merge import BEGIN, END
-from ...reports.run_records import RunRecords, hub_id
+from ...reports.run_record import RunRecord, hub_id
 from ...reports.text import Markdown, dump_front_matter, escape, last_part, link, one_line, sentence
 from ...tasks.space import SpaceTask
 
@@ -20,19 +20,19 @@ APP_LICENCE = "apache-2.0"
 
 
 def readme(
-    run: RunRecords, names: Sequence[str], models: Sequence[str], peers: Sequence[dict[str, Any]], task: SpaceTask
+    run: RunRecord, names: Sequence[str], models: Sequence[str], peers: Sequence[dict[str, Any]], task: SpaceTask
 ) -> str:
     """
     The whole README.
 
     Args:
-        run ([`RunRecords`]): of which the Space is made.
+        run ([`RunRecord`]): of which the Space is made.
         names (`list[str]`): peers that it shows.
         models (`list[str]`): Hub ids that it fetches.
         peers (`list[dict]`): what `facts.json` says of each.
         task ([`SpaceTask`]): the run's.
     """
-    facts = run.fact("dataset") or {}
+    facts = run.dataset
     dataset = dataset_link(facts)
     rows = [
         f"| {link(peer['name'], peer['card'])} | {source_link(run.peers[peer['name']]) or ''} | "
@@ -59,9 +59,9 @@ Apache-2.0; each peer has the licence of what it started from.{samples} Made wit
     return dump_front_matter(metadata(run, names, models)) + Markdown(body)
 
 
-def metadata(run: RunRecords, names: Sequence[str], models: Sequence[str]) -> dict[str, Any]:
+def metadata(run: RunRecord, names: Sequence[str], models: Sequence[str]) -> dict[str, Any]:
     """The YAML, by https://huggingface.co/docs/hub/spaces-config-reference; what is not known is absent."""
-    facts, shown = run.fact("dataset") or {}, ", ".join(names)
+    facts, shown = run.dataset, ", ".join(names)
     dataset = hub_id(facts.get("name"), facts.get("revision"))
     python = ".".join(str((run.fact("versions") or {}).get("python") or "").split(".")[:2])
     about = f"Models that taught each other on {last_part(str(facts.get('name') or 'data'))}"
@@ -84,7 +84,7 @@ def metadata(run: RunRecords, names: Sequence[str], models: Sequence[str]) -> di
     return {key: value for key, value in found.items() if value not in (None, "", [])}
 
 
-def _licences(run: RunRecords, names: Sequence[str]) -> str | list[str] | None:
+def _licences(run: RunRecord, names: Sequence[str]) -> str | list[str] | None:
     """The app's licence, with those of the peers; none where a peer's is not stated or not on the Hub's list."""
     found = [licence(run.peers[name]) for name in names]
     stated = {part for one in found if one for part in one.split(", ")}

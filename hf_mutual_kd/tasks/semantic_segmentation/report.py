@@ -24,10 +24,10 @@ def classes_section(data: ReportData) -> Section | None:
     """The metric of every class at the start, in the control and after, the biggest changes first."""
     blocks: list[Any] = []
     pixels = _pixels_by_class(data)
-    for name, peer in (data.run.results.get("peers") or {}).items():
-        by_class = peer.get("by_class") or {}
+    for name, peer in data.run.peer_results.items():
         keys = {"start": "start", "control": "control", "after": "mutual"}
-        arms: dict[str, list[Any]] = {arm: by_class[key] for arm, key in keys.items() if by_class.get(key)}
+        by_class = {arm: peer.arms[key].by_class for arm, key in keys.items() if key in peer.arms}
+        arms: dict[str, list[Any]] = {arm: values for arm, values in by_class.items() if values}
         if "start" not in arms or "after" not in arms:
             continue
         known = [index for index in range(len(data.run.labels)) if all(v[index] is not None for v in arms.values())]

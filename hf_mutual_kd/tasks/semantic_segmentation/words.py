@@ -62,6 +62,7 @@ WORDS = TaskWords(
         "class that no pixel of the split has is left out of the means, also where it was predicted "
         '(`absent="skip"`).'
     ),
+    counted="images",
     examples=(
         "On the right, pixel by pixel, the peer that gave the truth the highest probability before the training: "
         "where it has something to teach."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from PIL import Image
 from ...reports.blocks import Cell, Filter, Picture, Section, Table, Text, shaded
 from ...reports.pictures import SampleImages, encoded, read_map
 from ...reports.report_data import ReportData
-from ...reports.run_records import cohort_start
+from ...reports.results import PeerResult
 from ...reports.samples import SAMPLE, Samples
 from ...reports.scenes import Score, decoded, scenes_of
 from ...reports.text import number
@@ -32,7 +32,7 @@ MEAN_OVER_VIDEOS = "video_"
 def metrics_section(data: ReportData) -> Section | None:
     """Every metric of every peer as mean over frames and over videos, and how steady the maps are in time."""
     blocks: list[Any] = []
-    for name, peer in (data.run.results.get("peers") or {}).items():
+    for name, peer in data.run.peer_results.items():
         for prefix, caption in (("", "metrics"), (MEAN_OVER_VIDEOS, "metrics, means over each video's mean")):
             found = [
                 _row(title, peer, f"{prefix}{key}", "smaller is better" in title)
@@ -49,17 +49,18 @@ def metrics_section(data: ReportData) -> Section | None:
     return Section("metrics", "Metrics", [words, *blocks, *steady])
 
 
-def _columns(peer: Mapping[str, Any]) -> list[str]:
-    has_control = "control" in peer
+def _columns(peer: PeerResult) -> list[str]:
+    has_control = "control" in peer.arms
     return ["start", *(["control"] if has_control else []), "after", "after − start"] + (
         ["after − control"] if has_control else []
     )
 
 
-def _row(title: str, peer: Mapping[str, Any], key: str, less_is_better: bool) -> list[str | Cell] | None:
+def _row(title: str, peer: PeerResult, key: str, less_is_better: bool) -> list[str | Cell] | None:
     """A metric of one peer in all its arms, `None` where one lacks it."""
-    values = {arm: peer[name].get(key) for arm, name in ARMS.items() if name in peer}
-    if any(value is None for value in values.values()):
+    found = {arm: peer.value(name, key) for arm, name in ARMS.items() if name in peer.arms}
+    values = {arm: value for arm, value in found.items() if value is not None}
+    if len(values) < len(found):
         return None
     sign = -1 if less_is_better else 1
     changes = [
@@ -74,10 +75,10 @@ def _signed(value: float) -> str:
 
 
 def _consistency(data: ReportData) -> list[Any]:
-    truth = cohort_start(data.run).get("truth_consistency")
+    truth = data.run.cohort_start.get("truth_consistency")
     peers = {
-        name: {arm: peer[key]["consistency"] for arm, key in ARMS.items() if "consistency" in peer.get(key, {})}
-        for name, peer in data.run.results["peers"].items()
+        name: {arm: value for arm, key in ARMS.items() if (value := peer.value(key, "consistency")) is not None}
+        for name, peer in data.run.peer_results.items()
     }
     if truth is None or not all({"start", "after"} <= set(values) for values in peers.values()):
         return []

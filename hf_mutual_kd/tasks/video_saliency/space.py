@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import DataError, PeerError
-from ...reports.run_records import RunRecords
+from ...reports.run_record import RunRecord
 from ..space import SAMPLES, SpaceTask
 from .collator import clip_policy
 from .data.clips import ClipPolicy, clip_frames
@@ -66,7 +66,7 @@ class SaliencySpace(SpaceTask):
         return {"clip": list(policy.relative)}
 
     def write_samples(
-        self, run: RunRecords, rows: Any, peers: Sequence[Mapping[str, Any]], folder: Path, most: int
+        self, run: RunRecord, rows: Any, peers: Sequence[Mapping[str, Any]], folder: Path, most: int
     ) -> list[dict[str, Any]]:
         frames: dict[str, list[int]] = {}
         videos: dict[str, SaliencyVideo] = {}

@@ -39,6 +39,7 @@ WORDS = TaskWords(
         "fixations. Means over the frames that were measured; the negatives of sAUC are the fixations in the "
         "training videos."
     ),
+    counted="videos",
     examples=(
         "Where people looked at the frame, and where each peer says that they look: the lighter, the likelier, "
         "relative to each map's peak. The number is the CC with the truth."
