@@ -345,6 +345,12 @@ class DataOptions(ColumnOptions):
     reduce_labels: bool = option(
         "data", False, "Masks count the classes from 1: ignore 0 and count from 0, once, for all peers.", only="masks"
     )
+    label_colors: list[str] = option(
+        "data",
+        [],
+        "What stands for each class in masks, in the order of the classes: greys (0 255) or colors ('#000000' "
+        "'#800000' …); other pixels are refused but for 255, which is ignored. Unset: the classes' numbers.",
+    )
     streaming: bool = option("data", False, "Read the data set as a stream, without storing it.")
     max_train_samples: int | None = option("data", None, "Use only so many training rows.", rule=COUNT, often=True)
     max_eval_samples: int | None = option(

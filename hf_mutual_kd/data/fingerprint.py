@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 from .class_labels import class_numbers
 from .columns import label_values
 from .mask_columns import has_mask_column, rows_with_mask
-from .masks import REDUCE
+from .masks import COLORS, REDUCE
 from .sources import Source
 
 HASH_ALL_UP_TO = 20_000
@@ -76,6 +76,7 @@ def _hash_rows(split: Dataset) -> str:
     )
     hashed = [*inputs, "label"] if has_mask_column(split) else inputs
     digest.update(REDUCE.encode() if REDUCE in split.column_names else b"")
+    digest.update(str(split[0][COLORS]).encode() if COLORS in split.column_names and len(split) else b"")
     for row in split.select_columns(hashed):
         for column in hashed:
             digest.update(hashlib.sha256(_content(row[column])).digest())

@@ -110,6 +110,32 @@ def image_size(value: Any) -> tuple[int, int]:
     return image.height, image.width
 
 
+def orientation_of(value: Any) -> int:
+    """The EXIF orientation of an image file, 1 to 8; 1, upright, where it says none.
+
+    Raises: as [`read_file`].
+    """
+    return read_file(value, lambda image: image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def turned(array: np.ndarray, orientation: int) -> np.ndarray:
+    """An array `[H, W, ...]` as `PIL.ImageOps.exif_transpose` turns an image of this orientation.
+
+    Example:
+
+    ```python
+    >>> turned(np.array([[1, 2, 3]]), 6)
+    array([[1],
+           [2],
+           [3]])
+    ```
+    """
+    made = array.swapaxes(0, 1) if orientation >= 5 else array
+    upside_down, mirrored = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    made = made[::-1] if upside_down else made
+    return np.ascontiguousarray(made[:, ::-1] if mirrored else made)
+
+
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     return (image.width, image.height) if is_turned else (image.height, image.width)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any, Literal
 
@@ -19,8 +21,12 @@ from .columns import LOOK_AT, AnyDataset, chosen
 from .images import BAR_FROM, image_size
 from .inputs import IMAGES, Inputs, is_array, kind_of, may_be_image
 from .label_names import given_names, names_beside
-from .masks import MOST_CLASSES, REDUCE, check_mask, is_nothing, read_mask
+from .masks import COLORS, IGNORE, IS_COLOR, MOST_CLASSES, REDUCE, check_mask, decode_mask, is_nothing, read_mask
 from .sources import Source
+
+TOLD = {REDUCE: Value("bool"), COLORS: datasets.List(Value("int64"))}
+"""Columns that say of each row how its mask is read."""
+COLOR = re.compile(r"(?P<grey>\d{1,5})|#(?P<color>[0-9a-fA-F]{6})")
 
 
 def find_mask_names(columns: dict[str, Features], source: Source, options: RecipeOptions) -> list[str] | None:
@@ -61,7 +67,7 @@ def unify_masks(
 ) -> AnyDataset:
     """The split with the columns `image` and, where it has masks, `label`, both undecoded (null for no mask).
 
-    With `--reduce_labels` a column of the same name says of each row that its mask is to be reduced when it is read:
+    With `--reduce_labels` and `--label_colors` a column of the same name says of each row how its mask is to be read:
     by [`read_mask`] and nowhere else, so that it is done once.
 
     Args:
@@ -76,32 +82,74 @@ def unify_masks(
     found = {column: role for column, role in roles if column in features and not _is_null(features[column])}
     kinds = {role: features[column] for column, role in found.items()}
     undecoded = {role: kind if is_array(kind) else datasets.Image(decode=False) for role, kind in kinds.items()}
-    reduced = {REDUCE: Value("bool")} if options.reduce_labels and "label" in kinds else {}
+    told: dict[str, Any] = {}
+    if "label" in kinds:
+        told |= {REDUCE: True} if options.reduce_labels else {}
+        told |= {COLORS: numbers_of(options.label_colors, names)} if options.label_colors else {}
+    told_kinds = {column: TOLD[column] for column in told}
     if isinstance(split, IterableDataset):
         for column in found if split.features else ():
             if isinstance(features[column], datasets.Image):
                 split = split.cast_column(column, datasets.Image(decode=False))
-        row_of = partial(_stream_row, found=found, reduced=bool(reduced))
-        target = Features({**undecoded, **reduced})
+        row_of = partial(_stream_row, found=found, told=told)
+        target = Features({**undecoded, **told_kinds})
         return split.select_columns(list(found)).map(row_of, remove_columns=list(found), features=target)
     split = split.select_columns(list(found)).rename_columns(found)
     for role, kind in undecoded.items():
         split = split.cast_column(role, kind)
-    return split.add_column(REDUCE, np.ones(len(split), dtype=bool)) if reduced else split  # type: ignore[call-arg, arg-type]
+    for column, said in told.items():
+        split = with_told(split, column, said)
+    return split
+
+
+def with_told(split: Dataset, column: str, said: Any) -> Dataset:
+    """The split with a column that says the same of every mask."""
+    values = pa.array([said] * len(split))
+    return split.add_column(column, values, feature=TOLD[column])  # type: ignore[call-arg, arg-type]
+
+
+def numbers_of(colors: Sequence[str], names: Sequence[str] | None) -> list[int]:
+    """
+    What stands for each class, as [`of_colors`] takes it.
+
+    Raises:
+        [`LabelError`]: neither greys nor colors, both, twice the same, or not one for each class.
+
+    Example:
+
+    ```python
+    >>> numbers_of(["0", "255"], ["ground", "roof"])
+    [0, 255]
+    ```
+    """
+    found = []
+    for color in colors:
+        shape = COLOR.fullmatch(str(color))
+        if shape is None:
+            raise LabelError(f"label_colors: expected greys 0 to 65535 or colors such as #80ff00, got {color!r}")
+        found.append(int(shape["grey"]) if shape["grey"] else int(shape["color"], 16) + IS_COLOR)
+    if len({number >= IS_COLOR for number in found}) > 1:
+        raise LabelError("label_colors holds greys and colors; write all as one kind: grey 128 is #808080")
+    if len(set(found)) < len(found):
+        twice = next(color for color, number in zip(colors, found, strict=True) if found.count(number) > 1)
+        raise LabelError(f"label_colors names {twice} twice; every class has its own")
+    if names is not None and len(names) != len(found):
+        raise LabelError(f"label_colors names {len(found)} colors, but there are {len(names)} classes")
+    return found
 
 
 def _is_null(feature: Any) -> bool:
     return isinstance(feature, Value) and feature.dtype == "null"
 
 
-def _stream_row(row: dict[str, Any], *, found: dict[str, str], reduced: bool) -> dict[str, Any]:
+def _stream_row(row: dict[str, Any], *, found: dict[str, str], told: dict[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for column, role in found.items():
         value = row[column]
         if isinstance(value, bytes | str):
             value = {"bytes": value, "path": None} if isinstance(value, bytes) else {"bytes": None, "path": value}
         made[role] = value
-    return made | ({REDUCE: True} if reduced else {})
+    return made | told
 
 
 def has_masks(split: AnyDataset, column: str = "label") -> bool:
@@ -160,11 +208,12 @@ def check_masks(
 
     Returns:
         `tuple`: the data set without the rows that were found unreadable, their number, and in words which masks were
-        read.
+        read and what was decided.
 
     Raises:
         [`DataError`]: a mask is unreadable; names split and row, as the next.
-        [`LabelError`]: a mask of another size than its image, or with a number that is no class.
+        [`LabelError`]: a mask of another size than its image, or with a number that is no class; masks in which 255
+            may be a class or what is ignored; a split with masks whose pixels are all ignored.
     """
     if isinstance(dataset, IterableDataset):
         return dataset, 0, "none before training, each in its batch"
@@ -174,10 +223,12 @@ def check_masks(
     rows = range(total) if total <= limit else np.linspace(0, total - 1, limit).astype(int).tolist()
     covers = "all" if total <= limit else f"{limit:,} of {total:,} before training, the others in their batches"
     bad: list[int] = []
+    found: set[int] = set()
+    silent = 0
     bar = tqdm(rows, f"Checking masks of {split_name}", disable=len(rows) < BAR_FROM, file=sys.stderr, leave=False)
     for row in bar:
         try:
-            _check_row(dataset[row], classes)
+            held = _check_row(dataset[row], classes)
         except LabelError as error:
             raise LabelError(f"{split_name} row {row}: {error}") from None
         except DataError as error:
@@ -187,14 +238,68 @@ def check_masks(
                     "--on_bad_row skip"
                 ) from None
             bad.append(row)
+            continue
+        silent += not held
+        found |= held
     if len(bad) == total:
         raise DataError(f"{split_name}: none of its {total} masks is readable")
+    _check_values(found, silent, split_name, classes, dataset)
+    if silent:
+        covers += f"; {silent:,} rows have no mask or one that is ignored everywhere, and learn by transfer alone"
     leave_out = set(bad)
     kept = dataset.select([row for row in range(total) if row not in leave_out]) if bad else dataset
     return kept, len(bad), covers
 
 
-def _check_row(row: dict[str, Any], classes: int | None) -> None:
+def _check_values(found: set[int], silent: int, name: str, classes: int | None, rows: Dataset) -> None:
+    masked = rows_with_mask(rows).any()
+    if masked and not found:
+        way = "leave out --reduce_labels, or " if REDUCE in rows.column_names else ""
+        raise LabelError(
+            f"{name}: every pixel of its masks is ignored, so that there is no truth; {way}name what stands for each "
+            "class by --label_colors, or give another split"
+        )
+    if classes in (2, None) and found == {0, IGNORE} and not set(TOLD) & set(rows.column_names):
+        raise LabelError(
+            f"{name}: its masks hold 0 and 255 alone, and 255 may be a class or what is ignored; say which by "
+            "--label_colors 0 255 (two classes), or 0 1 (255 is ignored)"
+        )
+
+
+def settle_binary(rows: dict[str, AnyDataset], classes: int | None, look_at: int = 200) -> dict[str, AnyDataset]:
+    """
+    Splits of two classes whose masks hold 0 and 255 alone, with 255 read as the second class; others as they are.
+
+    It is how binary masks are stored most often. Where a 1 occurs too, 255 is what is ignored, as everywhere.
+
+    Args:
+        rows (`dict[str, Dataset]`): unified splits by role.
+        classes (`int`, *optional*): how many there are; nothing is decided unless it is 2.
+        look_at (`int`, *optional*, defaults to 200): masks of each split that are looked at, evenly spaced.
+    """
+    if classes != 2 or not all(_is_plain(split) for split in rows.values()):
+        return rows
+    held: set[int] = set()
+    for split in rows.values():
+        numbers = np.flatnonzero(rows_with_mask(split))
+        for row in numbers[np.linspace(0, len(numbers) - 1, min(len(numbers), look_at)).astype(int)]:
+            try:
+                held |= set(np.unique(decode_mask(split[int(row)]["label"])).tolist())
+            except DataError:
+                continue  # Named, or left out, when all are checked.
+    if held != {0, IGNORE}:
+        return rows
+    return {role: with_told(split, COLORS, [0, IGNORE]) for role, split in rows.items()}
+
+
+def _is_plain(split: AnyDataset) -> bool:
+    return isinstance(split, Dataset) and "label" in split.column_names and not set(TOLD) & set(split.column_names)
+
+
+def _check_row(row: dict[str, Any], classes: int | None) -> set[int]:
+    """The numbers that a mask holds after a check; none where there is no mask, or nothing but what is ignored."""
     mask = read_mask(row)
-    if mask is not None:
-        check_mask(mask, image_size(row["image"]), classes)
+    if mask is None:
+        return set()
+    check_mask(mask, image_size(row["image"]), classes)
+    return set(mask.unique().tolist())

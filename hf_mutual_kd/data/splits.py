@@ -27,10 +27,10 @@ from .fingerprint import fingerprint, labels_of
 from .images import decode_image, row_id
 from .inputs import IMAGES, Inputs, check_inputs
 from .labelled_rows import hide_labels, which_labelled
-from .mask_columns import check_masks, find_mask_names, has_masks, unify_masks
+from .mask_columns import check_masks, find_mask_names, has_masks, settle_binary, unify_masks
 from .sources import SPLIT_ALIASES, Source, open_source
 
-__all__ = ["Splits", "check_inputs", "check_masks", "decode_image", "load_splits"]
+__all__ = ["Splits", "check_inputs", "check_masks", "decode_image", "load_splits", "settle_binary"]
 
 ROLES = ("train", "validation", "test")
 
@@ -109,8 +109,11 @@ def load_splits(
         {'train': 'train', 'validation': 'validation', 'test': 'test'}
     """
     kind = LABELS[target]
-    if options.reduce_labels and target != "mask":
-        raise LabelError("--reduce_labels is for masks; the labels of this task are classes of whole images")
+    of_masks = "--reduce_labels" if options.reduce_labels else "--label_colors" if options.label_colors else None
+    if of_masks and target != "mask":
+        raise LabelError(f"{of_masks} is for masks; the labels of this task are classes of whole images")
+    if options.reduce_labels and options.label_colors:
+        raise LabelError("--label_colors names what stands for each class; leave out --reduce_labels")
     source = open_source(options)
     chosen = _choose(source, options)
     train = chosen["train"]

@@ -11,13 +11,33 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 from PIL import Image
 
 from ..errors import DataError
 from .frame_readers import UNKNOWN_FPS, FolderReader, VideoReader, frame_files
 
+DISPLAY_MATRIX = Type.DISPLAYMATRIX
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,gif,ivf,nut,mxf,yuv4mpegpipe"
 """Formats that hold their own frames. Play lists (HLS, DASH, concat) are not read: they name other files."""
+
+
+def _vp8_shows(packet: Any) -> bool:
+    """The frame header's `show_frame` (RFC 6386, 9.1); hidden frames are only referred to."""
+    return bool(bytes(packet)[0] >> 4 & 1)
+
+
+def _vp9_shows(packet: Any) -> bool:
+    """`show_existing_frame` or `show_frame` (VP9 bitstream, 6.2); a superframe ends with a frame that is shown."""
+    content = bytes(packet)
+    if content[-1] >> 5 == 0b110:
+        return True
+    bits = content[0] << 1 if content[0] >> 4 & 3 == 3 else content[0]  # Profile 3 has a bit more.
+    return bool(bits >> 3 & 1 or bits >> 1 & 1)
+
+
+SHOWN = {"vp8": _vp8_shows, "libvpx": _vp8_shows, "vp9": _vp9_shows, "libvpx-vp9": _vp9_shows}
+"""By codec: whether a packet holds a frame that is shown."""
 
 
 class FrameIndex(NamedTuple):
@@ -80,8 +100,14 @@ class PyAVReader(VideoReader):
 
     @property
     def _timed(self) -> bool:
-        """Whether packets say when they are shown; those of AVI say when they are decoded."""
-        return self.container != "avi" or not self._stream.codec_context.has_b_frames
+        """
+        Whether packets say which frame is shown when.
+
+        Those of AVI say when they are decoded; after a seek in an MPEG program stream FFmpeg guesses, and gives a
+        neighbor.
+        """
+        reorders = bool(self._stream.codec_context.has_b_frames)
+        return self.container != "mpeg" and not (self.container == "avi" and reorders)
 
     def __len__(self) -> int:
         return len(self.index.times)
@@ -100,7 +126,8 @@ class PyAVReader(VideoReader):
         self._rewind()
         packets = [packet for packet in self._container.demux(self._stream) if packet.size]
         self._check_count(len(packets))
-        shown = [packet for packet in packets if not packet.is_discard]
+        is_shown = SHOWN.get(self._stream.codec_context.name, lambda packet: True)
+        shown = [packet for packet in packets if not packet.is_discard and is_shown(packet)]
         times = sorted(packet.pts for packet in shown if packet.pts is not None)
         if shown and (not self._timed or len(set(times)) < len(shown)):
             return FrameIndex(list(range(sum(1 for _ in self._from_start()))), [])
@@ -241,9 +268,36 @@ def _open(source: Any) -> VideoReader:
 
 def _pixels(frame: Any) -> np.ndarray:
     """A decoded frame as upright RGB."""
-    pixels = frame.to_ndarray(format="rgb24")
-    turns = round((frame.rotation or 0) / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+    return as_displayed(frame.to_ndarray(format="rgb24"), frame.side_data.get(DISPLAY_MATRIX))
+
+
+def as_displayed(pixels: np.ndarray, matrix: Any) -> np.ndarray:
+    """
+    A frame turned and mirrored as its display matrix says, to the nearest quarter turn.
+
+    Args:
+        pixels (`np.ndarray` `[H, W, 3]`): as decoded.
+        matrix (bytes-like, *optional*): nine int32 `a b u c d v x y w`; a point `(x, y)` goes to
+            `(a x + c y, b x + d y)` (ISO 14496-12, 6.2.2).
+
+    Example:
+
+    ```python
+    >>> quarter = np.array([0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30], np.int32)
+    >>> as_displayed(np.array([[[1], [2], [3]]]), quarter)[..., 0]
+    array([[1],
+           [2],
+           [3]])
+    ```
+    """
+    if matrix is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    swaps = abs(b) + abs(c) > abs(a) + abs(d)
+    across, down = (c, b) if swaps else (a, d)
+    made = pixels.swapaxes(0, 1) if swaps else pixels
+    made = made[:, ::-1] if across < 0 else made
+    return np.ascontiguousarray(made[::-1] if down < 0 else made)
 
 
 def _max_pixels() -> int:

@@ -5,10 +5,16 @@ import io
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features
+from datasets import Image as ImageColumn
 from PIL import Image
 
+from hf_mutual_kd import DataError, LabelError
+from hf_mutual_kd.data.mask_columns import check_masks, numbers_of, settle_binary
 from hf_mutual_kd.data.masks import (
+    COLORS,
     IGNORE,
+    IS_COLOR,
     OUTSIDE,
     REDUCE,
     UNLABELLED,
@@ -18,7 +24,6 @@ from hf_mutual_kd.data.masks import (
     read_mask,
     reduce,
 )
-from hf_mutual_kd.errors import DataError, LabelError
 from hf_mutual_kd.tasks.semantic_segmentation.labels import (
     fill,
     image_sizes,
@@ -71,7 +76,7 @@ def test_a_mask_is_turned_as_its_image_is():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (file_of(Image.new("RGB", (4, 4))), "mode RGB holds colours, not class numbers; store one channel"),
+        (file_of(Image.new("RGB", (4, 4), "red")), "mode RGB holds colors, not class numbers; .*--label_colors"),
         (file_of(Image.new("L", (8, 8)), "JPEG"), "JPEG has other class numbers than were stored; store it as PNG"),
         ({"bytes": b"no image", "path": "a.png"}, "a.png: cannot be decoded"),
         ({"bytes": file_of(Image.fromarray(NUMBERS.repeat(99, 0)))["bytes"][:60], "path": None}, "cannot be decoded"),
@@ -146,3 +151,121 @@ def test_query_targets_by_hand():
     assert masks[0].tolist() == [[[0, 0], [0, 1]], [[1, 1], [0, 0]]]
     assert masks[1].shape == (0, 2, 2)
     assert (masks[0].dtype, classes[1].dtype) == (torch.float32, torch.int64)
+
+
+def rows_of(*masks, **columns) -> Dataset:
+    """Rows of a grey image and these masks as PNG, `None` for no mask."""
+    cells = [None if mask is None else file_of(Image.fromarray(np.asarray(mask, np.uint8))) for mask in masks]
+    images = [file_of(Image.new("RGB", (len(mask[0]), len(mask)) if mask else (2, 2))) for mask in masks]
+    kind = ImageColumn(decode=False)
+    return Dataset.from_dict({"image": images, "label": cells}, Features({"image": kind, "label": kind}))
+
+
+def test_binary_masks_of_0_and_255_have_two_classes():
+    """255 taken for "ignored" leaves one class, and every peer scores mIoU 100."""
+    splits = {"train": rows_of([[0, 255]], [[0, 0]], None), "test": rows_of([[255, 0]])}
+    settled = settle_binary(splits, 2)
+    assert [read_mask(row).tolist() for row in settled["train"].select([0, 1])] == [[[0, 1]], [[0, 0]]]
+    assert read_mask(settled["test"][0]).tolist() == [[1, 0]]
+    rows, skipped, words = check_masks(settled["train"], "train", 2)
+    assert (len(rows), skipped) == (3, 0)
+    assert "1 rows have no mask" in words
+    with_a_one = {"train": rows_of([[0, 255]], [[0, 1]]), "test": rows_of([[255, 0]])}
+    assert settle_binary(with_a_one, 2) is with_a_one
+    assert settle_binary(splits, None) is splits
+    assert settle_binary(splits, 3) is splits
+
+
+@pytest.mark.parametrize("classes", [2, None])
+def test_0_and_255_without_a_decision_are_refused(classes):
+    """From Python nobody has looked at the masks before: the same 100 % of one class."""
+    with pytest.raises(LabelError, match=r"train: its masks hold 0 and 255 alone.*--label_colors 0 255"):
+        check_masks(rows_of([[0, 255]], [[255, 0]]), "train", classes)
+    assert check_masks(rows_of([[0, 255]], [[0, 1]]), "train", classes)[1] == 0
+
+
+def test_a_split_whose_truth_is_empty_is_refused():
+    """It ends a run with a KeyError after training, or measures nothing."""
+    with pytest.raises(LabelError, match="test: every pixel of its masks is ignored"):
+        check_masks(rows_of([[255, 255]], [[255]]), "test", 3)
+    reduced = rows_of([[0, 0]]).add_column(REDUCE, [True])
+    with pytest.raises(LabelError, match="leave out --reduce_labels"):
+        check_masks(reduced, "test", 3)
+    assert check_masks(rows_of(None, None), "train", 3)[2].startswith("all; 2 rows have no mask")
+
+
+def test_a_mask_that_is_ignored_everywhere_is_none():
+    """Its row would neither learn from labels nor from the others."""
+    assert read_mask({"label": np.full((2, 2), 255)}) is None
+    assert read_mask({"label": np.zeros((2, 2), int), REDUCE: True}) is None
+    assert read_mask({"label": {"bytes": None, "path": None}}) is None
+
+
+def test_colors_stand_for_classes():
+    """RGB masks and greys such as 0, 127, 255 would be refused, or read as other classes."""
+    pixels = np.array([[[0, 0, 0], [128, 0, 0]], [[0, 128, 0], [128, 0, 0]]], np.uint8)
+    names = ["ground", "roof", "tree"]
+    colors = numbers_of(["#000000", "#800000", "#008000"], names)
+    opaque = Image.fromarray(np.dstack([pixels, np.full((2, 2), 255, np.uint8)]))
+    palette = Image.fromarray(pixels).convert("P", palette=Image.Palette.ADAPTIVE)
+    for image in (Image.fromarray(pixels), opaque, palette):
+        assert read_mask({"label": file_of(image), COLORS: colors}).tolist() == [[0, 1], [2, 1]]
+    greys = {"label": np.array([[0, 127], [255, 127]]), COLORS: numbers_of(["0", "127", "255"], names)}
+    assert read_mask(greys).tolist() == [[0, 1], [2, 1]]
+    ignored = {"label": np.array([[0, 255], [1, 0]]), COLORS: numbers_of(["0", "1"], names[:2])}
+    assert read_mask(ignored).tolist() == [[0, 255], [1, 0]]
+    with pytest.raises(LabelError, match=r"holds #008000, for which --label_colors names no class"):
+        read_mask({"label": file_of(Image.fromarray(pixels)), COLORS: colors[:2]})
+    assert colors[1] == IS_COLOR + 0x800000
+
+
+def test_grey_in_three_channels_is_grey_and_alpha_counts():
+    """Many tools store masks as RGB or RGBA; an alpha that says something is not dropped in silence."""
+    numbers = np.array([[0, 1], [2, 255]], np.uint8)
+    rgb = Image.fromarray(np.dstack([numbers] * 3))
+    assert decode_mask(file_of(rgb)).tolist() == numbers.tolist()
+    assert decode_mask(file_of(rgb.convert("RGBA"))).tolist() == numbers.tolist()
+    clear = Image.fromarray(np.dstack([numbers] * 3 + [np.array([[0, 255], [255, 255]], np.uint8)]))
+    with pytest.raises(DataError, match="alpha channel that is not opaque"):
+        decode_mask(file_of(clear))
+
+
+@pytest.mark.parametrize(
+    ("colors", "message"),
+    [
+        (["red"], "expected greys 0 to 65535 or colors such as #80ff00, got 'red'"),
+        (["0", "#ffffff"], "greys and colors"),
+        (["0", "0"], "names 0 twice"),
+        (["0", "1", "2"], "names 3 colors, but there are 2 classes"),
+    ],
+)
+def test_colors_that_cannot_be_meant_are_refused(colors, message):
+    """A color too few moves all classes after it."""
+    with pytest.raises(LabelError, match=message):
+        numbers_of(colors, ["a", "b"])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_follows_the_orientation_of_its_image(orientation):
+    """A photo of a phone is turned, its mask is not: every pixel has another's class."""
+    numbers = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    exif = Image.Exif()
+    exif[274] = orientation
+    image = file_of(Image.fromarray(numbers).convert("RGB"), exif=exif)
+    wanted = decode_mask(file_of(Image.fromarray(numbers), exif=exif))
+    same_tag = read_mask({"image": image, "label": file_of(Image.fromarray(numbers), exif=exif)})
+    assert same_tag.tolist() == wanted.tolist()
+    as_stored = {"image": image, "label": file_of(Image.fromarray(numbers))}
+    if orientation in (2, 3, 4):
+        with pytest.raises(LabelError, match=f"EXIF orientation is {orientation}, its mask has none"):
+            read_mask(as_stored)
+        return
+    assert read_mask(as_stored).tolist() == wanted.tolist()
+    upright = {"image": image, "label": file_of(Image.fromarray(wanted.numpy().astype(np.uint8)))}
+    assert read_mask(upright).tolist() == wanted.tolist()
+
+
+def test_greys_of_classes_are_told_how_to_be_named():
+    """0, 127, 255 for three classes: 127 is refused, and 255 would be ignored."""
+    with pytest.raises(LabelError, match=r"holds 127 .* --label_colors 0 … 127"):
+        check_mask(torch.tensor([[0, 127], [255, 0]]), (2, 2), 3)

@@ -226,3 +226,82 @@ def test_going_through_a_video_keeps_no_frames(file):
     frames = iter(video)
     assert numbers_of([next(frames), next(frames)]) == [0, 1]
     assert video._index is None
+
+
+ONE = 1 << 16
+DISPLAYED = {
+    (ONE, 0, 0, ONE): lambda frame: frame,
+    (-ONE, 0, 0, ONE): np.fliplr,
+    (ONE, 0, 0, -ONE): np.flipud,
+    (-ONE, 0, 0, -ONE): lambda frame: np.rot90(frame, 2),
+    (0, ONE, -ONE, 0): lambda frame: np.rot90(frame, -1),
+    (0, -ONE, ONE, 0): np.rot90,
+    (0, ONE, ONE, 0): lambda frame: frame.swapaxes(0, 1),
+    (0, -ONE, -ONE, 0): lambda frame: np.rot90(frame, 2).swapaxes(0, 1),
+}
+"""By `a b c d` of the display matrix."""
+
+
+@pytest.mark.parametrize("matrix", DISPLAYED)
+def test_mirrored_videos_are_not_taken_for_turned_ones(matrix):
+    """The camera of a phone's front mirrors; read as half a turn, gaze lies on the other side."""
+    content = bytearray(mp4([3, 7]))
+    plain = open_frames(bytes(content)).frames([1])[0]
+    a, b, c, d = matrix
+    place = content.index(b"tkhd") + 4 + 40
+    content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    shown = open_frames(bytes(content)).frames([1])[0]
+    assert np.array_equal(shown, DISPLAYED[matrix](plain))
+
+
+def drifting(codec: str, kind: str, hidden: tuple[int, ...] = (), pix_fmt: str = "yuv420p", **options: str) -> bytes:
+    """40 frames that all differ, with a key frame every 10; the bit `show_frame` of some VP8 packets is cleared."""
+    wide = np.random.default_rng(0).integers(0, 255, (H // 8, W // 4, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    stream = io.BytesIO()
+    with av.open(stream, "w", format=kind) as container:
+        video = container.add_stream(codec, rate=25, options=options)
+        video.height, video.width, video.pix_fmt = H, W, pix_fmt
+        video.codec_context.gop_size = 10
+        made = [video.encode(av.VideoFrame.from_ndarray(wide[:, n : n + W], format="rgb24")) for n in range(40)]
+        for number, packet in enumerate([one for some in [*made, video.encode()] for one in some]):
+            if number not in hidden:
+                container.mux(packet)
+                continue
+            content = bytearray(bytes(packet))
+            content[0] &= ~0x10
+            blind = av.Packet(bytes(content))
+            blind.pts, blind.dts, blind.time_base, blind.stream = packet.pts, packet.dts, packet.time_base, video
+            container.mux(blind)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(lambda: drifting("libvpx", "webm", hidden=(5, 17, 18)), id="vp8 with hidden frames"),
+        pytest.param(lambda: drifting("libvpx-vp9", "webm", **{"lag-in-frames": "16", "cpu-used": "8"}), id="vp9"),
+        pytest.param(lambda: drifting("libx264", "mp4", bf="3"), id="h264"),
+        pytest.param(lambda: drifting("libx264", "mpegts", bf="3"), id="h264 in ts"),
+        pytest.param(lambda: drifting("libx265", "mp4", **{"x265-params": "log-level=none"}), id="hevc"),
+        pytest.param(lambda: drifting("mpeg1video", "mpeg", bf="2"), id="mpeg1 program stream"),
+        pytest.param(lambda: drifting("mpeg2video", "mpeg", bf="2"), id="mpeg2 program stream"),
+        pytest.param(lambda: drifting("mpeg4", "avi", bf="2"), id="mpeg4 in avi"),
+        pytest.param(lambda: drifting("prores_ks", "mov", pix_fmt="yuv422p10le"), id="prores"),
+        pytest.param(lambda: drifting("gif", "gif", pix_fmt="rgb8"), id="gif"),
+    ],
+)
+def test_frame_numbers_are_those_of_a_full_decode(content):
+    """After a hidden frame, or after a seek, the neighbor stands beside the gaze of the frame that was asked for."""
+    content = content()
+    with av.open(io.BytesIO(content)) as container:
+        whole = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    with open_frames(content) as video:
+        assert len(video) == len(whole)
+        order = np.random.default_rng(1).permutation(len(whole)).tolist()
+        assert [n for n in order if not np.array_equal(video.frames([n])[0], whole[n])] == []
+        assert all(np.array_equal(seen, frame) for seen, frame in zip(video, whole, strict=True))
+
+
+def test_hidden_frames_are_not_counted():
+    """40 packets of which 3 are never shown are 37 frames."""
+    assert len(open_frames(drifting("libvpx", "webm", hidden=(5, 17, 18)))) == 37

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
+from transformers.utils import logging
 
 from ...config.options import Granularity, OnBadRow, TransferGrid, TransferOptions
 from ...data.collator import SAMPLE_ID
 from ...data.images import image_file
 from ...data.masks import IGNORE, UNLABELLED, UNREADABLE
-from ...data.splits import ROLES, Splits, check_masks
+from ...data.splits import ROLES, Splits, check_masks, settle_binary
 from ...distillation.label_alignment import ClassColumns
 from ...distillation.losses import mean_log_probs
 from ...distillation.roles import assign_roles
@@ -48,6 +49,8 @@ from .space import SegmentationSpace
 from .transfer import mean_over_pixels
 from .view import DenseView
 from .words import WORDS
+
+logger = logging.get_logger(__name__)
 
 
 class SemanticSegmentation(Task):
@@ -115,7 +118,14 @@ class SemanticSegmentation(Task):
     def check_splits(self, splits: Splits, on_bad_row: OnBadRow, roles: Sequence[str] = ROLES) -> None:
         super().check_splits(splits, on_bad_row, roles)
         classes, checked = len(splits.label_names) if splits.label_names else None, {}
+        found = {name: getattr(splits, name) for name in roles}
+        settled = settle_binary(found, classes)
+        if settled is not found and splits.label_names:
+            decided = f"masks hold 0 and 255 alone: 255 is class 1, {splits.label_names[1]}"
+            logger.warning("%s; where it is to be ignored, say so by --label_colors 0 1", decided)
+            splits.facts["mask_values"] = decided
         for name in roles:
+            setattr(splits, name, settled[name])
             rows, skipped, checked[name] = check_masks(getattr(splits, name), name, classes, on_bad_row)
             setattr(splits, name, rows)
             splits.facts["skipped_images"][name] += skipped

@@ -14,6 +14,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 from av.stream import Disposition
 from PIL import Image
 from uploads import LONGEST_SHAPE
@@ -169,14 +170,24 @@ def pictures(container: Any, stream: Any) -> Iterator[Any]:
 
 def small(frame: Any) -> np.ndarray:
     """Upright RGB of at most [`MOST_SIDE`] pixels a side."""
-    pixels = frame.to_ndarray(format="rgb24")
-    turns = round((frame.rotation or 0) / 90) % 4
-    pixels = np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+    pixels = as_displayed(frame.to_ndarray(format="rgb24"), frame.side_data.get(Type.DISPLAYMATRIX))
     longer = max(pixels.shape[:2])
     if longer <= MOST_SIDE:
         return pixels
     height, width = (max(1, round(side * MOST_SIDE / longer)) for side in pixels.shape[:2])
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def as_displayed(pixels: np.ndarray, matrix: Any) -> np.ndarray:
+    """A frame `[H, W, 3]` turned and mirrored as its display matrix, nine int32, says, to the nearest quarter turn."""
+    if matrix is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    swaps = abs(b) + abs(c) > abs(a) + abs(d)
+    across, down = (c, b) if swaps else (a, d)
+    made = pixels.swapaxes(0, 1) if swaps else pixels
+    made = made[:, ::-1] if across < 0 else made
+    return np.ascontiguousarray(made[::-1] if down < 0 else made)
 
 
 def respond(request: dict[str, Any]) -> dict[str, Any]:
