@@ -175,7 +175,7 @@ def of_colors(mask: Tensor, colors: Sequence[int]) -> Tensor:
     if wrong:
         shown = ", ".join(f"#{value - IS_COLOR:06x}" if value >= IS_COLOR else str(value) for value in wrong[:5])
         raise LabelError(
-            f"the mask holds {shown}, which --label_colors names no class for; add it in its class's place"
+            f"the mask holds {shown}, for which --label_colors names no class; add it in its class's place"
         )
     return torch.where(found, order[place], IGNORE)
 
