@@ -211,6 +211,7 @@ class Experiment:
     def _check(self) -> None:
         if len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds must differ, got {self.seeds}")
+        self.task.configured(self.config).check_options(self.options)
         if self.options.dataset is None:
             raise ConfigError("dataset is missing: give a Hub id, a folder or Parquet files with --dataset")
         if self.config.push_to_hub and self.state.is_main_process:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -80,6 +81,8 @@ class Task(Units):
     auto_models: ClassVar[tuple[Any, ...]] = ()
     """The `AutoModelFor…` classes whose checkpoints can be peers, beside modules and `python:` sources."""
     greater_is_better: ClassVar[bool] = True
+    processor_class: ClassVar[Any] = AutoImageProcessor
+    """Loads what lies beside a checkpoint and prepares its inputs."""
     default_score: ClassVar[str]
     """The score that ranks the peers where the user names none."""
     collator_class: ClassVar[type[RoleTaggingCollator]]
@@ -92,6 +95,8 @@ class Task(Units):
     """Whether a unit's truth is a class, which some rules are fitted or trained by, see [`Task.units`]."""
     caches_starts: ClassVar[bool] = True
     """Whether logits are of one small shape, so that those of every sample can be kept."""
+    option_kinds: ClassVar[tuple[str, ...]] = ()
+    """Whose options it knows of those that are for some tasks alone (`option(…, only="masks")`)."""
     report_sections: ClassVar[Sequence[SectionMaker]] = COMMON_SECTIONS
     """Of a run's page, in their order."""
     exporter: ClassVar[type[TaskExport] | None] = None
@@ -117,12 +122,24 @@ class Task(Units):
         Raises:
             [`ConfigError`]: an option that this task does not know.
         """
-        if options.granularity != "image" or options.transfer_grid != "coarsest":
-            raise ConfigError(
-                f"granularity={options.granularity!r} and transfer_grid={options.transfer_grid!r} are for tasks with "
-                f"maps; {self.name} knows only 'image' and 'coarsest', the defaults"
-            )
+        self.check_options(options)
         return self
+
+    def check_options(self, *given: Any) -> None:
+        """Refuse what only other tasks know.
+
+        Args:
+            *given: dataclasses of options, such as [`RecipeOptions`].
+
+        Raises:
+            [`ConfigError`]: an option that has no effect on this task was set.
+        """
+        for instance in given:
+            for item in fields(instance):
+                default = item.default if item.default_factory is MISSING else item.default_factory()
+                kind = item.metadata.get("only")
+                if kind not in (None, *self.option_kinds) and getattr(instance, item.name) != default:
+                    raise ConfigError(f"{item.name} is for tasks with {kind}, and no option of {self.name}")
 
     def load_splits(self, options: RecipeOptions, seed: int, labels: bool, on_bad_row: OnBadRow = "raise") -> Splits:
         """The data of a run, see [`load_splits`]; `on_bad_row` is for rows that loading already opens, as videos."""
@@ -171,7 +188,7 @@ class Task(Units):
 
     def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
         """The processor that lies beside a checkpoint."""
-        return AutoImageProcessor.from_pretrained(source, revision=revision, **code)
+        return self.processor_class.from_pretrained(source, revision=revision, **code)
 
     def takes_encoder(self, config: Any) -> bool:
         """Whether a checkpoint with this configuration can get a new head."""

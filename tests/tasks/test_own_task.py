@@ -1,7 +1,7 @@
 """A task that only this test knows, from its rows to a push: nothing in the package knows tasks by name."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from hf_mutual_kd import (
     PeerSpec,
     RecipeOptions,
     RoleTaggingCollator,
+    TransferOptions,
     classification_words,
     export_peers,
     load_splits,
@@ -33,6 +34,7 @@ from hf_mutual_kd import (
 )
 from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.data.inputs import check_inputs
+from hf_mutual_kd.experiments.launch import WAYS
 
 
 def painted(shades):
@@ -120,6 +122,20 @@ def test_what_a_task_lacks_is_refused_in_words(run, tmp_path):
 
     with pytest.raises(PeerError, match="python:package.module:function"):
         Cohort.from_pretrained({"vit": str(run / "vit")}, task=Bare(), label_names=LABELS)
+
+
+def test_options_of_other_tasks_are_unknown_before_anything_is_written(tmp_path):
+    """A crop size that changes nothing, found out from the results of a night."""
+    with pytest.raises(ConfigError, match="crop_size is for tasks with masks, and no option of shade-classification"):
+        ShadeClassification().configured(TransferOptions(crop_size=64))
+    config = MutualKDConfig(str(tmp_path / "run"), report_to="none", use_cpu=True)
+    for wrong in ({"eval_frame_step": 2}, {"reduce_labels": True}):
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is for tasks with .* image-classification"):
+            Experiment("image-classification", RecipeOptions(dataset="x", **wrong), config).run()
+    assert not (tmp_path / "run").exists()
+    kinds = {item.metadata.get("only") for cls in (TransferOptions, RecipeOptions) for item in fields(cls)}
+    assert kinds - {None} == {kind for task in TASKS.values() for kind in task.option_kinds}
+    assert {name: way.kinds for name, way in WAYS.items()} == {name: TASKS[name].option_kinds for name in WAYS}
 
 
 TEXTS = Inputs("text", "text", decode=lambda text, pair: (text, pair), blank=lambda: ("", ""), further=("text_pair",))

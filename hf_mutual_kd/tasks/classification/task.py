@@ -37,6 +37,7 @@ class Classification(ClassUnits, Task):
     default_score = "margin"
     has_classes = True
     target = "class"
+    option_kinds = ("classes",)
     teaching_weight = 3.0
     collator_class = RoleTaggingCollator
     report_sections = (

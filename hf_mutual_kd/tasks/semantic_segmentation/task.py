@@ -88,6 +88,7 @@ class SemanticSegmentation(Task):
         pixel_confusion_section,
         making_section,
     )
+    option_kinds = ("masks",)
     exporter = SegmentationExport
     space = SegmentationSpace()
 
@@ -96,6 +97,7 @@ class SemanticSegmentation(Task):
         self.grid = grid
 
     def configured(self, options: TransferOptions) -> SemanticSegmentation:
+        super().configured(options)
         if options.role_score not in (None, self.default_score):
             raise ConfigError(
                 f"role_score={options.role_score!r}: maps are ranked by 'loss', minus the mean cross-entropy of their "

@@ -79,6 +79,7 @@ class VideoSaliency(Task):
         examples_section,
         making_section,
     )
+    option_kinds = ("videos",)
     exporter = SaliencyExport
     space = SaliencySpace()
 
