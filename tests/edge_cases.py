@@ -16,10 +16,10 @@ How to add a row: put it into the table of the file in `tests/edges/` that it be
 
 `words` are a recipe's name (a file of `recipes/`), `hf-mutual-kd` or `python` (then its program), and what follows.
 In them `{place}` is a folder with the tiny peers `vit`, `cnn`, `cnx` and `data` (train, validation, test; image,
-label) that no row may change, `{run}` a copy of a finished run of `vit` and `cnx` with a checkpoint, and `{here}` the
-row's own folder, which is also where it starts. A row holds when the exit code is `code`, stderr says each of `says`,
-there is no traceback (of a Python program: it ends with our error), and everything in `{here}` is as it was before:
-names, bytes, links. Rows that may write say `writes=True`.
+label) that no row may change, `{run}` a copy of a finished run of `vit` and `cnx` with a checkpoint, `{stopped}` one
+that was stopped after it, and `{here}` the row's own folder, which is also where it starts. A row holds when the exit
+code is `code`, stderr says each of `says`, there is no traceback (of a Python program: it ends with our error), and
+everything in `{here}` is as it was before: names, bytes, links. Rows that may write say `writes=True`.
 """
 
 import json
@@ -59,8 +59,8 @@ def _by_option(words: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-RESUME = but(RECIPE, "--output_dir", "{run}", "--resume_from_checkpoint", "true", "--max_steps", "4")
-"""Two further steps of the finished run."""
+RESUME = but(RECIPE, "--output_dir", "{stopped}", "--resume_from_checkpoint", "true", "--max_steps", "4")
+"""Two further steps of the run that was stopped."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,7 @@ class Entry:
     def run(self, row: Row, here: Path) -> Ended:
         """Start a row in its folder."""
         here.mkdir(exist_ok=True)
-        if any("{run}" in word for word in row.words) and not (here / "run").exists():
-            self.copy_finished(here / "run")
-        names = {"{place}": self.place, "{here}": here, "{run}": here / "run"}
+        names = {"{place}": self.place, "{here}": here, "{run}": here / "run", "{stopped}": here / "stopped"}
         filled = [_filled(word, names) for word in row.words]
         out, err = _filled(row.stdout, names), f"{here}.stderr"
         answer = self._ask(
@@ -137,8 +135,7 @@ class Entry:
     def check(self, row: Row, here: Path) -> Ended:
         """Start a row and hold it to what it says."""
         here.mkdir()
-        if any("{run}" in word for word in row.words):
-            self.copy_finished(here / "run")
+        self.copy_runs(row, here)
         if row.make is not None:
             row.make(here)
         before = snapshot(here)
@@ -153,6 +150,15 @@ class Entry:
         if not row.writes:
             assert snapshot(here) == before, "something was written, changed or deleted"
         return ended
+
+    def copy_runs(self, row: Row, here: Path) -> None:
+        """Put the runs there that a row names."""
+        for name in ("run", "stopped"):
+            if any(f"{{{name}}}" in word for word in row.words):
+                self.copy_finished(here / name)
+        if (here / "stopped").is_dir():
+            (here / "stopped" / "summary.json").unlink()
+            (here / "stopped" / "results.json").unlink()
 
     def copy_finished(self, to: Path) -> None:
         """A copy of the finished run, made when the first row asks for it."""
@@ -209,6 +215,10 @@ class BoundEntry:
         return self.point.check(row, self.here)
 
     def run(self, row: Row) -> Ended:
+        """Start a row; the first in a folder finds the runs there that it names."""
+        if not self.here.exists():
+            self.here.mkdir()
+            self.point.copy_runs(row, self.here)
         return self.point.run(row, self.here)
 
 

@@ -26,6 +26,7 @@ TransferGrid = Literal["coarsest", "label"]
 Detach = Literal["teacher", "none"]
 LabelAlignment = Literal["exact", "subset", "new_head"]
 OnBadRow = Literal["raise", "skip"]
+ResumeChanges = Literal["refuse", "allow"]
 
 Options = TypeVar("Options", bound="TransferOptions")
 
@@ -207,6 +208,11 @@ class TransferOptions(ColumnOptions, StageOptions):
     merge_adapters: bool = option("peers", False, "With peft: end with whole models, adapters added to their bases.")
     early_stopping_patience: int | None = option(
         "training", None, "Evaluations without gain after which a peer stops learning.", rule=COUNT
+    )
+    resume_changes: ResumeChanges = option(
+        "training",
+        "refuse",
+        "'allow': go on from a checkpoint with other options or without its optimizer; the record says since when.",
     )
     pre_flight: bool = option(
         "teaching", True, "Before training, report accuracy, ensemble, oracle and expected roles."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,15 +49,16 @@ from ..run_lock import claimed
 from ..scoring.table_teacher import open_table
 from ..tasks.base import Task
 from ..tasks.registry import make_task
-from ..training import checkpoint_state as checkpoints
 from ..training.cohort_record import COHORT, cohort_facts, versions
+from ..training.fingerprints import Change, described
 from ..training.objective_options import objective_for
 from ..training.processes import check_launch, on_main_process
 from ..training.pushing import push_settings
-from ..training.run_state import SUMMARY, full_disk_told, how_to_go_on
+from ..training.run_state import SUMMARY, full_disk_told, how_to_go_on, last_checkpoint
 from ..training.trainer import MutualKDTrainer
 from ..training.ways import check_staged, first_way
 from .drawing import draw_changed
+from .resuming import check_checkpoints, check_resumed
 from .run_folder import RunFolder
 from .staged import folder_of, measure_stages
 
@@ -90,8 +90,9 @@ class Experiment:
         self.folder = Path(config.output_dir)
         self.seeds = options.seeds or [config.seed]
         self.state = PartialState()
-        resumes, replaces = bool(config.resume_from_checkpoint), options.overwrite_output_dir
-        self.place = RunFolder(self.folder, resumes, replaces)
+        self.place = RunFolder(self.folder, config.resume_from_checkpoint or False, options.overwrite_output_dir)
+        self.changes: list[Change] = []
+        self.broken: list[str] = []
 
     def run(self) -> Results:
         """Check everything, then train and measure all arms; returns what `results.json` holds."""
@@ -116,6 +117,7 @@ class Experiment:
 
     def _run(self) -> Results:
         specs = self._specs()
+        self.changes = check_checkpoints(self._resumed(), self.task.name, specs, self.folder)
         splits = self._load_data()
         cohort = self._load_cohort(specs, splits)
         if splits.label_names is None and cohort.label_names:
@@ -127,7 +129,8 @@ class Experiment:
         check_staged(self.config, splits.validation, None, ())
         self._check_training(cohort, splits, objective)
         self._pull_checkpoint()
-        self._check_resumed(cohort)
+        if self.config.resume_from_checkpoint:
+            check_resumed(self._resumed(), self.folder, cohort, splits.facts.get("fingerprint"))
         if self.state.is_main_process:
             self.place.prepare()
         self.state.wait_for_everyone()
@@ -168,6 +171,7 @@ class Experiment:
         results.write(self.folder)
         write_cards(self.folder)
         print(results_table(results, self.folder, words))
+        print("\n".join(self.broken), end="\n" if self.broken else "")
         print(f"Report: {write_report(self.folder, splits.test, task=self.task)}")
         if self.config.push_to_hub:
             self._push()
@@ -249,16 +253,36 @@ class Experiment:
         except (ImportError, ValueError) as error:
             raise ConfigError(f"optim does not work here: {error}") from error
 
-    def _check_resumed(self, cohort: Cohort) -> None:
-        """Refuse to go on with another cohort, before anything of the earlier run is replaced."""
+    def _resumed(self) -> list[tuple[Path, MutualKDConfig]]:
+        """The checkpoints that arms go on from, with their configurations."""
+        found = []
+        if not self.config.resume_from_checkpoint or self.config.teaching:
+            # Each of the stages of a training checks its own.
+            return []
+        for name, seed in itertools.product(self._arm_names, self.seeds):
+            folder = self._arm_folder(name, seed)
+            checkpoint = None if (folder / SUMMARY).is_file() else self._checkpoint_of(folder)
+            if checkpoint is not None:
+                found.append((checkpoint, self._arm_config(name, seed).resolved()))
+        return found
+
+    def _checkpoint_of(self, folder: Path) -> Path | None:
+        """What an arm goes on from: a path that was given is the first mutual run's, others look into their folder."""
         resume = self.config.resume_from_checkpoint
-        now = {"task": cohort.task.name, "peers": cohort.names, "labels": cohort.label_names}
-        if resume and (self.folder / COHORT).is_file():
-            record = json.loads((self.folder / COHORT).read_text(encoding="utf-8"))
-            checkpoints.check_state(self.folder, record | {"peers": list(record["peers"])}, now)
-        given = [Path(resume)] if isinstance(resume, str) else self.folder.glob("checkpoint-*")
-        for checkpoint in given if resume else ():
-            checkpoints.check_state(checkpoint, checkpoints.read_state(checkpoint), now)
+        if isinstance(resume, str) and folder == self.folder:
+            return Path(resume)
+        return last_checkpoint(folder) if resume and folder.is_dir() else None
+
+    @property
+    def _arm_names(self) -> tuple[str, ...]:
+        return ("control", "mutual") if self._with_control else ("mutual",)
+
+    def _arm_config(self, name: str, seed: int) -> MutualKDConfig:
+        folder = self._arm_folder(name, seed)
+        pushes = self.config.push_to_hub and folder == self.folder
+        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": pushes}
+        changes |= UNIFIED | (CONTROL if name == "control" else {})
+        return dataclasses.replace(self.config, **changes)
 
     def _specs(self) -> dict[str, PeerSpec]:
         check_peer_names(self.options.peers)
@@ -302,6 +326,11 @@ class Experiment:
             record["peers"][name]["base"] = base_facts(spec.source, spec.revision)
         record["objective"] = objective_facts(objective)
         record["hyperparameters"] = hyperparameter_facts(self.given, self.config.resolved(), self.options)
+        if self.changes:
+            record["changes"] = self.changes
+            for option, text in described(self.changes).items():
+                record["hyperparameters"]["defaults"].pop(option, None)
+                record["hyperparameters"]["changed"][option] = text
         record["hardware"] = hardware_facts(self.state.num_processes)
         write_json(self.folder / COHORT, record)
 
@@ -329,22 +358,16 @@ class Experiment:
         folder = self.folder if seed == self.seeds[0] else self.folder / f"seed-{seed}"
         return folder if name == "mutual" else folder / name
 
-    def _resume_of(self, folder: Path) -> str | bool:
-        """What an arm goes on from: a path that was given is the first mutual run's, others look into their folder."""
-        resume = self.config.resume_from_checkpoint or False
-        return resume if isinstance(resume, bool) or folder == self.folder else True
-
     def _arms(self, seed: int, specs: dict[str, PeerSpec], splits: Splits, objective: Objective) -> list[Arm]:
         """All trainings of one seed."""
         if not self.config.teaching:
-            names = ("control", "mutual") if self._with_control else ("mutual",)
-            return [self._arm(name, seed, specs, splits, objective) for name in names]
+            return [self._arm(name, seed, specs, splits, objective) for name in self._arm_names]
         folder = self._arm_folder("mutual", seed)
         changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": False}
         if self.state.is_main_process:
             print(f"\nstages, seed {seed}", flush=True)
         trainer = self._trainer(dataclasses.replace(self.config, **changes), specs, splits)
-        return measure_stages(trainer, splits.test, resume=bool(self._resume_of(folder)))
+        return measure_stages(trainer, splits.test, resume=bool(self.config.resume_from_checkpoint))
 
     def _trainer(
         self, config: MutualKDConfig, specs: dict[str, PeerSpec], splits: Splits, objective: Objective | None = None
@@ -353,28 +376,26 @@ class Experiment:
         train = splits.train
         if isinstance(train, IterableDataset):
             train = train.shuffle(seed=data_seed(config), buffer_size=SHUFFLE_BUFFER)
-        return self.trainer_class(
+        trainer = self.trainer_class(
             cohort, config, train_dataset=train, eval_dataset=splits.validation, objective=objective
         )
+        trainer.recipe_data = splits.facts.get("fingerprint")
+        return trainer
 
     def _arm(self, name: str, seed: int, specs: dict[str, PeerSpec], splits: Splits, objective: Objective) -> Arm:
         folder = self._arm_folder(name, seed)
-        resume = self._resume_of(folder)
-        if resume and (folder / SUMMARY).is_file():
-            return read_json(folder / SUMMARY, Arm)
-        pushes = self.config.push_to_hub and folder == self.folder
-        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": pushes}
-        changes |= UNIFIED | (CONTROL if name == "control" else {})
-        config = dataclasses.replace(self.config, **changes)
+        if self.config.resume_from_checkpoint and (folder / SUMMARY).is_file():
+            return read_json(folder / SUMMARY, Arm, ResumeError)
+        config, checkpoint = self._arm_config(name, seed), self._checkpoint_of(folder)
         if self.state.is_main_process:
             print(f"\n{name} run, seed {seed}", flush=True)
         weight = objective.weight if config.transfer_weight is None else config.transfer_weight
         trainer = self._trainer(config, specs, splits, objective.fresh(weight=weight))
         trainer.measure_start(splits.test, "test")
         began = time.perf_counter()
-        has_checkpoint = isinstance(resume, str) or any(folder.glob("checkpoint-*"))
-        trainer.train(resume_from_checkpoint=resume if has_checkpoint else None)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         seconds = time.perf_counter() - began
+        self.broken += [f"{name} run, seed {seed}: {text}" for text in trainer.broken_peers()]
         trainer.evaluate(splits.test, metric_key_prefix="test")
         arm = trainer.arm(name, "test", seconds)
         if self.state.is_main_process:

@@ -12,10 +12,11 @@ from pathlib import Path
 from ..errors import OutputFolderError, ResumeError
 from ..files import STAGING, clear_staging
 from ..run_lock import LOCK
+from ..training.checkpoint_state import ROLES
 from ..training.cohort_record import COHORT
 from ..training.pushing import RESULTS
 from ..training.run_state import SUMMARY, arms_of, peers_on_record, resumable
-from ..training.saving import ROLES
+from ..training.stage_state import STAGES
 from ..training.table_refresh import REFRESHED
 
 REPLACED = ".replaced"
@@ -25,7 +26,7 @@ REPLACING = ".replacing"
 """The same while the earlier run is being moved there."""
 
 OURS = frozenset(
-    {COHORT, RESULTS, SUMMARY, ROLES, REFRESHED, "history.jsonl", "report", "control", "onnx", "space", "runs"}
+    {COHORT, RESULTS, SUMMARY, ROLES, REFRESHED, STAGES, "history.jsonl", "report", "control", "onnx", "space", "runs"}
 )
 """What a run holds besides peers, checkpoints and further seeds; `runs` is TensorBoard's."""
 
@@ -38,11 +39,11 @@ class RunFolder:
 
     Args:
         folder (`Path`): `output_dir`.
-        resumes (`bool`): the run goes on with what is there.
+        resumes (`bool` or `str`): the run goes on with what is there, or from a checkpoint elsewhere.
         replaces (`bool`): `overwrite_output_dir`.
     """
 
-    def __init__(self, folder: Path, resumes: bool, replaces: bool):
+    def __init__(self, folder: Path, resumes: bool | str, replaces: bool):
         self.folder, self.resumes, self.replaces = folder, resumes, replaces
         self._is_new = False
 
@@ -68,7 +69,7 @@ class RunFolder:
         note = f"; the earlier run lies in {aside} until this one has its results" if aside.is_dir() else ""
         if self.resumes:
             self._refuse_links()
-            if not any(map(resumable, arms_of(self.folder))):
+            if self.resumes is True and not any(map(resumable, arms_of(self.folder))):
                 raise ResumeError(
                     f"resume_from_checkpoint: there is no checkpoint in {self.folder}{note}; "
                     "leave resume_from_checkpoint out to start anew"

@@ -30,6 +30,8 @@ class PeerBests:
         self.values: dict[str, float] = {}
         self.steps: dict[str, int] = {}
         self.waited: dict[str, int] = dict.fromkeys(self.peer_names, 0)
+        self.broken: dict[str, int] = {}
+        """Peers whose weights are not finite, and the step at which that was found; they are never better."""
 
     @property
     def found(self) -> list[str]:
@@ -45,8 +47,8 @@ class PeerBests:
 
     def update(self, values: Mapping[str, float], step: int) -> list[str]:
         """Take in one evaluation; returns the peers that are better than ever. NaN is never better."""
-        stopped = self.stopped
-        improved = [name for name in self.peer_names if name not in stopped and self._is_better(name, values[name])]
+        resting = {*self.stopped, *self.broken}
+        improved = [name for name in self.peer_names if name not in resting and self._is_better(name, values[name])]
         for name in self.peer_names:
             if name in improved:
                 self.values[name], self.steps[name], self.waited[name] = values[name], step, 0
@@ -60,11 +62,16 @@ class PeerBests:
         best = self.values.get(name)
         return best is None or (value > best if self.greater_is_better else value < best)
 
+    def forget(self) -> None:
+        """Select nothing: the last weights are to be kept."""
+        self.values, self.steps = {}, {}
+
     def state(self) -> dict[str, Any]:
         """For JSON."""
         return {"values": self.values, "steps": self.steps, "waited": self.waited}
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """What [`state`] returned."""
+    def load(self, state: Mapping[str, Any], broken: Mapping[str, int]) -> None:
+        """What [`state`] returned, and `broken`."""
+        self.broken = dict(broken)
         self.values, self.steps = dict(state["values"]), dict(state["steps"])
         self.waited = {name: int(state["waited"].get(name, 0)) for name in self.peer_names}

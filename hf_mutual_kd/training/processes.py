@@ -22,6 +22,7 @@ from ..errors import ConfigError, MutualKDError, ResumeError
 from ..peers.cohort import Cohort
 from ..peers.sharding import check_sharded, layers_to_split, share_buffers, zero_with_graph
 from ..tasks.base import Task
+from .checkpoint_state import CohortState
 from .given_data import CohortData
 from .labelled_batches import share_sampler
 from .repeated_rows import REPEATED, fresh_rows, without_repeats
@@ -102,13 +103,13 @@ class CohortProcesses(CohortData):
             fresh = fresh_rows(state, self.train_dataset, rows, self.args.world_size, self.args.process_index)
         return without_repeats(batch, fresh, may_skip=self.args.on_bad_row == "skip")
 
-    def _go_on_from(self, checkpoint: dict[str, Any]) -> None:
+    def _go_on_from(self, checkpoint: CohortState) -> None:
         """Keep an optimizer step what it was when another number of processes goes on, and say what is not exact.
 
         Raises:
             [`ResumeError`]: a step would have to take other rows.
         """
-        before, now = checkpoint.get("processes"), self.args.world_size
+        before, now = checkpoint.processes, self.args.world_size
         if before in (None, now):
             return
         if self.is_deepspeed_enabled:
@@ -116,7 +117,7 @@ class CohortProcesses(CohortData):
                 f"this run began with {before} processes, and DeepSpeed has cut the optimizer's state for as many; "
                 f"go on with {before}, not {now}"
             )
-        rows, at_once = checkpoint["rows_per_step"], self.args.train_batch_size * now
+        rows, at_once = checkpoint.rows_per_step, self.args.train_batch_size * now
         if rows % at_once:
             raise ResumeError(
                 f"this run began with {before} processes and {rows} rows per step, and {now} processes take at least "

@@ -12,6 +12,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import OutputFolderError
 from .cohort_record import COHORT
+from .stage_state import FILE, STAGES
 
 SUMMARY = "summary.json"
 """Written when an arm of a run has been trained and measured."""
@@ -22,8 +23,9 @@ FULL_IN_WORDS = ("PytorchStreamWriter failed", "iostream error", *(f"os error {n
 
 
 def arms_of(folder: Path) -> list[Path]:
-    """The folders of a run's trainings that there are: its own, the control's, and those of further seeds."""
-    return [path for pattern in ("", "control", "seed-*", "seed-*/control") for path in _found(folder, pattern)]
+    """The folders of a run's trainings: its own, the control's, those of stages, and all of further seeds."""
+    parts = ("", "control", f"{STAGES}/*")
+    return [path for part in (*parts, *(f"seed-*/{part}" for part in parts)) for path in _found(folder, part)]
 
 
 def _found(folder: Path, pattern: str) -> list[Path]:
@@ -33,7 +35,7 @@ def _found(folder: Path, pattern: str) -> list[Path]:
 
 def resumable(arm: Path) -> bool:
     """Whether a training has been finished, or has a checkpoint."""
-    return (arm / SUMMARY).is_file() or last_checkpoint(arm) is not None
+    return (arm / SUMMARY).is_file() or (arm / STAGES / FILE).is_file() or last_checkpoint(arm) is not None
 
 
 def last_checkpoint(arm: Path) -> Path | None:

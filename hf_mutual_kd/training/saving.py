@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import get_last_checkpoint, has_length, rotate_checkpoints
+from transformers.utils import logging
 
 from ..config.training_config import MutualKDConfig
 from ..data.role_table import RoleTable
-from ..errors import ConfigError, ResumeError
+from ..errors import ConfigError, PeerError, ResumeError
 from ..files import STAGING, cleared_on_failure, link_tree, remove_if_empty, replace_folder, staged, sync, write_json
 from ..peers.adapters import is_adapter, merged
+from ..peers.cohort import Cohort
 from ..peers.loading import load_weights, save_peer
+from ..peers.weights_hash import fill_with_nan, is_finite
 from ..tasks.registry import Task
 from . import checkpoint_state as checkpoints
 from .evaluating import CohortEvaluation
+from .fingerprints import Change, check_checkpoint, check_parts, made_with
 from .peer_bests import PeerBests
+from .run_state import full_disk_told
 from .teacher_state import load_teachers, save_teachers
 from .training_record import TrainingRecord
 
-ROLES = "roles.parquet"
+logger = logging.get_logger(__name__)
 
 
 class CohortSaving(CohortEvaluation):
@@ -37,6 +43,11 @@ class CohortSaving(CohortEvaluation):
     bests: PeerBests
     record: TrainingRecord
     start_fingerprint: str
+    recipe_data: str | None = None
+    """Fingerprint of all rows, where a recipe has made one; else the trainer makes one of what it is given."""
+    changes: list[Change]
+    """Options that had other values before this training was resumed, with the step from which the new one held."""
+    _made: dict[str, Any] | None = None
     _saving_into: str | None = None
 
     @property
@@ -49,12 +60,15 @@ class CohortSaving(CohortEvaluation):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As the Trainer does, but beside the checkpoint's place; it is renamed when it is whole."""
+        self._note_broken()
+        if not self._whole():
+            return
         name = f"checkpoint-{self.state.global_step}"
         staging = self.folder / STAGING
         self.record.flush()
         self._share_buffers()
         self._saving_into = str(staging)
-        with cleared_on_failure(self.folder):
+        with full_disk_told(self.folder), cleared_on_failure(self.folder):
             try:
                 super()._save_checkpoint(model, trial)
             finally:
@@ -75,13 +89,20 @@ class CohortSaving(CohortEvaluation):
         """Called with every finished checkpoint, on the main process of each node."""
 
     def _save_cohort_state(self, made: Path) -> None:
-        self.record.role_table.save(made / ROLES)
+        self.record.role_table.save(made / checkpoints.ROLES)
         save_teachers(self.cohort, made)
         for peer in self.bests.found:
             link_tree(self.folder / peer, made / "best" / peer)
         rows = self.get_total_train_batch_size(self.args)
         state = {"bests": self.bests.state(), "processes": self.args.world_size, "rows_per_step": rows}
+        state |= {"made_with": self._made_with(), "changes": self.changes, "broken": self.bests.broken}
         write_json(made / checkpoints.COHORT_STATE, self._identity() | state)
+
+    def _made_with(self) -> dict[str, Any]:
+        if self._made is None:
+            rows = {"training": self.train_dataset, "validation": self.eval_dataset}
+            self._made = made_with(self.cohort, self.args, rows if self.recipe_data is None else {}, self.recipe_data)
+        return self._made
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -101,7 +122,8 @@ class CohortSaving(CohortEvaluation):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Every peer an ordinary model folder; no pickled arguments."""
         if self.args.should_save:
-            self.cohort.save_pretrained(output_dir or self.folder, state_dict)
+            for name in self._whole():
+                self.cohort.save_peer(name, Path(output_dir or self.folder) / name, state_dict)
 
     def _save_peers(self, names: Sequence[str]) -> None:
         """Write these peers, as they are now, to the run's own folder."""
@@ -142,29 +164,99 @@ class CohortSaving(CohortEvaluation):
             raise ResumeError(
                 f"there is no checkpoint in {self.folder}; leave resume_from_checkpoint out to start anew"
             )
-        checkpoints.check_state(Path(found), checkpoints.read_state(Path(found)), self._identity())
+        made = self._made_with()
+        self.changes = check_checkpoint(Path(found), self._identity(), made["options"], self.args)
+        check_parts(Path(found), made)
         return found
 
     def _restore_records(self, checkpoint: Path) -> None:
         """Bring back who taught whom, and each peer's best so far."""
         state = checkpoints.read_state(checkpoint)
         self._go_on_from(state)
-        self.bests.load(state["bests"])
+        self.bests.load(vars(state.bests), state.broken)
         self.cohort.resting = set(self.bests.stopped)
         if self.is_world_process_zero():
-            self.record.role_table = RoleTable.load(checkpoint / ROLES, self.peer_names)
+            self.record.role_table = RoleTable.load(checkpoint / checkpoints.ROLES, self.peer_names)
             for name in self.bests.found:
                 with staged(self.folder / name) as made:
                     link_tree(checkpoint / "best" / name, made)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_teachers(self.cohort, Path(resume_from_checkpoint))
-        for name, peer in self.cohort.peers.items():
-            load_weights(name, peer, Path(resume_from_checkpoint) / name)
+        checkpoint = Path(resume_from_checkpoint)
+        load_teachers(self.cohort, checkpoint)
+        load_peers(self.cohort, checkpoint, self.bests.broken)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with checkpoints.reading(Path(checkpoint or "")):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with checkpoints.reading(Path(checkpoint or "")):
+            super()._load_rng_state(checkpoint)
+
+    def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial):
+        """As the Trainer's; of a stream it cannot know after how many steps an epoch ended, the checkpoint does."""
+        place = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial
+        )
+        if checkpoint is None or has_length(self.train_dataset):
+            return place
+        epoch, part = divmod(self.state.epoch or 0.0, 1)
+        return int(epoch), round(part * max_steps * self.args.gradient_accumulation_steps)
+
+    def _note_broken(self) -> None:
+        """Remember peers whose weights are not finite: they are not saved any more, neither as best nor as last."""
+        flags = torch.tensor([not is_finite(self.cohort.peers[name]) for name in self.peer_names])
+        flags = flags.double().to(self.args.device)
+        found = (
+            self.accelerator.reduce(flags, reduction="sum").tolist() if self.args.world_size > 1 else flags.tolist()
+        )
+        for name, count in zip(self.peer_names, found, strict=True):
+            if count and name not in self.bests.broken:
+                self.bests.broken[name] = self.state.global_step
+                logger.warning("peer %r is broken: its weights are not finite", name)
+        if len(self.bests.broken) == len(self.peer_names):
+            self.control.should_training_stop = True
+
+    def broken_peers(self) -> list[str]:
+        """
+        What to say, after training, of peers whose weights became infinite or NaN.
+
+        Raises:
+            [`PeerError`]: nothing of one is kept.
+        """
+        told = []
+        for name, step in self.bests.broken.items():
+            said = f"peer {name!r} is broken: its weights are not finite, as was found at step {step}"
+            if name not in self.bests.found:
+                raise PeerError(
+                    f"{said}, and nothing of it is kept; what is in {self.folder} is whole. Lower its "
+                    "learning_rate, or let it warm up"
+                )
+            told.append(f"{said}; what is kept are its best weights, of step {self.bests.steps[name]}")
+        return told
+
+    def _whole(self) -> list[str]:
+        return [name for name in self.peer_names if name not in self.bests.broken]
 
     def _write_records(self) -> None:
         self.record.flush()
         if self.args.should_save:
-            self.record.role_table.save(self.folder / ROLES)
+            self.record.role_table.save(self.folder / checkpoints.ROLES)
             checkpoints.write_history(self.folder / "history.jsonl", self.state.log_history)
+
+
+def load_peers(cohort: Cohort, checkpoint: Path, broken: Collection[str]) -> None:
+    """
+    Bring peers to where they were at a checkpoint; those that were broken stay so.
+
+    Raises:
+        [`ResumeError`], [`PeerError`]: weights are damaged or another peer's.
+    """
+    for name, peer in cohort.peers.items():
+        if name in broken:
+            fill_with_nan(peer)
+        else:
+            with checkpoints.reading(checkpoint / name):
+                load_weights(name, peer, checkpoint / name)

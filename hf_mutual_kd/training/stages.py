@@ -24,10 +24,10 @@ from ..data.labelled_rows import default_share, which_labelled
 from ..data.role_table import RoleTable
 from ..errors import ConfigError, DataError
 from ..peers.loading import load_weights
+from .checkpoint_state import ROLES
 from .choice import ALPHAS, PLAIN, Candidate, Choice, best_way, choose, compare
 from .objective_options import objective_for
 from .pre_flight import start_table
-from .saving import ROLES
 from .stage_state import STAGES, StageState
 from .stage_weights import blend, restore, snapshot
 from .ways import TRIED, StopAt, changed, one_training, way_options, ways_of

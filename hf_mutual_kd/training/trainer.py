@@ -139,6 +139,7 @@ class MutualKDTrainer(CohortPushing):
         """What a training with teaching "auto" did, and the weights of each of its arms."""
         self._own_callbacks = list(callbacks or [])
         self._resumed_at: float | None = None
+        self.changes = []
         self.evaluations: defaultdict[str, Evaluation] = defaultdict(Evaluation)
         keep_places = args.world_size > 1
         collator: Any = collator_class(model.processors, view, table, args.on_bad_row, keep_places=keep_places)
@@ -414,12 +415,12 @@ class MutualKDTrainer(CohortPushing):
         return output
 
     def _end_peers(self) -> None:
-        if self.bests.found and self.args.load_best_model_at_end:
-            self._load_best_peers()
-        else:
-            # What lies in the folder is what is measured: the last weights.
-            self._save_peers(self.peer_names)
-            self.bests.steps = {}
+        self._note_broken()
+        if not self.args.load_best_model_at_end:
+            self.bests.forget()
+        self._load_best_peers()
+        # What lies in the folder is what is measured: of peers without a best the last weights.
+        self._save_peers([name for name in self._whole() if name not in self.bests.found])
         self._merge_adapters()
 
     def _report_skipped(self) -> None:
@@ -445,6 +446,7 @@ class MutualKDTrainer(CohortPushing):
             # Rows without labels select nothing.
             return False
         values = {name: metrics[key] for name, key in keys.items()}
+        self._note_broken()
         improved = self.bests.update(values, self.state.global_step)
         self._save_peers(improved)
         if self.bests.found:

@@ -47,14 +47,13 @@ def a_linked_run(here):
 
 
 def a_linked_peer(here):
-    (here / "run" / "vit").rename(here / "vit")
-    (here / "run" / "vit").symlink_to(here / "vit")
+    (here / "stopped" / "vit").rename(here / "vit")
+    (here / "stopped" / "vit").symlink_to(here / "vit")
 
 
 def held_by(host: str, pid: int, start: str):
     def make(here):
-        (here / "run").mkdir(exist_ok=True)
-        (here / "run" / ".lock").write_text(f"{pid}\n{host}\n{start}\n")
+        (here / "stopped" / ".lock").write_text(f"{pid}\n{host}\n{start}\n")
 
     return make
 
@@ -66,7 +65,7 @@ def held_by_another_host(here):
 def held_by_this_host(here):
     from filelock import SoftFileLock
 
-    lock = SoftFileLock(str(here / "run" / ".lock"))
+    lock = SoftFileLock(str(here / "stopped" / ".lock"))
     lock.acquire()
     HELD.append(lock)
 
@@ -116,7 +115,7 @@ ROWS = [
     Row("locked by another host", RESUME, says=["4711", "another-host", "remove", ".lock"], make=held_by_another_host),
     Row("locked by a process", RESUME, says=[str(os.getpid()), "of this machine"], make=held_by_this_host),
     Row("a typo destroys nothing", into("{run}") + [*OVERWRITE, "--learning_rate", "x"], says="learning_rate"),
-    Row("nor does a missing peer", [*into("{run}"), *OVERWRITE, "--peer_processors", "zoe={place}/vit"], says="zoe"),
+    Row("nor does a missing peer", [*into("{run}"), *OVERWRITE, "--peers.zoe.frozen", "true"], says="zoe"),
 ]  # fmt: skip
 
 
@@ -133,12 +132,13 @@ def test_folders_that_must_not_be_written_are_refused_first(row, entry):
 
 def test_a_stale_lock_is_taken_over(entry):
     """A killed run could never go on: its lock names a process that is gone, or a number that another process has."""
+    row = Row("", RESUME)
     entry.here.mkdir()
-    entry.point.copy_finished(entry.here / "run")
+    entry.point.copy_runs(row, entry.here)
     held_by(socket.gethostname(), os.getpid(), "1")(entry.here)
-    ended = entry.run(Row("", RESUME))
+    ended = entry.run(row)
     assert ended.code == 0, ended.err[-3000:]
-    assert not (entry.here / "run" / ".lock").exists()
+    assert not (entry.here / "stopped" / ".lock").exists()
 
 
 def test_a_start_that_came_to_nothing_is_no_run_in_use(entry):

@@ -60,7 +60,7 @@ def test_state_survives_json():
     bests.update({"a": 0.4, "b": NAN}, 2)
     text = json.dumps(bests.state(), allow_nan=False)
     again = PeerBests(["a", "b"], greater_is_better=True, patience=2)
-    again.load(json.loads(text))
+    again.load(json.loads(text), {})
     assert again.state() == bests.state()
     assert again.stopped == bests.stopped == ["b"]
     again.update({"a": 0.9, "b": 1.0}, 3)
