@@ -40,3 +40,10 @@ def test_what_is_copied_out_imports_nothing_of_the_package(path):
     found = list(imported(path))
     assert [name for name in found if name.startswith("hf_mutual_kd")] == []
     assert [name for name in found if name.startswith("..")] == []
+
+
+def test_a_folder_says_what_it_is_and_imports_nothing():
+    """An import in a folder's `__init__` that loads torch for whoever wants one small module of it."""
+    for path in PACKAGE.glob("*/**/__init__.py"):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        assert [type(node) for node in body] == [ast.Expr], path

@@ -356,6 +356,7 @@ class DataOptions(ColumnOptions):
         [],
         "What stands for each class in masks, in the order of the classes: greys (0 255) or colors ('#000000' "
         "'#800000' …); other pixels are refused but for 255, which is ignored. Unset: the classes' numbers.",
+        only="masks",
     )
     streaming: bool = option("data", False, "Read the data set as a stream, without storing it.")
     max_train_samples: int | None = option("data", None, "Use only so many training rows.", rule=COUNT, often=True)
