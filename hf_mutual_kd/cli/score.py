@@ -90,6 +90,7 @@ def run_score(options: ScoreOptions) -> None:
 
 def _score(options: ScoreOptions, task: Task, accelerator: Any) -> ScoreTable:
     from ..peers.cohort import Cohort
+    from ..peers.first_look import look_at_rows
     from ..scoring.score_peers import score_peers
     from ..scoring.score_table import counted
 
@@ -105,6 +106,7 @@ def _score(options: ScoreOptions, task: Task, accelerator: Any) -> ScoreTable:
     if cohort.new_heads:
         named = ", ".join(sorted(cohort.new_heads))
         raise PeerError(f"score: {named} has no head, and what a new one answers is chance; train it first")
+    look_at_rows(cohort, {options.split: getattr(splits, options.split)})
     return score_peers(
         cohort,
         counted(getattr(splits, options.split)).fixed_rows(options.epochs),

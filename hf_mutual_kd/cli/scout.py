@@ -77,10 +77,10 @@ def run_scout(options: ScoutOptions) -> None:
 def _scout(options: ScoutOptions, wanted: Wanted, accelerator: Any) -> None:
     from ..files import write_json
     from ..run_lock import LOCK
-    from ..scoring.score_peers import Machine
     from ..scoring.scout.figure import scout_figure
     from ..scoring.scout.report import recipe_command, scout_table
     from ..scoring.scout.scout import STATE, Scout, draw_sample
+    from ..tasks.registry import make_task
 
     folder = Path(options.out)
     if not (folder / "table").is_dir() and any(path.name != LOCK for path in folder.iterdir()):
@@ -90,8 +90,17 @@ def _scout(options: ScoutOptions, wanted: Wanted, accelerator: Any) -> None:
         raise ConfigError("the data set names no classes, by which models on the Hub could be recognised")
     rows = draw_sample(getattr(splits, options.split), options.samples, options.seed)
     name = f"{splits.facts['name']}, {splits.facts['splits'][options.split]}"
-    machine = Machine(accelerator, options.batch_size, options.workers)
-    scout = Scout(wanted, rows, splits.label_names, folder, machine, name)
+    scout = Scout(
+        wanted,
+        rows,
+        splits.label_names,
+        folder,
+        make_task("image-classification"),
+        accelerator,
+        name,
+        options.batch_size,
+        options.workers,
+    )
     report = scout.run()
     command = recipe_command(report, options.to_train())
     write_json(folder / "scout.json", {**report, "command": command})

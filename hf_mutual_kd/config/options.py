@@ -342,6 +342,11 @@ class DataOptions(ColumnOptions):
     test_split: str | None = option(
         "data", None, "Split that is reported; unset: 'test' or half of validation.", often=True
     )
+    files_from: list[str] = option(
+        "data",
+        [],
+        "Folders outside of the data set's own in which its rows may name files; 'anywhere': all, addresses too.",
+    )
     label_names: list[str] = option(
         "data",
         [],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import datasets
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
@@ -213,7 +214,22 @@ def identified(rows: Any) -> IdentifiedRows | IdentifiedStream | None:
     """Rows that carry a `sample_id`: an index where rows can be counted, a content hash where they are streamed."""
     if rows is None or isinstance(rows, IdentifiedRows | IdentifiedStream):
         return rows
+    rows = undecoded(rows)
     return IdentifiedStream(rows) if isinstance(rows, IterableDataset) else IdentifiedRows(rows)
+
+
+def undecoded(rows: Any) -> Any:
+    """A data set whose images are decoded by the collator, so that a damaged one can be named or left out.
+
+    With a transform of the user's own nothing is changed: it is written for decoded images.
+    """
+    known = isinstance(rows, datasets.Dataset | datasets.IterableDataset)
+    if not known or getattr(rows, "format", {}).get("type") == "custom":
+        return rows
+    for column, feature in dict(rows.features or {}).items():
+        if isinstance(feature, datasets.Image) and feature.decode:
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows
 
 
 def rows_with(rows: Any, ids: Sequence[int]) -> Iterator[Mapping[str, Any]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -13,8 +14,11 @@ import fsspec
 import numpy as np
 from datasets import Dataset, IterableDataset
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from ..errors import DataError
+from .image_arrays import eight_bits, picture_of
+from .places import local_path, refuse_offline, refuse_special
 
 AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
 Read = TypeVar("Read")
@@ -25,6 +29,9 @@ BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, Ov
 UNREADABLE = -2
 """Label of a sample whose image could not be read; evaluations pass over it."""
 
+SIXTEEN_BITS = 65_535
+TWELVE_BITS = 4095
+
 BAR_FROM = 1000
 """Rows from which checking shows a progress bar."""
 
@@ -33,12 +40,12 @@ def decode_image(value: Any) -> Image.Image:
     """One cell of the image column as an upright RGB image.
 
     Args:
-        value (`PIL.Image.Image`, `dict` or `np.ndarray`): an image; `{"bytes": …, "path": …}` as
-            `datasets.Image(decode=False)` gives it; an array `[H, W]` or `[H, W, 3]` of `uint8` (or nested lists).
+        value: an image of Pillow; `{"bytes": …, "path": …}` as `datasets.Image(decode=False)` gives it; the bytes of a
+            file or its path; an array, tensor or nested lists, see [`~image_arrays.picture_of`].
 
     Returns:
         `PIL.Image.Image`: mode RGB, turned as its EXIF orientation says. Grey is repeated, transparency is dropped,
-        16-bit grey is scaled to 8 bits.
+        16-bit grey is 0 to 65,535 in every image.
 
     Raises:
         [`DataError`]: no image, unreadable, or more pixels than `PIL.Image.MAX_IMAGE_PIXELS`
@@ -52,10 +59,14 @@ def decode_image(value: Any) -> Image.Image:
         return read_file(value, _decoded)
     if isinstance(value, Image.Image):
         return _decoded(value)
-    if isinstance(value, list | np.ndarray):
-        return _from_array(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return read_file({"bytes": bytes(value)}, _decoded)
+    if isinstance(value, str | os.PathLike):
+        return read_file({"path": os.fspath(value)}, _decoded)
+    if isinstance(value, list | tuple | np.ndarray | Tensor):
+        return picture_of(value)
     kind = "nothing (null)" if value is None else type(value).__name__
-    raise DataError(f"expected an image, a dict of bytes and path, or an array, got {kind}")
+    raise DataError(f"expected an image, a file's bytes or path, a dict of both, an array or a tensor, got {kind}")
 
 
 def read_file(value: dict[str, Any], read: Callable[[Image.Image], Read]) -> Read:
@@ -74,6 +85,11 @@ def read_file(value: dict[str, Any], read: Callable[[Image.Image], Read]) -> Rea
     try:
         if content is not None:
             return read(_open(io.BytesIO(content)))
+        local = local_path(str(path))
+        if local is None:
+            refuse_offline()
+        else:
+            refuse_special(local)
         with fsspec.open(path, "rb") as stream:
             return read(_open(stream))
     except Image.DecompressionBombError as error:
@@ -136,6 +152,29 @@ def turned(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(made[:, ::-1] if mirrored else made)
 
 
+def sixteen_bit_peak(value: Any) -> list[int]:
+    """The largest value of an image of 16-bit grey, which [`decode_image`] reads; of others nothing."""
+    if isinstance(value, np.ndarray):
+        return [int(value.max())] if value.dtype == np.uint16 else []
+    if not isinstance(value, dict | Image.Image):
+        return []
+    return read_file(value, _peak) if isinstance(value, dict) else _peak(value)
+
+
+def too_dark(peaks: Sequence[int]) -> str | None:
+    """What is wrong with images of 16 bits whose largest values these are; nothing where there are none."""
+    if not peaks or max(peaks) > TWELVE_BITS:
+        return None
+    return (
+        f"its images of 16 bits hold {max(peaks):,} at most, of 65,535, and would be all but black; scale them to the "
+        "whole range (12 bits by 16), or store 8 bits"
+    )
+
+
+def _peak(image: Image.Image) -> list[int]:
+    return [int(np.asarray(image).max())] if image.mode.startswith("I") else []
+
+
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     return (image.width, image.height) if is_turned else (image.height, image.width)
@@ -146,8 +185,11 @@ def _decoded(image: Image.Image) -> Image.Image:
         image.load()
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):
-            wide = np.asarray(image).astype(np.int64)
-            image = Image.fromarray((wide >> 8 if wide.max(initial=0) > 255 else wide).astype(np.uint8))
+            # Mode I is 16 bits that Pillow has widened; what 32 bits mean, no file says.
+            wide = np.asarray(image)
+            if wide.min() < 0 or wide.max() > SIXTEEN_BITS:
+                raise DataError(f"grey values of 32 bits ({wide.min()} to {wide.max()}); store 16 bits, or 8")
+            image = Image.fromarray(eight_bits(wide.astype(np.uint16)))
         elif image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         if image.mode == "F":
@@ -157,17 +199,6 @@ def _decoded(image: Image.Image) -> Image.Image:
         raise
     except BROKEN as error:
         raise DataError(f"cannot be decoded: {error or type(error).__name__}") from None
-
-
-def _from_array(value: Any) -> Image.Image:
-    try:
-        array = np.asarray(value) if isinstance(value, np.ndarray) else np.asarray(value, dtype=np.uint8)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"lists of numbers are no image of 0 to 255: {error}") from None
-    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
-    if not fits or array.dtype != np.uint8 or 0 in array.shape:
-        raise DataError(f"expected uint8 [H, W] or [H, W, 3], got {array.dtype} {list(array.shape)}")
-    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
 
 
 def _named(path: str | None) -> str:

@@ -11,11 +11,10 @@ import datasets
 import numpy as np
 from datasets import Dataset, IterableDataset, Value
 from PIL import Image
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import DataError
-from .images import BAR_FROM, decode_image
+from .images import BAR_FROM, decode_image, sixteen_bit_peak, too_dark
 
 AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
 
@@ -28,6 +27,11 @@ def anything(feature: Any) -> bool:
 def nothing(feature: Any) -> bool:
     """No feature says that it holds it."""
     return False
+
+
+def no_numbers(cell: Any) -> list[int]:
+    """Nothing that all rows together are judged by."""
+    return []
 
 
 def as_it_is(value: Any) -> Any:
@@ -53,6 +57,7 @@ class Inputs:
             without being named; none does when unset.
         feature (`Callable`, *optional*): as what a feature is stored in the rows of a run.
         cell (`Callable`, *optional*): as what a cell of a stream is.
+        peaks (`Callable`, *optional*): the largest value of a cell of 16-bit grey, in a list, empty for others.
 
     Example:
 
@@ -74,6 +79,7 @@ class Inputs:
     typical: Callable[[Any], bool] = nothing
     feature: Callable[[Any], Any] = as_it_is
     cell: Callable[[Any], Any] = as_it_is
+    peaks: Callable[[Any], list[int]] = no_numbers
 
     def read(self, row: Mapping[str, Any]) -> Any:
         """The input of a row, decoded.
@@ -118,16 +124,22 @@ def _is_image(feature: Any) -> bool:
     return isinstance(feature, datasets.Image)
 
 
-def _decoded(value: Any) -> Any:
-    return value if isinstance(value, Tensor) else decode_image(value)
-
-
 def _blank() -> Image.Image:
     return Image.new("RGB", (32, 32))
 
 
-IMAGES = Inputs("image", "image", _decoded, _blank, may_be_image, typical=_is_image, feature=_undecoded, cell=_file)
-"""Image files, their paths or arrays; what is a tensor already stays one."""
+IMAGES = Inputs(
+    "image",
+    "image",
+    decode_image,
+    _blank,
+    may_be_image,
+    typical=_is_image,
+    feature=_undecoded,
+    cell=_file,
+    peaks=sixteen_bit_peak,
+)
+"""Image files, their paths, arrays or tensors."""
 
 
 def check_inputs(
@@ -159,11 +171,14 @@ def check_inputs(
     total = len(dataset)
     rows = range(total) if total <= limit else np.linspace(0, total - 1, limit).astype(int).tolist()
     bad: list[int] = []
+    peaks: list[int] = []
     title = f"Checking {inputs.noun}s of {split_name}"
     bar = tqdm(rows, title, disable=len(rows) < BAR_FROM, file=sys.stderr, leave=False)
     for row in bar:
         try:
-            inputs.read(dataset[row])
+            cells = dataset[row]
+            inputs.read(cells)
+            peaks += inputs.peaks(cells[inputs.column])
         except DataError as error:
             if on_bad_row == "raise":
                 raise DataError(
@@ -171,6 +186,8 @@ def check_inputs(
                     "--on_bad_row skip"
                 ) from None
             bad.append(row)
+    if reason := too_dark(peaks):
+        raise DataError(f"{split_name}: {reason}")
     if not bad:
         return dataset, 0
     if len(bad) == total:

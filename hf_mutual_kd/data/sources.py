@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, IterableDataset
+from datasets import Dataset, IterableDataset
 from datasets.builder import DatasetBuilder
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import (
@@ -24,18 +23,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from PIL import Image
 
 from ..config.hub_ids import COMMIT, HUB_ID
 from ..config.options import RecipeOptions
 from ..errors import DataError, chain_of
-
-SPLIT_ALIASES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing"),
-}
-"""Names under which data sets keep their splits, first choice first."""
+from ..files import read_json
+from .image_folders import read_image_folder, role_of
+from .places import Places, cached
 
 SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-[0-9a-f]{16})?")
 LOG_IN = "log in with `hf auth login` (or set HF_TOKEN)"
@@ -60,6 +54,8 @@ class Source:
     config: str | None = None
     revision: str | None = None
     files: dict[str, list[tuple[str, int]]] | None = None
+    places: Places | None = None
+    """Where its rows may name files; unset where it was made of files that were found."""
 
 
 def open_source(options: RecipeOptions) -> Source:
@@ -69,6 +65,12 @@ def open_source(options: RecipeOptions) -> Source:
         [`DataError`]: it does not exist, cannot be reached or may not be read (says which, and
             how to log in), needs code of its own, or is in a format that is not read.
     """
+    source = _open(options)
+    places = None if source.places is None else source.places.allowing(options.files_from)
+    return replace(source, places=places)
+
+
+def _open(options: RecipeOptions) -> Source:
     given = options.dataset
     if not given:
         raise DataError("no data set: --dataset takes a Hub id, a folder, Parquet files or a glob")
@@ -95,28 +97,46 @@ def _folder(path: Path, options: RecipeOptions) -> Source:
     if parquet:
         return _parquet(_by_split(parquet), name, options)
     if not any(path.glob("metadata.*")) and not any(path.glob("*/metadata.*")):
-        images = _image_folder(path)
-        if images:
-            return images if not options.streaming else _as_streams(images)
+        asked = {"train": options.train_split, "validation": options.validation_split, "test": options.test_split}
+        images = read_image_folder(path, asked)
+        if images is not None:
+            source = Source(images[0], name, files=images[1])  # type: ignore[arg-type]
+            return source if not options.streaming else _as_streams(source)
     with as_data_error(str(path)):
         builder = datasets.load_dataset_builder(str(path.resolve()), options.dataset_config)
         found = {str(split): list(map(Path, part)) for split, part in (builder.config.data_files or {}).items()}
-        return Source(_build(builder, options), name, options.dataset_config, files=_sizes(found))
+        places = Places((path, *cached(name).folders))
+        return Source(_build(builder, options), name, options.dataset_config, files=_sizes(found), places=places)
 
 
 def _saved(path: Path, options: RecipeOptions) -> Source:
     with as_data_error(str(path)):
         listing = path / "dataset_dict.json"
-        names = json.loads(listing.read_text(encoding="utf-8"))["splits"] if listing.is_file() else None
-        folders = {"train": path} if names is None else {name: path / name for name in names}
+        folders = _saved_folders(path) if listing.is_file() else {"train": path}
         splits: dict[str, Dataset | IterableDataset] = {}
         for name, folder in folders.items():
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             # `datasets` cannot load what it saves of an empty split.
             splits[name] = Dataset.load_from_disk(str(folder)) if state["_data_files"] else Dataset.from_dict({})
     files = _sizes({name: sorted(folder.glob("*.arrow")) for name, folder in folders.items()})
-    source = Source(splits, path.resolve().name, files=files)
+    source = Source(splits, path.resolve().name, files=files, places=Places((path,)))
     return _as_streams(source) if options.streaming else source
+
+
+def _saved_folders(path: Path) -> dict[str, Path]:
+    """The folders of the splits that a `dataset_dict.json` lists, which lie beside it."""
+    listing = path / "dataset_dict.json"
+    found = read_json(
+        listing, dict[str, list[str]], DataError, "save the data set again, or give the folder of a split"
+    )
+    for name in found.get("splits", []):
+        if name in ("", ".", "..") or "/" in name or "\\" in name or not (path / name / "state.json").is_file():
+            raise DataError(
+                f"{listing} lists the split {name[:80]!r}, which has no folder with a state.json beside it"
+            )
+    if not found.get("splits"):
+        raise DataError(f'{listing} lists no splits; expected {{"splits": ["train", …]}}')
+    return {name: path / name for name in found["splits"]}
 
 
 def _as_streams(source: Source) -> Source:
@@ -134,8 +154,7 @@ def _by_split(files: list[Path]) -> dict[str, list[Path]]:
     for file in files:
         shard = SHARD.fullmatch(file.stem)
         found.setdefault(shard["split"] if shard else file.stem, []).append(file)
-    known = {alias for aliases in SPLIT_ALIASES.values() for alias in aliases}
-    return found if known & set(found) else {"train": files}
+    return found if any(map(role_of, found)) else {"train": files}
 
 
 def _parquet(files: dict[str, list[Path]], name: str, options: RecipeOptions) -> Source:
@@ -152,54 +171,12 @@ def _parquet(files: dict[str, list[Path]], name: str, options: RecipeOptions) ->
                 continue
             builder = datasets.load_dataset_builder("parquet", data_files={"train": part})
             splits[split] = _build(builder, options)["train"]
-    return Source(splits, name, files=_sizes(files))
+    folders = tuple({file.resolve().parent for part in files.values() for file in part})
+    return Source(splits, name, files=_sizes(files), places=Places(folders))
 
 
 def _sizes(files: dict[str, list[Path]]) -> dict[str, list[tuple[str, int]]]:
     return {split: [(file.name, file.stat().st_size) for file in part] for split, part in files.items()}
-
-
-def _image_folder(path: Path) -> Source | None:
-    """Class folders, or split folders of class folders; `None` where the folder holds no images. The folder names
-    alone decide: a file called `test_1.jpg` is in no other split than its neighbours."""
-    known = {alias for aliases in SPLIT_ALIASES.values() for alias in aliases}
-    folders = _folders_in(path)
-    named = [folder for folder in folders if folder.name in known]
-    # A class may be called `train`; its folder then holds images and has neighbours that are no splits.
-    is_split = bool(named) and (len(named) == len(folders) or all(any(_folders_in(folder)) for folder in named))
-    roots = {folder.name: folder for folder in folders} if is_split else {"train": path}
-    found = {split: _images_in(root, deep=True) for split, root in roots.items()}
-    if not any(found.values()):
-        return None
-    classes = {split: {file.relative_to(roots[split]).parts[0] for file in files} for split, files in found.items()}
-    names = sorted({part for split, parts in classes.items() for part in parts if (roots[split] / part).is_dir()})
-    splits: dict[str, Dataset | IterableDataset] = {}
-    for split, files in found.items():
-        columns: dict[str, list[Any]] = {"image": [str(file.resolve()) for file in files]}
-        features = Features({"image": datasets.Image(decode=False)})
-        labels = [file.relative_to(roots[split]).parts[0] for file in files]
-        loose = [label for label in labels if label not in names]
-        if loose and len(loose) < len(labels):
-            raise DataError(f"{split}: {loose[0]} lies in no class folder, others do; move it into its class or away")
-        if names and not loose:
-            columns["label"] = [names.index(label) for label in labels]
-            features["label"] = datasets.ClassLabel(names=names)
-        splits[split] = Dataset.from_dict(columns, features=features)
-    sizes = {
-        split: [(file.relative_to(roots[split]).as_posix(), file.stat().st_size) for file in files]
-        for split, files in found.items()
-    }
-    return Source(splits, path.resolve().name, files=sizes)
-
-
-def _folders_in(folder: Path) -> list[Path]:
-    return sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
-
-
-def _images_in(folder: Path, deep: bool = False) -> list[Path]:
-    endings = Image.registered_extensions()
-    files = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(file for file in files if file.suffix.lower() in endings and file.is_file())
 
 
 def _hub(name: str, options: RecipeOptions) -> Source:
@@ -210,7 +187,7 @@ def _hub(name: str, options: RecipeOptions) -> Source:
             # Without a connection `datasets` takes whatever revision is in its cache.
             raise DataError(f"--dataset {name}: revision {asked} is not in the cache and the Hub is not reachable")
         revision = found if found and COMMIT.fullmatch(found) else None
-        return Source(_build(builder, options), name, options.dataset_config, revision)
+        return Source(_build(builder, options), name, options.dataset_config, revision, places=cached(name))
 
 
 def _build(builder: DatasetBuilder, options: RecipeOptions) -> dict[str, Dataset | IterableDataset]:

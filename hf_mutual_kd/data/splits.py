@@ -24,11 +24,13 @@ from .columns import (
     unify,
 )
 from .fingerprint import fingerprint, labels_of
+from .image_folders import SPLIT_ALIASES, role_of
 from .images import decode_image, row_id
 from .inputs import IMAGES, Inputs, check_inputs
 from .labelled_rows import hide_labels, which_labelled
 from .mask_columns import check_masks, find_mask_names, has_masks, settle_binary, unify_masks
-from .sources import SPLIT_ALIASES, Source, open_source
+from .places import check_places
+from .sources import Source, open_source
 
 __all__ = ["Splits", "check_inputs", "check_masks", "decode_image", "load_splits", "settle_binary"]
 
@@ -123,7 +125,10 @@ def load_splits(
     columns = {name: check_columns(held[name], name, options, labels, inputs) for name in chosen.values()}
     names = kind.names(columns, source, options)
     of = (names, options, inputs)
-    ready = {name: kind.unify(source.splits[name], name, features, *of) for name, features in columns.items()}
+    ready = {
+        name: check_places(kind.unify(source.splits[name], name, features, *of), name, source.places)
+        for name, features in columns.items()
+    }
     splits, origin = _part(chosen, ready, seed)
     for role in ROLES:
         splits[role] = _limit(splits[role], role, options, seed)
@@ -141,6 +146,7 @@ def _choose(source: Source, options: RecipeOptions) -> dict[str, str]:
     for role, name in asked.items():
         if name is None:
             continue
+        name = _found(name, role, source)
         if name not in source.splits:
             there, near = ", ".join(source.splits), nearest(name, source.splits)
             raise DataError(f"--{role}_split {name}: {source.name} has no such split, only: {there}{near}")
@@ -152,7 +158,8 @@ def _choose(source: Source, options: RecipeOptions) -> dict[str, str]:
             )
         chosen[role] = name
     for role in ("validation", "test"):
-        free = [name for name in SPLIT_ALIASES[role] if name in source.splits and name not in chosen.values()]
+        by_name = {name.casefold(): name for name in source.splits if name not in chosen.values()}
+        free = [by_name[alias] for alias in SPLIT_ALIASES[role] if alias in by_name]
         if role not in chosen and free:
             chosen[role] = free[0]
     if "validation" not in chosen and options.streaming:
@@ -162,6 +169,16 @@ def _choose(source: Source, options: RecipeOptions) -> dict[str, str]:
             f"leave out --streaming; splits there are: {', '.join(source.splits)}"
         )
     return chosen
+
+
+def _found(name: str, role: str, source: Source) -> str:
+    """The split that a name means: as it is written, in another case, or under the role's other names."""
+    if name in source.splits:
+        return name
+    alike = [split for split in source.splits if split.casefold() == name.casefold()]
+    if not alike and name == role:
+        alike = [split for split in source.splits if role_of(split) == role]
+    return alike[0] if len(alike) == 1 else name
 
 
 def _leave_unlabelled_test(chosen: dict[str, str], source: Source, options: RecipeOptions, kind: _Labels) -> None:

@@ -30,6 +30,7 @@ from ..hub.names import PushTarget
 from ..hub.push import check_rights, push_run
 from ..peers.adapter_settings import with_adapters
 from ..peers.cohort import Cohort
+from ..peers.first_look import look_at_rows
 from ..peers.spec import PeerSpec, check_peer_names
 from ..reports.card_figures import results_figure
 from ..reports.closing_table import results_table
@@ -128,6 +129,7 @@ class Experiment:
         objective = objective_for(described, splits.train, len(cohort.names), cohort.task)
         check_staged(self.config, splits.validation, None, ())
         self._check_training(cohort, splits, objective)
+        look_at_rows(cohort, {role: getattr(splits, role) for role in ROLES})
         self._pull_checkpoint()
         if self.config.resume_from_checkpoint:
             check_resumed(self._resumed(), self.folder, cohort, splits.facts.get("fingerprint"))

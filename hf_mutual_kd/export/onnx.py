@@ -66,7 +66,7 @@ class Exported:
     measured: dict[str, Checked] = field(default_factory=dict)
 
 
-def export_peers(  # noqa: PLR0913 - options of a public function, by name
+def export_peers(
     place: str | Path,
     *,
     int8: bool = False,

@@ -172,10 +172,9 @@ def _without_paths(path: Path) -> bytes | Path:
     return to_json(content | {"best_model_checkpoint": None})
 
 
-def pull_checkpoint(  # noqa: PLR0913 - options of a public function, by name
+def pull_checkpoint(
     repo_id: str,
     into: str | Path,
-    *,
     folder: str = LAST,
     revision: str | None = None,
     token: str | None = None,

@@ -69,7 +69,7 @@ class PushReport:
     dry_run: bool = False
 
 
-def push_run(  # noqa: PLR0913 - options of a public function, by name
+def push_run(
     run_dir: str | Path,
     *,
     namespace: str | None = None,

@@ -21,7 +21,7 @@ from ..errors import ConfigError, LabelError, PeerError
 from ..tasks.registry import Task, make_task
 from .adapters import is_adapter, start_of
 from .batch_norms import batch_norms, rest_on_single_values, resting_batch_norms
-from .loading import HeadLabels, LoadedPeer, load_peer, save_peer
+from .loading import LoadedPeer, load_peer, save_peer
 from .sharding import without_zero3_init
 from .spec import PeerSpec, check_peer_names
 
@@ -136,11 +136,10 @@ class Cohort(nn.Module):
         new_labels = list(label_names) if label_alignment == "new_head" and label_names else None
         if label_alignment == "new_head" and new_labels is None:
             raise LabelError("label_alignment='new_head' needs the data set's label names; give `label_names`")
-        labels = HeadLabels(new_labels, label_names)
         bases: dict[Any, LoadedPeer] = {}
         with without_zero3_init():
             loaded = {
-                name: load_peer(name, peer, task, labels=labels, trust_remote_code=trust_remote_code, bases=bases)
+                name: load_peer(name, peer, task, new_labels, trust_remote_code, bases, label_names)
                 for name, peer in peers.items()
             }
         return cls(loaded, task, label_names, "exact" if new_labels else label_alignment)
@@ -292,6 +291,12 @@ class Cohort(nn.Module):
                 use_reentrant=False,
                 context_fn=lambda: (contextlib.nullcontext(), resting_batch_norms(model)),
             )
+        return self._outputs(name, self.peers[name], inputs, labels)
+
+    def outputs_of(
+        self, name: str, inputs: Mapping[str, Tensor], labels: Tensor | None = None
+    ) -> tuple[Any, Tensor | None]:
+        """What one peer says of its inputs, and its loss `[B]` where there are labels; not for training."""
         return self._outputs(name, self.peers[name], inputs, labels)
 
     def _outputs(

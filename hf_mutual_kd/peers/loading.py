@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -58,12 +58,14 @@ def load_peer(
     name: str,
     peer: str | Path | PeerSpec | nn.Module | LoadedPeer,
     task: Task,
-    *,
-    labels: HeadLabels | None = None,
+    new_labels: Sequence[str] | None = None,
     trust_remote_code: bool = False,
     bases: dict[Any, LoadedPeer] | None = None,
+    label_names: Sequence[str] | None = None,
 ) -> LoadedPeer:
     """Load one peer and check that it can take part; `bases` are those that adapters of other peers are on.
+
+    With `new_labels` it gets a new head for them. Without, an encoder that has no head gets one for `label_names`.
 
     Raises:
         [`PeerError`]: it does not exist, is gated, is of another task, has no processor, needs
@@ -78,12 +80,11 @@ def load_peer(
         if spec.peft is not None:
             raise PeerError(f"peer {name!r}: peft is for models of transformers; put adapters into your own function")
         return own_module(name, spec, make_module(name, spec.source, trust_remote_code), task)
-    labels = labels or HeadLabels()
+    labels = HeadLabels(new_labels, label_names)
     with peer_errors(name, spec):
         adapter = find_adapter(spec)
     if adapter is not None or spec.peft is not None:
-        how = Loading(task, labels, trust_remote_code, {} if bases is None else bases)
-        return load_adapted(name, spec, adapter, how)
+        return load_adapted(name, spec, adapter, task, labels, trust_remote_code, {} if bases is None else bases)
     if spec.load_in_4bit or spec.load_in_8bit:
         raise PeerError(f"peer {name!r}: load_in_4bit and load_in_8bit are for bases of adapters; give --peft lora")
     loaded = load_checkpoint(name, spec, task, labels, trust_remote_code)
@@ -171,18 +172,16 @@ def find_adapter(spec: PeerSpec) -> Path | None:
     return None
 
 
-class Loading(NamedTuple):
-    """How a peer is loaded; `bases` are those that adapters of other peers are on."""
-
-    task: Task
-    labels: HeadLabels
-    trust_remote_code: bool
-    bases: dict[Any, LoadedPeer]
-
-
-def load_adapted(name: str, spec: PeerSpec, adapter: Path | None, how: Loading) -> LoadedPeer:
+def load_adapted(
+    name: str,
+    spec: PeerSpec,
+    adapter: Path | None,
+    task: Task,
+    labels: HeadLabels,
+    trust_remote_code: bool,
+    bases: dict[Any, LoadedPeer],
+) -> LoadedPeer:
     """A peer that trains an adapter, a new one or a saved one, on a base that peers over the same source share."""
-    task, labels, trust_remote_code, bases = how
     if adapter is None:
         config, base_spec = read_setting(spec.peft or "lora"), replace(spec, peft=None)
     elif spec.peft is not None:

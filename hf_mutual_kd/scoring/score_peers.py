@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -54,21 +54,7 @@ RANKED = "ranked"
 """In the shards of maps: whether scores say who teaches a sample."""
 
 
-class Machine(NamedTuple):
-    """On what peers are scored.
-
-    Args:
-        accelerator (`accelerate.Accelerator`): device and processes.
-        batch_size (`int`): rows at a time and process.
-        workers (`int`): processes that decode.
-    """
-
-    accelerator: Accelerator
-    batch_size: int = 64
-    workers: int = 0
-
-
-def score_peers(  # noqa: PLR0913 - options of a public function, by name
+def score_peers(
     cohort: Cohort,
     rows: Any,
     folder: str | os.PathLike[str],
@@ -143,8 +129,9 @@ def score_peers(  # noqa: PLR0913 - options of a public function, by name
     todo = _unfinished(place, manifest, cohort.names)
     accelerator.wait_for_everyone()  # Nobody adds a shard while others still look for missing ones.
     if todo:
-        machine = Machine(accelerator, batch_size, workers)
-        _score_shards(_only(cohort, list(todo)), identified(rows), place, manifest, todo, machine)
+        _score_shards(
+            _only(cohort, list(todo)), identified(rows), place, manifest, todo, batch_size, workers, accelerator
+        )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         _write_index(place, manifest, rows)
@@ -264,10 +251,11 @@ def _score_shards(
     folder: Path,
     manifest: dict[str, Any],
     todo: dict[str, list[int]],
-    machine: Machine,
+    batch_size: int,
+    workers: int,
+    accelerator: Accelerator,
 ) -> None:
     """This process' part of the missing shards, each written whole as soon as it is complete."""
-    accelerator, batch_size, workers = machine
     missing = sorted({shard for shards in todo.values() for shard in shards})
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     size, total = manifest["shard_rows"], manifest["data"]["rows"]

@@ -51,29 +51,3 @@ def unpadded(maps: Tensor, inside: Tensor) -> list[Tensor]:
 def sizes_of(inside: Tensor) -> Tensor:
     """Height and width `[B, 2]` of what lies `inside`, bool `[B, H, W]`, at the upper left."""
     return torch.stack([inside.any(dim=2).sum(dim=1), inside.any(dim=1).sum(dim=1)], dim=1)
-
-
-def nearest_labels(labels: Tensor, size: Size) -> Tensor:
-    """
-    The label at the centre of each cell: no new label arises, as it would from averaging class ids.
-
-    Args:
-        labels (`torch.Tensor` `[B, H, W]`, integer): the truth.
-        size (`tuple[int, int]`): rows h and columns w of the grid.
-
-    Returns:
-        `torch.Tensor` `[B, h, w]`: as `F.interpolate(mode="nearest-exact")`, in exact arithmetic and any integer type.
-
-    Example:
-
-    ```python
-    >>> nearest_labels(torch.arange(6).reshape(1, 1, 6), (1, 2))
-    tensor([[[1, 4]]])
-    ```
-    """
-    if tuple(labels.shape[1:]) == tuple(size):
-        return labels
-    for dim, (had, wanted) in enumerate(zip(labels.shape[1:], size, strict=True), start=1):
-        cells = torch.arange(wanted, device=labels.device)
-        labels = labels.index_select(dim, (2 * cells + 1) * had // (2 * wanted))
-    return labels

@@ -41,7 +41,7 @@ class CohortPushing(CohortSaving):
     """By the prefix of the metrics: `eval`, `test`, …"""
     _pushes: PushInBackground | None = None
 
-    def push_to_hub(  # noqa: PLR0913 - the signature of transformers
+    def push_to_hub(
         self,
         commit_message: str | None = None,
         blocking: bool = True,

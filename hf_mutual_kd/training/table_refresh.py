@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,29 +19,15 @@ REFRESHED = "score_table"
 """Folder of a run that holds the tables which `refresh_epochs` made, one per refresh."""
 
 
-class Refresh(NamedTuple):
-    """When a table is refreshed.
-
-    Args:
-        epoch (`int`): that begins, from 0.
-        every (`int`): epochs between refreshes.
-        resumed_at (`float`, *optional*): in the first epoch of a resumed training, how many epochs lie behind it; what
-            this epoch began with is then read.
-    """
-
-    epoch: int
-    every: int
-    resumed_at: float | None = None
-
-
 def refreshed(
     table: ScoreTable,
     cohort: Cohort,
     rows: Any,
-    *,
     run: Path,
-    when: Refresh,
+    epoch: int,
+    every: int,
     accelerator: Accelerator,
+    resumed_at: float | None = None,
 ) -> ScoreTable:
     """
     The table for an epoch, the trained peers scored anew at the start of every `every`-th.
@@ -51,13 +37,15 @@ def refreshed(
         cohort ([`Cohort`]): the trained peers.
         rows: the training rows.
         run (`Path`): folder of the run.
-        when ([`Refresh`]): the epoch, and how often.
+        epoch (`int`): that begins, from 0.
+        every (`int`): epochs between refreshes.
         accelerator (`accelerate.Accelerator`): of the training.
+        resumed_at (`float`, *optional*): in the first epoch of a resumed training, how many epochs lie behind it;
+            what this epoch began with is then read.
 
     Raises:
         [`ResumeError`]: that is gone.
     """
-    epoch, every, resumed_at = when
     latest = epoch // every * every
     place = run / REFRESHED / f"epoch-{latest:04d}"
     if latest == 0:

@@ -22,6 +22,7 @@ from ..distillation.objective import Objective
 from ..errors import ConfigError, DataError, ResumeError
 from ..files import clear_staging
 from ..peers.cohort import Cohort
+from ..peers.first_look import look_at_rows
 from ..peers.weights_hash import fingerprint
 from ..scoring.score_table import plain_rows
 from ..scoring.table_teacher import TableCollator, TableTeacher, open_table
@@ -39,7 +40,7 @@ from .pushing import CohortPushing
 from .repeated_rows import REPEATED
 from .stages import Stages
 from .start_cache import StartCache
-from .table_refresh import Refresh, refreshed
+from .table_refresh import refreshed
 from .teacher_state import FollowPeers, fit_rule
 from .training_record import TrainingRecord
 from .ways import check_staged, first_way
@@ -86,7 +87,7 @@ class MutualKDTrainer(CohortPushing):
     # The loss is a mean over all units of an optimizer step, whatever the accumulation.
     loss_is_scaled_for_ga = True
 
-    def __init__(  # noqa: PLR0913 - the signature of transformers
+    def __init__(
         self,
         model: Cohort,
         args: MutualKDConfig,
@@ -241,12 +242,7 @@ class MutualKDTrainer(CohortPushing):
         if every is None or self.score_table is None:
             return
         self.score_table = refreshed(
-            self.score_table,
-            self.cohort,
-            self.train_dataset,
-            run=self.folder,
-            when=Refresh(epoch, every, resumed_at),
-            accelerator=self.accelerator,
+            self.score_table, self.cohort, self.train_dataset, self.folder, epoch, every, self.accelerator, resumed_at
         )
         self.data_collator.teacher = TableTeacher(self.score_table, self.peer_names, self.objective)
 
@@ -326,6 +322,11 @@ class MutualKDTrainer(CohortPushing):
 
     # Training
 
+    def _look_at_rows(self) -> None:
+        """A row of each data set through every peer; streams, which would be read twice, are left out."""
+        sets = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
+        look_at_rows(self.cohort, {name: rows for name, rows in sets.items() if isinstance(rows, IdentifiedRows)})
+
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None) -> TrainOutput:
         """As `transformers.Trainer.train`; first measures the peers as they start, or checks what it resumes from."""
         if self.train_dataset is None:
@@ -334,6 +335,7 @@ class MutualKDTrainer(CohortPushing):
             return self._train_in_stages(resume_from_checkpoint)
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
         self._check_rights()
+        self._look_at_rows()
         if self.args.should_save:
             clear_staging(self.folder)
         self._write_cohort_record()

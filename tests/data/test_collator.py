@@ -1,11 +1,15 @@
 """Batches: the same whatever workers make them, every row with its id, and bad images counted or named."""
 
 import functools
+import io
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from conftest import SIZE, draw, make_rows, tiny_processor
+from datasets import Features, Value
+from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
 from hf_mutual_kd import RoleTable, RoleTaggingCollator, SharedView
@@ -148,3 +152,22 @@ def test_streamed_rows_know_their_content(train_rows):
     assert content_id(pixels) == content_id(pixels.copy())
     assert content_id(torch.ones(2)) != content_id(torch.zeros(2))
     assert content_id({"bytes": None, "path": "a.png"}) != content_id({"bytes": None, "path": "b.png"})
+
+
+@pytest.mark.parametrize("form", ["decoded", "torch", "stream"])
+def test_damaged_files_of_decoded_columns_are_left_out(form):
+    """`datasets` decodes a row before the collator sees it: one cut file ends a training that was to skip it."""
+    stream = io.BytesIO()
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(stream, "PNG")
+    cells = [{"bytes": stream.getvalue()[:60], "path": None}, {"bytes": stream.getvalue(), "path": None}]
+    features = Features({"image": datasets.Image(), "label": Value("int64")})
+    rows = datasets.Dataset.from_dict({"image": cells, "label": [0, 1]}, features)
+    rows = {"decoded": rows, "torch": rows.with_format("torch"), "stream": rows.to_iterable_dataset()}[form]
+    known = identified(rows)
+    found = list(known) if form == "stream" else known.__getitems__([0, 1])
+    collator = RoleTaggingCollator({"a": tiny_processor()}, on_bad_row="skip")
+    batch = collator(found)
+    assert batch["labels"].tolist() == [1]
+    assert collator.skipped == 1
+    with pytest.raises(DataError, match="cannot be read"):
+        RoleTaggingCollator({"a": tiny_processor()})(found)

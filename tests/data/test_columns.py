@@ -215,7 +215,8 @@ def test_masks_are_read_however_they_are_stored(tmp_path, kind, streaming):
     images = [{"bytes": png(value, (3, 2)), "path": None} for value in range(2)]
     data = Dataset.from_dict({"jpg": images, "image": cells}, features=features)
     path = save(tmp_path / "d", train=data, validation=data, test=data)
-    splits = load(path, target="mask", input_column="jpg", label_column="image", streaming=streaming)
+    asked = {"input_column": "jpg", "label_column": "image", "files_from": [str(tmp_path)]}
+    splits = load(path, target="mask", streaming=streaming, **asked)
     row = next(iter(splits.train))
     assert set(row) == {"image", "label"}
     assert read_mask(row).tolist() == MASK.tolist()

@@ -17,7 +17,7 @@ from hf_mutual_kd import Cohort, PeerSpec, RoleTaggingCollator
 from hf_mutual_kd.data.collator import identified
 from hf_mutual_kd.distillation.label_alignment import ClassColumns
 from hf_mutual_kd.errors import PeerError
-from hf_mutual_kd.peers.loading import HeadLabels, LoadedPeer, load_peer, load_weights
+from hf_mutual_kd.peers.loading import LoadedPeer, load_peer, load_weights
 from hf_mutual_kd.tasks.registry import ImageClassification
 
 TASK = ImageClassification()
@@ -209,7 +209,7 @@ def test_every_class(kind, name, tmp_path, train_rows):
     other = load_peer("a", str(tmp_path / "base"), TASK)
     load_weights("a", other.model, tmp_path / "run" / "a")
     torch.testing.assert_close(said(other, inputs), said(peer, inputs))
-    renewed = load_peer("a", str(tmp_path / "base"), TASK, labels=HeadLabels(["p", "q", "r", "s"]))
+    renewed = load_peer("a", str(tmp_path / "base"), TASK, new_labels=["p", "q", "r", "s"])
     assert said(renewed, inputs).shape == (2, 4)
     adapted = PeerSpec(str(tmp_path / "base"), peft="lora")
     if case.no_adapter:

@@ -12,7 +12,7 @@ from saliency_peers import FRAME, VIDEO
 from hf_mutual_kd import Cohort, PeerSpec
 from hf_mutual_kd.distillation.label_alignment import label_list
 from hf_mutual_kd.errors import PeerError
-from hf_mutual_kd.peers.loading import HeadLabels, load_peer, save_peer
+from hf_mutual_kd.peers.loading import load_peer, save_peer
 from hf_mutual_kd.tasks.registry import TASKS
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16,
@@ -53,8 +53,8 @@ def checkpoint(make, folder):
     return str(folder)
 
 
-def load(folder, task, new_labels=None):
-    return load_peer("mine", folder, TASKS[task](), labels=HeadLabels(new_labels, LABELS))
+def load(folder, task, **kwargs):
+    return load_peer("mine", folder, TASKS[task](), label_names=LABELS, **kwargs)
 
 
 @pytest.mark.parametrize("kind", ENCODERS)

@@ -48,7 +48,7 @@ class MadeSpace:
         return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
 
 
-def write_space(  # noqa: PLR0913 - options of a public function, by name
+def write_space(
     run_dir: str | Path,
     out: str | Path | None = None,
     *,

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
@@ -124,18 +124,12 @@ def find(calls: HubCalls, task: Task, words: str, limits: Limits, limit: int) ->
     yield from (model.id for model in found)
 
 
-class DataLabels(NamedTuple):
-    """The data set's labels, and how a candidate's are brought to them."""
-
-    names: Sequence[str]
-    alignment: LabelAlignment
-
-
 def examine(
     source: str,
     name: str,
     task: Task,
-    labels: DataLabels,
+    label_names: Sequence[str],
+    alignment: LabelAlignment,
     limits: Limits,
     calls: HubCalls,
 ) -> Candidate:
@@ -156,7 +150,7 @@ def examine(
             config = read_config(name, spec, limits.trust_remote_code)
             check_weight_files(spec.source, spec.revision, config)
             check_task(name, config, task)
-        align_labels(name, label_list(config), labels.names, mode=labels.alignment)
+        align_labels(name, label_list(config), label_names, mode=alignment)
     except (PeerError, LabelError, HubError) as error:
         raise Unusable(plain_reason(name, error)) from error
     if limits.max_disk is not None and candidate.size > limits.max_disk:

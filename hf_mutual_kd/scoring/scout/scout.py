@@ -25,10 +25,10 @@ from ...files import write_json
 from ...hub.calls import HubCalls, Patience
 from ...peers.cohort import Cohort
 from ...peers.spec import PeerSpec
-from ...tasks.registry import make_task
-from ..score_peers import Machine, peer_facts, score_peers
+from ...tasks.registry import Task
+from ..score_peers import peer_facts, score_peers
 from ..score_table import ScoreTable
-from .candidates import Candidate, DataLabels, Limits, Pulled, Unusable, examine, find, name_for, plain_reason
+from .candidates import Candidate, Limits, Pulled, Unusable, examine, find, name_for, plain_reason
 from .ranking import Complement, choose_partners, complement, ensemble_gain, ensemble_right, paired
 
 STATE, TABLE = "candidates.json", "table"
@@ -84,19 +84,17 @@ class Scout:
         rows: Dataset,
         label_names: list[str],
         folder: Path,
-        machine: Machine,
+        task: Task,
+        accelerator: Accelerator,
         data_name: str = "rows",
+        batch_size: int = 64,
+        workers: int = 0,
     ):
-        accelerator = machine.accelerator
         if accelerator.num_processes > 1:
             raise ConfigError("the scout pulls and scores in one process; start it without `accelerate launch`")
         self.wanted, self.rows, self.label_names = wanted, rows, label_names
-        self.folder, self.task, self.accelerator = folder, make_task("image-classification"), accelerator
-        self.scoring: dict[str, Any] = {
-            "name": data_name,
-            "batch_size": machine.batch_size,
-            "workers": machine.workers,
-        }
+        self.folder, self.task, self.accelerator = folder, task, accelerator
+        self.scoring: dict[str, Any] = {"name": data_name, "batch_size": batch_size, "workers": workers}
         deadline = math.inf if wanted.deadline_s is None else wanted.deadline_s
         self.ends = time.monotonic() + deadline
         self.calls = HubCalls(None, None, Patience(deadline_s=deadline))
@@ -147,8 +145,10 @@ class Scout:
         try:
             if source == self.wanted.model:
                 raise Unusable("it is my model itself")
-            labels = DataLabels(self.label_names, self.wanted.label_alignment)
-            candidate = examine(source, name, self.task, labels, self.wanted.limits, self.calls)
+            wanted = self.wanted
+            candidate = examine(
+                source, name, self.task, self.label_names, wanted.label_alignment, wanted.limits, self.calls
+            )
             self.pulled.make_room(candidate.size)
             self.pulled.add(candidate, candidate.pull(self.calls))
             self._score(name, candidate.spec, source, candidate)

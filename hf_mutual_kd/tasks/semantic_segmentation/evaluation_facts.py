@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ...data.masks import IGNORE
 from ...reports.samples import BINS
-from ..maps import nearest_labels
+from .grids import nearest_labels
 from .metrics import confusion_matrix
 
 LATTICE = 64

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ...distillation.roles import Peers, loss_scores
 from ...errors import DataError, LabelError
-from ..maps import Size, coarsest_grid, nearest_labels
+from ..maps import Size, coarsest_grid
 
 AT_ONCE = 2**22
 """Up to so many values (C x h x w of one image) a grid is handled in one piece; 16 MiB in fp32."""
@@ -44,6 +44,32 @@ def valid_cells(labels: Tensor, size: Size, ignore_index: int = 255) -> Tensor:
         return valid
     counts, areas = _count_in_cells(valid, size)
     return 2 * counts >= areas
+
+
+def nearest_labels(labels: Tensor, size: Size) -> Tensor:
+    """
+    The label at the centre of each cell: no new label arises, as it would from averaging class ids.
+
+    Args:
+        labels (`torch.Tensor` `[B, H, W]`, integer): the truth.
+        size (`tuple[int, int]`): rows h and columns w of the grid.
+
+    Returns:
+        `torch.Tensor` `[B, h, w]`: as `F.interpolate(mode="nearest-exact")`, in exact arithmetic and any integer type.
+
+    Example:
+
+    ```python
+    >>> nearest_labels(torch.arange(6).reshape(1, 1, 6), (1, 2))
+    tensor([[[1, 4]]])
+    ```
+    """
+    if tuple(labels.shape[1:]) == tuple(size):
+        return labels
+    for dim, (had, wanted) in enumerate(zip(labels.shape[1:], size, strict=True), start=1):
+        cells = torch.arange(wanted, device=labels.device)
+        labels = labels.index_select(dim, (2 * cells + 1) * had // (2 * wanted))
+    return labels
 
 
 class Resampler:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ...data.masks import IGNORE, OUTSIDE
-from ..maps import Size, nearest_labels, padded, sizes_of, unpadded
+from ..maps import Size, padded, sizes_of, unpadded
+from .grids import nearest_labels
 
 
 def pad_labels(labels: Sequence[Tensor]) -> Tensor:

@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from ...distillation.roles import NOBODY, Peers
 from ...errors import DataError
-from ..maps import Size, coarsest_grid, nearest_labels
-from .grids import Resampler, check_peers, row_chunks, valid_cells
+from ..maps import Size, coarsest_grid
+from .grids import Resampler, check_peers, nearest_labels, row_chunks, valid_cells
 
 Pull = Callable[..., Tensor]
 """What is paid per cell: peers' logits, what teachers say (N of `[B, C, h, w]`, or `None`), teachers `[B, h, w]`
@@ -63,7 +63,7 @@ def cell_teachers(teacher: Tensor, labels: Tensor, size: Size, ignore_index: int
     return cells.where(valid, NOBODY)
 
 
-def mean_over_pixels(  # noqa: PLR0913 - tensors and their grid, by name
+def mean_over_pixels(
     pull: Pull,
     log_probs: Peers,
     teacher: Tensor,

@@ -15,7 +15,7 @@ from ...data.masks import IGNORE
 from ...data.processors import is_plain
 from ...data.views import draws_of
 from ...errors import ConfigError
-from ..maps import nearest_labels
+from .grids import nearest_labels
 
 NEUTRAL = (124, 116, 104)
 """Colour of padding: ImageNet's mean, which peers' normalisation turns into about 0."""

@@ -32,12 +32,11 @@ CODECS = ("libx264", "mpeg4")
 COLOURS = "inferno"
 
 
-def predict_video(  # noqa: PLR0913 - options of a public function, by name
+def predict_video(
     model: VideoSaliencyModel,
     processor: VideoSaliencyProcessor,
     video: str | Path,
     out: str | Path,
-    *,
     map_format: Literal["png", "npy"] = "png",
     start: Literal["repeat", "reverse"] = "repeat",
     stride: int = 1,
@@ -78,14 +77,7 @@ def predict_video(  # noqa: PLR0913 - options of a public function, by name
         # Answers come a little after their frames; `tee` keeps only the frames between.
         read, shown = tee(reader)
         densities = stream_saliency(
-            model,
-            processor,
-            read,
-            start=start,
-            stride=stride,
-            cut_threshold=cut_threshold,
-            kind="density",
-            batch_size=batch_size,
+            model, processor, read, start, stride, cut_threshold, kind="density", batch_size=batch_size
         )
         both = zip(shown, densities, strict=True)
         bar = tqdm(both, total=len(reader), unit="frame", disable=not progress)

@@ -80,11 +80,10 @@ class Job:
     pool_is_own: bool
 
 
-def evaluate_folders(  # noqa: PLR0913 - options of a public function, by name
+def evaluate_folders(
     predictions: str | Path,
     ground_truth: str | Path,
     scores: SaliencyScores,
-    *,
     layout: str = "dhf1k",
     shuffled_pool: str = "others",
     videos: Sequence[str] = (),
@@ -124,7 +123,7 @@ def evaluate_folders(  # noqa: PLR0913 - options of a public function, by name
         raise ConfigError(f"on_bad_frame must be one of raise, skip, got {on_bad_frame!r}")
     problems = Problems(on_bad_frame)
     settings = {**scores.settings(), "layout": layout, "shuffled_pool": _pool_name(shuffled_pool)}
-    job = _plan(Path(predictions), (Path(ground_truth), layout), scores, shuffled_pool, videos, problems)
+    job = _plan(Path(predictions), Path(ground_truth), scores, layout, shuffled_pool, videos, problems)
     for video in tqdm(job.videos, desc="videos", disable=None, leave=False):
         _score_video(job, video, scores, problems)
     if not len(scores):
@@ -163,14 +162,14 @@ def without_nan(value: Any) -> Any:
 
 def _plan(
     predictions: Path,
-    truth: tuple[Path, str],
+    ground_truth: Path,
     scores: SaliencyScores,
+    layout: str,
     shuffled_pool: str,
     chosen: Sequence[str],
     problems: Problems,
 ) -> Job:
     needs_fixations = any(METRICS[name] == "fixations" for name in scores.metrics)
-    ground_truth, layout = truth
     root = _truth_root(ground_truth, layout)
     everything = {video.name: video for video in _truth_videos(root, layout, needs_fixations, problems)}
     given = {name for name in everything if not chosen or any(fnmatchcase(name, word) for word in chosen)}

@@ -26,11 +26,10 @@ HISTOGRAM_SIDE = 64
 """Rows and columns of a frame that its histogram is taken of, about."""
 
 
-def stream_saliency(  # noqa: PLR0913 - options of a public function, by name
+def stream_saliency(
     model: VideoSaliencyModel,
     processor: VideoSaliencyProcessor,
     frames: Iterable[Any],
-    *,
     start: Literal["repeat", "reverse"] = "repeat",
     stride: int = 1,
     cut_threshold: float | None = CUT_THRESHOLD,

@@ -10,13 +10,14 @@ from torch.nn import functional as F
 
 from hf_mutual_kd.distillation.roles import NOBODY, assign_roles
 from hf_mutual_kd.errors import DataError, LabelError
-from hf_mutual_kd.tasks.maps import coarsest_grid, nearest_labels
+from hf_mutual_kd.tasks.maps import coarsest_grid
 from hf_mutual_kd.tasks.semantic_segmentation.grids import (
     AT_ONCE,
     SCORES,
     Resampler,
     class_scores,
     image_scores,
+    nearest_labels,
     pixel_scores,
     row_chunks,
     valid_cells,

@@ -113,9 +113,10 @@ def test_layouts(folders, tmp_path):
     both = tmp_path / "hollywood2"
     both.mkdir()
     truth.rename(both / "testing")
-    found = evaluate_folders(predictions, both, SaliencyScores(), layout="hollywood2")
-    assert found["frame_mean"] == expected()["frame_mean"]
-    one = evaluate_folders(predictions / "10", both / "testing" / "10", SaliencyScores(), layout="frames")
+    assert (
+        evaluate_folders(predictions, both, SaliencyScores(), "hollywood2")["frame_mean"] == expected()["frame_mean"]
+    )
+    one = evaluate_folders(predictions / "10", both / "testing" / "10", SaliencyScores(), "frames")
     assert one["per_video"]["10"]["mean"]["cc"] == expected()["per_video"]["10"]["mean"]["cc"]
     assert one["left_out"]["auc_shuffled"] == 2
     assert "–" in scores_table(one)

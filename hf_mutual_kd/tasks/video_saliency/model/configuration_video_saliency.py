@@ -78,7 +78,7 @@ class VideoSaliencyConfig(PreTrainedConfig):
     model_type = "video_saliency"
     sub_configs = {"encoder_config": AutoConfig}
 
-    def __init__(  # noqa: PLR0913 - the signature of transformers
+    def __init__(
         self,
         encoder_type: str = "torchvision_video",
         encoder_config: PreTrainedConfig | dict[str, Any] | None = None,

@@ -220,7 +220,7 @@ class VideoSaliencyModel(PreTrainedModel):
             logits = logits + F.interpolate(prior, size=(height, width), mode="bilinear", align_corners=False)
         return logits, hidden
 
-    def forward(  # noqa: PLR0913 - the signature of transformers
+    def forward(
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
