@@ -57,6 +57,19 @@ def examples_folder() -> Path:
     return folder
 
 
+def near_path(path: str) -> str:
+    """`" (nearest: runs/vit)"` where a path that is not there nearly is, else nothing.
+
+    Example:
+        >>> near_path("no/such/folder")
+        ''
+    """
+    wanted = Path(path).expanduser()
+    if os.path.lexists(wanted) or not wanted.parent.is_dir():
+        return ""
+    return nearest(str(wanted), (str(found) for found in wanted.parent.iterdir()))
+
+
 def place(written: RawValue) -> RawValue:
     """A value that names a file or folder, as it is found from the working folder; Hub ids stay as they are.
 

@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 
 from ..config.hub_ids import COMMIT, HUB_ID
 from ..config.options import RecipeOptions
+from ..config.places import near_path
 from ..errors import DataError, chain_of
 from ..files import read_json
 from .image_folders import read_image_folder, role_of
@@ -85,7 +86,9 @@ def _open(options: RecipeOptions) -> Source:
             raise DataError(f"--dataset {given}: no file matches")
         return _parquet(_by_split(files), path.name, options)
     if not HUB_ID.fullmatch(given):
-        raise DataError(f"--dataset {given}: no such folder or file, and no Hub id (user/name) either")
+        raise DataError(
+            f"--dataset {given}: no such folder or file{near_path(given)}, and no Hub id (user/name) either"
+        )
     return _hub(given, options)
 
 

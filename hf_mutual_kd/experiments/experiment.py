@@ -30,6 +30,7 @@ from ..hub.names import PushTarget
 from ..hub.push import check_rights, push_run
 from ..peers.adapter_settings import with_adapters
 from ..peers.cohort import Cohort
+from ..peers.cohort_record import COHORT, cohort_facts, versions
 from ..peers.first_look import look_at_rows
 from ..peers.spec import PeerSpec, check_peer_names
 from ..reports.card_figures import results_figure
@@ -50,7 +51,6 @@ from ..run_lock import claimed
 from ..scoring.table_teacher import open_table
 from ..tasks.base import Task
 from ..tasks.registry import make_task
-from ..training.cohort_record import COHORT, cohort_facts, versions
 from ..training.fingerprints import Change, described
 from ..training.objective_options import objective_for
 from ..training.processes import check_launch, on_main_process

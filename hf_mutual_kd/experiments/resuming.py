@@ -11,9 +11,9 @@ from ..config.training_config import MutualKDConfig
 from ..errors import ResumeError
 from ..files import read_json
 from ..peers.cohort import Cohort
+from ..peers.cohort_record import COHORT
 from ..peers.weights_hash import fingerprint
 from ..training.checkpoint_state import check_state, read_state
-from ..training.cohort_record import COHORT
 from ..training.fingerprints import Change, check_checkpoint, check_parts, made_with, options_of
 from ..training.saving import load_peers
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ..errors import OutputFolderError, ResumeError
 from ..files import STAGING, clear_staging
+from ..peers.cohort_record import COHORT
 from ..run_lock import LOCK
 from ..training.checkpoint_state import ROLES
-from ..training.cohort_record import COHORT
 from ..training.pushing import RESULTS
 from ..training.run_state import SUMMARY, arms_of, peers_on_record, resumable
 from ..training.stage_state import STAGES

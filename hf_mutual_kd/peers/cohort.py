@@ -21,7 +21,9 @@ from ..errors import ConfigError, LabelError, PeerError
 from ..tasks.registry import Task, make_task
 from .adapters import is_adapter, start_of
 from .batch_norms import batch_norms, rest_on_single_values, resting_batch_norms
+from .cohort_record import peers_of_folder, with_names, write_record
 from .loading import LoadedPeer, load_peer, save_peer
+from .prediction import predict
 from .sharding import without_zero3_init
 from .spec import PeerSpec, check_peer_names
 
@@ -111,28 +113,34 @@ class Cohort(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        peers: Mapping[str, str | Path | PeerSpec | nn.Module],
-        task: Task | str = "image-classification",
+        peers: Mapping[str, str | Path | PeerSpec | nn.Module] | Sequence[str | Path | PeerSpec] | str | Path,
+        task: Task | str | None = None,
         label_names: Sequence[str] | None = None,
-        label_alignment: LabelAlignment = "exact",
+        label_alignment: LabelAlignment | None = None,
         trust_remote_code: bool = False,
     ) -> Cohort:
-        """Load every peer from the Hub or a folder, or take a module as it is.
+        """Load every peer from the Hub or a folder, or take a module as it is; or load a finished run.
 
         Args:
-            peers (`dict`): name to Hub id (`ID` or `ID@REVISION`), folder, [`PeerSpec`] or `nn.Module`.
-            task (`str`): e.g. `"image-classification"`.
+            peers (`dict`, `list`, `str` or `Path`): name to Hub id (`ID` or `ID@REVISION`), folder, [`PeerSpec`] or
+                `nn.Module`; a list of such without names, which are then their last parts; or the folder of a run,
+                which says also what is left unset below.
+            task (`str`, *optional*): `"image-classification"` when nothing says another.
             label_names (`list[str]`, *optional*): the data set's labels in its order.
             label_alignment (`str`, *optional*, defaults to `"exact"`): `"exact"`, `"subset"` or `"new_head"`.
             trust_remote_code (`bool`, *optional*, defaults to `False`): run code that a repository brings.
         """
-        if not isinstance(peers, Mapping):
+        if isinstance(peers, str | Path):
+            peers, said = peers_of_folder(peers)
+            task, label_names = task or said.task, label_names or said.labels
+            label_alignment = label_alignment or said.label_alignment
+        asked, label_alignment = with_names(peers), label_alignment or "exact"
+        if not isinstance(asked, Mapping):
             raise PeerError(
-                f"peers must be a mapping of names to models, such as {{'vit': 'google/vit-base-patch16-224'}}, got "
-                f"{peers!r:.80}"
+                f"peers must be a mapping of names to models, a list of them or the folder of a run, got {peers!r:.80}"
             )
-        check_peer_names(peers)
-        task = make_task(task)
+        check_peer_names(asked)
+        task = make_task(task or "image-classification")
         new_labels = list(label_names) if label_alignment == "new_head" and label_names else None
         if label_alignment == "new_head" and new_labels is None:
             raise LabelError("label_alignment='new_head' needs the data set's label names; give `label_names`")
@@ -140,7 +148,7 @@ class Cohort(nn.Module):
         with without_zero3_init():
             loaded = {
                 name: load_peer(name, peer, task, new_labels, trust_remote_code, bases, label_names)
-                for name, peer in peers.items()
+                for name, peer in asked.items()
             }
         return cls(loaded, task, label_names, "exact" if new_labels else label_alignment)
 
@@ -330,6 +338,28 @@ class Cohort(nn.Module):
             start[rows] = own.to(start.dtype)
         return start
 
+    def predict(self, images: Sequence[Any]) -> dict[str, Tensor]:
+        """What the peers say of images, and what they say together.
+
+        Args:
+            images (`list`): PIL images, paths, or rows as a data set has them (`{"bytes", "path"}`).
+
+        Returns:
+            `dict[str, torch.Tensor]`: of every peer its probabilities `[B, C, ...]`, classes as in `label_names`, and
+            under `"cohort"` their mean.
+
+        Raises:
+            [`ConfigError`]: the task has no classes.
+
+        Example:
+
+        ```python
+        >>> found = Cohort.from_pretrained("runs/vit_classify").predict(["coat.png"])
+        >>> found["cohort"].argmax(1)
+        ```
+        """
+        return predict(self, images)
+
     def train(self, mode: bool = True) -> Cohort:
         """As `nn.Module.train`; frozen peers, starts, adapters' bases and batch norms stay in evaluation mode."""
         super().train(mode)
@@ -362,9 +392,10 @@ class Cohort(nn.Module):
     activation_checkpointing_enable = gradient_checkpointing_enable
 
     def save_pretrained(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write every peer with its processor to `folder/NAME`, each an ordinary model folder."""
+        """Write every peer with its processor to `folder/NAME`, each an ordinary model folder, and `cohort.json`."""
         for name in self.names:
             self.save_peer(name, Path(folder) / name, state_dict)
+        write_record(self, Path(folder))
 
     def save_peer(self, name: str, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write one peer to `folder`; `state_dict` is the whole cohort's, where its weights are sharded."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+from ..config.places import near_path
 from ..errors import PeerError, chain_of
 from .weight_files import OddWeightsError
 
@@ -42,7 +43,8 @@ class peer_errors:
         if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
             return f"{source} has no revision {self.spec.revision}"
         if any(isinstance(cause, RepositoryNotFoundError | HFValidationError) for cause in causes):
-            return f"{source} is neither a folder nor a model on the Hub{at}; if it is private, `hf auth login` first"
+            what = f"neither a folder{near_path(source)} nor a model on the Hub{at}"
+            return f"{source} is {what}; if it is private, `hf auth login` first"
         if "trust_remote_code" in text:
             return f"{source} brings its own code; read it, then allow it with --trust_remote_code true"
         if "bitsandbytes" in text and any(isinstance(cause, ImportError) for cause in causes):

@@ -14,10 +14,10 @@ from ..files import write_json
 from ..hub.checkpoints import PushInBackground
 from ..hub.names import PushTarget
 from ..hub.push import PushReport, check_rights, push_run
+from ..peers.cohort_record import COHORT, cohort_facts
 from ..reports.model_card import write_cards
 from ..reports.results import MUTUAL, RESULTS, Arm, collect
 from ..reports.run_facts import objective_facts
-from .cohort_record import COHORT, cohort_facts
 from .evaluation import Evaluation
 from .saving import CohortSaving
 

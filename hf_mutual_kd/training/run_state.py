@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import OutputFolderError
-from .cohort_record import COHORT
+from ..peers.cohort_record import COHORT
 from .stage_state import FILE, STAGES
 
 SUMMARY = "summary.json"

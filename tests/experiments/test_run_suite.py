@@ -71,7 +71,7 @@ def test_settings_share_the_control_of_their_seed(place, tmp_path):
         assert best.control == mean.control
         assert best.control.endswith(f"seed-{seed}")
         assert free.control is None
-        control = arms[best.control].recipe.config
+        control = arms[best.control].recipe.config.resolved()
         assert (control.transfer_weight, control.seed, control.teacher_rule) == (0.0, seed, "best")
         assert best.recipe.config.learning_rate == control.learning_rate == 1e-2
         assert mean.recipe.config.teacher_source == "frozen"

@@ -367,3 +367,49 @@ def test_starts_are_run_only_where_they_are_looked_at(make_cohort):
         losses.append(out.transfer)
     torch.testing.assert_close(losses[0], losses[1])
     assert (losses[0] > 0).all()
+
+
+def test_a_saved_cohort_is_loaded_from_its_folder(tmp_path, make_cohort):
+    """Names, task and labels that must be typed again, in the right order, to use what was trained."""
+    cohort = make_cohort("vit", "cnn").eval()
+    cohort.save_pretrained(tmp_path / "run")
+    again = Cohort.from_pretrained(tmp_path / "run")
+    assert (again.names, again.label_names, again.task.name) == (cohort.names, LABELS, cohort.task.name)
+    for name, logits in cohort(inputs(cohort)).outputs.items():
+        torch.testing.assert_close(again.eval()(inputs(again)).outputs[name], logits)
+    (tmp_path / "run" / "cohort.json").write_text(
+        '{"task": "image-classification", "peers": {"vit": {}}, "objective": {}}'
+    )
+    cohort.save_pretrained(tmp_path / "run")
+    assert Cohort.from_pretrained(tmp_path / "run").names == ["vit"], "a training's record says more, and stays"
+    with pytest.raises(PeerError, match=r"rum is no folder of a cohort: it has no cohort.json \(nearest: .*run\)"):
+        Cohort.from_pretrained(str(tmp_path / "rum"))
+
+
+def test_peers_without_names(tmp_path, make_cohort):
+    """A list of ids is all that there is to say of most cohorts; two of one name would be one."""
+    make_cohort("vit", "cnn").save_pretrained(tmp_path)
+    specs = [str(tmp_path / "vit"), PeerSpec(str(tmp_path / "cnn"), learning_rate=0.5)]
+    cohort = Cohort.from_pretrained(specs, label_names=LABELS)
+    assert cohort.names == ["vit", "cnn"]
+    assert cohort.specs["cnn"].learning_rate == 0.5
+    with pytest.raises(PeerError, match="two peers are called 'vit'"):
+        Cohort.from_pretrained([str(tmp_path / "vit")] * 2)
+    with pytest.raises(PeerError, match="mapping of names"):
+        Cohort.from_pretrained([cohort.peers["vit"]])
+
+
+def test_prediction_is_each_peers_and_their_mean(tmp_path, make_cohort):
+    """Probabilities in a peer's own order of classes, in training mode, or of other pixels than in training."""
+    from conftest import make_rows
+
+    cohort = make_cohort("vit", "cnn").train()
+    rows = make_rows(3)
+    found = cohort.predict([row["image"] for row in rows])
+    assert cohort.training
+    assert list(found) == ["vit", "cnn", "cohort"]
+    torch.testing.assert_close(found["cohort"], (found["vit"] + found["cnn"]) / 2)
+    torch.testing.assert_close(found["vit"].sum(1), torch.ones(3))
+    path = tmp_path / "image.png"
+    path.write_bytes(rows[1]["image"]["bytes"])
+    torch.testing.assert_close(cohort.predict([path])["cohort"], found["cohort"][1:2])
