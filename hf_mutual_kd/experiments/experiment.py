@@ -59,6 +59,7 @@ from ..training.run_state import SUMMARY, full_disk_told, how_to_go_on, last_che
 from ..training.trainer import MutualKDTrainer
 from ..training.ways import check_staged, first_way
 from .drawing import draw_changed
+from .plan import plan_text, seconds_of_run
 from .resuming import check_checkpoints, check_resumed
 from .run_folder import RunFolder
 from .staged import folder_of, measure_stages
@@ -138,6 +139,7 @@ class Experiment:
         self.state.wait_for_everyone()
         self._write_cohort_record(cohort, splits, objective)
         del cohort
+        self._say_plan(specs, splits, objective)
         with emissions_tracker() as tracker:
             arms = [arm for seed in self.seeds for arm in self._arms(seed, specs, splits, objective)]
         results = collect(arms, self._facts(splits), self.task.words, self._samples(arms))
@@ -360,6 +362,22 @@ class Experiment:
         folder = self.folder if seed == self.seeds[0] else self.folder / f"seed-{seed}"
         return folder if name == "mutual" else folder / name
 
+    def _say_plan(self, specs: dict[str, PeerSpec], splits: Splits, objective: Objective) -> None:
+        """What is to come; of several runs also the pre-flight report, which is then not repeated by each."""
+        seconds = None
+        if self._reports_start:
+            changes: dict[str, Any] = {"push_to_hub": False}
+            config = dataclasses.replace(self.config, **changes)
+            seconds = seconds_of_run(self._trainer(config, specs, splits, objective.fresh()), objective, splits)
+        if self.state.is_main_process and len(self._arm_names) * len(self.seeds) > 1:
+            print(plan_text(len(self._arm_names), len(self.seeds), seconds), flush=True)
+
+    @property
+    def _reports_start(self) -> bool:
+        """Whether the pre-flight report comes before all runs, not within each."""
+        several = len(self._arm_names) * len(self.seeds) > 1
+        return several and self.config.pre_flight and not (self.config.teaching or self.config.resume_from_checkpoint)
+
     def _arms(self, seed: int, specs: dict[str, PeerSpec], splits: Splits, objective: Objective) -> list[Arm]:
         """All trainings of one seed."""
         if not self.config.teaching:
@@ -390,9 +408,11 @@ class Experiment:
             return read_json(folder / SUMMARY, Arm, ResumeError)
         config, checkpoint = self._arm_config(name, seed), self._checkpoint_of(folder)
         if self.state.is_main_process:
-            print(f"\n{name} run, seed {seed}", flush=True)
+            place = self.seeds.index(seed) * len(self._arm_names) + self._arm_names.index(name) + 1
+            print(f"\nrun {place} of {len(self.seeds) * len(self._arm_names)}: {name}, seed {seed}", flush=True)
         weight = objective.weight if config.transfer_weight is None else config.transfer_weight
         trainer = self._trainer(config, specs, splits, objective.fresh(weight=weight))
+        trainer.says_start = not self._reports_start
         trainer.measure_start(splits.test, "test")
         began = time.perf_counter()
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .results import MUTUAL, START, ArmResult, Difference, PeerResult, Results
 from .task_words import TaskWords
-from .terminal import percent, render
+from .terminal import percent, program, render
 
 T_95 = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
 """Two-sided 95 % quantiles of Student's t by the number of seeds; 2.26 for ten or more."""
@@ -185,7 +185,7 @@ def results_table(results: Results, folder: Path, words: TaskWords) -> str:
     lines += [f"Data: {results.dataset['note']}"] if results.dataset.get("note") else []
     lines += [f"{headline(results, words)}.", _advice(results, words)]
     lines.append("Models: " + "  ".join(str(folder / name) for name in results.peers))
-    lines.append(f"Next: hf-mutual-kd push {folder} --namespace YOU --dry_run")
+    lines.append(f"Next: {program()} push {folder} --namespace YOU --dry_run")
     return "\n".join(line for line in lines if line)
 
 

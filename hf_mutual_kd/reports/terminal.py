@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +23,14 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | N
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()
+
+
+def program() -> str:
+    """How this package's command is typed here: by its path where that is in no folder of `PATH`."""
+    beside = Path(sys.executable).parent / "hf-mutual-kd"
+    if shutil.which("hf-mutual-kd") or not beside.is_file():
+        return "hf-mutual-kd"
+    return os.path.relpath(beside)
 
 
 def percent(value: float, sign: bool = False) -> str:

@@ -82,6 +82,8 @@ class MutualKDTrainer(CohortPushing):
     ```
     """
 
+    says_start = True
+    """Whether the pre-flight report is printed, which an experiment of several runs does once itself."""
     collator_class: type[RoleTaggingCollator] | None = None
     """In place of the task's own."""
     # The loss is a mean over all units of an optimizer step, whatever the accumulation.
@@ -346,7 +348,7 @@ class MutualKDTrainer(CohortPushing):
                 and not self.evaluations[self._eval_prefix].start
             ):
                 start = self.measure_start(metric_key_prefix=self._eval_prefix)
-                if self.is_world_process_zero():
+                if self.says_start and self.is_world_process_zero():
                     print(start_table(start, self.objective, self.task.words))
             if checkpoint is None:
                 self._fit_rule()
@@ -411,6 +413,8 @@ class MutualKDTrainer(CohortPushing):
 
     def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
         self._end_peers()
+        # Each peer has its own best; the Trainer's would be looked for where a checkpoint is not finished yet.
+        self.state.best_model_checkpoint = None
         output = super()._finalize_training(trial, num_train_samples, start_time)
         self._write_records()
         self._report_skipped()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -95,12 +96,23 @@ def test_control_shares_start_and_order_with_the_mutual_run(place, tmp_path):
     assert all(torch.equal(left[key], right[key]) for key in left)
 
 
+def test_what_is_to_come_is_said_once_and_before_it_begins(place, tmp_path, capsys):
+    """Ten minutes without a word on how many there will be; the same report before each of six runs."""
+    assert main(argv(place, tmp_path / "run", "--seeds", "1", "2")) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("Before training, on 12 validation samples") == 1
+    assert re.search(r"Plan: 2 arms × 2 seeds = 4 runs, about [\d.]+ (seconds|minutes)\.", shown)
+    order = ["Before training", "Plan: ", *(f"run {place} of 4: " for place in (1, 2, 3, 4)), "On the test split"]
+    assert sorted(order, key=shown.index) == order
+    assert "run 3 of 4: control, seed 2" in shown
+
+
 def test_finished_arms_are_not_run_again(finished, place, capsys):
     """Resuming a finished comparison must not cost a second time, nor change a number."""
     out, results = finished
     again = run(place, out, "--seeds", "1", "2", "--resume_from_checkpoint", "true")
     assert again == results
-    assert "mutual run" not in capsys.readouterr().out
+    assert "mutual, seed" not in capsys.readouterr().out
 
 
 def test_killed_run_resumes_to_the_same_result(finished, place, tmp_path):
