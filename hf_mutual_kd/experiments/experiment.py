@@ -47,6 +47,7 @@ from ..reports.run_facts import (
     run_snippet,
 )
 from ..reports.samples import SAMPLES_FILE, Samples, read_samples, write_samples
+from ..reports.text import portable, portable_command
 from ..run_lock import claimed
 from ..scoring.table_teacher import open_table
 from ..tasks.base import Task
@@ -325,11 +326,11 @@ class Experiment:
     def _write_cohort_record(self, cohort: Cohort, splits: Splits, objective: Objective) -> None:
         if not self.state.is_main_process:
             return
-        record = cohort_facts(cohort) | self._facts(splits) | {"recipe": self.given}
+        record = cohort_facts(cohort) | self._facts(splits) | {"recipe": portable(self.given)}
         for name, spec in cohort.specs.items():
-            record["peers"][name]["base"] = base_facts(spec.source, spec.revision)
+            record["peers"][name] |= {"source": portable(spec.source), "base": base_facts(spec.source, spec.revision)}
         record["objective"] = objective_facts(objective)
-        record["hyperparameters"] = hyperparameter_facts(self.given, self.config.resolved(), self.options)
+        record["hyperparameters"] = portable(hyperparameter_facts(self.given, self.config.resolved(), self.options))
         if self.changes:
             record["changes"] = self.changes
             for option, text in described(self.changes).items():
@@ -342,9 +343,9 @@ class Experiment:
         return {
             "task": self.task.name,
             "seeds": self.seeds,
-            "dataset": splits.facts,
+            "dataset": splits.facts | {"name": portable(splits.facts.get("name"))},
             "versions": versions(),
-            "command": self.command,
+            "command": portable_command(self.command),
         }
 
     def _pull_checkpoint(self) -> None:

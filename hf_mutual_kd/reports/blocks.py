@@ -60,6 +60,14 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Links:
+    """Files that lie beside the page: `(text, address)`."""
+
+    kind: ClassVar[str] = "links"
+    items: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Samples:
     """Single test samples with every peer's belief before and after, and what they can be filtered by."""
 

@@ -39,6 +39,16 @@ class Curves:
     def __bool__(self) -> bool:
         return any(len(points) > 1 for points in [*self.mutual, *self.control, *self.losses.values()])
 
+    def from_start(self, value: float | None) -> Curves:
+        """The same with what the peer reached before training at step 0, where that is known."""
+        if value is None:
+            return self
+        mutual, control = (
+            [[(0, value), *points] if points[0][0] > 0 else points for points in lines]
+            for lines in (self.mutual, self.control)
+        )
+        return Curves(mutual, control, self.losses)
+
 
 def read_curves(arms: Mapping[str, Sequence[Path]], peer: str, metric: str) -> Curves:
     """Pick one peer's numbers out of the logs of all arms.
@@ -70,14 +80,21 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except ValueError as error:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not all(isinstance(row, dict) and isinstance(row.get("step", 0), int) for row in rows):
+            raise ValueError("every line must be an object whose step is a whole number")
+        return rows
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputFolderError(f"{path} is damaged: {error}; run again, or restore it") from None
 
 
 def _points(history: Sequence[Mapping[str, Any]], key: str) -> Points:
     """`(step, value)` of a key, by step; a step that was logged twice, as after a resume, keeps the later value."""
-    points = {int(entry["step"]): float(entry[key]) for entry in history if key in entry and "step" in entry}
+    points = {
+        entry["step"]: float(entry[key])
+        for entry in history
+        if isinstance(entry.get(key), int | float) and "step" in entry
+    }
     return sorted((step, value) for step, value in points.items() if math.isfinite(value))
 
 

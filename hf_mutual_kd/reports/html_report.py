@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from .pictures import PICTURES, SampleImages, write_pictures
 from .predictions import Predictions
 from .report_data import MOST_SAMPLES, choose_flips, read_report_data
 from .report_sections import COMMON_SECTIONS, ReportTask
+from .results import RESULTS
 from .results_section import metric_label, tiles, title_of
 from .run_record import RunRecord, read_run
-from .text import TOKEN, one_line
+from .text import TOKEN, duration, one_line
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 FOLDER = "report"
@@ -63,6 +65,7 @@ def write_report(
     """
     data = read_report_data(read_run(run_dir))
     folder = Path(out) if out else data.run.folder / FOLDER
+    data.inside = folder.resolve() == (data.run.folder / FOLDER).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if test_rows is not None and task is not None and data.first is not None:
         data.pictures = _make_thumbnails(data.first, test_rows, task)
@@ -164,9 +167,17 @@ def lead_of(run: RunRecord) -> list[tuple[str, str]]:
         ("of the data", str(dataset.get("note") or "")),
         ("seeds", ", ".join(map(str, seeds))),
         ("steps", f"{steps:,}" if steps else ""),
+        ("finished", _finished(run)),
+        ("trained for", duration(sum(sum(each) for each in run.results.seconds.values())) if run.results else ""),
         ("device", str((run.fact("hardware") or {}).get("device") or "")),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _finished(run: RunRecord) -> str:
+    """The day on which the results were written."""
+    path = run.folder / RESULTS
+    return time.strftime("%Y-%m-%d", time.gmtime(path.stat().st_mtime)) if path.is_file() else ""
 
 
 def _write_page(

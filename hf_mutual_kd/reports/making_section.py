@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .blocks import Code, Figures, Section, Table
+from .blocks import Code, Figures, Links, Section, Table
 from .figures import Figure
 from .model_card import EXAMPLES, data_facts, hyperparameters
 from .report_data import ReportData
@@ -22,10 +22,20 @@ def examples_section(data: ReportData) -> Section | None:
     return Section("examples", "Examples", [Figures([Figure("examples", alt, drawn, drawn, data.run.words.examples)])])
 
 
+FILES = ("results.json", "cohort.json", "roles.parquet", "history.jsonl", "report/samples.safetensors")
+
+
+def _files(data: ReportData) -> list[tuple[str, str]]:
+    """The run's records and models, for a page in the run's own `report`."""
+    there = [name for name in FILES if (data.run.folder / name).is_file()]
+    models = [f"{name}/" for name in data.peers if (data.run.folder / name).is_dir()]
+    return [(name, f"../{name}") for name in (*there, *models)] if data.inside else []
+
+
 def making_section(data: ReportData) -> Section:
     """Peers, data, options, command and versions."""
     run = data.run
-    blocks: list[Any] = []
+    blocks: list[Any] = [Links(files)] if (files := _files(data)) else []
     sources = [
         [name, peer.get("architecture") or "–", f"{peer['parameters']:,}" if peer.get("parameters") else "–"]
         for name, peer in run.peers.items()

@@ -34,6 +34,7 @@ from .text import (
     last_part,
     link,
     number,
+    one_line,
     scrub_command,
     scrub_value,
     sentence,
@@ -301,8 +302,16 @@ def usage(run: RunRecord, name: str) -> dict[str, Any]:
     found = {"snippet": snippet.format(model=model, example=json.dumps(run.words.example))}
     if run.is_timm(name) and name in run.repositories:
         found["timm"] = TIMM_SNIPPET.format(model=json.dumps(f"hf-hub:{run.repositories[name]}"))
-    output = (run.fact("usage") or {}).get(name)
+    output = _one_line_each(str((run.fact("usage") or {}).get(name) or ""), run.labels)
     return found | ({"output": output, "example": run.fact("example") or {}} if output else {})
+
+
+def _one_line_each(printed: str, labels: Sequence[str]) -> str:
+    """What a snippet printed, with every label on one line: one may hold line breaks."""
+    for label in labels:
+        if len(label.splitlines()) > 1:
+            printed = printed.replace(label, one_line(label))
+    return printed
 
 
 def data_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,11 +32,13 @@ class ReportData:
         samples (`dict[str, list[Samples]]`): under `"mutual"` and `"control"`, a part for each seed that has them, the
             first seed's first.
         pictures (`list[SampleImages]`): of test samples.
+        inside (`bool`, *optional*, defaults to `True`): whether the page lies in the run's folder, as its files do.
     """
 
     run: RunRecord
     samples: dict[str, list[Samples]] = field(default_factory=dict)
     pictures: list[SampleImages] = field(default_factory=list)
+    inside: bool = True
 
     @property
     def peers(self) -> list[str]:
@@ -207,7 +209,11 @@ def taught_over_time(run: RunRecord) -> dict[str, Points]:
     history = [row for row in read_history(run.folder) if "step" in row]
     # A step that was logged twice, as after a resume, keeps the later value.
     shares = {
-        name: {int(row["step"]): float(row[f"{name}/taught"]) for row in history if f"{name}/taught" in row}
+        name: {
+            int(row["step"]): float(value)
+            for row in history
+            if isinstance(value := row.get(f"{name}/taught"), int | float)
+        }
         for name in run.peers
     }
     return {name: sorted(points.items()) for name, points in shares.items()}

@@ -126,7 +126,8 @@ def training_section(data: ReportData) -> Section | None:
     share = run.words.share
     measured, losses = [], []
     for name in data.peers:
-        curves = read_curves(run.arm_folders(), name, run.words.metric)
+        start = run.first_arm.validation.get(name, {}).get(run.words.metric) if run.first_arm else None
+        curves = read_curves(run.arm_folders(), name, run.words.metric).from_start(start)
         arms = {arm: lines for arm, lines in (("with its peers", curves.mutual), ("control", curves.control)) if lines}
         if arms:
             said = [

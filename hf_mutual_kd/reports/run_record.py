@@ -164,7 +164,13 @@ class RunRecord:
     @functools.cached_property
     def results(self) -> Results | None:
         """`results.json`, or what the finished arms say; `None` while none has finished."""
-        return Results.read(self.folder) or self._join_arms()
+        found = Results.read(self.folder) or self._join_arms()
+        if found is not None and set(found.peers) != set(self.peers):
+            raise OutputFolderError(
+                f"{self.folder}: what was found is of the peers {', '.join(found.peers)}, the record of "
+                f"{', '.join(self.peers)}; run again, or restore both"
+            )
+        return found
 
     @property
     def seeds(self) -> list[int]:

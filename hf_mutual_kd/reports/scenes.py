@@ -82,10 +82,11 @@ def _changes(peers: Sequence[str], measured: Samples, row: int) -> str:
 
 
 def _numbers(name: str, measured: Samples, row: int, score: Score, plain: np.ndarray | None) -> Table:
-    """Every peer's score at the start, in the control (`plain` `[N]`) and after."""
+    """Every peer's score at the start, in the control (`plain` `[N]`) and after, shaded by its change to the last
+    before it."""
     before, after = (phase[f"{SAMPLE}score"][row] for phase in (measured.start, measured.after))
     arms = [before, *([plain] if plain is not None else [])]
-    change = np.nan_to_num(after - before)
+    change = np.nan_to_num(after - arms[-1])
     rows: list[list[str | Cell]] = [
         [
             peer,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import statistics
 import unicodedata
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -128,6 +130,47 @@ def scrub_value(value: Any) -> Any:
     if isinstance(value, list):
         return [scrub_value(item) for item in value]
     return scrub_word(value) if isinstance(value, str) else value
+
+
+def portable(value: Any) -> Any:
+    """
+    A value of JSON whose paths tell no user's name: relative to the working directory, or `~/…` in the home folder.
+
+    Example:
+
+    ```python
+    >>> portable(["vit=/home/ann/work/peers/vit", "me/vit"])  # in /home/ann/work
+    ['vit=peers/vit', 'me/vit']
+    ```
+    """
+    if isinstance(value, dict):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [portable(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    names = re.match(r"(?:[^=/\\~]*[=:])*", value)
+    begins, rest = (names[0], value[names.end() :]) if names else ("", value)
+    return begins + _near(rest) if os.path.isabs(rest) and "://" not in value else value
+
+
+def _near(path: str) -> str:
+    home, here = Path.home(), Path.cwd()
+    place = Path(os.path.normpath(path))
+    if place.is_relative_to(here):
+        return str(place.relative_to(here))
+    if place.is_relative_to(home) and len(home.parts) > 1:
+        return f"~/{place.relative_to(home)}"
+    near = os.path.relpath(place, here)
+    return last_part(path) if HOME.match(near) else near
+
+
+def portable_command(command: str) -> str:
+    """[`portable`] of every word of a command line."""
+    try:
+        return shlex.join(portable(shlex.split(command)))
+    except ValueError:
+        return command
 
 
 def scrub_command(command: str) -> str:

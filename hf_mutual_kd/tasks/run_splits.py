@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -36,6 +37,8 @@ def load_run_splits(record: Mapping[str, Any], dataset: str | None = None, task:
         recipe["dataset"] = dataset
     if not recipe.get("dataset"):
         raise DataError("there is no record of the data set that was used; give it with --dataset")
+    if str(recipe["dataset"]).startswith("~/"):
+        recipe["dataset"] = os.path.expanduser(recipe["dataset"])
     known = {item.name for item in fields(RecipeOptions)}
     options = RecipeOptions(**{name: value for name, value in recipe.items() if name in known})
     seed = next((recipe[key] for key in ("data_seed", "seed") if recipe.get(key) is not None), DEFAULT_SEED)

@@ -104,7 +104,7 @@ def test_everything_is_reached_by_keyboard_and_shows_it(page):
     from selenium.webdriver.common.keys import Keys
 
     reached, outlines = [], set()
-    for _ in range(60):
+    for _ in range(200):
         ActionChains(page).send_keys(Keys.TAB).perform()
         now, outline = page.execute_script(
             "const one = document.activeElement;"
@@ -188,3 +188,23 @@ def test_filters_of_maps_leave_what_they_name(browser, map_pages, task, key, val
     choose(browser, key, value)
     assert shown_scenes(browser, key) == left
     assert browser.find_element("css selector", "output").text == f"{len(left)} of {SAMPLES} samples"
+
+
+def test_tables_sort_and_figures_enlarge(page):
+    """A head that looks like a button and does nothing, or text that is sorted where numbers are."""
+    by_number = (
+        "const tables = [...document.querySelectorAll('table')];"
+        "const table = tables.find((one) => one.caption.textContent.startsWith('Who taught,'));"
+        "const place = table.rows[0].cells.length - 1, head = table.rows[0].cells[place];"
+        "head.querySelector('button').click();"
+        "const values = () => [...table.tBodies[0].rows].map((row) => parseFloat(row.cells[place].textContent));"
+        "const first = values(), said = head.ariaSort; head.querySelector('button').click();"
+        "return [first, said, values(), head.ariaSort]"
+    )
+    falling, said, rising, then = page.execute_script(by_number)
+    assert falling == sorted(falling, reverse=True)
+    assert rising == sorted(rising)
+    assert (said, then) == ("descending", "ascending")
+    large = "document.querySelector('button.enlarge').click(); const one = document.querySelector('dialog');"
+    assert page.execute_script(f"{large} return one.open && one.querySelector('img').naturalWidth > 300")
+    page.execute_script("document.querySelector('dialog').close()")

@@ -8,7 +8,17 @@ import yaml
 from hostile_text import HOSTILE
 from markdown_it import MarkdownIt
 
-from hf_mutual_kd.reports.text import code, dump_front_matter, escape, fence, scrub, scrub_command, split_readme
+from hf_mutual_kd.reports.text import (
+    code,
+    dump_front_matter,
+    escape,
+    fence,
+    portable,
+    portable_command,
+    scrub,
+    scrub_command,
+    split_readme,
+)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -50,3 +60,17 @@ def test_text_that_another_yaml_parser_takes_for_a_number_is_quoted(text):
     assert dumped == f"---\nrevision: '{text}'\n---\n"
     assert split_readme(dumped) == ({"revision": text}, "")
     assert yaml.safe_load(dumped.split("---\n")[1]) == {"revision": text}
+
+
+def test_recorded_paths_tell_no_user(tmp_path, monkeypatch):
+    """A record that is shared, and with it a user's name; or a label that looks like a path and is changed."""
+    home, work = tmp_path / "home" / "ann", tmp_path / "home" / "ann" / "work"
+    work.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(work)
+    given = {"peers": [f"vit={work}/peers/vit", "me/vit"], "dataset": f"{home}/data", "steps": 3}
+    assert portable(given) == {"peers": ["vit=peers/vit", "me/vit"], "dataset": "~/data", "steps": 3}
+    assert portable(f"dhf1k:{home}/DHF1K") == "dhf1k:~/DHF1K"
+    assert portable("https://example.org/x") == "https://example.org/x"
+    assert portable(f"{tmp_path}/data") == "../../../data"
+    assert portable_command(f"run.py --dataset {work}/d --note 'a b'") == "run.py --dataset d --note 'a b'"

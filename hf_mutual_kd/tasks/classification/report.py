@@ -112,21 +112,30 @@ def confusion_section(data: ReportData) -> Section | None:
     if first is None or not classes:
         return None
     control = next(iter(data.predictions.get("control") or []), None)
-    blocks: list[Any] = [Text("Test samples of one class that are taken for another: the pairs that changed most.")]
+    against = "start" if control is None else "control"
+    blocks: list[Any] = [
+        Text(
+            "Test samples of one class that are taken for another: the pairs that changed most against the "
+            f"{against}, which also shades the change: blue for fewer, orange for more."
+        )
+    ]
     for index, name in enumerate(data.peers):
         before, after = (confusion(first, phase, index, classes) for phase in ("start", "after"))
         plain = confusion(control, "after", index, classes) if control else None
-        rows = []
-        for truth, guess in confusion_changes(before, after):
-            counts = [before[truth, guess], *([plain[truth, guess]] if plain is not None else []), after[truth, guess]]
-            change = int(counts[-1] - counts[0])
-            shade = -change / max(1, int(before[truth].sum()))
-            sign = f"{change:+d}".replace("-", "−")
-            rows.append(
-                [f"{data.label(truth)} → {data.label(guess)}", *(f"{count:,}" for count in counts)]
-                + [Cell(sign, float(np.clip(4 * shade, -1, 1)))]
-            )
+        rows: list[list[str | Cell]] = []
+        bases = {"start": before} | ({"control": plain} if plain is not None else {})
+        for truth, guess in confusion_changes(bases[against], after):
+            counts = [found[truth, guess] for found in (*bases.values(), after)]
+            changes = [int(counts[-1] - count) for count in counts[:-1]]
+            shade = -changes[-1] / max(1, int(before[truth].sum()))
+            signs = [f"{change:+d}".replace("-", "−") for change in changes]
+            rows.append([
+                f"{data.label(truth)} → {data.label(guess)}",
+                *(f"{count:,}" for count in counts),
+                *signs[:-1],
+                Cell(signs[-1], float(np.clip(4 * shade, -1, 1))),
+            ])  # fmt: skip
         if rows:
-            columns = ("truth → taken for", "start", *(["control"] if plain is not None else []), "after", "change")
+            columns = ("truth → taken for", *bases, "after", *(f"after − {base}" for base in bases))
             blocks.append(Table(f"{name}: confusions", columns, rows))
     return Section("confusions", "Confusions", blocks) if len(blocks) > 1 else None

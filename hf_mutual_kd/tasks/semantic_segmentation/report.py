@@ -82,10 +82,11 @@ def pixel_confusion_section(data: ReportData) -> Section | None:
     classes = len(data.run.labels)
     if not parts or not classes:
         return None
+    against = "control" if plain else "start"
     blocks: list[Any] = [
         Text(
             "Pixels of one class that are taken for another, in % of the pixels of that class over all seeds: the "
-            "pairs for which most pixels changed. Blue: fewer than at the start."
+            f"pairs for which most pixels changed against the {against}. Blue: fewer than there."
         )
     ]
     for index, name in enumerate(data.peers):
@@ -94,17 +95,17 @@ def pixel_confusion_section(data: ReportData) -> Section | None:
         arms["after"] = pixel_confusion(parts, "after", index, classes)
         shares = {arm: counts / counts.sum(1, keepdims=True).clip(min=1) for arm, counts in arms.items()}
         rows: list[list[str | Cell]] = []
-        for truth, guess in confusion_changes(arms["start"], arms["after"]):
-            change = shares["after"][truth, guess] - shares["start"][truth, guess]
-            rows.append(
-                [
-                    f"{data.label(truth)} → {data.label(guess)}",
-                    *(_percent(found[truth, guess]) for found in shares.values()),
-                    shaded(number(float(change), True, sign=True), -float(change), FULL),
-                ]
-            )
+        bases = [arm for arm in arms if arm != "after"]
+        for truth, guess in confusion_changes(arms[against], arms["after"]):
+            now = shares["after"][truth, guess]
+            changes = [float(now - shares[base][truth, guess]) for base in bases]
+            texts = [number(change, True, sign=True) for change in changes]
+            values = [_percent(found[truth, guess]) for found in shares.values()]
+            shade = shaded(texts[-1], -changes[-1], FULL)
+            rows.append([f"{data.label(truth)} → {data.label(guess)}", *values, *texts[:-1], shade])
         if rows:
-            blocks.append(Table(f"{name}: confusions", ("truth → taken for", *arms, "after − start"), rows))
+            columns = ("truth → taken for", *arms, *(f"after − {base}" for base in bases))
+            blocks.append(Table(f"{name}: confusions", columns, rows))
     return Section("confusions", "Confusions", blocks) if len(blocks) > 1 else None
 
 
