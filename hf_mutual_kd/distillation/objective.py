@@ -344,6 +344,7 @@ class Objective:
         """The pull of each peer's own start, where it is sure."""
         pulls = []
         for logits, start in zip(live, self.rule.speak(starts), strict=True):
+            start = start.detach()
             target = softened_log_probs(start, self.temperature)
             sure = softened_log_probs(start).amax(1) >= math.log(confidence) if confidence > 0 else True
             heard = (teacher != NOBODY) & sure

@@ -86,7 +86,8 @@ def test_every_rule_with_every_source(rule, source, shape, peers, has_labels):
     assert not leaf.grad.movedim(2, -1)[own | (teacher == NOBODY)].any()
     if peers == 1:
         ranked_by_starts = (source == "live" and rule == "best") * (labels < 0)
-        learns = torch.full(labels.shape, source != "live") & (teacher == MEAN) | ranked_by_starts
+        by_starts = source != "live" or rule == "self"
+        learns = torch.full(labels.shape, by_starts) & (teacher == MEAN) | ranked_by_starts
         assert not pulls[0][~learns].abs().gt(1e-6).any()
     else:
         assert pulls.detach().abs().sum() > 0
