@@ -139,6 +139,19 @@ def load_splits(
     return Splits(splits["train"], splits["validation"], splits["test"], names, facts)
 
 
+def found_in_words(splits: Splits) -> str:
+    """A line on what was found, to be read before hours of training: rows of each split, and the classes."""
+    facts = splits.facts
+    rows = facts.get("rows") or {}
+    parts = [
+        f"{role} {'a stream' if rows.get(role) is None else f'{rows[role]:,}'} ({origin})"
+        for role, origin in facts.get("splits", {}).items()
+    ]
+    names = splits.label_names or []
+    shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    return f"Data: {facts.get('name')}: {'; '.join(parts)}" + (f"; {len(names)} classes: {shown}" if names else "")
+
+
 def _choose(source: Source, options: RecipeOptions) -> dict[str, str]:
     """The split of each role; a role that has none is absent."""
     asked = {"train": options.train_split, "validation": options.validation_split, "test": options.test_split}

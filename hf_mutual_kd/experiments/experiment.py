@@ -21,7 +21,7 @@ from ..config.recipe import to_command
 from ..config.training_config import MutualKDConfig
 from ..data.collator import SAMPLE_ID
 from ..data.role_table import RoleTable
-from ..data.splits import ROLES, Splits
+from ..data.splits import ROLES, Splits, found_in_words
 from ..distillation.objective import Objective
 from ..errors import ConfigError, OutputFolderError, ResumeError
 from ..files import read_json, write_bytes, write_json
@@ -307,6 +307,8 @@ class Experiment:
         task.check_splits(splits, self.config.on_bad_row)
         if self.options.dataset_note:
             splits.facts["note"] = self.options.dataset_note
+        if self.state.is_main_process:
+            print(found_in_words(splits))
         return splits
 
     def _load_cohort(self, specs: dict[str, PeerSpec], splits: Splits) -> Cohort:

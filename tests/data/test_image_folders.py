@@ -6,6 +6,7 @@ import pytest
 from data_sets import load, png
 
 from hf_mutual_kd.data.image_folders import read_image_folder, role_of, split_folders
+from hf_mutual_kd.data.splits import found_in_words
 from hf_mutual_kd.errors import DataError
 
 NOBODY_ASKED = {"train": "train", "validation": None, "test": None}
@@ -100,3 +101,11 @@ def test_parquet_files_in_any_spelling(tmp_path):
     for name in ("Train", "Validation", "Test"):
         write_parquet(tmp_path / f"{name}.parquet", 4)
     assert load(tmp_path).facts["splits"] == {"train": "Train", "validation": "Validation", "test": "Test"}
+
+
+def test_what_was_found_is_said(tmp_path):
+    """A wrapper that became the only class shows in one line, before the training and not after it."""
+    splits = load(images(tmp_path / "pets", "Train/cat", "Train/dog", "val/cat", "Test/cat", "Test/dog", count=3))
+    assert found_in_words(splits) == (
+        "Data: pets: train 6 (Train); validation 3 (val); test 6 (Test); 2 classes: cat, dog"
+    )
