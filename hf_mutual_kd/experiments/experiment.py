@@ -386,7 +386,7 @@ class Experiment:
         if not self.config.teaching:
             return [self._arm(name, seed, specs, splits, objective) for name in self._arm_names]
         folder = self._arm_folder("mutual", seed)
-        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": False}
+        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": False} | UNIFIED
         if self.state.is_main_process:
             print(f"\nstages, seed {seed}", flush=True)
         trainer = self._trainer(dataclasses.replace(self.config, **changes), specs, splits)

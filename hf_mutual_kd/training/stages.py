@@ -204,7 +204,8 @@ class Stages:
 
     def _stage_trainer(self, folder: Path, options: MutualKDConfig, only_labels: bool, tries: bool) -> MutualKDTrainer:
         outer, share = self.trainer, self._share
-        options = changed(options, output_dir=str(folder), labelled_share=share)
+        unified = {"input_column": None, "label_column": None}
+        options = changed(options, output_dir=str(folder), labelled_share=share, **unified)
         self.cohort.drop_starts()
         trainer = type(outer)(
             self.cohort, options, train_dataset=outer.train_dataset, eval_dataset=self.rows, view=outer.view,
