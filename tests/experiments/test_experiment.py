@@ -56,7 +56,7 @@ def test_results_hold_every_number_of_the_table(finished):
     assert results["dataset"]["rows"] == {"train": 40, "validation": 12, "test": 15}
     assert results["dataset"]["fingerprint"]
     assert torch.__version__.startswith(results["versions"]["torch"])
-    assert results["command"].startswith("accelerate launch recipes/vit_classify.py --")
+    assert results["command"].startswith("hf-mutual-kd train image-classification --")
 
 
 def test_improved_peers_are_ordinary_models(finished):

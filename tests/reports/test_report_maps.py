@@ -110,7 +110,7 @@ def test_flips_and_confusions_by_hand(runs):
     ]
     assert rows_of(flips, 1)[0] == ["seg", "12.50", "2.50", "40.00", "7.50", "2.50", "66.67"]
     confused = rows_of(pixel_confusion_section(data))
-    assert confused[0] == ["water → forest", "40.00", "30.00", "20.00", "−20.00"]
+    assert confused[0] == ["water → forest", "40.00", "30.00", "20.00", "−20.00", "−10.00"]
 
 
 def test_samples_are_found_by_what_they_show(runs):
