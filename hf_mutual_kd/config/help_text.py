@@ -34,7 +34,8 @@ def render_help(
     """
     lines = [f"usage: {usage}", ""] if usage else []
     lines += [description]
-    items = [(item, get_type_hints(cls)[item.name]) for cls in option_classes for item in fields(cls) if item.init]
+    hints = {cls: get_type_hints(cls) for cls in option_classes}
+    items = [(item, hints[cls][item.name]) for cls in option_classes for item in fields(cls) if item.init]
     shown = {item.name: (item, hint) for item, hint in items if _is_shown(item, kinds)}
     has_often = any(item.metadata.get("often") for item, _ in shown.values())
     for group, title in GROUPS.items():

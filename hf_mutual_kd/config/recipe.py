@@ -267,12 +267,13 @@ def _own_class(option_classes: tuple[type, ...], config_class: type) -> type:
 
 def options_of(*classes: type) -> dict[str, Option]:
     """All options of dataclasses, by name."""
-    return {
-        item.name: Option(item.name, _full_hint(item, get_type_hints(cls)[item.name]), item.metadata)
-        for cls in classes
-        for item in fields(cls)  # type: ignore[arg-type]
-        if item.init
-    }
+    found = {}
+    for cls in classes:
+        hints = get_type_hints(cls)
+        for item in fields(cls):  # type: ignore[arg-type]
+            if item.init:
+                found[item.name] = Option(item.name, _full_hint(item, hints[item.name]), item.metadata)
+    return found
 
 
 def _full_hint(item: Field[Any], hint: Any) -> Any:
