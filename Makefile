@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # Unbound threads are many times slower at random on shared machines.
 THREADS := OMP_PROC_BIND=true OMP_PLACES=cores OMP_WAIT_POLICY=ACTIVE
 
-.PHONY: run test test-slow lint docs bench evidence hunt suites land-cover cards clean
+.PHONY: run test test-slow lint docs bench evidence hunt few-labels suites land-cover cards clean
 
 run: $(VENV)/.run
 	$(THREADS) $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
@@ -43,6 +43,9 @@ evidence: $(VENV)/.run
 
 hunt: $(VENV)/.test
 	$(BIN)/python recipes/hunt.py $(ARGS)
+
+few-labels: $(VENV)/.run
+	$(BIN)/python recipes/few_labels.py $(ARGS)
 
 suites: $(VENV)/.run
 	$(BIN)/python recipes/suites/make_peers.py

@@ -7,6 +7,7 @@ from .config.options import RecipeOptions as RecipeOptions
 from .config.options import TransferOptions as TransferOptions
 from .config.training_config import MutualKDConfig as MutualKDConfig
 from .experiments.experiment import Experiment as Experiment
+from .experiments.run_suite import SuiteArm as SuiteArm
 from .experiments.launch import launch as launch
 from .peers.cohort import Cohort as Cohort
 from .peers.cohort import CohortOutput as CohortOutput

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+import yaml
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from conftest import LABELS, MAKERS, make_rows, tiny_processor
@@ -55,7 +56,7 @@ def train(out: str, batch: str, *options: str) -> None:
     changes = dict(option.split("=") for option in options)
     source, streams, splits = changes.pop("goes_on_from", ""), changes.pop("streams", ""), changes.pop("splits", "")
     dies = [Dies(int(changes.pop("dies_at")))] if "dies_at" in changes else []
-    settings = {key: float(value) if "." in value else int(value) for key, value in changes.items()}
+    settings = {key: yaml.safe_load(value) for key, value in changes.items()}
     peers = {}
     for index, name in enumerate(("vit", "cnx")):
         torch.manual_seed(index)

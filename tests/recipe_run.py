@@ -12,7 +12,7 @@ RECIPE = ROOT / "recipes" / "vit_classify.py"
 FAST = [
     "--max_steps", "4", "--per_device_train_batch_size", "8", "--learning_rate", "1e-2",
     "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2",
-    "--use_cpu", "--report_to", "none", "--disable_tqdm", "true",
+    "--teacher_rule", "best", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true",
 ]  # fmt: skip
 
 

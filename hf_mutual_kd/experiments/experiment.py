@@ -63,7 +63,7 @@ from .drawing import draw_changed
 from .plan import plan_text, seconds_of_run
 from .resuming import check_checkpoints, check_resumed
 from .run_folder import RunFolder
-from .staged import folder_of, measure_stages
+from .staged import folder_of, measure_stages, stage_facts
 
 
 class Experiment:
@@ -130,6 +130,8 @@ class Experiment:
         described = first_way(self.config, cohort.task)
         objective = objective_for(described, splits.train, len(cohort.names), cohort.task)
         check_staged(self.config, splits.validation, None, ())
+        if self.config.teaching and not self.options.control:
+            raise ConfigError("teaching 'auto' chooses between the control and others; leave out control false")
         self._check_training(cohort, splits, objective)
         look_at_rows(cohort, {role: getattr(splits, role) for role in ROLES})
         self._pull_checkpoint()
@@ -143,7 +145,10 @@ class Experiment:
         self._say_plan(specs, splits, objective)
         with emissions_tracker() as tracker:
             arms = [arm for seed in self.seeds for arm in self._arms(seed, specs, splits, objective)]
-        results = collect(arms, self._facts(splits), self.task.words, self._samples(arms))
+        facts = self._facts(splits)
+        if self.config.teaching:
+            facts |= stage_facts([self._arm_folder("mutual", seed) for seed in self.seeds])
+        results = collect(arms, facts, self.task.words, self._samples(arms))
         if tracker is not None:
             results.co2_kg = tracker.final_emissions
         if self.state.is_main_process:
@@ -386,7 +391,7 @@ class Experiment:
         if not self.config.teaching:
             return [self._arm(name, seed, specs, splits, objective) for name in self._arm_names]
         folder = self._arm_folder("mutual", seed)
-        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": False} | UNIFIED
+        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": False}
         if self.state.is_main_process:
             print(f"\nstages, seed {seed}", flush=True)
         trainer = self._trainer(dataclasses.replace(self.config, **changes), specs, splits)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ..config.options import RecipeOptions, TransferOptions
 from ..config.recipe import parse_recipe
+from ..config.stage_options import DECIDED
 from ..errors import ConfigError
 from .program import run_command
 
@@ -56,6 +57,22 @@ def defaults_for(said: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def stages_for(said: Mapping[str, Any]) -> dict[str, Any]:
+    """A training adapts, teaches and chooses, unless the user says who teaches, or asks for what stages lack.
+
+    Example:
+        >>> stages_for({"learning_rate": 1e-4}), stages_for({"teacher_rule": "mean"})
+        ({'teaching': 'auto'}, {})
+    """
+    decided = said.get("labels") is False or any(name in said for name in DECIDED if name != "labels")
+    lacks = said.get("control") is False or said.get("transfer_weight") == 0
+    pushes_while_it_trains = said.get("push_to_hub") and "checkpoint" in str(said.get("hub_strategy", ""))
+    elsewhere = isinstance(said.get("resume_from_checkpoint"), str)
+    splits_weights = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
+    plain = decided or lacks or pushes_while_it_trains or elsewhere or splits_weights
+    return {} if plain else {"teaching": "auto"}
+
+
 def launch(task: str, argv: Sequence[str]) -> int:
     """
     Train from a command line, and end as a program does: see [`train`].
@@ -91,7 +108,7 @@ def train(task: str, argv: Sequence[str]) -> None:
         words,
         (RecipeOptions, TransferOptions),
         load_config_class,
-        defaults=lambda said: {"output_dir": f"runs/{task}"} | defaults_for(said),
+        defaults=lambda said: {"output_dir": f"runs/{task}"} | defaults_for(said) | stages_for(said),
         description=way.help,
         program=command,
         kinds=way.kinds if task in WAYS else None,

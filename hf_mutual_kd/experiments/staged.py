@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,16 @@ def measure_stages(trainer: MutualKDTrainer, test: Any, resume: bool) -> list[Ar
         write_json(done, [dataclasses.asdict(arm) for arm in arms])
     trainer.accelerator.wait_for_everyone()
     return arms
+
+
+def stage_facts(folders: Sequence[Path]) -> dict[str, Any]:
+    """What results say of the choice, from the stages of every seed: fields of [`Results`]."""
+    facts = [read_json(folder / STAGES / FILE)["facts"] for folder in folders]
+    return {
+        "kept": {name: [one["kept"][name] for one in facts] for name in facts[0]["kept"]},
+        "validation": [one["validation"] for one in facts],
+        "labelled_share": facts[0].get("labelled_share"),
+    }
 
 
 def _write_samples(trainer: MutualKDTrainer, test: Any, folder: Path) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .kept import columns_of, delta_of_kept, kept_sentence
 from .results import MUTUAL, START, ArmResult, Difference, PeerResult, Results
 from .task_words import TaskWords
 from .terminal import percent, program, render
@@ -49,7 +50,7 @@ def spread(delta: Difference, words: TaskWords, metric: str | None = None) -> st
 def interval_note(results: Results, words: TaskWords) -> str:
     """What stands behind a difference, in a sentence; empty where none is shown."""
     seeds = len(results.seeds)
-    known = [peer.delta(results.reference, words.metric) for peer in results.peers.values()]
+    known = [_delta(results, peer, words) for peer in results.peers.values()]
     shown = [delta for delta in known if delta is not None]
     if not shown:
         return ""
@@ -88,10 +89,11 @@ def table(results: Results, words: TaskWords) -> tuple[tuple[str, ...], list[tup
     """
     seeds, against = len(results.seeds), results.reference
     parts = [part for part in PARTS if results.teachers.get(part)]
-    columns = ("peer", *results.arms, f"Δ against {against}", *(PARTS[part] for part in parts), "flips + −")
+    title = "Δ of kept against the best control" if results.kept else f"Δ against {against}"
+    columns = ("peer", *columns_of(results), title, *(PARTS[part] for part in parts), "flips + −")
     rows = []
     for name, peer in results.peers.items():
-        delta = peer.delta(against, words.metric)
+        delta = _delta(results, peer, words)
         rows.append((
             name,
             *(reached(peer, arm, words) for arm in results.arms),
@@ -104,6 +106,11 @@ def table(results: Results, words: TaskWords) -> tuple[tuple[str, ...], list[tup
     return tuple(columns[index] for index in kept), [tuple(row[index] for index in kept) for row in rows]
 
 
+def _delta(results: Results, peer: PeerResult, words: TaskWords) -> Difference | None:
+    """Against the control; of a run in stages against the best of start, control and self-training."""
+    return delta_of_kept(peer, words) if results.kept else peer.delta(results.reference, words.metric)
+
+
 def _together(results: Results, words: TaskWords, parts: Sequence[str]) -> list[tuple[str, ...]]:
     """Rows of all peers together: the ensemble, which is also the teacher `"<mean>"`, and `"<all>"`."""
     rows = []
@@ -112,7 +119,7 @@ def _together(results: Results, words: TaskWords, parts: Sequence[str]) -> list[
         ensemble = results.ensemble if who == "<mean>" else None
         if ensemble is None and not any(taught):
             continue
-        delta = ensemble.delta(results.reference, words.metric) if ensemble else None
+        delta = _delta(results, ensemble, words) if ensemble else None
         rows.append((
             TOGETHER[who],
             *(reached(ensemble, arm, words) if ensemble else NONE for arm in results.arms),
@@ -135,14 +142,15 @@ def headline(results: Results, words: TaskWords) -> str:
 
     Example: `"All 3 peers beat their control, by 0.67 to 1.55 points"`.
     """
-    found = {name: peer.delta(results.reference, words.metric) for name, peer in results.peers.items()}
+    found = {name: _delta(results, peer, words) for name, peer in results.peers.items()}
     deltas = {name: delta for name, delta in found.items() if delta is not None}
     groups: dict[str, list[str]] = {}
     for name, delta in deltas.items():
         groups.setdefault(verdict(delta, len(results.seeds)), []).append(name)
     if not deltas:
         return "Nothing could be measured against labels"
-    said = [_of_group(word, names, deltas, results.reference, words) for word, names in groups.items()]
+    against = "best control" if results.kept else results.reference
+    said = [_of_group(word, names, deltas, against, words) for word, names in groups.items()]
     text = "; ".join(said)
     return text[0].upper() + text[1:] if text.startswith(("all ", "both ")) else text
 
@@ -183,6 +191,7 @@ def results_table(results: Results, folder: Path, words: TaskWords) -> str:
     title = f"On the test split: {measured}, {seeds} seed{'s' if seeds > 1 else ''}, {results.steps} steps"
     lines = [render(*table(results, words), title), interval_note(results, words)]
     lines += [f"Data: {results.dataset['note']}"] if results.dataset.get("note") else []
+    lines += [kept_sentence(results)] if results.kept else []
     lines += [f"{headline(results, words)}.", _advice(results, words)]
     lines.append("Models: " + "  ".join(str(folder / name) for name in results.peers))
     lines.append(f"Next: {program()} push {folder} --namespace YOU --dry_run")
@@ -191,7 +200,7 @@ def results_table(results: Results, folder: Path, words: TaskWords) -> str:
 
 def _advice(results: Results, words: TaskWords) -> str:
     """What a user may do with this outcome."""
-    deltas = [peer.delta(results.reference, words.metric) for peer in results.peers.values()]
+    deltas = [_delta(results, peer, words) for peer in results.peers.values()]
     said = {verdict(delta, len(results.seeds)) for delta in deltas if delta is not None}
     if results.reference == START:
         return "Without a control nobody knows what plain fine-tuning would have reached."
@@ -200,7 +209,7 @@ def _advice(results: Results, words: TaskWords) -> str:
     ensemble = ""
     if together is not None and together > best:
         ensemble = f"The mean of all peers ({words.text(together)}) is above the best of them ({words.text(best)})."
-    if "worse" in said:
+    if "worse" in said and not results.kept:
         return f"Where a peer is worse, keep the control's weights or try another rule. {ensemble}".strip()
     if said and said <= {"within noise"}:
         return f"Plain fine-tuning gives as good models here: see 'What to expect' in the README. {ensemble}".strip()

@@ -17,6 +17,7 @@ from .adapter_folder import ADAPTER_CONFIG, relabelled
 from .card_figures import read_curves, teacher_figure, training_figure
 from .card_metadata import licence_of, metadata, non_commercial
 from .closing_table import PARTS, TOGETHER, interval_note, spread, verdict
+from .kept import kept_lines
 from .readme_merge import BEGIN, END, merge_readme
 from .results import CONTROL, MUTUAL, START, Difference, PeerResult
 from .run_facts import MACHINE_OPTIONS
@@ -83,6 +84,7 @@ class CardData:
     verdict: str | None
     delta: Difference | None
     note: str
+    kept: list[str]
     fell_below_start: bool
     flips: Mapping[str, Mapping[str, float]]
     classes: dict[str, list[dict[str, Any]]]
@@ -147,6 +149,7 @@ def build_card(run: RunRecord, name: str, figures: Mapping[str, str]) -> CardDat
         verdict=verdict(delta, len(run.seeds)) if delta else None,
         delta=delta,
         note=interval_note(results, run.words) if results and delta else "",
+        kept=kept_lines(results, name, run.words),
         fell_below_start=start is not None and after is not None and after < start,
         flips=flip_rows(result),
         classes=class_rows(run, result),

@@ -131,6 +131,11 @@ class Results:
         cohort (`dict[str, float]`): what the peers reached together before training, and what they are compared with.
         seconds (`dict[str, list[float]]`): of each training, by arm.
         rule (`dict`): [`Arm`]'s, of the first seed.
+        kept (`dict[str, list[dict]]`): of a run in stages, for each peer and seed: `what`, `alpha`, `way`, and the
+            validation numbers that the choice rests on. The arm `"mutual"` then has the metrics of what is kept, and
+            `"taught"` those of what the peers taught.
+        validation (`list[dict]`): of each seed, every arm's metric on the rows that selected, by peer and `ensemble`.
+        labelled_share (`float`, *optional*): of labelled rows in the steps.
         dataset, versions, command, measured_on, usage, example, examples, co2_kg: see [`run_facts`].
     """
 
@@ -144,6 +149,9 @@ class Results:
     cohort: dict[str, Number] = field(default_factory=dict)
     seconds: dict[str, list[Number]] = field(default_factory=dict)
     rule: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kept: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    validation: list[dict[str, dict[str, Number]]] = field(default_factory=list)
+    labelled_share: Number | None = None
     dataset: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""

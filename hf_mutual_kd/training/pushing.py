@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,12 @@ from ..files import write_json
 from ..hub.checkpoints import PushInBackground
 from ..hub.names import PushTarget
 from ..hub.push import PushReport, check_rights, push_run
-from ..peers.cohort_record import COHORT
-from ..reports.html_report import write_report
+from ..peers.cohort_record import COHORT, cohort_facts
 from ..reports.model_card import write_cards
-from ..reports.results import CONTROL, MUTUAL, RESULTS, Arm, collect
-from ..reports.samples import SAMPLES_FILE, write_samples
-from ..scoring.score_table import plain_rows
+from ..reports.results import MUTUAL, RESULTS, Arm, collect
+from ..reports.run_facts import objective_facts
 from .evaluation import Evaluation
-from .run_record import run_record
 from .saving import CohortSaving
-from .ways import changed
 
 
 def push_settings(args: MutualKDConfig) -> dict[str, Any]:
@@ -45,10 +39,7 @@ class CohortPushing(CohortSaving):
     objective: Objective
     evaluations: defaultdict[str, Evaluation]
     """By the prefix of the metrics: `eval`, `test`, …"""
-    given_view: Any
     _pushes: PushInBackground | None = None
-    given_args: MutualKDConfig
-    _control_arms: dict[str, Arm] | None = None
 
     def push_to_hub(
         self,
@@ -96,7 +87,6 @@ class CohortPushing(CohortSaving):
         self._write_cohort_record()
         self._write_results()
         write_cards(self.folder)
-        write_report(self.folder, task=self.task)
 
     def _check_rights(self) -> None:
         if self.args.push_to_hub and self.is_world_process_zero():
@@ -123,9 +113,7 @@ class CohortPushing(CohortSaving):
 
     def _write_cohort_record(self) -> None:
         if self.args.should_save and not self._is_recipes(COHORT):
-            validation = self._main_eval_dataset() if self.eval_dataset is not None else None
-            rows = {"train": plain_rows(self.train_dataset), "validation": plain_rows(validation)}
-            record = run_record(self.cohort, self.given_args, self.objective, rows)
+            record = cohort_facts(self.cohort) | {"objective": objective_facts(self.objective)}
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / COHORT, record)
 
@@ -142,49 +130,7 @@ class CohortPushing(CohortSaving):
         arm = self.arm(MUTUAL, split, seconds=0.0)
         measured_on = "validation" if split == "eval" else split
         facts = {"task": self.task.name, "seeds": [self.args.seed], "measured_on": measured_on}
-        control = [self._control_arms[split]] if self._control_arms and split in self._control_arms else []
-        collect([*control, arm], facts, self.task.words).write(self.folder)
-        before, after = (one.evaluator for one in self.evaluations[split].both(split))
-        outcomes = {"outcomes": after.outcome_facts()}
-        write_samples(self.folder / SAMPLES_FILE, self.peer_names, before.records(), after.records(), outcomes)
-
-    def train_control(self, test_dataset: Any = None) -> None:
-        """
-        Train the same without transfer into `output_dir/control`, for the results and the cards of this run.
-
-        Call it before `train`: it begins with the same weights.
-
-        Args:
-            test_dataset (*optional*): rows that are reported; this run is measured on them by
-                `measure_start(rows, "test")` before it trains and by `evaluate` with the prefix `"test"` after.
-
-        Raises:
-            [`ConfigError`]: the peers have been trained, or this is a control itself.
-        """
-        if self.state.global_step or self.objective.weight == 0:
-            raise ConfigError(
-                "train_control begins with the weights that train begins with: call it before"
-                if self.objective.weight
-                else "transfer_weight is 0: this is a control itself"
-            )
-        cohort = copy.deepcopy(self.cohort)
-        cohort.set_objective(None)
-        cohort.drop_starts()
-        folder = str(self.folder / "control")
-        args = changed(self.args, output_dir=folder, transfer_weight=0.0, role_table=None, pre_flight=False,
-                       push_to_hub=False, score_table=None)  # fmt: skip
-        made: Any = type(self)
-        control = made(cohort, args, self.train_dataset, self.eval_dataset, view=self.given_view)
-        splits: dict[str, Any] = {"eval": None} if self.eval_dataset is not None else {}
-        splits |= {"test": test_dataset} if test_dataset is not None else {}
-        for split, rows in splits.items():
-            control.measure_start(rows, split)
-        began = time.perf_counter()
-        control.train()
-        seconds = time.perf_counter() - began
-        for split, rows in splits.items():
-            control.evaluate(rows, metric_key_prefix=split)
-        self._control_arms = {split: control.arm(CONTROL, split, seconds) for split in splits}
+        collect([arm], facts, self.task.words).write(self.folder)
 
     def arm(self, name: str, split: str, seconds: float) -> Arm:
         """This training as one arm of a comparison, measured on `split` before and after.

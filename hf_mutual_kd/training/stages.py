@@ -26,6 +26,7 @@ from ..errors import ConfigError, DataError
 from ..peers.loading import load_weights
 from .checkpoint_state import ROLES
 from .choice import ALPHAS, PLAIN, Candidate, Choice, best_way, choose, compare
+from .evaluation import Measurement
 from .objective_options import objective_for
 from .pre_flight import start_table
 from .stage_state import STAGES, StageState
@@ -169,7 +170,7 @@ class Stages:
                 self._train(f"way-{way}", self._way_options(way), tries=True)
                 tried[way] = {name: value for name, (value, _) in self._measure().items()}
                 self.state.finish(f"way-{way} tried", ways=tried)
-        way = best_way(tried, self.task.greater_is_better) if tried else ways[0]
+        way = best_way(tried, self.trainer.bests.greater_is_better) if tried else ways[0]
         self._train(f"way-{way}", self._way_options(way))
         return way
 
@@ -204,12 +205,12 @@ class Stages:
 
     def _stage_trainer(self, folder: Path, options: MutualKDConfig, only_labels: bool, tries: bool) -> MutualKDTrainer:
         outer, share = self.trainer, self._share
-        unified = {"input_column": None, "label_column": None}
-        options = changed(options, output_dir=str(folder), labelled_share=share, **unified)
+        options = changed(options, output_dir=str(folder), labelled_share=share)
         self.cohort.drop_starts()
         trainer = type(outer)(
             self.cohort, options, train_dataset=outer.train_dataset, eval_dataset=self.rows, view=outer.view,
-            callbacks=[*self.callbacks, *([StopAt()] if tries else [])],
+            callbacks=[*self.callbacks, *([StopAt()] if tries else [])], compute_metrics=outer.compute_metrics,
+            optimizer_cls_and_kwargs=outer.optimizer_cls_and_kwargs,
         )  # fmt: skip
         trainer.fit_rows = self.fit_rows
         trainer.data_collator.labelled_only = (
@@ -238,7 +239,7 @@ class Stages:
         if not self.args.pre_flight:
             return
         self._load("adapted")
-        results = self._evaluate().compute()
+        results = self._evaluate().metrics
         if self.trainer.is_world_process_zero():
             print(start_table(results, self.trainer.objective, self.task.words))
 
@@ -308,20 +309,20 @@ class Stages:
 
     # The choice
 
-    def _evaluate(self) -> Any:
+    def _evaluate(self) -> Measurement:
         with torch.random.fork_rng():
-            evaluator = self.trainer._evaluator()
-            self.trainer._stream(self.trainer.get_eval_dataloader(self.rows), evaluator)
-        return evaluator
+            return self.trainer._measure(self.trainer.get_eval_dataloader(self.rows), None)[0]
 
     def _measure(self) -> Scores:
         """The peers as they are, on the rows that select; empty where no row has a label."""
-        evaluator = self._evaluate()
-        results, scores = evaluator.compute(), evaluator.sample_scores()
-        if any(self.task.metric not in results[name] for name in self.names):
+        measured = self._evaluate()
+        results, scores = measured.metrics, measured.evaluator.sample_scores()
+        if any(self.trainer.selects_by not in results[name] for name in self.names):
             return {}
-        self._together = results["cohort"].get(f"ensemble_{self.task.metric}")
-        return {name: (results[name][self.task.metric], scores[:, index]) for index, name in enumerate(self.names)}
+        self._together = results["cohort"].get(f"ensemble_{self.trainer.selects_by}")
+        return {
+            name: (results[name][self.trainer.selects_by], scores[:, index]) for index, name in enumerate(self.names)
+        }
 
     def _choose(self, way: str | None) -> None:
         """Measure everything that a peer could be kept with, and say what is."""
@@ -339,13 +340,13 @@ class Stages:
             if what not in PLAIN or what == "control":
                 self._between(candidates, what, way)
         for name in self.names:
-            self.choices[name] = choose(candidates[name], self.task.greater_is_better)
+            self.choices[name] = choose(candidates[name], self.trainer.bests.greater_is_better)
             if self.args.keep == "mutual" and way is not None:
                 forced = [one for one in candidates[name] if one.what == "mutual" and one.alpha == 1.0]
                 plain = [one for one in candidates[name] if one.what in PLAIN and one.alpha == 1.0]
-                self.choices[name] = compare(forced[0], plain, self.task.greater_is_better)
+                self.choices[name] = compare(forced[0], plain, self.trainer.bests.greater_is_better)
         kept = {name: choice.as_json() for name, choice in self.choices.items()}
-        self.state.finish("kept", kept=kept, validation=values)
+        self.state.finish("kept", kept=kept, validation=values, labelled_share=self._share)
 
     def _add(
         self, candidates: dict[str, list[Candidate]], what: str, way: str | None, alpha: float = 1.0
@@ -376,7 +377,7 @@ class Stages:
             for name in self.names:
                 load_weights(name, self.cohort.peers[name], self.folder / stage / name)
             found[stage] = self._measure()
-        better = max if self.task.greater_is_better else min
+        better = max if self.trainer.bests.greater_is_better else min
         self.state.facts["controls"] = {
             name: better({stage: scores[name][0] for stage, scores in found.items()}.items(), key=itemgetter(1))[0]
             if found

@@ -107,7 +107,7 @@ class MutualKDTrainer(CohortPushing):
         for callback in callbacks or []:
             check_callback(callback)
         self.selects_by, greater_is_better = selection_of(args, model.task, model.names)
-        self.given_args, args = args, args.resolved()
+        args = args.resolved()
         args.check_peers(model.specs)
         names = model.label_names if model.names_given else None
         self.given = GivenRows(args, model.task.target, args.labels, names, model.task.inputs)
@@ -122,7 +122,7 @@ class MutualKDTrainer(CohortPushing):
         model.rest_batch_norms(args.batch_norm)
         model.peer_checkpointing = args.peer_checkpointing
         check_staged(args, eval_dataset, objective, optimizers)
-        self._given_objective, self.given_view = objective, view
+        self._given_objective = objective
         self._set_objective(args, train_dataset)
         self.start_fingerprint = fingerprint(model.peers)
         if view is None and args.augment:

@@ -9,10 +9,9 @@ from safetensors.torch import load_file
 
 def test_a_recipe_adapts_teaches_and_chooses(place, tmp_path, capsys):
     """A run that measures one set of weights and leaves another in the peer's folder."""
-    words = argv(
-        place, tmp_path, "--teaching", "auto", "--label_alignment", "new_head", "--max_labelled_samples", "12",
-        "--save_total_limit", "1",
-    )  # fmt: skip
+    words = argv(place, tmp_path, "--label_alignment", "new_head", "--max_labelled_samples", "12")
+    # Nobody says who teaches.
+    del words[words.index("--teacher_rule") : words.index("--teacher_rule") + 2]
     assert main(words) == 0
     arms = json.loads((tmp_path / "stages" / "arms.json").read_text())
     assert [arm["name"] for arm in arms] == ["adapted", "control", "self", "taught", "mutual"]
@@ -31,3 +30,12 @@ def test_a_recipe_adapts_teaches_and_chooses(place, tmp_path, capsys):
     assert main([*words, "--resume_from_checkpoint"]) == 0
     assert (tmp_path / "stages" / "arms.json").stat().st_mtime_ns == arms_file
     assert json.loads(results)["peers"] == json.loads((tmp_path / "results.json").read_text())["peers"]
+    shown = json.loads((tmp_path / "results.json").read_text())
+    assert list(shown["peers"]["vit"]["arms"]) == ["start", "adapted", "control", "self", "taught", "mutual"]
+    assert shown["kept"]["vit"][0]["what"] == facts["kept"]["vit"]["what"]
+    assert shown["labelled_share"] == facts["labelled_share"]
+    printed = capsys.readouterr().out
+    assert "Δ of kept against the best control" in printed
+    assert " keep what the others taught" in printed or " keeps what the others taught" in printed
+    card = (tmp_path / "vit" / "README.md").read_text()
+    assert "These weights are " in card

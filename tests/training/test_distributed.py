@@ -105,6 +105,23 @@ def test_a_share_of_labelled_rows_is_equal(kind, alone, together):
     assert numbers[0] == pytest.approx(numbers[1], abs=1e-5)
 
 
+def test_stages_are_equal(tmp_path):
+    """Processes that try or keep different weights wait for each other for ever, or leave a mixture."""
+    distributed_run.train(str(tmp_path / "one"), "8", "teaching=auto")
+    done = launch(str(tmp_path / "two"), "4", "teaching=auto")
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((tmp_path / out / "stages" / "stages.json").read_text()) for out in ("one", "two"))
+    assert one["done"] == two["done"]
+    assert one["facts"]["way"] == two["facts"]["way"]
+    for peer in PEERS:
+        assert one["facts"]["kept"][peer]["what"] == two["facts"]["kept"][peer]["what"]
+        for stage in ("control", "self", f"way-{one['facts']['way']}"):
+            folders = [tmp_path / out / "stages" / stage / peer for out in ("one", "two")]
+            left, right = (load_file(folder / "model.safetensors") for folder in folders)
+            for key, value in left.items():
+                assert_close(value, right[key], rtol=1e-5, atol=1e-5)
+
+
 def test_a_killed_process_ends_the_job(killed):
     """Processes that wait for a dead one hang for half an hour, and nobody is told why."""
     out, done, seconds = killed
