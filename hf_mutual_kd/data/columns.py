@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -74,7 +74,9 @@ def choose_columns(
         ]
         way = "choose with --label_column, or --labels false to train without labels"
         label = _only(found, features, "label", f"split {name}: %s; {way}" if labels else None)
-    return replace(options, input_column=image, label_column=label)
+    made = copy.copy(options)
+    made.input_column, made.label_column = image, label
+    return made
 
 
 def _only(found: list[str], features: Mapping[str, Any], default: str, message: str | None) -> str:

@@ -134,7 +134,8 @@ class Experiment:
             raise ConfigError("teaching 'auto' chooses between the control and others; leave out control false")
         self._check_training(cohort, splits, objective)
         look_at_rows(cohort, {role: getattr(splits, role) for role in ROLES})
-        self._pull_checkpoint()
+        if self._pull_checkpoint():
+            self.changes = check_checkpoints(self._resumed(), self.task.name, specs, self.folder)
         if self.config.resume_from_checkpoint:
             check_resumed(self._resumed(), self.folder, cohort, splits.facts.get("fingerprint"))
         if self.state.is_main_process:
@@ -280,7 +281,8 @@ class Experiment:
         """What an arm goes on from: a path that was given is the first mutual run's, others look into their folder."""
         resume = self.config.resume_from_checkpoint
         if isinstance(resume, str) and folder == self.folder:
-            return Path(resume)
+            # On the Hub it is until all else has been checked.
+            return Path(resume) if Path(resume).is_dir() else None
         return last_checkpoint(folder) if resume and folder.is_dir() else None
 
     @property
@@ -355,16 +357,17 @@ class Experiment:
             "command": portable_command(self.command),
         }
 
-    def _pull_checkpoint(self) -> None:
+    def _pull_checkpoint(self) -> bool:
         """Where `resume_from_checkpoint` is no folder it is the Hub id of the first peer, pushed while it trained."""
         resume = self.config.resume_from_checkpoint
         if not isinstance(resume, str) or Path(resume).is_dir():
-            return
+            return False
         if self.state.is_main_process:
             pull_checkpoint(resume, self.folder, token=self.config.hub_token)
         self.state.wait_for_everyone()
         found: dict[str, Any] = {"resume_from_checkpoint": True}
         self.config = dataclasses.replace(self.config, **found)
+        return True
 
     def _arm_folder(self, name: str, seed: int) -> Path:
         folder = self.folder if seed == self.seeds[0] else self.folder / f"seed-{seed}"

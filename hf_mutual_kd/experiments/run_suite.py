@@ -47,8 +47,10 @@ class SuiteArm(Experiment):
     trainer_class = SuiteTrainer
 
     def _load_data(self) -> Splits:
-        said = {name: getattr(self.options, name) for name in names_in("data", RecipeOptions)}
-        said |= {name: getattr(self.config, name) for name in names_in("data", TransferOptions)}
+        said = [
+            {name: getattr(holder, name) for name in names_in("data", kind)}
+            for holder, kind in ((self.options, RecipeOptions), (self.config, TransferOptions))
+        ]
         key = json.dumps([self.task.name, data_seed(self.config), said])
         if key not in _splits:
             _splits[key] = super()._load_data()

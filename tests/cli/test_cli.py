@@ -116,7 +116,7 @@ def test_a_silent_server_ends_the_command(hub, run, tmp_path):
 def test_errors_are_one_message_and_exit_code_2(run, tmp_path, capsys):
     """A traceback for a mistyped folder sends users to the issue tracker."""
     assert cli.main(["push", str(tmp_path / "none"), "--namespace", "ada"]) == 2
-    assert re.fullmatch(r"error: .*none is no folder of a run: .*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"error: .*none is no run: .*\n", capsys.readouterr().err)
     assert cli.main(["push", str(run), "--namespace", "ada", "--peers", "aa"]) == 2
     assert "it has a, b" in capsys.readouterr().err
     assert cli.main(["card", str(tmp_path)]) == 2

@@ -124,7 +124,8 @@ def test_shipped_suites_can_be_read(monkeypatch):
     monkeypatch.chdir(ROOT)
     suites = {path.stem: read_suite(path) for path in sorted((ROOT / "recipes" / "suites").glob("*.yaml"))}
     assert set(suites) == {
-        "teachers", "temperature_weight", "n_peers", "label_free", "few_labels", "weak_with_strong", "pairs"
+        "headline", "teachers", "temperature_weight", "n_peers", "label_free", "few_labels", "weak_with_strong",
+        "pairs",
     }  # fmt: skip
     assert len({arm.pair for arm in suites["pairs"].arms}) >= 20
     assert len({peer for arm in suites["pairs"].arms for peer in arm.pair}) >= 7
@@ -159,7 +160,7 @@ def test_a_suite_leaves_its_table_in_four_forms(finished):
     assert "| mean | control |" in markdown
     assert "│ mean    │ control │" in shown
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(out.rglob("*.safetensors"))
+    assert not list(out.rglob("model*.safetensors"))
 
 
 def test_a_suite_goes_on_where_it_stopped(finished, tmp_path):
@@ -276,8 +277,8 @@ def test_the_comparison_by_hand(place, tmp_path):
 
     (best, held), rows = compare(suite, made_up(suite, values))
     seeds = [(0.02 - 0.01 - 0.05) / 3, (0.02 + 0.03 - 0.05) / 3]
-    assert best.delta["mean"] == pytest.approx(sum(seeds) / 2)
-    assert best.delta["sd"] == pytest.approx(abs(seeds[0] - seeds[1]) / 2**0.5)
+    assert best.delta.mean == pytest.approx(sum(seeds) / 2)
+    assert best.delta.sd == pytest.approx(abs(seeds[0] - seeds[1]) / 2**0.5)
     assert best.peers == pytest.approx({"vit": 0.02, "cnn": 0.01, "cnx": -0.05})
     assert (best.above_control, best.above_start) == ((2, 3), (2, 3))
     assert best.flips == pytest.approx((0.2, 0.1))

@@ -71,7 +71,7 @@ def test_recipe_pushes_while_it_trains_and_resumes_from_there(hub, env, place, t
         assert errors == []
         assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in files)
     resumed = words(place, tmp_path / "b")
-    resumed += ["--control", "false", "--resume_from_checkpoint", "ada/vit-shapes-mutual"]
+    resumed += ["--control", "false", "--resume_from_checkpoint", "ada/vit-shapes-mutual", "--resume_changes", "allow"]
     resumed[resumed.index("--max_steps") + 1] = "6"
     run(str(RECIPE), *resumed, env=env)
     steps = [json.loads(line)["step"] for line in (tmp_path / "b" / "history.jsonl").open()]
