@@ -28,4 +28,8 @@ def place(tmp_path_factory):
 
 def argv(place: Path, out: Path, *more: str, peers: tuple[str, ...] = ("vit", "cnx")) -> list[str]:
     chosen = [f"{name}={place / name}" for name in peers]
-    return ["--peers", *chosen, "--dataset", str(place / "data"), "--output_dir", str(out), *FAST, *more]
+    fast = list(FAST)
+    if {"--teacher_rule", "--teaching", "--preset", "--labels"} & set(more):
+        at = fast.index("--teacher_rule")
+        del fast[at : at + 2]  # The test says who teaches.
+    return ["--peers", *chosen, "--dataset", str(place / "data"), "--output_dir", str(out), *fast, *more]

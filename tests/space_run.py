@@ -36,7 +36,10 @@ def write_record(folder: Path, task: str, labels: list[str], sources: dict[str, 
         "task": task, "words": words_of(task), "labels": labels,
         "peers": {name: {"source": source, "revision": None, "parameters": 1234} for name, source in sources.items()},
         "recipe": {"dataset": str(folder / "data")},
-        "objective": {"rule": {"description": "The best peer teaches."}},
+        "objective": {
+            "rule": {"name": "best", "description": "The best peer teaches."},
+            "source": {"name": "live", "description": "As they are at each step."},
+        },
         "dataset": {"name": "someone/shapes & <b>forms", "rows": rows, "skipped_images": dict.fromkeys(rows, 0)},
         "versions": {"python": "3.11.2", "torch": "2.15.0+cpu", "torchvision": "0.29.2", "transformers": "5.23.0"},
     }  # fmt: skip
