@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -67,7 +68,8 @@ def near_path(path: str) -> str:
     wanted = Path(path).expanduser()
     if os.path.lexists(wanted) or not wanted.parent.is_dir():
         return ""
-    return nearest(str(wanted), (str(found) for found in wanted.parent.iterdir()))
+    found = difflib.get_close_matches(wanted.name, os.listdir(wanted.parent), 1, 0.6)
+    return f" (nearest: {wanted.parent / found[0]})" if found else ""
 
 
 def place(written: RawValue) -> RawValue:

@@ -178,6 +178,7 @@ def test_embedded_data():
     [
         (None, "no data set: --dataset takes"),
         ("{tmp}/nowhere", "no such folder or file, and no Hub id"),
+        ("{tmp}/halv", r"halv: no such folder or file \(nearest: \S*/half\), and no Hub id"),
         ("{tmp}/*.arrow", "no file matches"),
         ("{tmp}/a.csv", "files must be Parquet, got a.csv"),
         ("{tmp}/empty", "cannot be loaded"),

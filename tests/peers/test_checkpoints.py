@@ -103,15 +103,20 @@ def test_linking_copies_where_links_cannot_be_made(tmp_path, monkeypatch):
     assert tree(tmp_path / "b") == {"w": "1"}
 
 
-def test_json_is_written_whole(tmp_path):
+def test_json_is_written_whole(tmp_path, monkeypatch):
     """A file cut short is broken for every reader."""
+
+    def full(*args):
+        raise OSError("no space left")
+
     path = tmp_path / "results.json"
     write_json(path, {"name": "Größe", "b": 1, "a": None})
     assert path.read_text(encoding="utf-8") == '{\n  "name": "Größe",\n  "b": 1,\n  "a": null\n}\n'
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
-    with pytest.raises(UnicodeEncodeError):
-        write_text(path, "\ud800")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_text(path, "cut")
     assert json.loads(path.read_text(encoding="utf-8"))["b"] == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
 

@@ -184,7 +184,7 @@ def one_step(peer, rows):
 
 @torch.no_grad()
 def said(peer, inputs):
-    return TASK.answer(peer.model.eval(), inputs["a"], ClassColumns("a"))
+    return TASK.outputs(peer.model.eval(), inputs["a"], ClassColumns("a"))
 
 
 @pytest.mark.parametrize(

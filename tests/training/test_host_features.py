@@ -115,8 +115,10 @@ def test_what_is_called_later_is_refused_alike(make_cohort, tmp_path):
 
 def test_one_model_in_the_place_of_a_mapping():
     """`from_pretrained` takes one name everywhere else."""
-    with pytest.raises(PeerError, match=r"a mapping of names to models, such as .* got 'google/vit'"):
+    with pytest.raises(PeerError, match=r"google/vit is no folder .*list or mapping, such as \['google/vit'\]"):
         Cohort.from_pretrained("google/vit")
+    with pytest.raises(PeerError, match="a mapping of names to models, a list of them or the folder of a run, got 3"):
+        Cohort.from_pretrained(3)
 
 
 def test_evaluation_sets_by_name(make_cohort, tmp_path, train_rows):
