@@ -65,8 +65,8 @@ class DatasetFacts(_Facts, total=False):
     note: str | None
     fingerprint: str | None
     splits: dict[str, str]
-    rows: dict[str, int | None]
-    labelled: dict[str, int | None]
+    rows: dict[str, int | None] | None
+    labelled: dict[str, int | None] | None
     skipped_images: dict[str, int | list[Any] | None]
 
 
