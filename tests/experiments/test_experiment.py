@@ -217,12 +217,12 @@ def test_bad_input_is_refused_with_the_way_out(case, place, tmp_path, capsys, mo
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     make, expected = BAD[case]
     more = make(tmp_path)
-    words = argv(place, tmp_path / "run")
+    words = argv(place, tmp_path / "run", *more)
     if more[0] in ("--peers", "--dataset"):
         at = words.index(more[0])
         end = next(i for i in range(at + 1, len(words)) if words[i].startswith("--"))
         del words[at:end]
-    assert main([*words, *more]) == 2
+    assert main(words) == 2
     error = capsys.readouterr().err
     assert expected in error[error.index("error: ") :]
     assert not (tmp_path / "run").exists()
@@ -247,7 +247,7 @@ def test_rows_without_any_label_train_and_say_what_cannot_be_measured(place, tmp
     assert main(words) == 0
     assert "no accuracy can be measured" in capsys.readouterr().out
     peers = json.loads((tmp_path / "run" / "results.json").read_text())["peers"]
-    assert set(peers["vit"]["mutual"]) == {"agreement"}
+    assert set(peers["vit"]["arms"]["mutual"]["metrics"]) == {"agreement"}
     card = (tmp_path / "run" / "vit" / "README.md").read_text()
     assert "None" not in card
     assert "nan" not in card.split("```")[0]
