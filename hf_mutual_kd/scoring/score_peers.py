@@ -32,6 +32,7 @@ from ..files import whole, write_json
 from ..peers.cohort import Cohort
 from ..peers.loading import LoadedPeer
 from ..peers.weights_hash import fingerprint
+from ..run_lock import LOCK
 from .score_table import (
     FORMAT,
     INDEX,
@@ -215,7 +216,7 @@ def _prepare(folder: Path, manifest: dict[str, Any]) -> None:
             )
         # The size of shards is no matter of content: that of the first call stays.
         manifest = stored | {"peers": {**stored["peers"], **manifest["peers"]}}
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
         raise OutputFolderError(f"{folder} is in use by something that is no score table; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / MANIFEST, manifest)

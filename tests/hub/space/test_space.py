@@ -301,13 +301,13 @@ def test_hostile_uploads_are_refused_in_words(app, tmp_path):
             uploads.read_image(nothing)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16 dark"])
 def test_uploads_are_decoded_as_in_the_training(app, tmp_path, mode):
-    """A photo that lies on its side, or 16-bit grey that is white everywhere."""
+    """A photo that lies on its side, or 16-bit grey that is white everywhere, or scaled by its own brightest pixel."""
     levels = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
-    image = Image.fromarray(levels).convert("RGB").convert("L" if mode == "I;16" else mode)
-    if mode == "I;16":
-        image = Image.fromarray(levels.astype(np.uint16) << 8)
+    image = Image.fromarray(levels).convert("RGB").convert("L" if mode.startswith("I;16") else mode)
+    if mode.startswith("I;16"):
+        image = Image.fromarray(levels.astype(np.uint16) << (0 if mode.endswith("dark") else 8))
     exif = Image.Exif()
     exif[274] = 6
     image.save(tmp_path / "image.png", exif=exif)

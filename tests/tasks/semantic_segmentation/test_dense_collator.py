@@ -206,7 +206,7 @@ def test_each_processor_runs_once_and_each_view_is_drawn_once():
 
 
 def test_batch_says_what_it_holds():
-    """A row without a mask that becomes class 0, or one that is all ignored, must stay what it is."""
+    """A row without a mask that becomes class 0, or one that is all ignored and counts as labelled."""
     rows = rows_of(SIZES)
     rows[1] = {"image": rows[1]["image"], "label": None, "sample_id": 1}
     rows[2]["label"] = np.full(SIZES[2], IGNORE, np.uint8)
@@ -214,7 +214,7 @@ def test_batch_says_what_it_holds():
     assert batch["labels"].shape == (4, 100, 200)
     assert image_sizes(batch["labels"]).tolist() == [list(size) for size in SIZES]
     found = [sorted(set(one.unique().tolist()) - {OUTSIDE}) for one in batch["labels"]]
-    assert found == [[0], [UNLABELLED], [IGNORE], [3]]
+    assert found == [[0], [UNLABELLED], [UNLABELLED], [3]]
     assert batch["labels"].dtype == batch["sample_ids"].dtype == torch.int64
 
 

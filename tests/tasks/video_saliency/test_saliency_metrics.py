@@ -159,9 +159,9 @@ def test_judd_takes_30_ms_at_most():
     for prediction in (generator.random((360, 640)), generator.integers(0, 256, (360, 640), np.uint8)):
         times = []
         for _ in range(5):
-            began = time.perf_counter()
+            began = time.process_time()
             saliency.auc_judd(prediction, fixations.reshape(360, 640))
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
         assert min(times) < 0.03
 
 

@@ -288,7 +288,7 @@ def test_modules_must_say_what_their_maps_are():
         log_maps("a", Foreign(kind=None), maps)
     with pytest.raises(PeerError, match="it is 'logits'"):
         log_maps("a", Foreign(kind="logits"), maps)
-    with pytest.raises(PeerError, match=r"expected maps \[B, h, w\].* got \[2, 4\]"):
+    with pytest.raises(PeerError, match=r"expected maps \[B, h, w\].* got a tensor \[2, 4\]"):
         log_maps("a", Foreign(), torch.rand(2, 4))
     assert torch.equal(log_maps("a", Foreign(kind="log_density"), maps), maps[:, 0])
     blank = log_maps("a", Foreign(), torch.zeros(1, 4, 6, requires_grad=True))

@@ -166,8 +166,8 @@ def upright(image: Image.Image) -> Image.Image:
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        wide = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((wide >> 8 if wide.max(initial=0) > 255 else wide).astype(np.uint8))
+        # 0 to 65,535 in every image, however dark; Pillow may have widened it to mode I.
+        image = Image.fromarray(np.rint(np.asarray(image).clip(0, 65_535) / 257).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     image = image.convert("RGB")
