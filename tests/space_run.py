@@ -31,7 +31,8 @@ SALIENCY_ROWS = Features(
 
 
 def write_record(folder: Path, task: str, labels: list[str], sources: dict[str, str], rows: dict) -> Path:
-    result = {"start": {}, "mutual": {}}
+    result = {"arms": {"start": {"metrics": {}}, "mutual": {"metrics": {}}}}
+    results = {"peers": dict.fromkeys(sources, result), "seeds": [0], "steps": 1, "task": task}
     record = {
         "task": task, "words": words_of(task), "labels": labels,
         "peers": {name: {"source": source, "revision": None, "parameters": 1234} for name, source in sources.items()},
@@ -45,7 +46,7 @@ def write_record(folder: Path, task: str, labels: list[str], sources: dict[str, 
     }  # fmt: skip
     run = folder / "run"
     (run / "cohort.json").write_text(json.dumps(record), encoding="utf-8")
-    (run / "results.json").write_text(json.dumps({"peers": dict.fromkeys(sources, result), "task": task}))
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
     return run
 
 
