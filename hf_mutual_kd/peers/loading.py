@@ -341,7 +341,7 @@ def load_weights(name: str, model: nn.Module, folder: Path) -> None:
     """Put the weights that [`save_peer`] wrote back into `model`, through `from_pretrained`'s own key conversion.
 
     Raises:
-        [`PeerError`]: the folder lacks a weight; nothing is loaded non-strictly.
+        [`PeerError`]: the folder lacks a weight or its configuration; nothing is loaded non-strictly.
     """
     if is_adapter(model):
         load_adapter(name, model, folder)
@@ -355,6 +355,8 @@ def load_weights(name: str, model: nn.Module, folder: Path) -> None:
         except (OSError, RuntimeError) as error:
             raise PeerError(f"peer {name!r}: {folder} does not hold its weights: {error}") from error
         return
+    if not (folder / "config.json").is_file():  # The model's own is used, but nobody else could load this folder.
+        raise PeerError(f"peer {name!r}: {folder} has no config.json; the checkpoint is damaged")
     with peer_errors(name, PeerSpec(str(folder))):
         check_weight_files(str(folder), config=model.config)
     with without_bars(), without_zero3_init():

@@ -101,6 +101,9 @@ ALLOW = ("--resume_changes", "allow")
 VIT = ("--peers", "vit={here}/vit", "cnx={place}/cnx")
 NEW_DATA = ("--dataset", "{here}/data")
 
+SLOW = pytest.mark.slow
+"""Of rows that load data and peers, and are refused at the same place as one that is not slow."""
+
 IN_STATE, IN_COHORT = "trainer_state.json is damaged", "cohort_state.json is damaged"
 DAMAGED = [
     Row(f"{name}: {how}", RESUME, says=[name, says], make=make(name))
@@ -139,7 +142,7 @@ DAMAGED = [
     Row("a peer without weights", RESUME, says="vit holds no weights", make=without("vit/model.safetensors")),
     Row("a peer with cut weights", RESUME, says="vit/model.safetensors is damaged",
         make=holding("vit/model.safetensors", 99)),
-    Row("a peer without config", RESUME, says="checkpoint-2/vit", make=without("vit/config.json")),
+    Row("a peer without config", RESUME, says="checkpoint-2/vit has no config.json", make=without("vit/config.json")),
     Row("no roles", RESUME, says="roles.parquet", make=without("roles.parquet")),
     Row("cut roles", RESUME, says="roles.parquet", make=holding("roles.parquet", 50)),
 ]  # fmt: skip
@@ -168,11 +171,12 @@ CHANGED = [
     Row("frozen peers", but(RESUME, "--peers.vit.frozen", "true"), says="vit.frozen was false, now true"),
     Row("frozen, allowed", but(RESUME, "--peers.vit.frozen", "true", *ALLOW), says="vit.frozen was"),
     Row("a processor", but(RESUME, *VIT), says="another processor of peer 'vit'", make=other_processor),
-    Row("a configuration", but(RESUME, *VIT), says="another configuration of peer 'vit'", make=other_configuration),
+    pytest.param(Row("a configuration", but(RESUME, *VIT), says="another configuration of peer 'vit'",
+                     make=other_configuration), marks=SLOW),
     Row("the weights", but(RESUME, *VIT), says="other starting weights", make=other_weights),
-    Row("a label", but(RESUME, *NEW_DATA), says="other data", make=other_rows(with_label)),
+    pytest.param(Row("a label", but(RESUME, *NEW_DATA), says="other data", make=other_rows(with_label)), marks=SLOW),
     Row("two images", but(RESUME, *NEW_DATA), says="other data", make=other_rows(with_image)),
-    Row("fewer rows", but(RESUME, "--max_train_samples", "20"), says="other data"),
+    pytest.param(Row("fewer rows", but(RESUME, "--max_train_samples", "20"), says="other data"), marks=SLOW),
 ]  # fmt: skip
 
 
