@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from hf_mutual_kd import MutualKDConfig, MutualKDTrainer
 from hf_mutual_kd.errors import ConfigError, DataError, ResumeError
 from hf_mutual_kd.peers.loading import load_weights
+from hf_mutual_kd.training import ways
 
 ARMS = ["start", "adapted", "control", "self", "mutual", "kept"]
 
@@ -42,6 +43,12 @@ def new_heads(make_cohort):
         return cohort
 
     return make
+
+
+@pytest.fixture
+def by_the_mean(monkeypatch):
+    """One way of teaching, where a test is not of the ways."""
+    monkeypatch.setattr(ways, "WAYS", {"mean": ways.WAYS["mean"]})
 
 
 def peers_of(folder, *names):
@@ -117,7 +124,7 @@ def test_teachers_are_the_adapted_peers_and_a_random_head_never_teaches(whole):
     assert 0 < max(moved) < 0.05
 
 
-@pytest.mark.parametrize("step", [4, 9])
+@pytest.mark.parametrize("step", [9, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 4, 6, 13, 17))])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(whole, tmp_path, step):
     """A stage that is done twice, or begins from another stage's weights, ends in a model that nobody can repeat."""
     trainer, folder, fresh = whole
@@ -137,25 +144,25 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(whole, tmp_path, step):
 
 def test_trained_heads_go_without_adapting_and_one_peer_without_teachers(make_cohort, tmp_path):
     """A stage that is run where it has nothing to do costs a training, and its column says nothing."""
-    trainer = make_trainer(make_cohort("vit"), tmp_path)
+    trainer = make_trainer(make_cohort("vit"), tmp_path, max_steps=2)
     trainer.train()
     assert trainer.stages.arms == ["start", "control", "self", "kept"]
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == ["control", "self", "stages.json"]
 
 
-def test_without_rows_that_lack_a_label_nobody_teaches_itself(make_cohort, tmp_path):
+def test_without_rows_that_lack_a_label_nobody_teaches_itself(make_cohort, tmp_path, by_the_mean):
     """A second control that equals the first is a training for nothing."""
     trainer = make_trainer(
-        make_cohort("vit", "cnx"), tmp_path, train=make_rows(48), control_learning_rates=[1e-2, 1e-5]
+        make_cohort("vit", "cnx"), tmp_path, train=make_rows(48), control_learning_rates=[1e-2, 1e-5], max_steps=2
     )
     trainer.train()
     assert trainer.stages.arms == ["start", "control", "mutual", "kept"]
     assert {"control-0.01", "control-1e-05"} <= {path.name for path in (tmp_path / "stages").iterdir()}
 
 
-def test_keep_mutual_is_what_was_kept_before(make_cohort, tmp_path):
+def test_keep_mutual_is_what_was_kept_before(make_cohort, tmp_path, by_the_mean):
     """Who compares ways of teaching must get what they taught, better or not."""
-    trainer = make_trainer(make_cohort("vit", "cnx"), tmp_path, keep="mutual", self_training=False)
+    trainer = make_trainer(make_cohort("vit", "cnx"), tmp_path, keep="mutual", self_training=False, max_steps=2)
     trainer.train()
     assert {choice.what for choice in trainer.stages.choices.values()} == {"mutual"}
     way = trainer.stages.state.facts["way"]
