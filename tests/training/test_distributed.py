@@ -177,9 +177,9 @@ def test_settings_that_hang_or_repeat_are_refused(setting, named):
 
 
 def printed_command() -> list[str]:
-    """The README's command of several processes, word for word."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    lines = [line for line in readme.splitlines() if line.startswith("accelerate launch --config_file")]
+    """The guide's command of several processes, word for word."""
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "multi_gpu.md").read_text(encoding="utf-8")
+    lines = [line for line in guide.splitlines() if line.startswith("accelerate launch --config_file")]
     assert len(lines) == 1
     return lines[0].removesuffix(" …").split()
 
