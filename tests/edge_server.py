@@ -31,6 +31,8 @@ def main() -> None:
     import hf_mutual_kd.hub.push
     import hf_mutual_kd.scoring.score_peers  # noqa: F401
 
+    # Ignored where a shell started the tests in the background; Python then leaves it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     print(json.dumps("ready"), file=answers, flush=True)
