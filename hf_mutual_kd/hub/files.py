@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.generic import is_timm_local_checkpoint
 
 from ..errors import HubError
 from ..files import read_json
@@ -109,7 +110,7 @@ def _missing(present: set[str], folder: Path) -> str | None:
         shards = {str(shard) for shard in index["weight_map"].values()} if index.get("weight_map") else shards
     if lost := sorted(shards - present):
         return f"it lacks {', '.join(lost[:3])}"
-    if not present & PROCESSORS:
+    if not present & PROCESSORS and not is_timm_local_checkpoint(str(folder)):  # timm's is in its config.json.
         return f"it lacks its processor, one of {', '.join(sorted(PROCESSORS))}"
     return None
 

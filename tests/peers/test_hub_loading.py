@@ -9,7 +9,7 @@ import torch
 from conftest import LABELS, tiny_processor, tiny_vit
 from hub_run import push, write_record
 
-from hf_mutual_kd.peers.timm import save_timm_wrapper
+from hf_mutual_kd.peers.loading import save_peer
 
 LOAD = """
 import json, torch; torch.set_num_threads(1)
@@ -44,14 +44,19 @@ def tiny_timm():
     return TimmWrapperForImageClassification(config)
 
 
+def timm_processor(model):
+    from transformers import TimmWrapperImageProcessor
+
+    return TimmWrapperImageProcessor(model.config.pretrained_cfg)
+
+
 def test_pushed_peers_load_with_the_stock_classes_in_a_clean_cache(hub, tmp_path):
     """A model that only loads on the machine that trained it is not shared; timm users have no transformers."""
     folder = tmp_path / "run"
     torch.manual_seed(0)
     models = {"vit": tiny_vit().eval(), "timm": tiny_timm().eval()}
-    models["vit"].save_pretrained(folder / "vit")
-    save_timm_wrapper(models["timm"], folder / "timm")
-    tiny_processor().save_pretrained(folder / "vit")
+    save_peer(models["vit"], tiny_processor(), folder / "vit", None)
+    save_peer(models["timm"], timm_processor(models["timm"]), folder / "timm", None)
     write_record(folder, *models, dataset="shapes")
     push(hub, folder)
     env = {**os.environ, **hub.env(cache=tmp_path / "clean")}
