@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hf_mutual_kd import percent, png, render, verdict
+from hf_mutual_kd.reports.results import Difference
 
 METRICS = "mIoU", "fwIoU", "mACC", "pACC"
 
@@ -144,13 +145,13 @@ class Benchmark:
         """On the test split, per seed; empty where the arm was not run for this peer."""
         return [one["test"][metric] for one in self.scores[arm].get(peer, [])]
 
-    def delta(self, arm: str, other: str, peer: str, metric: str = "mIoU") -> dict[str, float | None] | None:
+    def delta(self, arm: str, other: str, peer: str, metric: str = "mIoU") -> Difference | None:
         """Mean and sd of the paired differences; `None` where one of the arms is missing."""
         pairs = list(zip(self.values(arm, peer, metric), self.values(other, peer, metric), strict=False))
         if not pairs:
             return None
         gains = [here - there for here, there in pairs]
-        return {"mean": statistics.fmean(gains), "sd": statistics.stdev(gains) if len(gains) > 1 else None}
+        return Difference(statistics.fmean(gains), statistics.stdev(gains) if len(gains) > 1 else None)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -161,10 +162,10 @@ def spread(values: Sequence[float]) -> str:
     return percent(statistics.fmean(values)) + (f" ± {percent(sd)}" if sd else "")
 
 
-def difference(delta: Mapping[str, float | None], seeds: int) -> str:
+def difference(delta: Difference, seeds: int) -> str:
     """`+0.79 ± 0.04` in points, bold where it is more than noise."""
-    sd = "" if delta["sd"] is None else f" ± {100 * delta['sd']:.2f}"
-    text = f"{percent(delta['mean'] or 0.0, sign=True)}{sd}"
+    sd = "" if delta.sd is None else f" ± {100 * delta.sd:.2f}"
+    text = f"{percent(delta.mean, sign=True)}{sd}"
     return f"**{text}**" if verdict(delta, seeds) in ("better", "worse") else text
 
 

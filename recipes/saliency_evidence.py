@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mutual_kd import verdict, write_text
+from hf_mutual_kd.reports.results import Difference
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "embedded_saliency"
@@ -91,7 +92,7 @@ def peer_table(peer: str, arms: Mapping[str, Sequence[Arm]]) -> list[str]:
     }
     rows.append(("mutual − control", *(spread(values, sign=True) for values in gains.values())))
     said = [
-        verdict({"mean": statistics.fmean(values), "sd": statistics.stdev(values)}, len(values))
+        verdict(Difference(statistics.fmean(values), statistics.stdev(values)), len(values))
         for values in gains.values()
     ]
     rows.append(("", *said))
@@ -106,7 +107,7 @@ def cohort_section(name: str, arms: Mapping[str, Sequence[Arm]]) -> list[str]:
     for peer in peers:
         pairs = zip(arms["mutual"], arms["control"], strict=True)
         gains = [mutual["end"][peer]["CC"] - plain["end"][peer]["CC"] for mutual, plain in pairs]
-        said[peer] = verdict({"mean": statistics.fmean(gains), "sd": statistics.stdev(gains)}, len(gains))
+        said[peer] = verdict(Difference(statistics.fmean(gains), statistics.stdev(gains)), len(gains))
     start = first["start"]
     ensemble, best = start["cohort"]["ensemble_CC"], max(start[peer]["CC"] for peer in peers)
     steady = ", ".join(f"{peer} {first['end'][peer]['consistency']:.3f}" for peer in peers)

@@ -48,9 +48,9 @@ CHOSEN = {
 
 def test_every_training_argument_can_be_written(training_arguments):
     """A field whose hint is not understood could not be set from a recipe at all."""
-    from hf_mutual_kd.config.recipe import _options_of
+    from hf_mutual_kd.config.recipe import options_of
 
-    hints = {item.name: item.hint for item in _options_of(training_arguments)}
+    hints = {item.name: item.hint for item in options_of(training_arguments).values()}
     for item in fields(training_arguments):
         if not item.init or item.name in TransferOptions.__dataclass_fields__:
             continue
