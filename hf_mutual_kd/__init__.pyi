@@ -99,6 +99,7 @@ from .reports.closing_table import markdown as markdown
 from .reports.closing_table import verdict as verdict
 from .reports.run_record import RunRecord as RunRecord
 from .reports.run_record import read_run as read_run
+from .reports.results import Difference as Difference
 from .reports.terminal import percent as percent
 from .reports.terminal import render as render
 from .scoring.scout.ranking import complement as complement

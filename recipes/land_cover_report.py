@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_mutual_kd import percent, png, render, verdict
-from hf_mutual_kd.reports.results import Difference
+from hf_mutual_kd import Difference, percent, png, render, verdict
 
 METRICS = "mIoU", "fwIoU", "mACC", "pACC"
 

@@ -16,8 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_mutual_kd import verdict, write_text
-from hf_mutual_kd.reports.results import Difference
+from hf_mutual_kd import Difference, verdict, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "embedded_saliency"

@@ -6,7 +6,8 @@ import pytest
 from hub_run import push
 
 from hf_mutual_kd.errors import HubError
-from hf_mutual_kd.hub.names import PushTarget, Run, names_of, slug
+from hf_mutual_kd.hub.names import PushTarget, names_of, slug
+from hf_mutual_kd.reports.run_record import RunRecord
 
 
 @pytest.mark.parametrize(
@@ -37,5 +38,7 @@ def test_names_from_outside_become_parts_of_repository_names():
     assert slug("../../etc") == "etc"
     assert slug("数据") == "data"
     assert len(slug("x" * 200)) == 40
-    run = Run(Path("run"), ["a--b-"], "zalando/fashion_mnist", "", False)
-    assert names_of(run, run.peers, PushTarget("ada")) == {"a--b-": "ada/a-b-fashion_mnist-mutual"}
+    dataset = {"name": "zalando/fashion_mnist"}
+    record = {"task": "image-classification", "peers": {"a--b-": {}}, "dataset": dataset}
+    run = RunRecord(Path("run"), record, {})
+    assert names_of(run, list(run.peers), PushTarget("ada")) == {"a--b-": "ada/a-b-fashion_mnist-mutual"}
