@@ -18,7 +18,16 @@ sys.path.insert(0, str(HERE.parent))
 from correlation import with_interval  # noqa: E402 - beside this folder, which is no package
 
 DOCS = HERE.parents[1] / "docs"
-ORDER = ("teachers", "temperature_weight", "n_peers", "label_free", "few_labels", "weak_with_strong", "pairs")
+ORDER = (
+    "teachers",
+    "temperature_weight",
+    "n_peers",
+    "label_free",
+    "few_labels",
+    "weak_with_strong",
+    "pairs",
+    "headline",
+)
 
 INTRODUCTION = """\
 # Ways of teaching, side by side

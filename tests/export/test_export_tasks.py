@@ -176,8 +176,8 @@ def test_the_cc_of_an_export_is_that_of_the_run():
     evaluator = cohort.task.evaluator(["convnext"], 0)
     batch = cohort.task.collator_class(cohort.processors)(rows)
     with torch.no_grad():
-        answers = list(cohort.eval()(peer_inputs=batch["peer_inputs"]).answers.values())
-    evaluator.add(cohort.task.evaluation_facts(answers, batch["labels"], batch["sample_ids"]))
+        outputs = list(cohort.eval()(peer_inputs=batch["peer_inputs"]).outputs.values())
+    evaluator.add(cohort.task.evaluation_facts(outputs, batch["labels"], batch["sample_ids"]))
     assert (found.samples, found.checked["pytorch"].agreement) == (len(rows), pytest.approx(1.0))
     assert found.checked["pytorch"].accuracy == pytest.approx(evaluator.compute()["convnext"]["CC"], abs=1e-5)
 

@@ -48,6 +48,9 @@ def test_training_resumes_exactly_from_a_pushed_checkpoint(hub, make_cohort, tmp
     assert pulled == tmp_path / "resumed" / "checkpoint-3"
     ours, theirs = contents(checkpoint), contents(pulled)
     assert set(theirs) == set(ours)
+    state = json.loads(ours.pop("trainer_state.json"))
+    # The path of the best checkpoint is this machine's and stays here.
+    assert json.loads(theirs["trainer_state.json"]) == state | {"best_model_checkpoint": None}
     for name in ours:
         if not name.endswith((".pt", ".pth")):
             assert theirs[name] == ours[name], name
