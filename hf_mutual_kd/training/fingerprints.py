@@ -52,6 +52,7 @@ UNSAID = (
     "image_processor_type",
     "processor_class",
     "architectures",
+    "auto_map",
     "dtype",
     "torch_dtype",
 )

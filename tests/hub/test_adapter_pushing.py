@@ -150,11 +150,13 @@ def test_recipe_trains_adapters_and_its_command_repeats_it(place, tmp_path):
     """A setting that is lost between recipe, record and command would repeat another run."""
     setting = {"vit": {"peft_type": "LORA", "r": 2}, "cnx": "lora"}
     out = tmp_path / "run"
-    assert main(argv(place, out, "--peft", json.dumps(setting), "--control", "false")) == 0
+    given = ["--peers.vit.peft", json.dumps(setting["vit"]), "--peers.cnx.peft", setting["cnx"]]
+    assert main(argv(place, out, *given, "--control", "false")) == 0
     record, results = (json.loads((out / name).read_text()) for name in ("cohort.json", "results.json"))
-    assert record["recipe"]["peft"] == setting
+    assert {name: peer["peft"] for name, peer in record["recipe"]["peers"].items()} == setting
     command = shlex.split(record["command"])
-    assert json.loads(command[command.index("--peft") + 1]) == setting
+    repeated = json.loads(command[command.index("--peers") + 1])
+    assert {name: peer["peft"] for name, peer in repeated.items()} == setting
     for name, architecture in (("vit", "ViTForImageClassification"), ("cnx", "ConvNextForImageClassification")):
         peer, weights = record["peers"][name], load_file(out / name / "adapter_model.safetensors")
         assert peer["architecture"] == architecture
