@@ -155,8 +155,8 @@ def test_recipe_trains_adapters_and_its_command_repeats_it(place, tmp_path):
     record, results = (json.loads((out / name).read_text()) for name in ("cohort.json", "results.json"))
     assert {name: peer["peft"] for name, peer in record["recipe"]["peers"].items()} == setting
     command = shlex.split(record["command"])
-    repeated = json.loads(command[command.index("--peers") + 1])
-    assert {name: peer["peft"] for name, peer in repeated.items()} == setting
+    assert json.loads(command[command.index("--peers.vit.peft") + 1]) == setting["vit"]
+    assert command[command.index("--peers.cnx.peft") + 1] == setting["cnx"]
     for name, architecture in (("vit", "ViTForImageClassification"), ("cnx", "ConvNextForImageClassification")):
         peer, weights = record["peers"][name], load_file(out / name / "adapter_model.safetensors")
         assert peer["architecture"] == architecture
