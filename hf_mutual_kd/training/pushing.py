@@ -120,7 +120,11 @@ class CohortPushing(CohortSaving):
     def _is_recipes(self, record: str) -> bool:
         """Whether a recipe has written a fuller record; one of an earlier training in this folder is replaced."""
         path = self.folder / record
-        return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("command"))
+        if not path.is_file():
+            return False
+        # Only recipes' records of the cohort hold a command, results always do: an empty one where there is none.
+        command = json.loads(path.read_text(encoding="utf-8")).get("command")
+        return command is not None if record == COHORT else bool(command)
 
     def _write_results(self) -> None:
         """What the last evaluation found, on the test split where it was measured, against the start."""
