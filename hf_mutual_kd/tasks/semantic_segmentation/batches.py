@@ -21,7 +21,7 @@ PARTS = 2**16
 
 def run_alone(
     call: Callable[[dict[str, Tensor]], Mapping[str, Tensor]], inputs: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], tuple[int, int], Tensor]:
+) -> tuple[dict[str, Tensor], tuple[int, int], Tensor, Tensor | None]:
     """
     A peer's outputs for a batch, every image as if it were alone in it.
 
@@ -36,7 +36,8 @@ def run_alone(
     Returns:
         `tuple` of the outputs, maps padded below and to the right with 0; `padded` (height and width) and `valid`
         `[B, 2]`, both of one unit, for [`dense_log_probs`], which say where in the maps
-        each image is.
+        each image is; and, only where sizes differ, `[B, 3, 2]`: height and width of each image's own maps, of what
+        the peer sees of it alone and of the image in that.
 
     Example:
 
@@ -51,21 +52,22 @@ def run_alone(
     given = {key: value for key, value in inputs.items() if key not in SIZE_KEYS}
     padded = pixels_of(given)
     if "own_sizes" not in inputs:
-        return dict(call(given)), padded, inputs["valid_sizes"]
+        return dict(call(given)), padded, inputs["valid_sizes"], None
     sizes, group = inputs["own_sizes"].unique(dim=0, return_inverse=True)
-    outputs, valid = [], []
+    outputs, valid, grids = [], [], torch.empty_like(inputs["own_sizes"])
     pairs: list[list[int]] = sizes.tolist()
     for number, (height, width) in enumerate(pairs):
         rows = (group == number).nonzero().squeeze(1)
         part = {key: value[rows] for key, value in given.items()}
         part |= {key: part[key][..., :height, :width] for key in IMAGE_KEYS if key in part}
         outputs.append(dict(call(part)))
-        scale = sizes.new_tensor(pixels_of(outputs[-1]))
-        valid.append(inputs["valid_sizes"][rows] * scale * PARTS // sizes[number])
+        grids[rows] = sizes.new_tensor(pixels_of(outputs[-1]))
+        valid.append(inputs["valid_sizes"][rows] * grids[rows] * PARTS // sizes[number])
     order = torch.cat([(group == number).nonzero().squeeze(1) for number in range(len(sizes))]).argsort()
     joined = {key: _joined([part[key] for part in outputs])[order] for key in outputs[0]}
     height, width = pixels_of(joined)
-    return joined, (height * PARTS, width * PARTS), torch.cat(valid)[order]
+    alone = torch.stack([grids, inputs["own_sizes"], inputs["valid_sizes"]], dim=1)
+    return joined, (height * PARTS, width * PARTS), torch.cat(valid)[order], alone
 
 
 def is_padded(peer_inputs: Mapping[str, Mapping[str, Tensor]]) -> bool:

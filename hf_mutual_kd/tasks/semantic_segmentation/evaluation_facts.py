@@ -9,26 +9,46 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...data.masks import IGNORE
+from ...distillation.losses import mean_log_probs
+from ...distillation.roles import assign_roles
 from ...reports.samples import BINS
-from .grids import nearest_labels
+from ..maps import coarsest_grid
+from .grids import image_scores, nearest_labels
+from .head_losses import DenseOutput
 from .metrics import confusion_matrix
+from .outputs import semantic_map
 
 LATTICE = 64
 """Flips are counted on so many rows and columns of pixels, spread evenly over every image."""
 
 
-def confusions(labels: Tensor, maps: Sequence[Tensor], classes: int) -> dict[str, Tensor]:
-    """What an image adds to every count: N peers' maps `[h, w]` and last the ensemble's, against its `[H, W]`."""
-    height, width = maps[0].shape
-    truth = labels[:height, :width]
-    truth = truth.masked_fill(truth < 0, IGNORE)
+def image_facts(outputs: Sequence[DenseOutput], labels: Tensor) -> dict[str, Tensor]:
+    """All that an evaluation keeps of one image: N peers' answers to it alone, and its labels `[1, H, W]`.
+
+    The peers meet on the coarsest of their grids of this image, whatever those of other images are.
+    """
+    said, size = [output.log_probs for output in outputs], (labels.shape[1], labels.shape[2])
+    grid, truth = coarsest_grid(said), labels.masked_fill(labels < 0, IGNORE)
+    scores = image_scores(said, truth, IGNORE, size=grid).float()
+    met = [F.interpolate(one, size=grid, mode="area").log_softmax(1) for one in said]
+    ensemble = semantic_map(mean_log_probs(met), target_sizes=[size])[0]
+    maps = [output.semantic_maps([size])[0] for output in outputs]
+    return confusions(truth[0], [*maps, ensemble], said[0].shape[1]) | {
+        "reliability": torch.stack([cell_reliability(one[0], truth) for one in said]),
+        "loss": -scores[:, 0],
+        "teacher": assign_roles(scores)[0],
+    }
+
+
+def confusions(truth: Tensor, maps: Sequence[Tensor], classes: int) -> dict[str, Tensor]:
+    """What an image adds to every count: N peers' maps and last the ensemble's, and the truth, all `[H, W]`."""
     valid = truth != IGNORE
     *peers, ensemble = maps
     wanted = on_lattice(truth)
     return {
-        "confusion": torch.stack([confusion_matrix(one, truth, classes, IGNORE) for one in maps]).to(labels.device),
+        "confusion": torch.stack([confusion_matrix(one, truth, classes, IGNORE) for one in maps]).to(truth.device),
         "agreeing": torch.stack([(one == ensemble).sum() for one in peers]),
-        "pixels": torch.tensor(truth.numel(), device=labels.device),
+        "pixels": torch.tensor(truth.numel(), device=truth.device),
         "any_right": (torch.stack([one == truth for one in peers]).any(0) & valid).sum(),
         "point_class": wanted.masked_fill(wanted == IGNORE, -1).int(),
         "point_right": torch.stack([on_lattice(one) == wanted for one in peers]) & (wanted != IGNORE),

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...data.masks import IGNORE
 from ..exporting import Batch, Counted, TaskExport, Traceable, _equal
 from .batches import SIZE_KEYS, pixels_of
-from .head_losses import QUERY_OUTPUTS, as_output
+from .head_losses import QUERY_OUTPUTS, placed_output
 from .heads import head_of
 from .labels import image_sizes, own_parts
 
@@ -32,7 +32,7 @@ class SegmentationExport(TaskExport):
 
     def answers(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
         given = batch["peer_inputs"][self.name]
-        output = as_output(self.model, dict(outputs), pixels_of(given), given["valid_sizes"])
+        output = placed_output(head_of(self.model), dict(outputs), pixels_of(given), given["valid_sizes"])
         return output.semantic_maps(image_sizes(batch["labels"]))
 
     def alike(self, answers: Sequence[Tensor], others: Sequence[Tensor]) -> Counted:

@@ -35,12 +35,14 @@ class DenseOutput:
         kind (`"pixel"` or `"query"`): which of the two.
         padded (`tuple[int, int]`): height and width of the batch that the peer saw.
         valid (`torch.Tensor` `[B, 2]`, *optional*): height and width of every image in it, where some are smaller.
+        own (`torch.Tensor` `[B, 3, 2]`, *optional*): what [`run_alone`] says of images that were joined.
     """
 
     outputs: dict[str, Tensor]
     kind: HeadKind
     padded: tuple[int, int]
     valid: Tensor | None
+    own: Tensor | None = None
 
     @cached_property
     def log_probs(self) -> Tensor:
@@ -50,6 +52,16 @@ class DenseOutput:
     def semantic_maps(self, sizes: Sequence[tuple[int, int]] | Tensor) -> list[Tensor]:
         """The class of every pixel of every image at `sizes` (height, width)."""
         return semantic_map(self.outputs, self.valid, sizes, padded=self.padded, kind=self.kind)
+
+    def alone(self, row: int) -> DenseOutput:
+        """What the peer says of one image, on the grid that it has without the others of the batch."""
+        outputs = {key: value[row, None] for key, value in self.outputs.items()}
+        if self.own is None:
+            valid = None if self.valid is None else self.valid[row, None]
+            return DenseOutput(outputs, self.kind, self.padded, valid)
+        (height, width), padded, _ = self.own[row].tolist()
+        cut = {key: one[..., :height, :width] if one.ndim == 4 else one for key, one in outputs.items()}
+        return placed_output(self.kind, cut, (padded[0], padded[1]), self.own[row, 2:])
 
 
 def aligned(model: nn.Module, outputs: Any, columns: ClassColumns) -> dict[str, Tensor]:
@@ -62,10 +74,12 @@ def aligned(model: nn.Module, outputs: Any, columns: ClassColumns) -> dict[str, 
     return {"logits": columns.select(maps_of(outputs, columns.peer))}
 
 
-def as_output(model: nn.Module, outputs: dict[str, Tensor], padded: tuple[int, int], valid: Tensor) -> DenseOutput:
+def placed_output(
+    kind: HeadKind, outputs: dict[str, Tensor], padded: tuple[int, int], valid: Tensor, own: Tensor | None = None
+) -> DenseOutput:
     """Outputs of which only images smaller than the batch say their sizes."""
     whole = bool((valid == valid.new_tensor(padded)).all())
-    return DenseOutput(outputs, head_of(model), padded, None if whole else valid)
+    return DenseOutput(outputs, kind, padded, None if whole else valid, own)
 
 
 def maps_of(outputs: Any, peer: str | None = None) -> Tensor:

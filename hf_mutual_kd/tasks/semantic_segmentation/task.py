@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 from transformers.utils import logging
@@ -19,8 +18,6 @@ from ...data.images import image_file
 from ...data.masks import IGNORE, UNLABELLED, UNREADABLE
 from ...data.splits import ROLES, Splits, check_masks, settle_binary
 from ...distillation.label_alignment import ClassColumns
-from ...distillation.losses import mean_log_probs
-from ...distillation.roles import assign_roles
 from ...distillation.units import Pull
 from ...errors import ConfigError, LabelError, PeerError
 from ...files import write_bytes
@@ -33,15 +30,14 @@ from ..maps import coarsest_grid
 from .batches import is_padded, one_by_one, pixels_of, run_alone
 from .collator import DenseCollator
 from .encoders import is_backbone, segmenter_on, with_levels
-from .evaluation_facts import cell_reliability, confusions
+from .evaluation_facts import image_facts
 from .evaluator import SegmentationEvaluator
 from .export import SegmentationExport
 from .figures import examples_figure, read_examples
 from .grids import SCORES, Resampler, cell_classes, image_scores, resampled_chunks
-from .head_losses import DenseOutput, aligned, as_output, has_labels, own_labels, pixel_loss, query_loss
+from .head_losses import DenseOutput, aligned, has_labels, own_labels, pixel_loss, placed_output, query_loss
 from .heads import head_of
 from .labels import fill, image_sizes, labels_for_peer, own_parts
-from .outputs import semantic_map
 from .processors import load_dense_processor
 from .report import classes_section, pixel_calibration_section, pixel_confusion_section, pixel_flips_section
 from .report_images import images_section
@@ -174,7 +170,7 @@ class SemanticSegmentation(Task):
         def call(part: dict[str, Tensor]) -> dict[str, Tensor]:
             return aligned(model, model(**part), columns)
 
-        return as_output(model, *run_alone(call, inputs))
+        return placed_output(head_of(model), *run_alone(call, inputs))
 
     def supervised(
         self,
@@ -194,9 +190,9 @@ class SemanticSegmentation(Task):
             outputs, loss = own_loss(model, part, wanted)
             return aligned(model, outputs, columns) | {"loss": loss * has_labels(wanted)}
 
-        outputs, padded, valid = run_alone(call, {**inputs, "truth": truth})
+        outputs, padded, valid, own = run_alone(call, {**inputs, "truth": truth})
         loss = outputs.pop("loss")
-        return as_output(model, outputs, padded, valid), loss
+        return placed_output(head_of(model), outputs, padded, valid, own), loss
 
     def logits(self, outputs: DenseOutput) -> Tensor:
         return outputs.log_probs
@@ -274,32 +270,15 @@ class SemanticSegmentation(Task):
     def evaluation_facts(
         self, outputs: Sequence[DenseOutput], labels: Tensor, sample_ids: Tensor
     ) -> dict[str, Tensor]:
-        readable = (labels != UNREADABLE).flatten(1).all(1)
-        logits = [output.log_probs for output in outputs]
-        sizes, grid = image_sizes(labels), coarsest_grid(logits)
-        # One by one: labels at the batch's size would depend on the other images of it.
-        alone = [(said, scored_labels(own)) for said, own in each_alone(logits, labels)]
-        scores = torch.cat([image_scores(said, truth, IGNORE, size=grid) for said, truth in alone], dim=1).float()
-        classes, maps = logits[0].shape[1], self._maps(outputs, logits, sizes)
-        counted = [confusions(truth, list(seen), classes) for truth, *seen in zip(labels, *maps, strict=True)]
-        facts = {key: torch.stack([one[key] for one in counted]) for key in counted[0]}
-        return facts | {
+        # One by one: a grid or labels at the batch's size would depend on the other images of it.
+        images = [
+            image_facts([output.alone(row) for output in outputs], own) for row, own in enumerate(own_parts(labels))
+        ]
+        return {key: torch.stack([one[key] for one in images]) for key in images[0]} | {
             "sample_ids": sample_ids,
-            "readable": readable,
+            "readable": (labels != UNREADABLE).flatten(1).all(1),
             "labelled": self.labelled(labels),
-            "reliability": torch.stack(
-                [torch.stack([cell_reliability(one[0], truth) for one in said]) for said, truth in alone]
-            ),
-            "loss": -scores.T.contiguous(),
-            "teacher": assign_roles(scores),
         }
-
-    def _maps(self, outputs: Sequence[DenseOutput], logits: Sequence[Tensor], sizes: Tensor) -> list[list[Tensor]]:
-        """Every peer's label maps at the images' own sizes, and last those of the peers' mean."""
-        grid = coarsest_grid(logits)
-        met = [F.interpolate(one, size=grid, mode="area").log_softmax(1) for one in logits]
-        ensemble = semantic_map(mean_log_probs(met), target_sizes=sizes)
-        return [*(output.semantic_maps(sizes) for output in outputs), ensemble]
 
     def evaluator(
         self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None

@@ -328,9 +328,10 @@ def test_evaluation_is_that_of_the_metrics():
     """A mean over batches, or blank frames that count as 0, are other numbers than everybody's."""
     cohort, videos, task = saliency_cohort(), gaze_videos(3, "test", blank=2), VideoSaliency()
     task.set_reference(ClipRows(gaze_videos(4, "train")))
-    found, one_by_one = (evaluated(task, cohort, videos, size) for size in (4, 1))
-    for name, values in found.items():
-        assert values == pytest.approx(one_by_one[name], abs=1e-5)
+    found, *others = (evaluated(task, cohort, videos, size) for size in (4, 1, 3, 8))
+    for other in (*others, evaluated(task, cohort, videos[::-1], 4)):
+        for name, values in found.items():
+            assert values == pytest.approx(other[name], abs=1e-5)
     assert found["cohort"]["samples"] == 15
     assert found["cohort"]["left_out"] == 5
     scores, rows = SaliencyScores(metrics=["cc", "nss", "auc_judd", "auc_shuffled"]), ClipRows(videos, every=2)
