@@ -10,7 +10,7 @@ from .experiments.experiment import Experiment as Experiment
 from .experiments.run_suite import SuiteArm as SuiteArm
 from .experiments.launch import launch as launch
 from .peers.cohort import Cohort as Cohort
-from .peers.cohort import CohortOutput as CohortOutput
+from .peers.cohort_output import CohortOutput as CohortOutput
 from .peers.loading import LoadedPeer as LoadedPeer
 from .peers.spec import PeerSpec as PeerSpec
 from .training.trainer import MutualKDTrainer as MutualKDTrainer

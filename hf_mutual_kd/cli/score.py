@@ -6,8 +6,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..config.data_options import DataOptions
 from ..config.fields import option
-from ..config.options import MOST_KEPT, DataOptions, OnBadRow, RecipeOptions, TransferGrid, TransferOptions
+from ..config.options import MOST_KEPT, OnBadRow, RecipeOptions, TransferGrid, TransferOptions
 from ..config.peers import PeerSpec
 from ..config.rules import COUNT, NOT_NEGATIVE, SEED
 from ..errors import ConfigError, PeerError

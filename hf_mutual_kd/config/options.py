@@ -9,12 +9,24 @@ from __future__ import annotations
 import copy
 import difflib
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar
 
 from ..errors import ConfigError
+from .data_options import ColumnOptions, DataOptions
 from .fields import option, refuse_gone
 from .peers import BatchNorm, PeerSpec
-from .rules import BELOW_ONE, COUNT, NOT_NEGATIVE, OPEN_SHARE, POSITIVE, SEED, SHARE, between, check_rules
+from .rules import (
+    BELOW_ONE,
+    COUNT,
+    NOT_NEGATIVE,
+    OPEN_SHARE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    between,
+    check_choices,
+    check_rules,
+)
 from .stage_options import StageOptions
 
 Preset = Literal["default", "reference"]
@@ -55,24 +67,6 @@ def names_in(group: str, *classes: Any) -> tuple[str, ...]:
     """
     every = [item for cls in classes or (TransferOptions, RecipeOptions) for item in fields(cls)]
     return tuple(dict.fromkeys(item.name for item in every if item.metadata.get("group") == group))
-
-
-@dataclass
-class ColumnOptions:
-    """Which columns of the rows are read."""
-
-    input_column: str | None = option(
-        "data",
-        None,
-        "Column that holds the input, such as the image; unset: 'image', or the one column of images.",
-        often=True,
-    )
-    label_column: str | None = option(
-        "data",
-        None,
-        "Column that holds the label or mask, null or -1 for none; unset: 'label', or the one column of class labels.",
-        often=True,
-    )
 
 
 @dataclass
@@ -319,71 +313,6 @@ class TransferOptions(ColumnOptions, StageOptions):
 
 
 @dataclass
-class DataOptions(ColumnOptions):
-    """Which rows there are.
-
-    Args:
-        dataset (`str`): a Hub id, a `save_to_disk` folder, an image folder, or Parquet files.
-    """
-
-    dataset: str | None = option(
-        "data",
-        None,
-        "Hub id, save_to_disk folder, image folder, or Parquet file, folder or glob.",
-        place=True,
-        often=True,
-    )
-    dataset_config: str | None = option("data", None, "Name of the data set's configuration on the Hub.")
-    dataset_revision: str | None = option("data", None, "Branch, tag or commit of the data set on the Hub.")
-    train_split: str = option("data", "train", "Split to learn from.", often=True)
-    validation_split: str | None = option(
-        "data", None, "Split that selects; unset: 'validation' or a tenth of train.", often=True
-    )
-    test_split: str | None = option(
-        "data", None, "Split that is reported; unset: 'test' or half of validation.", often=True
-    )
-    files_from: list[str] = option(
-        "data",
-        [],
-        "Folders outside of the data set's own in which its rows may name files; 'anywhere': all, addresses too.",
-    )
-    label_names: list[str] = option(
-        "data",
-        [],
-        "Names of the classes: a JSON file, or NAME,NAME …; unset: those of the data set, else of the peers.",
-        often=True,
-    )
-    reduce_labels: bool = option(
-        "data", False, "Masks count the classes from 1: ignore 0 and count from 0, once, for all peers.", only="masks"
-    )
-    label_colors: list[str] = option(
-        "data",
-        [],
-        "What stands for each class in masks, in the order of the classes: greys (0 255) or colors ('#000000' "
-        "'#800000' …); other pixels are refused but for 255, which is ignored. Unset: the classes' numbers.",
-        only="masks",
-    )
-    streaming: bool = option("data", False, "Read the data set as a stream, without storing it.")
-    max_train_samples: int | None = option("data", None, "Use only so many training rows.", rule=COUNT, often=True)
-    max_eval_samples: int | None = option(
-        "data", None, "Use only so many rows of the validation and test splits.", rule=COUNT
-    )
-    max_labelled_samples: int | None = option(
-        "data", None, "Hide the labels of all training rows but so many.", rule=COUNT
-    )
-    labels_per_class: int | None = option(
-        "data", None, "Hide the labels of all training rows but so many of each class.", rule=COUNT, only="classes"
-    )
-    eval_frame_step: int = option(
-        "data",
-        8,
-        "Of videos: measure every so many-th frame of the validation and test splits.",
-        rule=COUNT,
-        only="videos",
-    )
-
-
-@dataclass
 class RecipeOptions(DataOptions):
     """What a recipe works on: peers, data, and the runs to compare.
 
@@ -426,14 +355,6 @@ class RecipeOptions(DataOptions):
     overwrite_output_dir: bool = option("run", False, "Replace what is in output_dir.", often=True)
 
 
-def choices_of(hint: Any) -> tuple[Any, ...]:
-    """The allowed values of a `Literal`, also of an optional one; empty for other types."""
-    if getattr(hint, "__origin__", None) is Literal:
-        return get_args(hint)
-    parts = [part for part in get_args(hint) if part is not type(None)]
-    return choices_of(parts[0]) if len(parts) == 1 else ()
-
-
 def check_rule(name: str | None) -> None:
     """Raise [`ConfigError`] where `teacher_rule` is none of [`TEACHER_RULES`]."""
     kind, colon, peer = (name or "").partition(":")
@@ -443,13 +364,3 @@ def check_rule(name: str | None) -> None:
             f"teacher_rule must be one of {', '.join(TEACHER_RULES)}, got {name!r}"
             + (f" (nearest: {near[0]})" if near and near[0] != "fixed" else "")
         )
-
-
-def check_choices(options: Any) -> None:
-    """Raise [`ConfigError`] where a field with a `Literal` type holds another value."""
-    hints = get_type_hints(type(options))
-    for item in fields(options):
-        allowed = choices_of(hints[item.name])
-        value = getattr(options, item.name)
-        if allowed and value is not None and value not in allowed:
-            raise ConfigError(f"{item.name} must be one of {', '.join(map(str, allowed))}, got {value!r}")

@@ -1,11 +1,11 @@
-"""What numbers may be: one rule for each option, checked before anything is written."""
+"""What options may be: one rule for each number, and the choices of its type; checked before anything is written."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from ..errors import ConfigError
 
@@ -80,3 +80,21 @@ def check_rules(options: Any) -> None:
             is_number = isinstance(number, int | float) and not isinstance(number, bool)
             if is_number and not (math.isfinite(number) and rule.holds(number)):
                 raise ConfigError(f"{item.name} must be {rule.words}, got {number}")
+
+
+def choices_of(hint: Any) -> tuple[Any, ...]:
+    """The allowed values of a `Literal`, also of an optional one; empty for other types."""
+    if getattr(hint, "__origin__", None) is Literal:
+        return get_args(hint)
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    return choices_of(parts[0]) if len(parts) == 1 else ()
+
+
+def check_choices(options: Any) -> None:
+    """Raise [`ConfigError`] where a field with a `Literal` type holds another value."""
+    hints = get_type_hints(type(options))
+    for item in fields(options):
+        allowed = choices_of(hints[item.name])
+        value = getattr(options, item.name)
+        if allowed and value is not None and value not in allowed:
+            raise ConfigError(f"{item.name} must be one of {', '.join(map(str, allowed))}, got {value!r}")

@@ -12,7 +12,8 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 from PIL.Image import Image as PILImage
 
-from ..config.options import ColumnOptions, RecipeOptions
+from ..config.data_options import ColumnOptions
+from ..config.options import RecipeOptions
 from ..config.values import nearest
 from ..errors import DataError, LabelError
 from .class_labels import KINDS, check_class_names, class_names, class_number, class_numbers, is_text, may_be_label

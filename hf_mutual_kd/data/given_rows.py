@@ -10,7 +10,8 @@ import datasets
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..config.options import ColumnOptions, RecipeOptions
+from ..config.data_options import ColumnOptions
+from ..config.options import RecipeOptions
 from ..distillation.label_alignment import align_labels
 from ..errors import DataError, LabelError
 from .class_labels import check_class_names, class_names, class_number, is_text, may_be_label

@@ -134,12 +134,6 @@ def check_targets(name: str, model: nn.Module, targets: Any) -> None:
             )
 
 
-def start_of(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode that takes no gradient; what does not train is shared, above all an adapter's base."""
-    resting = (weight for weight in model.parameters() if not weight.requires_grad)
-    return with_shared_weights(model, resting).requires_grad_(False).eval()
-
-
 def merged(model: nn.Module) -> nn.Module:
     """An ordinary model with the adapter's weights added to its base's; other models pass through."""
     if not is_adapter(model):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.utils import ModelOutput
 
 from ..config.options import LabelAlignment
 from ..distillation.cohort_batch import CohortBatch
@@ -19,33 +18,15 @@ from ..distillation.label_alignment import ClassColumns, align_labels, label_lis
 from ..distillation.objective import LABELS_ALONE, Objective, Starts, TeacherRule
 from ..errors import ConfigError, LabelError, PeerError
 from ..tasks.registry import Task, make_task
-from .adapters import is_adapter, start_of
+from .adapters import is_adapter
 from .batch_norms import batch_norms, rest_on_single_values, resting_batch_norms
+from .cohort_output import CohortOutput
 from .cohort_record import peers_of_folder, with_names, write_record
 from .loading import LoadedPeer, load_peer, save_peer
 from .prediction import predict
 from .sharding import without_zero3_init
 from .spec import PeerSpec, check_peer_names
-
-
-@dataclass
-class CohortOutput(ModelOutput):
-    """What a cohort returns.
-
-    Args:
-        loss (`torch.FloatTensor`, *optional*): supervised loss plus weighted transfer; given with labels or roles.
-        outputs (`dict[str, Any]`): what each peer says, classes in the data set's order; logits `[B, C]` in image
-            classification, see [`Task`] for others.
-        teacher (`torch.LongTensor` of shape `[B, ...]`, *optional*): a peer's index, `NOBODY`, `MEAN` or `ALL`.
-        supervised (`torch.FloatTensor` of shape `[N]`, *optional*): each peer's share of the loss by labels.
-        transfer (`torch.FloatTensor` of shape `[N]`, *optional*): each peer's transfer loss, not yet weighted.
-    """
-
-    loss: Tensor | None = None
-    outputs: dict[str, Any] | None = None
-    teacher: Tensor | None = None
-    supervised: Tensor | None = None
-    transfer: Tensor | None = None
+from .starts import follow, start_of
 
 
 class Cohort(nn.Module):
@@ -216,19 +197,12 @@ class Cohort(nn.Module):
         """Free the frozen starts; their outputs then come with every batch as `start_logits`."""
         self.starts = None
 
-    @torch.no_grad()
     def follow_peers(self) -> None:
         """Move copies that follow their peers one step towards them; batch-norm statistics are taken over."""
         decay = None if self.objective is None else self.objective.source.decay
-        if decay is None or self.starts is None:
-            return
-        for name, average in self.starts.items():
-            if self.specs[name].frozen:
-                continue
-            for kept, live in zip(average.parameters(), self.peers[name].parameters(), strict=True):
-                kept.lerp_(live.to(kept.dtype), 1 - decay)
-            for buffer, now in zip(average.buffers(), self.peers[name].buffers(), strict=True):
-                buffer.copy_(now)
+        if decay is not None and self.starts is not None:
+            moving = {name: peer for name, peer in self.peers.items() if not self.specs[name].frozen}
+            follow(dict(self.starts.items()), moving, decay)
 
     def forward(
         self, peer_inputs: Mapping[str, Mapping[str, Tensor]], labels: Tensor | None = None, **batch: Any

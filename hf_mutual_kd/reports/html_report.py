@@ -16,10 +16,10 @@ from ..data.collator import SAMPLE_ID, rows_with
 from ..errors import DataError, OutputFolderError
 from ..files import write_bytes, write_text
 from .blocks import JPEG, Figures, Section, Table, Text
+from .card_data import hyperparameters
 from .card_figures import Points, read_curves
 from .closing_table import table as closing_table
 from .figures import draw, paint_lines
-from .model_card import hyperparameters
 from .pictures import PICTURES, SampleImages, write_pictures
 from .predictions import Predictions
 from .report_data import MOST_SAMPLES, choose_flips, read_report_data

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .blocks import Code, Figures, Links, Section, Table
+from .card_data import data_facts, hyperparameters
 from .figures import Figure
-from .model_card import EXAMPLES, data_facts, hyperparameters
+from .model_card import EXAMPLES
 from .report_data import ReportData
 from .text import scrub_command
 

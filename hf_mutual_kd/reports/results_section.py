@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .blocks import Figures, Section, Table, Text
+from .card_data import result_rows
 from .card_figures import read_curves
 from .closing_table import NONE, TOGETHER, headline, interval_note, spread, verdict
 from .closing_table import table as closing_table
 from .figures import Gain, draw, paint_curves, paint_gains, paint_lines, paint_results
-from .model_card import result_rows
 from .report_data import ReportData
 from .results import CONTROL, MUTUAL, START, PeerResult, Results
 from .run_record import RunRecord

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.role_table import RoleTable
 from ..distillation.roles import ALL, MEAN, NOBODY
-from ..peers.cohort import CohortOutput
+from ..peers.cohort_output import CohortOutput
 from ..tasks.registry import Task
 
 

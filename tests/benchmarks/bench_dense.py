@@ -32,8 +32,8 @@ from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
 from hf_mutual_kd import transfer_loss
 from hf_mutual_kd.tasks.semantic_segmentation.collator import DenseCollator
-from hf_mutual_kd.tasks.semantic_segmentation.grids import image_scores
 from hf_mutual_kd.tasks.semantic_segmentation.metrics import SegmentationScores
+from hf_mutual_kd.tasks.semantic_segmentation.scores import image_scores
 from hf_mutual_kd.tasks.semantic_segmentation.transfer import mean_over_pixels
 from hf_mutual_kd.tasks.semantic_segmentation.view import DenseView
 

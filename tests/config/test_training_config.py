@@ -7,7 +7,8 @@ import typing
 import pytest
 
 from hf_mutual_kd import MutualKDConfig, PeerSpec
-from hf_mutual_kd.config.options import PRESETS, RecipeOptions, TransferOptions, choices_of
+from hf_mutual_kd.config.options import PRESETS, RecipeOptions, TransferOptions
+from hf_mutual_kd.config.rules import choices_of
 from hf_mutual_kd.errors import ConfigError
 
 CPU = {"use_cpu": True, "report_to": "none"}

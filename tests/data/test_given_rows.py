@@ -9,7 +9,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hf_mutual_kd.config.options import ColumnOptions
+from hf_mutual_kd.config.data_options import ColumnOptions
 from hf_mutual_kd.data.class_labels import class_number
 from hf_mutual_kd.data.given_rows import GivenRows
 from hf_mutual_kd.errors import DataError, LabelError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_mutual_kd.distillation.roles import MEAN, NOBODY
-from hf_mutual_kd.peers.cohort import CohortOutput
+from hf_mutual_kd.peers.cohort_output import CohortOutput
 from hf_mutual_kd.tasks.registry import ImageClassification
 from hf_mutual_kd.training.training_record import TrainingRecord
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...reports.card_data import dataset_link, source_link
 from ...reports.card_metadata import LICENCES, TAGS
 from ...reports.card_metadata import licence_of as licence
-from ...reports.model_card import dataset_link, source_link
 from ...reports.readme_merge import BEGIN, END
 from ...reports.run_record import RunRecord, hub_id
 from ...reports.text import Markdown, dump_front_matter, escape, last_part, link, one_line, sentence

@@ -13,10 +13,11 @@ from ...distillation.losses import mean_log_probs
 from ...distillation.roles import assign_roles
 from ...reports.samples import BINS
 from ..maps import coarsest_grid
-from .grids import image_scores, nearest_labels
+from .grids import nearest_labels
 from .head_losses import DenseOutput
 from .metrics import confusion_matrix
 from .outputs import semantic_map
+from .scores import image_scores
 
 LATTICE = 64
 """Flips are counted on so many rows and columns of pixels, spread evenly over every image."""

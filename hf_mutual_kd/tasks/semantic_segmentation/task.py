@@ -34,13 +34,14 @@ from .evaluation_facts import image_facts
 from .evaluator import SegmentationEvaluator
 from .export import SegmentationExport
 from .figures import examples_figure, read_examples
-from .grids import SCORES, Resampler, cell_classes, image_scores, resampled_chunks
+from .grids import Resampler, cell_classes, resampled_chunks
 from .head_losses import DenseOutput, aligned, has_labels, own_labels, pixel_loss, placed_output, query_loss
 from .heads import head_of
 from .labels import fill, image_sizes, labels_for_peer, own_parts
 from .processors import load_dense_processor
 from .report import classes_section, pixel_calibration_section, pixel_confusion_section, pixel_flips_section
 from .report_images import images_section
+from .scores import SCORES, image_scores
 from .space import SegmentationSpace
 from .transfer import mean_over_pixels
 from .view import DenseView

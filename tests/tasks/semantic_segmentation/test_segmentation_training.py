@@ -17,7 +17,7 @@ from hf_mutual_kd import Cohort, RoleTable
 from hf_mutual_kd.distillation.roles import assign_roles
 from hf_mutual_kd.errors import ConfigError
 from hf_mutual_kd.experiments.launch import launch
-from hf_mutual_kd.tasks.semantic_segmentation.grids import image_scores
+from hf_mutual_kd.tasks.semantic_segmentation.scores import image_scores
 
 
 def test_resume_is_exact(tmp_path):
