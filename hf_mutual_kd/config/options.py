@@ -329,10 +329,11 @@ class RecipeOptions(DataOptions):
         metavar="NAME=ID …",
         often=True,
     )
-    peft: dict[str, Any] | str | None = option(
+    peft: dict[str, Any] | list[str] | str | None = option(
         "peers",
         None,
-        "Train adapters only: 'lora', or in YAML a configuration of peft with its peft_type.",
+        "Train adapters only: 'lora', or in YAML a configuration of peft with its peft_type. Several methods (lora "
+        "dora ia3 bitfit) make a peer of each over one base.",
         often=True,
     )
     load_in_4bit: bool = option("peers", False, "With peft: hold the bases in 4 bits (nf4); needs bitsandbytes.")

@@ -22,6 +22,8 @@ from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, HUB_ID, LA
 from .adapter_settings import PEFT_ERRORS, made_config, method_of
 from .quantization import is_quantized
 
+MAGNITUDE = ".lora_magnitude_vector"
+
 ADAPTER = "default"
 """What peft calls the adapter inside each peer: every peer is a model of its own."""
 
@@ -34,9 +36,6 @@ def is_adapter(model: nn.Module) -> TypeGuard[PeftModel]:
 def base_of(model: nn.Module) -> Any:
     """The model of transformers inside a peer: of an adapter its base, else the peer itself."""
     return model.get_base_model() if is_adapter(model) else model
-
-
-# What the user says
 
 
 # Building
@@ -75,6 +74,9 @@ def add_adapter(
         config.modules_to_save = list(head)
     if getattr(config, "target_modules", ()) is None:
         config.target_modules = default_targets(name, base, head)
+        if getattr(config, "feedforward_modules", ()) is None:
+            # IA3 scales these layers' inputs in place of their outputs; peft asks for them by name.
+            config.feedforward_modules = []
     check_targets(name, base, getattr(config, "target_modules", None))
     if getattr(getattr(base, "config", None), "tf_padding", False):
         raise PeerError(
@@ -164,8 +166,13 @@ def adapter_facts(model: nn.Module) -> dict[str, Any]:
 
 
 def adapter_weights(model: PeftModel, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The weights of a peer's own, by the names that peft gives them in files."""
-    return get_peft_model_state_dict(model, state_dict, ADAPTER, save_embedding_layers=False)
+    """The weights of a peer's own, by the names that peft gives them in files.
+
+    DoRA's magnitudes keep the `.weight` that peft takes off: peft reads both names, transformers this one alone, and
+    would start the magnitudes anew without it.
+    """
+    weights = get_peft_model_state_dict(model, state_dict, ADAPTER, save_embedding_layers=False)
+    return {f"{key}.weight" if key.endswith(MAGNITUDE) else key: weight for key, weight in weights.items()}
 
 
 def save_adapter(model: PeftModel, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:

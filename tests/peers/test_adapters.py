@@ -250,6 +250,41 @@ def test_folders_are_those_of_stock_peft(trained, place):
     assert written["inference_mode"] is True
 
 
+@pytest.mark.parametrize("method", ["lora", "dora", "ia3", "bitfit", "oft"])
+def test_every_method_loads_by_peft_and_by_transformers(place, tmp_path, method):
+    """A weight that a file calls otherwise than its reader starts anew: the pushed peer is not the trained one."""
+    peer = cohort_of(place, a=method).peers["a"]
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in peer.parameters():
+            if weight.requires_grad:
+                weight += 0.05 * torch.randn(weight.shape, generator=draw)
+    save_peer(peer, None, tmp_path, None)
+    base = AutoModelForImageClassification.from_pretrained(place / "vit")
+    for loaded in (
+        PeftModel.from_pretrained(base, tmp_path),
+        AutoModelForImageClassification.from_pretrained(tmp_path),
+    ):
+        torch.testing.assert_close(logits(loaded), logits(peer), rtol=1e-5, atol=1e-5)
+
+
+def test_several_methods_make_peers_of_one_base(place):
+    """With a base for each method the memory of one base would be taken several times; a name that is taken twice
+    would drop a peer in silence."""
+    specs = {"vit": PeerSpec(str(place / "vit")), "own": PeerSpec(str(place / "vit"), peft="lora")}
+    found = with_adapters(specs, ["lora", "ia3", "bitfit"])
+    assert {name: spec.peft for name, spec in found.items()} == {
+        "vit-lora": "lora", "vit-ia3": "ia3", "vit-bitfit": "bitfit", "own": "lora"
+    }  # fmt: skip
+    cohort = Cohort.from_pretrained(found, label_names=LABELS)
+    bases = [next(cohort.peers[name].get_base_model().parameters()) for name in found]
+    assert len({weight.data_ptr() for weight in bases}) == 1
+    with pytest.raises(ConfigError, match="peft names a method twice.*lora, LORA"):
+        with_adapters(specs, ["lora", "LORA"])
+    with pytest.raises(ConfigError, match="two peers would be called 'vit-lora'"):
+        with_adapters({**specs, "vit-lora": PeerSpec("x")}, ["lora", "ia3"])
+
+
 def test_best_and_checkpoints_hold_adapters_only(trained):
     """Whole models in every checkpoint would cost what adapters save."""
     out, _ = trained
