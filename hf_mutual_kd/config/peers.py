@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..errors import PeerError
+from ..errors import ConfigError, PeerError
 from .places import place
+from .prompts import templates_of
 from .values import Mismatch, RawValue, convert, nearest
 
 BatchNorm = Literal["train", "freeze"]
@@ -37,6 +38,11 @@ class PeerSpec:
         load_in_4bit (`bool`, *optional*, defaults to `False`): hold an adapter's base in 4 bits (nf4), but for the
             classifier; needs bitsandbytes.
         load_in_8bit (`bool`, *optional*, defaults to `False`): the same in 8 bits.
+        zero_shot (`bool`, *optional*): whether an image-text model (CLIP, SigLIP) classifies by its text tower;
+            `False` gives it a new head, unset it does so where its tokenizer lies beside it.
+        prompt_templates (`list[str]`, *optional*): of a peer that reads the names of the classes, texts with one `{}`;
+            `["clip"]` are the seven of CLIP's authors; unset those that it was saved with, else "This is a photo of
+            {}.".
 
     Raises:
         [`PeerError`]: a value breaks its rule.
@@ -54,10 +60,19 @@ class PeerSpec:
     peft: str | dict[str, Any] | None = None
     load_in_4bit: bool = False
     load_in_8bit: bool = False
+    zero_shot: bool | None = None
+    prompt_templates: list[str] | None = None
 
     def __post_init__(self):
         if self.load_in_4bit and self.load_in_8bit:
             raise PeerError("load_in_4bit and load_in_8bit exclude each other; choose one")
+        if self.prompt_templates is not None:
+            if self.zero_shot is False:
+                raise PeerError("prompt_templates are for text towers, and zero_shot false leaves that out")
+            try:
+                templates_of(self.prompt_templates)
+            except ConfigError as error:
+                raise PeerError(str(error)) from None
         for option, allowed in (("dtype", DTYPES), ("batch_norm", get_args(BatchNorm))):
             if getattr(self, option) not in allowed:
                 raise PeerError(

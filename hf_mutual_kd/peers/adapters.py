@@ -18,7 +18,8 @@ from transformers.pytorch_utils import Conv1D
 from ..config.values import nearest
 from ..errors import ConfigError, PeerError
 from ..files import write_json
-from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, HUB_ID, LABELS, read_adapter
+from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, HUB_ID, LABELS, READS, read_adapter
+from ..tasks.zero_shot import ZeroShot
 from .adapter_settings import PEFT_ERRORS, made_config, method_of
 from .quantization import is_quantized
 
@@ -78,6 +79,7 @@ def add_adapter(
             # IA3 scales these layers' inputs in place of their outputs; peft asks for them by name.
             config.feedforward_modules = []
     check_targets(name, base, getattr(config, "target_modules", None))
+    config.target_modules = outside_of_rest(base, getattr(config, "target_modules", None))
     if getattr(getattr(base, "config", None), "tf_padding", False):
         raise PeerError(
             f"peer {name!r}: an adapter hides the stride of a convolution, which {type(base).__name__} reads for its "
@@ -101,7 +103,23 @@ def add_adapter(
     if of_base or not trained:
         what = f"trains the base's own weights ({of_base[0]}, …); bias must be none" if of_base else "trains nothing"
         raise PeerError(f"peer {name!r}: this adapter {what}")
+    resting = [key for key in trained if rests(base, key.removeprefix("base_model.model."))]
+    if resting:
+        raise PeerError(f"peer {name!r}: this adapter changes what rests ({resting[0]}, …); leave target_modules out")
     return model
+
+
+def rests(model: nn.Module, key: str) -> bool:
+    """Whether a module or weight belongs to a part of a model that no training changes, as a text tower."""
+    return key.partition(".")[0] in getattr(model, "resting_parts", ())
+
+
+def outside_of_rest(model: nn.Module, targets: Any) -> Any:
+    """The layers that a list of names means, without those that rest; all other targets as they are."""
+    if not getattr(model, "resting_parts", ()) or targets is None or isinstance(targets, str):
+        return targets
+    keys = [key for key, _ in model.named_modules() if not rests(model, key)]
+    return [key for key in keys if any(key == target or key.endswith(f".{target}") for target in targets)]
 
 
 def default_targets(name: str, model: nn.Module, head: Collection[str]) -> list[str]:
@@ -111,6 +129,7 @@ def default_targets(name: str, model: nn.Module, head: Collection[str]) -> list[
     inside_attention = [key for key, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     for key, module in model.named_modules():
         of_head = any(key == part or key.startswith(f"{part}.") for part in (*head, *inside_attention))
+        of_head = of_head or rests(model, key)
         kind = next((kind for kind in kinds if isinstance(module, kind)), None)
         if kind is not None and not of_head and getattr(module, "groups", 1) == 1:
             kinds[kind].append(key)
@@ -186,6 +205,8 @@ def save_adapter(model: PeftModel, folder: Path, state_dict: dict[str, Tensor] |
     }
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in sorted(settings.items())}
     write_json(folder / ADAPTER_CONFIG, plain)
+    if isinstance(base_of(model), ZeroShot):
+        write_json(folder / READS, base_of(model).reads())
     if getattr(model, "is_relabelled", False):
         write_json(folder / LABELS, {str(index): label for index, label in base_of(model).config.id2label.items()})
 

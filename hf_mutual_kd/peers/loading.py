@@ -21,9 +21,11 @@ from transformers.utils import logging
 from ..config.hub_ids import COMMIT
 from ..data.channels import grey_processor
 from ..errors import PeerError
-from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS
+from ..files import read_json
+from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS, READS
 from ..tasks.base import Task
 from ..tasks.new_heads import drawn_weights, is_headless
+from ..tasks.zero_shot import ZeroShot
 from .adapter_settings import read_setting
 from .adapters import add_adapter, is_adapter, load_adapter, save_adapter, saved_config
 from .config_files import input_channels, read_config
@@ -35,6 +37,7 @@ from .sharding import is_split, load_full_state, without_zero3_init
 from .spec import PeerSpec
 from .timm import is_timm_wrapper, save_timm_wrapper
 from .weight_files import check_weight_files
+from .zero_shot import load_zero_shot, reads_labels
 
 logger = logging.get_logger(__name__)
 
@@ -137,13 +140,16 @@ def load_checkpoint(name: str, spec: PeerSpec, task: Task, labels: HeadLabels, t
         config = read_config(name, spec, trust_remote_code)
         check_weight_files(spec.source, spec.revision, config)
         task.check_config(name, config)
-        wanted = labels.wanted(name, config, task)
-        if wanted is None or not task.takes_encoder(config):
+        reads = reads_labels(name, spec, config, task)
+        wanted = None if reads else labels.wanted(name, config, task)
+        if not reads and (wanted is None or not task.takes_encoder(config)):
             check_task(name, config, task)
         load = {"revision": spec.revision, "dtype": getattr(torch, spec.dtype), "use_safetensors": True, **code}
         if spec.load_in_4bit or spec.load_in_8bit:
-            load |= quantization_of(name, spec, config, head_layers(task, config, code))
-        if wanted is None:
+            load |= quantization_of(name, spec, config, () if reads else head_layers(task, config, code))
+        if reads:
+            model: nn.Module = load_zero_shot(name, spec, config, load, labels.renewed or labels.missing)
+        elif wanted is None:
             model = load_with_head(name, spec, task, config, load)
         else:
             model = load_with_new_head(name, spec, task, config, load, wanted)
@@ -168,6 +174,8 @@ def find_adapter(spec: PeerSpec) -> Path | None:
             hf_hub_download(spec.source, ADAPTER_WEIGHTS, revision=spec.revision)
             with contextlib.suppress(EntryNotFoundError):
                 hf_hub_download(spec.source, LABELS, revision=spec.revision)
+            with contextlib.suppress(EntryNotFoundError):
+                hf_hub_download(spec.source, READS, revision=spec.revision)
             return Path(hf_hub_download(spec.source, ADAPTER_CONFIG, revision=spec.revision)).parent
     return None
 
@@ -192,15 +200,21 @@ def load_adapted(
         if labels.renewed is None and (adapter / LABELS).is_file():
             said = json.loads((adapter / LABELS).read_text(encoding="utf-8"))
             labels = HeadLabels([said[index] for index in sorted(said, key=int)])
+            base_spec = replace(base_spec, zero_shot=False)
+        if (adapter / READS).is_file():
+            read = read_json(adapter / READS, error=PeerError)
+            base_spec = replace(base_spec, prompt_templates=spec.prompt_templates or read.get("prompt_templates"))
+            labels = HeadLabels(labels.renewed, labels.missing or read.get("labels"))
     bits = (base_spec.load_in_4bit, base_spec.load_in_8bit)
     heads = (tuple(labels.renewed or ()), tuple(labels.missing or ()))
-    key = (base_spec.source, base_spec.revision, base_spec.dtype, str(base_spec.processor), heads, bits)
+    reading = (base_spec.zero_shot, tuple(base_spec.prompt_templates or ()))
+    key = (base_spec.source, base_spec.revision, base_spec.dtype, str(base_spec.processor), heads, bits, reading)
     if key not in bases:
         bases[key] = load_checkpoint(name, base_spec, task, labels, trust_remote_code)
         keep_layout(bases[key].model)
     base = bases[key]
     code = {"trust_remote_code": trust_remote_code}
-    head = head_layers(task, base.model.config, code)
+    head = [] if isinstance(base.model, ZeroShot) else head_layers(task, base.model.config, code)
     check_head(name, base.model, head)
     model: Any = add_adapter(name, base.model, config, base.spec.source, base.spec.revision, head)
     model.is_relabelled = base.new_head and task.has_classes

@@ -12,6 +12,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 LABELS = "id2label.json"
 """Labels of an adapter whose classifier is a new one: its base's configuration has others."""
+READS = "zero_shot.json"
+"""Names of the classes and templates of an adapter on a model that reads them."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -190,6 +190,10 @@ class Task(Units):
         """The processor that lies beside a checkpoint."""
         return self.processor_class.from_pretrained(source, revision=revision, **code)
 
+    def reads_labels(self, config: Any) -> bool:
+        """Whether a checkpoint with this configuration has a text tower that makes a classifier of label names."""
+        return False
+
     def takes_encoder(self, config: Any) -> bool:
         """Whether a checkpoint with this configuration can get a new head."""
         return any(type(config) in cls._model_mapping for cls in self.auto_models)

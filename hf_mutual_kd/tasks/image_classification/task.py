@@ -15,6 +15,7 @@ from ...data.views import SharedView
 from ...errors import PeerError
 from ...reports.pictures import thumbnail
 from ..classification.task import Classification
+from ..zero_shot import has_text_tower
 from .encoders import classifier_on, takes_encoder
 from .export import ImageExport
 from .model import auto  # noqa: F401  (the Auto classes learn our classifier)
@@ -46,6 +47,9 @@ class ImageClassification(Classification):
 
     def snippet_example(self, row: Mapping[str, Any], folder: Path) -> str | None:
         return image_file(row, folder)
+
+    def reads_labels(self, config: Any) -> bool:
+        return has_text_tower(config)
 
     def takes_encoder(self, config: Any) -> bool:
         return super().takes_encoder(config) or takes_encoder(config)
