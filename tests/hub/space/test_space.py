@@ -117,6 +117,17 @@ def test_starts_on_the_hub_are_fetched_at_their_commit(run, tmp_path):
     assert not (made.folder / "data" / "peers").exists()
 
 
+def test_a_wrong_first_guess_has_no_tick(app):
+    """A tick at the truth in the third place reads as a right answer."""
+    view = app("classification_view")
+    guesses = [("cat", 0.6), ("dog", 0.3), ("cow", 0.1)]
+    page = {right: view.bars(view.Guessed(0.6, guesses=guesses), right) for right in ("cat", "dog", None)}
+    assert ("✓ cat" in page["cat"], "✗" in page["cat"]) == (True, False)
+    assert ("✗ cat" in page["dog"], "✓" in page["dog"]) == (True, False)
+    assert 'class="hit"><span class=label>dog' in page["dog"]
+    assert not {"✓", "✗"} & set(page[None])
+
+
 def test_flipped_samples_come_first(run, tmp_path, monkeypatch):
     """Samples that show nothing of what the training did."""
     from made_up_report import recorded

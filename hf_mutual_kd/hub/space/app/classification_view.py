@@ -69,10 +69,11 @@ class ClassificationView(ImageView):
 
 
 def bars(seen: Guessed, right: str | None) -> str:
-    """The best guesses, that of the truth marked."""
+    """The best guesses: ✓ or ✗ at the first, which is the answer; the truth is marked wherever it stands."""
     shown = []
-    for label, share in seen.guesses:
-        mark, word = ("✓ ", "hit") if label == right else ("", "")
+    for place, (label, share) in enumerate(seen.guesses):
+        word = "hit" if label == right else ""
+        mark = "" if right is None or place else "✓ " if word else "✗ "
         shown.append(
             f'<li class="{word}"><span class=label>{mark}{html.escape(label)}</span>'
             f"<span class=track><i style=width:{100 * share:.1f}%></i></span><span>{percent(share)}</span></li>"
