@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .kept import columns_of, delta_of_kept, kept_sentence
+from .kept import columns_of, delta_of, kept_sentence, reference_words
 from .results import MUTUAL, START, ArmResult, Difference, PeerResult, Results
 from .task_words import TaskWords
 from .terminal import percent, program, render
@@ -50,7 +50,7 @@ def spread(delta: Difference, words: TaskWords, metric: str | None = None) -> st
 def interval_note(results: Results, words: TaskWords) -> str:
     """What stands behind a difference, in a sentence; empty where none is shown."""
     seeds = len(results.seeds)
-    known = [_delta(results, peer, words) for peer in results.peers.values()]
+    known = [delta_of(results, peer, words) for peer in results.peers.values()]
     shown = [delta for delta in known if delta is not None]
     if not shown:
         return ""
@@ -87,13 +87,13 @@ def table(results: Results, words: TaskWords) -> tuple[tuple[str, ...], list[tup
 
     Shares are in percent on the test split, their Δ in points. A column in which no row has a value is left out.
     """
-    seeds, against = len(results.seeds), results.reference
+    seeds = len(results.seeds)
     parts = [part for part in PARTS if results.teachers.get(part)]
-    title = "Δ of kept against the best control" if results.kept else f"Δ against {against}"
+    title = f"Δ{' of kept' * bool(results.kept)} against {reference_words(results)}"
     columns = ("peer", *columns_of(results), title, *(PARTS[part] for part in parts), "flips + −")
     rows = []
     for name, peer in results.peers.items():
-        delta = _delta(results, peer, words)
+        delta = delta_of(results, peer, words)
         rows.append((
             name,
             *(reached(peer, arm, words) for arm in results.arms),
@@ -106,11 +106,6 @@ def table(results: Results, words: TaskWords) -> tuple[tuple[str, ...], list[tup
     return tuple(columns[index] for index in kept), [tuple(row[index] for index in kept) for row in rows]
 
 
-def _delta(results: Results, peer: PeerResult, words: TaskWords) -> Difference | None:
-    """Against the control; of a run in stages against the best of start, control and self-training."""
-    return delta_of_kept(peer, words) if results.kept else peer.delta(results.reference, words.metric)
-
-
 def _together(results: Results, words: TaskWords, parts: Sequence[str]) -> list[tuple[str, ...]]:
     """Rows of all peers together: the ensemble, which is also the teacher `"<mean>"`, and `"<all>"`."""
     rows = []
@@ -119,7 +114,7 @@ def _together(results: Results, words: TaskWords, parts: Sequence[str]) -> list[
         ensemble = results.ensemble if who == "<mean>" else None
         if ensemble is None and not any(taught):
             continue
-        delta = _delta(results, ensemble, words) if ensemble else None
+        delta = delta_of(results, ensemble, words) if ensemble else None
         rows.append((
             TOGETHER[who],
             *(reached(ensemble, arm, words) if ensemble else NONE for arm in results.arms),
@@ -142,15 +137,14 @@ def headline(results: Results, words: TaskWords) -> str:
 
     Example: `"All 3 peers beat their control, by 0.67 to 1.55 points"`.
     """
-    found = {name: _delta(results, peer, words) for name, peer in results.peers.items()}
+    found = {name: delta_of(results, peer, words) for name, peer in results.peers.items()}
     deltas = {name: delta for name, delta in found.items() if delta is not None}
     groups: dict[str, list[str]] = {}
     for name, delta in deltas.items():
         groups.setdefault(verdict(delta, len(results.seeds)), []).append(name)
     if not deltas:
         return "Nothing could be measured against labels"
-    against = "best control" if results.kept else results.reference
-    said = [_of_group(word, names, deltas, against, words) for word, names in groups.items()]
+    said = [_of_group(word, names, deltas, reference_words(results), words) for word, names in groups.items()]
     text = "; ".join(said)
     return text[0].upper() + text[1:] if text.startswith(("all ", "both ")) else text
 
@@ -200,7 +194,7 @@ def results_table(results: Results, folder: Path, words: TaskWords) -> str:
 
 def _advice(results: Results, words: TaskWords) -> str:
     """What a user may do with this outcome."""
-    deltas = [_delta(results, peer, words) for peer in results.peers.values()]
+    deltas = [delta_of(results, peer, words) for peer in results.peers.values()]
     said = {verdict(delta, len(results.seeds)) for delta in deltas if delta is not None}
     if results.reference == START:
         return "Without a control nobody knows what plain fine-tuning would have reached."

@@ -29,10 +29,19 @@ def best_alone(peer: PeerResult, words: TaskWords) -> str | None:
     return max(known, key=lambda arm: peer.value(arm, words.metric) or 0.0) if known else None
 
 
-def delta_of_kept(peer: PeerResult, words: TaskWords) -> Difference | None:
-    """How far what is kept is above the best that the peer reached without others."""
-    against = best_alone(peer, words)
-    return None if against is None else peer.delta(against, words.metric)
+def reference_of(results: Results, peer: PeerResult, words: TaskWords) -> str:
+    """The arm that a peer's gain is shown against: the control; of a run in stages the best that it reached alone."""
+    return (best_alone(peer, words) if results.kept else None) or results.reference
+
+
+def delta_of(results: Results, peer: PeerResult, words: TaskWords) -> Difference | None:
+    """How far a peer is above [`reference_of`]."""
+    return peer.delta(reference_of(results, peer, words), words.metric)
+
+
+def reference_words(results: Results) -> str:
+    """`"control"`, `"start"`, or `"best control"`, which differs by peer."""
+    return "best control" if results.kept else results.reference
 
 
 def kept_words(choice: dict[str, Any]) -> str:

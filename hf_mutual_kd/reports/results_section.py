@@ -12,6 +12,7 @@ from .card_figures import read_curves
 from .closing_table import NONE, TOGETHER, headline, interval_note, spread, verdict
 from .closing_table import table as closing_table
 from .figures import Gain, draw, paint_curves, paint_gains, paint_lines, paint_results
+from .kept import delta_of, reference_of, reference_words
 from .report_data import ReportData
 from .results import CONTROL, MUTUAL, START, PeerResult, Results
 from .run_record import RunRecord
@@ -51,10 +52,11 @@ def results_section(data: ReportData) -> Section | None:
 
 
 def _first_table(results: Results, run: RunRecord) -> Table:
-    """The closing table with the difference first, so that a narrow screen shows it."""
+    """The closing table with the difference first, so that a narrow screen shows it; who taught and what flipped have
+    sections of their own."""
     columns, rows = closing_table(results, run.words)
-    place = next((index for index, name in enumerate(columns) if name.startswith("Δ")), 0)
-    order = [0, *([place] if place else []), *(index for index in range(1, len(columns)) if index != place)]
+    shown = [index for index, name in enumerate(columns) if not name.startswith(("taught", "flips"))]
+    order = sorted(shown, key=lambda index: (index > 0, not columns[index].startswith("Δ")))
     return Table(
         f"Test split: {metric_label(run)}",
         [columns[index] for index in order],
@@ -64,20 +66,20 @@ def _first_table(results: Results, run: RunRecord) -> Table:
 
 def _gains(results: Results, run: RunRecord) -> Any:
     """A line for every peer and the mean of all: the difference to the reference, its interval, a mark per seed."""
-    metric, against = run.words.metric, results.reference
+    metric, against = run.words.metric, reference_words(results)
     everybody = {**results.peers, **({TOGETHER["<mean>"]: results.ensemble} if results.ensemble else {})}
     gains = {}
     for name, peer in everybody.items():
-        delta = peer.delta(against, metric)
+        delta = delta_of(results, peer, run.words)
         if delta is None:
             continue
         low, high = delta.low, delta.high
         if (low is None or high is None) and delta.sd is not None:
             low, high = delta.mean - delta.sd, delta.mean + delta.sd
-        gains[name] = Gain(delta.mean, low, high, _by_seed(peer, against, metric))
+        gains[name] = Gain(delta.mean, low, high, _by_seed(peer, reference_of(results, peer, run.words), metric))
     if not gains:
         return None
-    found = [peer.delta(against, metric) for peer in everybody.values()]
+    found = [delta_of(results, peer, run.words) for peer in everybody.values()]
     with_interval = any(delta is not None and delta.low is not None for delta in found)
     bars = "95 % interval" if with_interval else "spread over seeds"
     said = "; ".join(
@@ -161,7 +163,7 @@ def tiles(data: ReportData) -> list[dict[str, str]]:
     run, results = data.run, data.run.results
     if results is None:
         return []
-    metric, share, against = run.words.metric, run.words.share, results.reference
+    metric, share, against = run.words.metric, run.words.share, reference_words(results)
     said = {
         "better": f"better than the {against}",
         "worse": f"worse than the {against}",
@@ -169,7 +171,7 @@ def tiles(data: ReportData) -> list[dict[str, str]]:
     }
     found = []
     for name, peer in results.peers.items():
-        value, start, delta = peer.value(MUTUAL, metric), peer.value(START, metric), peer.delta(against, metric)
+        value, start, delta = peer.value(MUTUAL, metric), peer.value(START, metric), delta_of(results, peer, run.words)
         if value is None or start is None or delta is None:
             continue
         word = verdict(delta, len(results.seeds))
@@ -180,6 +182,6 @@ def tiles(data: ReportData) -> list[dict[str, str]]:
             "delta": f"{run.words.text(delta.mean, sign=True)}{spread(delta, run.words)} {run.words.points}",
             "against": against,
             "verdict": said.get(word, f"{word}: no verdict"),
-            "mark": {"better": "up", "worse": "down"}.get(word, "flat") if against == CONTROL else "flat",
+            "mark": {"better": "up", "worse": "down"}.get(word, "flat") if results.reference == CONTROL else "flat",
         })  # fmt: skip
     return found

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hf_mutual_kd.errors import OutputFolderError
 from hf_mutual_kd.files import read_json
 from hf_mutual_kd.reports.closing_table import difference, headline, interval_note, markdown, results_table, verdict
 from hf_mutual_kd.reports.results import Arm, Difference, Results, collect
+from hf_mutual_kd.reports.results_section import tiles
 from hf_mutual_kd.reports.samples import Samples
 from hf_mutual_kd.tasks.registry import TASKS
 
@@ -151,6 +153,18 @@ def test_further_arms_are_columns_and_references():
     assert results.arms == ["start", "adapted", "control", "mutual"]
     assert results.peers["vit"].delta("adapted", "accuracy").mean == pytest.approx(0.07)
     assert markdown(results, CLASSES).startswith("| peer | start | adapted | control | mutual | Δ against control |")
+
+
+def test_tiles_and_table_show_one_difference():
+    """A page whose tiles praise a gain over the control where its table says that self-training alone was better."""
+    arms = [*three(), *(arm("self", seed, 0.7, 0.9) for seed in (1, 2, 3))]
+    kept = {"vit": [{"what": "mutual", "alpha": 1.0, "way": "mean"}] * 3}
+    results = collect(arms, {"seeds": [1, 2, 3], "kept": kept}, CLASSES)
+    run = SimpleNamespace(results=results, words=CLASSES)
+    (tile,) = tiles(SimpleNamespace(run=run))
+    assert "-6.00 ± 3.46" in markdown(results, CLASSES)
+    assert (tile["delta"], tile["against"], tile["mark"]) == ("-6.00 ± 3.46 points", "best control", "flat")
+    assert "vit differs from its best control by no more than noise (-6.00 points)" in headline(results, CLASSES)
 
 
 def test_table_names_folders_and_the_next_command():
