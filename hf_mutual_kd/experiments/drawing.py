@@ -1,13 +1,22 @@
-"""Drawing."""
+"""What is shown of a finished run: test samples as its peers see them, and what the cards' snippet prints."""
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from datasets import IterableDataset
+
 from ..data.collator import SAMPLE_ID, rows_with
+from ..data.splits import Splits
+from ..reports.model_card import EXAMPLES
 from ..reports.pictures import MOST_PICTURES, PICTURES, write_pictures
+from ..reports.results import Results
+from ..reports.run_facts import run_snippet
 from ..reports.samples import SAMPLES_FILE, choose_changes, read_samples
+from ..tasks.base import Task
 
 
 def draw_changed(before: Any, after: Any, rows: Any, folder: Path) -> None:
@@ -27,3 +36,34 @@ def draw_changed(before: Any, after: Any, rows: Any, folder: Path) -> None:
     found = {int(row[SAMPLE_ID]): before.task.draw(before, after, row) for row in rows_with(rows, ids)}
     chosen = [one for identity in ids if (one := found.get(identity)) is not None]
     write_pictures(folder / PICTURES, before.names, chosen)
+
+
+def draw_samples(before: Any, after: Any, rows: Any, folder: Path) -> dict[str, Any]:
+    """Draw samples from all over the test split, and those that changed most; says which the first are."""
+    examples = example_rows(rows)
+    before.task.examples(before, after, examples, folder / EXAMPLES)
+    draw_changed(before, after, rows, folder)
+    return {"rows": [row.get("name", row[SAMPLE_ID]) for row in examples]}
+
+
+def add_usage(results: Results, task: Task, splits: Splits, run: Path) -> None:
+    """Let results say what the cards' snippet prints for each peer in the folder of a run, and for which row."""
+    row = next(iter(splits.test))
+    with tempfile.TemporaryDirectory() as folder:
+        example = task.snippet_example(row, Path(folder))
+        if example is None:
+            return
+        found = {name: run_snippet(run / name, example, task.words) for name in results.peers}
+    results.usage = {name: text for name, text in found.items() if text is not None}
+    results.example = {"row": 0}
+    label = row.get("label")
+    if splits.label_names and isinstance(label, int) and label >= 0:
+        results.example["label"] = splits.label_names[label]
+
+
+def example_rows(rows: Any, most: int = 4) -> list[dict[str, Any]]:
+    """Rows from all over a data set, the first of a stream, each with its place in it as `sample_id`."""
+    if isinstance(rows, IterableDataset):
+        return [{SAMPLE_ID: index, **row} for index, row in enumerate(itertools.islice(rows, most))]
+    count = min(most, len(rows))
+    return [{SAMPLE_ID: index, **rows[index]} for index in (len(rows) * place // count for place in range(count))]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +17,10 @@ from ..config.hub_ids import HUB_ID
 from ..config.options import LabelAlignment, RecipeOptions
 from ..config.recipe import to_command
 from ..config.training_config import MutualKDConfig
-from ..data.collator import SAMPLE_ID
 from ..data.role_table import RoleTable
 from ..data.splits import ROLES, Splits, found_in_words
 from ..distillation.objective import Objective
-from ..errors import ConfigError, OutputFolderError, ResumeError
+from ..errors import ConfigError, ResumeError
 from ..files import read_json, write_bytes, write_json
 from ..hub.checkpoints import pull_checkpoint
 from ..hub.names import PushTarget
@@ -36,7 +33,7 @@ from ..peers.spec import PeerSpec, check_peer_names
 from ..reports.card_figures import results_figure
 from ..reports.closing_table import results_table
 from ..reports.html_report import write_report
-from ..reports.model_card import EXAMPLES, write_cards
+from ..reports.model_card import write_cards
 from ..reports.results import START, Arm, Results, collect
 from ..reports.run_facts import (
     base_facts,
@@ -44,9 +41,8 @@ from ..reports.run_facts import (
     hardware_facts,
     hyperparameter_facts,
     objective_facts,
-    run_snippet,
 )
-from ..reports.samples import SAMPLES_FILE, Samples, read_samples, write_samples
+from ..reports.samples import SAMPLES_FILE, Samples, read_samples
 from ..reports.text import portable, portable_command
 from ..run_lock import claimed
 from ..scoring.table_teacher import open_table
@@ -56,14 +52,15 @@ from ..training.fingerprints import Change, described
 from ..training.objective_options import objective_for
 from ..training.processes import check_launch, on_main_process
 from ..training.pushing import push_settings
-from ..training.run_state import SUMMARY, full_disk_told, how_to_go_on, last_checkpoint
+from ..training.run_state import SUMMARY, full_disk_told, how_to_go_on
 from ..training.trainer import MutualKDTrainer
 from ..training.ways import check_staged, first_way
-from .drawing import draw_changed
+from .arms import Arms
+from .drawing import add_usage, draw_samples
 from .plan import plan_text, seconds_of_run
 from .resuming import check_checkpoints, check_resumed
 from .run_folder import RunFolder
-from .staged import folder_of, measure_stages, stage_facts
+from .staged import folder_of, measure_stages, stage_facts, write_measured
 
 
 class Experiment:
@@ -111,7 +108,7 @@ class Experiment:
         place.restore()
         place.check()
         if place.replaces_a_run:
-            self._check_sources()
+            place.check_sources(self._sources())
         try:
             with full_disk_told(self.folder), place.kept():
                 yield
@@ -120,7 +117,7 @@ class Experiment:
 
     def _run(self) -> Results:
         specs = self._specs()
-        self.changes = check_checkpoints(self._resumed(), self.task.name, specs, self.folder)
+        self.changes = check_checkpoints(self.arms.resumed(), self.task.name, specs, self.folder)
         splits = self._load_data()
         cohort = self._load_cohort(specs, splits)
         if splits.label_names is None and cohort.label_names:
@@ -135,9 +132,9 @@ class Experiment:
         self._check_training(cohort, splits, objective)
         look_at_rows(cohort, {role: getattr(splits, role) for role in ROLES})
         if self._pull_checkpoint():
-            self.changes = check_checkpoints(self._resumed(), self.task.name, specs, self.folder)
+            self.changes = check_checkpoints(self.arms.resumed(), self.task.name, specs, self.folder)
         if self.config.resume_from_checkpoint:
-            check_resumed(self._resumed(), self.folder, cohort, splits.facts.get("fingerprint"))
+            check_resumed(self.arms.resumed(), self.folder, cohort, splits.facts.get("fingerprint"))
         if self.state.is_main_process:
             self.place.prepare()
         self.state.wait_for_everyone()
@@ -148,7 +145,7 @@ class Experiment:
             arms = [arm for seed in self.seeds for arm in self._arms(seed, specs, splits, objective)]
         facts = self._facts(splits)
         if self.config.teaching:
-            facts |= stage_facts([self._arm_folder("mutual", seed) for seed in self.seeds])
+            facts |= stage_facts([self.arms.folder_of("mutual", seed) for seed in self.seeds])
         results = collect(arms, facts, self.task.words, self._samples(arms))
         if tracker is not None:
             results.co2_kg = tracker.final_emissions
@@ -162,7 +159,7 @@ class Experiment:
         found: dict[str, list[Samples | None]] = {}
         for arm in arms if self.state.is_main_process else ():
             peers = [name for name in arm.start if name != "cohort"]
-            run, folder = self._arm_folder("mutual", arm.seed), self._arm_folder(arm.name, arm.seed)
+            run, folder = self.arms.folder_of("mutual", arm.seed), self.arms.folder_of(arm.name, arm.seed)
             folder = folder_of(run, arm.name) if self.config.teaching else folder
             samples = read_samples(folder / SAMPLES_FILE, peers)
             found.setdefault(arm.name, []).append(samples)
@@ -176,7 +173,7 @@ class Experiment:
         self.place.finish()
         if all(peer.value(START, words.metric) is not None for peer in results.peers.values()):
             write_bytes(self.folder / "report" / "results.png", results_figure(results.peers, words))
-        self._add_usage(results, splits)
+        add_usage(results, self.task, splits, self.folder)
         if words.examples:
             results.examples = self._examples(splits, specs)
         results.write(self.folder)
@@ -187,23 +184,8 @@ class Experiment:
         if self.config.push_to_hub:
             self._push()
 
-    def _add_usage(self, results: Results, splits: Splits) -> None:
-        """What the cards' snippet prints for each peer, and for which row."""
-        row = next(iter(splits.test))
-        with tempfile.TemporaryDirectory() as folder:
-            example = self.task.snippet_example(row, Path(folder))
-            if example is None:
-                return
-            found = {name: run_snippet(self.folder / name, example, self.task.words) for name in results.peers}
-        results.usage = {name: text for name, text in found.items() if text is not None}
-        results.example = {"row": 0}
-        label = row.get("label")
-        if splits.label_names and isinstance(label, int) and label >= 0:
-            results.example["label"] = splits.label_names[label]
-
     def _examples(self, splits: Splits, specs: dict[str, PeerSpec]) -> dict[str, Any]:
-        """Draw test samples as the first seed's peers see them: a few, and those that changed most."""
-        rows = example_rows(splits.test)
+        """Draw test samples as the first seed's peers see them, before and after."""
         before = self._cohort(specs, splits, self.options.label_alignment)
         trained = {
             name: dataclasses.replace(spec, source=str(self.folder / name), revision=None, peft=None)
@@ -211,17 +193,11 @@ class Experiment:
         }
         aligned = "exact" if self.options.label_alignment == "new_head" else self.options.label_alignment
         after = self._cohort(trained, splits, aligned)
-        before.task.examples(before, after, rows, self.folder / EXAMPLES)
-        draw_changed(before, after, splits.test, self.folder)
-        return {"rows": [row.get("name", row[SAMPLE_ID]) for row in rows]}
+        return draw_samples(before, after, splits.test, self.folder)
 
     def _push(self) -> None:
         for pushed in push_run(self.folder, **push_settings(self.config)).peers:
             print(f"{pushed.peer}: {pushed.url}")
-
-    @property
-    def _with_control(self) -> bool:
-        return self.options.control and self.config.labels and self.config.transfer_weight != 0
 
     def _check(self) -> None:
         if len(set(self.seeds)) != len(self.seeds):
@@ -235,19 +211,12 @@ class Experiment:
         if isinstance(resume, str) and not Path(resume).is_dir() and not HUB_ID.fullmatch(resume):
             raise ResumeError(f"resume_from_checkpoint: {resume} is neither a folder nor a repository on the Hub")
 
-    def _check_sources(self) -> None:
-        """What the run reads must not lie in the folder that it is about to replace."""
+    def _sources(self) -> dict[str, str]:
+        """What the run reads."""
         sources = {name: spec.source for name, spec in self._specs().items()}
         sources |= {f"{name}'s processor": str(spec.processor) for name, spec in self.options.peers.items()}
         sources |= {"the data set": str(self.options.dataset), "role_table": str(self.config.role_table)}
-        sources |= {"score_table": str(self.config.score_table)}
-        for what, source in sources.items():
-            path = Path(source).expanduser()
-            if path.exists() and path.resolve().is_relative_to(self.folder.resolve()):
-                raise OutputFolderError(
-                    f"--overwrite_output_dir would delete {source} ({what}), which the run reads; choose another "
-                    "output_dir, or move it first"
-                )
+        return sources | {"score_table": str(self.config.score_table)}
 
     def _check_training(self, cohort: Cohort, splits: Splits, objective: Objective) -> None:
         """Refuse what the trainer of the mutual arm would, before the control has been trained."""
@@ -263,38 +232,6 @@ class Experiment:
             self.trainer_class.get_optimizer_cls_and_kwargs(config, cohort)
         except (ImportError, ValueError) as error:
             raise ConfigError(f"optim does not work here: {error}") from error
-
-    def _resumed(self) -> list[tuple[Path, MutualKDConfig]]:
-        """The checkpoints that arms go on from, with their configurations."""
-        found = []
-        if not self.config.resume_from_checkpoint or self.config.teaching:
-            # Each of the stages of a training checks its own.
-            return []
-        for name, seed in itertools.product(self._arm_names, self.seeds):
-            folder = self._arm_folder(name, seed)
-            checkpoint = None if (folder / SUMMARY).is_file() else self._checkpoint_of(folder)
-            if checkpoint is not None:
-                found.append((checkpoint, self._arm_config(name, seed).resolved()))
-        return found
-
-    def _checkpoint_of(self, folder: Path) -> Path | None:
-        """What an arm goes on from: a path that was given is the first mutual run's, others look into their folder."""
-        resume = self.config.resume_from_checkpoint
-        if isinstance(resume, str) and folder == self.folder:
-            # On the Hub it is until all else has been checked.
-            return Path(resume) if Path(resume).is_dir() else None
-        return last_checkpoint(folder) if resume and folder.is_dir() else None
-
-    @property
-    def _arm_names(self) -> tuple[str, ...]:
-        return ("control", "mutual") if self._with_control else ("mutual",)
-
-    def _arm_config(self, name: str, seed: int) -> MutualKDConfig:
-        folder = self._arm_folder(name, seed)
-        pushes = self.config.push_to_hub and folder == self.folder
-        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": pushes}
-        changes |= UNIFIED | (CONTROL if name == "control" else {})
-        return dataclasses.replace(self.config, **changes)
 
     def _specs(self) -> dict[str, PeerSpec]:
         check_peer_names(self.options.peers)
@@ -369,10 +306,6 @@ class Experiment:
         self.config = dataclasses.replace(self.config, **found)
         return True
 
-    def _arm_folder(self, name: str, seed: int) -> Path:
-        folder = self.folder if seed == self.seeds[0] else self.folder / f"seed-{seed}"
-        return folder if name == "mutual" else folder / name
-
     def _say_plan(self, specs: dict[str, PeerSpec], splits: Splits, objective: Objective) -> None:
         """What is to come; of several runs also the pre-flight report, which is then not repeated by each."""
         seconds = None
@@ -380,20 +313,25 @@ class Experiment:
             changes: dict[str, Any] = {"push_to_hub": False}
             config = dataclasses.replace(self.config, **changes)
             seconds = seconds_of_run(self._trainer(config, specs, splits, objective.fresh()), objective, splits)
-        if self.state.is_main_process and len(self._arm_names) * len(self.seeds) > 1:
-            print(plan_text(len(self._arm_names), len(self.seeds), seconds), flush=True)
+        if self.state.is_main_process and self.arms.count > 1:
+            print(plan_text(len(self.arms.names), len(self.seeds), seconds), flush=True)
+
+    @property
+    def arms(self) -> Arms:
+        """Which trainings there are."""
+        return Arms(self.config, self.seeds, self.options.control)
 
     @property
     def _reports_start(self) -> bool:
         """Whether the pre-flight report comes before all runs, not within each."""
-        several = len(self._arm_names) * len(self.seeds) > 1
+        several = self.arms.count > 1
         return several and self.config.pre_flight and not (self.config.teaching or self.config.resume_from_checkpoint)
 
     def _arms(self, seed: int, specs: dict[str, PeerSpec], splits: Splits, objective: Objective) -> list[Arm]:
         """All trainings of one seed."""
         if not self.config.teaching:
-            return [self._arm(name, seed, specs, splits, objective) for name in self._arm_names]
-        folder = self._arm_folder("mutual", seed)
+            return [self._arm(name, seed, specs, splits, objective) for name in self.arms.names]
+        folder = self.arms.folder_of("mutual", seed)
         changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": False}
         if self.state.is_main_process:
             print(f"\nstages, seed {seed}", flush=True)
@@ -414,13 +352,13 @@ class Experiment:
         return trainer
 
     def _arm(self, name: str, seed: int, specs: dict[str, PeerSpec], splits: Splits, objective: Objective) -> Arm:
-        folder = self._arm_folder(name, seed)
+        folder = self.arms.folder_of(name, seed)
         if self.config.resume_from_checkpoint and (folder / SUMMARY).is_file():
             return read_json(folder / SUMMARY, Arm, ResumeError)
-        config, checkpoint = self._arm_config(name, seed), self._checkpoint_of(folder)
+        config, checkpoint = self.arms.config_of(name, seed), self.arms.checkpoint_of(name, seed)
         if self.state.is_main_process:
-            place = self.seeds.index(seed) * len(self._arm_names) + self._arm_names.index(name) + 1
-            print(f"\nrun {place} of {len(self.seeds) * len(self._arm_names)}: {name}, seed {seed}", flush=True)
+            place = self.arms.place_of(name, seed)
+            print(f"\nrun {place} of {self.arms.count}: {name}, seed {seed}", flush=True)
         weight = objective.weight if config.transfer_weight is None else config.transfer_weight
         trainer = self._trainer(config, specs, splits, objective.fresh(weight=weight))
         trainer.says_start = not self._reports_start
@@ -432,20 +370,10 @@ class Experiment:
         trainer.evaluate(splits.test, metric_key_prefix="test")
         arm = trainer.arm(name, "test", seconds)
         if self.state.is_main_process:
-            before, after = (one.evaluator for one in trainer.evaluations["test"].both("test"))
-            facts = trainer.task.row_facts(splits.test) | {"outcomes": after.outcome_facts()}
-            write_samples(folder / SAMPLES_FILE, trainer.peer_names, before.records(), after.records(), facts)
+            write_measured(trainer, splits.test, folder)
             write_json(folder / SUMMARY, dataclasses.asdict(arm))
         self.state.wait_for_everyone()
         return arm
-
-
-def example_rows(rows: Any, most: int = 4) -> list[dict[str, Any]]:
-    """Rows from all over a data set, the first of a stream, each with its place in it as `sample_id`."""
-    if isinstance(rows, IterableDataset):
-        return [{SAMPLE_ID: index, **row} for index, row in enumerate(itertools.islice(rows, most))]
-    count = min(most, len(rows))
-    return [{SAMPLE_ID: index, **rows[index]} for index in (len(rows) * place // count for place in range(count))]
 
 
 def data_seed(config: MutualKDConfig) -> int:
@@ -458,9 +386,3 @@ ONE_TIME = ("config", "processes", "resume_from_checkpoint", "overwrite_output_d
 
 SHUFFLE_BUFFER = 1000
 """Encoded images of a stream that are held to draw from: streams often come sorted by class."""
-
-CONTROL: dict[str, Any] = {"transfer_weight": 0.0, "role_table": None, "pre_flight": False}
-"""What differs in the control: nothing but the transfer."""
-
-UNIFIED: dict[str, Any] = {"input_column": None, "label_column": None}
-"""What the trainer need not know of the rows: their columns have been found and named alike."""

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..errors import OutputFolderError, ResumeError
@@ -81,6 +81,24 @@ class RunFolder:
                 f"output_dir {self.folder} is in use; go on with it by --resume_from_checkpoint true, "
                 f"replace it by --overwrite_output_dir true, or choose another{note}"
             )
+
+    def check_sources(self, sources: Mapping[str, str]) -> None:
+        """
+        Refuse to replace what the run reads.
+
+        Args:
+            sources (`dict[str, str]`): paths and Hub ids, by what they are.
+
+        Raises:
+            [`OutputFolderError`]: one of them lies in the folder.
+        """
+        for what, source in sources.items():
+            path = Path(source).expanduser()
+            if path.exists() and path.resolve().is_relative_to(self.folder.resolve()):
+                raise OutputFolderError(
+                    f"--overwrite_output_dir would delete {source} ({what}), which the run reads; choose another "
+                    "output_dir, or move it first"
+                )
 
     def restore(self) -> None:
         """Undo what a start that was killed has begun: an earlier run that was moved aside comes back."""

@@ -63,7 +63,7 @@ def measure_stages(trainer: MutualKDTrainer, test: Any, resume: bool) -> list[Ar
             record["teachers"] = {}
         arms.append(dataclasses.replace(trainer.arm(name, "test", seconds), **record))
         if trainer.is_world_process_zero():
-            _write_samples(trainer, test, folder_of(folder, name))
+            write_measured(trainer, test, folder_of(folder, name))
     if trainer.is_world_process_zero():
         # Where figures look for the control's course.
         shutil.copyfile(folder / STAGES / next(iter(stages.controls)) / HISTORY, folder / "control" / HISTORY)
@@ -85,7 +85,8 @@ def stage_facts(folders: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def _write_samples(trainer: MutualKDTrainer, test: Any, folder: Path) -> None:
+def write_measured(trainer: MutualKDTrainer, test: Any, folder: Path) -> None:
+    """Write into the folder of an arm what was measured of each row of the test split, before and after."""
     before, after = (one.evaluator for one in trainer.evaluations["test"].both("test"))
     facts = trainer.task.row_facts(test) | {"outcomes": after.outcome_facts()}
     write_samples(folder / SAMPLES_FILE, trainer.peer_names, before.records(), after.records(), facts)

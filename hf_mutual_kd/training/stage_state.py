@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ResumeError
 from ..files import write_json
 from .checkpoint_state import check_state
+from .ways import steps_tried
 
 STAGES = "stages"
 """Folder of a run below which every stage has one of its own."""
@@ -63,3 +64,15 @@ class StageState:
         if stage not in self.done:
             self.done.append(stage)
         self.save()
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """What a stage has logged; nothing where it has not ended."""
+    path = folder / "history.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def is_over(checkpoint: Path, tries: bool) -> bool:
+    """Whether a checkpoint is the last that its stage was to write; one that only tries a way ends early."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return state["global_step"] >= (steps_tried(state["max_steps"]) if tries else state["max_steps"])

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..peers.cohort import Cohort
+from ..peers.loading import load_weights
+from .stage_state import StageState
+
 Weights = Mapping[str, Tensor]
 """What training can change of one model, by name."""
 
@@ -51,3 +55,58 @@ def blend(model: nn.Module, start: Weights, end: Weights, alpha: float) -> None:
 def _changing(model: nn.Module) -> dict[str, Tensor]:
     resting = {key for key, parameter in model.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
     return {key: value for key, value in model.state_dict().items() if key not in resting}
+
+
+class ArmWeights:
+    """
+    The weights of each arm of a training in stages, put into the cohort.
+
+    Args:
+        cohort ([`Cohort`]): the peers, as they start.
+        state ([`StageState`]): what is done, and what was decided.
+        adapts (`bool`): whether there is a stage that learns from the labels before anybody teaches.
+        control (`str`): the stage whose weights are the control's where validation has not picked another.
+    """
+
+    def __init__(self, cohort: Cohort, state: StageState, adapts: bool, control: str):
+        self.cohort, self.state, self.adapts, self.control = cohort, state, adapts, control
+        self.begins = {name: snapshot(peer) for name, peer in cohort.peers.items()}
+
+    def load(self, what: str) -> None:
+        """Put the weights of an arm into all peers."""
+        for name in self.cohort.names:
+            self.load_peer(name, what)
+
+    def load_peer(self, name: str, what: str) -> None:
+        """Put the weights that a peer has in an arm into it."""
+        if what == "kept":
+            self._load_kept(name)
+            return
+        peer, stage = self.cohort.peers[name], self._stage_of(name, what)
+        if stage is None:
+            restore(peer, self.begins[name])
+        else:
+            load_weights(name, peer, self.state.folder / stage / name)
+
+    def origin(self, name: str) -> str:
+        """Where interpolation begins: a new head has no start to go back to."""
+        return "adapted" if name in self.cohort.new_heads else "start"
+
+    def _stage_of(self, name: str, what: str) -> str | None:
+        """Where the weights lie that a peer has in an arm; `None`: those it started with."""
+        if what == "adapted":
+            return "adapt" if self.adapts else None
+        if what == "control":
+            return self.state.facts.get("controls", {}).get(name, self.control)
+        if what == "mutual":
+            return f"way-{self.state.facts['way']}"
+        return None if what == "start" else what
+
+    def _load_kept(self, name: str) -> None:
+        what, alpha = (self.state.facts["kept"][name][key] for key in ("what", "alpha"))
+        self.load_peer(name, what)
+        if alpha != 1.0:
+            peer = self.cohort.peers[name]
+            end = snapshot(peer)
+            self.load_peer(name, self.origin(name))
+            blend(peer, snapshot(peer), end, alpha)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -29,9 +28,9 @@ from .choice import ALPHAS, PLAIN, Candidate, Choice, best_way, choose, compare
 from .evaluation import Measurement
 from .objective_options import objective_for
 from .pre_flight import start_table
-from .stage_state import STAGES, StageState
-from .stage_weights import blend, restore, snapshot
-from .ways import TRIED, StopAt, changed, one_training, way_options, ways_of
+from .stage_state import STAGES, StageState, is_over, read_history
+from .stage_weights import ArmWeights, blend, snapshot
+from .ways import StopAt, changed, one_training, way_options, ways_of
 
 if TYPE_CHECKING:
     from .trainer import MutualKDTrainer
@@ -66,8 +65,8 @@ class Stages:
         self.cohort, self.callbacks = trainer.cohort, list(callbacks)
         self.folder = trainer.folder / STAGES
         self.names = trainer.peer_names
-        self.begins = {name: snapshot(peer) for name, peer in self.cohort.peers.items()}
         self.state = StageState(self.folder, trainer._identity(), trainer.args.should_save)
+        self.weights = ArmWeights(self.cohort, self.state, self.adapts, next(iter(self.controls)))
         self.choices: dict[str, Choice] = {}
         self._cache: Any = None
         self._together: float | None = None
@@ -179,11 +178,11 @@ class Stages:
         if stage in self.state.done:
             return
         began = time.perf_counter()
-        self._load("start" if stage == "adapt" else "adapted")
+        self.weights.load("start" if stage == "adapt" else "adapted")
         folder = self.folder / stage
         trainer = self._stage_trainer(folder, options, only_labels, tries)
         last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        if last is not None and _is_over(Path(last), tries):
+        if last is not None and is_over(Path(last), tries):
             trainer.end_from(Path(last))
         else:
             trainer.train(resume_from_checkpoint=last)
@@ -238,35 +237,10 @@ class Stages:
     def _pre_flight(self) -> None:
         if not self.args.pre_flight:
             return
-        self._load("adapted")
+        self.weights.load("adapted")
         results = self._evaluate().metrics
         if self.trainer.is_world_process_zero():
             print(start_table(results, self.trainer.objective, self.task.words))
-
-    # Weights
-
-    def _load(self, what: str) -> None:
-        """Put the weights of an arm into all peers."""
-        for name in self.names:
-            self._load_peer(name, what)
-
-    def _load_peer(self, name: str, what: str) -> None:
-        peer = self.cohort.peers[name]
-        stage = self._stage_of(name, what)
-        if stage is None:
-            restore(peer, self.begins[name])
-        else:
-            load_weights(name, peer, self.folder / stage / name)
-
-    def _stage_of(self, name: str, what: str) -> str | None:
-        """Where the weights lie that a peer has in an arm; `None`: those it started with."""
-        if what == "adapted":
-            return "adapt" if self.adapts else None
-        if what == "control":
-            return self.state.facts.get("controls", {}).get(name, next(iter(self.controls)))
-        if what == "mutual":
-            return f"way-{self.state.facts['way']}"
-        return None if what == "start" else what
 
     def load(self, what: str) -> None:
         """
@@ -275,21 +249,7 @@ class Stages:
         Only for a training that is over.
         """
         with torch.random.fork_rng():
-            for name in self.names:
-                self._load_peer(name, what) if what != "kept" else self._load_kept(name)
-
-    def _load_kept(self, name: str) -> None:
-        choice = self.choices[name]
-        self._load_peer(name, choice.what)
-        if choice.alpha != 1.0:
-            peer = self.cohort.peers[name]
-            end = snapshot(peer)
-            self._load_peer(name, self._origin(name))
-            blend(peer, snapshot(peer), end, choice.alpha)
-
-    def _origin(self, name: str) -> str:
-        """Where interpolation begins: a new head has no start to go back to."""
-        return "adapted" if name in self.cohort.new_heads else "start"
+            self.weights.load(what)
 
     @property
     def arms(self) -> list[str]:
@@ -335,7 +295,7 @@ class Stages:
         for what in self.arms[:-1]:
             if what == "control":
                 self._pick_controls()
-            self._load(what)
+            self.weights.load(what)
             values[what] = self._add(candidates, what, way)
             if what not in PLAIN or what == "control":
                 self._between(candidates, what, way)
@@ -362,7 +322,7 @@ class Stages:
         """Places between where the peers began and where an arm ended."""
         ends = {name: snapshot(self.cohort.peers[name]) for name in self.names}
         for name in self.names:
-            self._load_peer(name, self._origin(name))
+            self.weights.load_peer(name, self.weights.origin(name))
         origins = {name: snapshot(self.cohort.peers[name]) for name in self.names}
         for alpha in ALPHAS:
             for name in self.names:
@@ -398,23 +358,12 @@ class Stages:
             )
             trainer.record.role_table = RoleTable.load(self.folder / stage / ROLES, self.names)
         facts = self.state.facts["stages"]
-        trainer.state.log_history = _history(self.folder / stage)
+        trainer.state.log_history = read_history(self.folder / stage)
         trainer.state.global_step = facts[stage]["steps"]
         trainer.bests.steps = dict(facts[stage]["best_steps"])
         trainer._write_records()
         seconds = sum(one["seconds"] for one in facts.values())
         return TrainOutput(trainer.state.global_step, 0.0, {"train_runtime": seconds})
-
-
-def _history(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "history.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
-def _is_over(checkpoint: Path, tries: bool) -> bool:
-    """Whether a checkpoint is the last that its stage was to write."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    return state["global_step"] >= (max(1, state["max_steps"] // TRIED) if tries else state["max_steps"])
 
 
 def _part(rows: IdentifiedRows, places: np.ndarray) -> IdentifiedRows:

@@ -28,8 +28,13 @@ class StopAt(TrainerCallback):
     """Ends a training after its first quarter, with a checkpoint from which it can go on."""
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == max(1, state.max_steps // TRIED):
+        if state.global_step == steps_tried(state.max_steps):
             control.should_save = control.should_training_stop = True
+
+
+def steps_tried(steps: int) -> int:
+    """For how many of all steps a way is tried."""
+    return max(1, steps // TRIED)
 
 
 def ways_of(task: Task) -> list[str]:

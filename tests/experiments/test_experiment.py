@@ -348,7 +348,7 @@ def test_streams_are_drawn_from_and_resume_exactly(place, tmp_path):
 
 def test_examples_come_from_all_over_the_test_split():
     """A figure of four neighbouring frames, or of rows that nobody finds again."""
-    from hf_mutual_kd.experiments.experiment import example_rows
+    from hf_mutual_kd.experiments.drawing import example_rows
 
     rows = make_rows(9)
     assert [row["sample_id"] for row in example_rows(rows)] == [0, 2, 4, 6]
