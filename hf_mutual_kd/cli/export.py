@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..config.fields import option
-from ..config.rules import COUNT
+from ..config.rules import COUNT, between
 from ..errors import ExportError
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ class ExportOptions:
     out: str | None = option("output", None, "Where to; onnx/ in each peer's folder when left out.", metavar="FOLDER")
     dataset: str | None = option("data", None, "The data set to check with; the run's when left out.", place=True)
     samples: int = option("data", 256, "Of the test split to check with.", rule=COUNT)
-    max_drop: float = option("output", 2.0, "Points of accuracy, or hundredths of CC, that int8 may lose.")
+    max_drop: float = option(
+        "output", 2.0, "Points of accuracy, or hundredths of CC, that int8 may lose.", rule=between(0, 100)
+    )
     push: str | None = option("hub", None, "Push the peers with their cards and ONNX files.", metavar="NAMESPACE")
 
 

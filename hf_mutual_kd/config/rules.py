@@ -69,6 +69,32 @@ TRAINING_ARGUMENTS: dict[str, Rule] = {
 """Of the fields of `transformers.TrainingArguments`, most of which it does not check itself."""
 
 
+FUNCTIONS: dict[str, Rule] = {
+    "attempts": COUNT,
+    "batch_size": COUNT,
+    "call_s": POSITIVE,
+    "color_jitter": NOT_NEGATIVE,
+    "cut_threshold": NOT_NEGATIVE,
+    "deadline_s": POSITIVE,
+    "decay": BELOW_ONE,
+    "every": COUNT,
+    "first_wait_s": NOT_NEGATIVE,
+    "label_smoothing": BELOW_ONE,
+    "longest_wait_s": NOT_NEGATIVE,
+    "max_bytes": COUNT,
+    "max_drop": between(0, 1),
+    "min_area": SHARE,
+    "samples": COUNT,
+    "shard_rows": COUNT,
+    "slowest_upload": POSITIVE,
+    "stride": COUNT,
+    "temperature": POSITIVE,
+    "weight": NOT_NEGATIVE,
+    "workers": NOT_NEGATIVE,
+}
+"""Of the arguments of functions that are called from Python; one name means the same everywhere."""
+
+
 def check_rules(options: Any) -> None:
     """Raise [`ConfigError`] where a number of a dataclass breaks its rule, or is not finite.
 
@@ -77,9 +103,25 @@ def check_rules(options: Any) -> None:
     for item in fields(options):
         rule, value = item.metadata.get("rule") or TRAINING_ARGUMENTS.get(item.name, ANY), getattr(options, item.name)
         for number in value if isinstance(value, list) else [value]:
-            is_number = isinstance(number, int | float) and not isinstance(number, bool)
-            if is_number and not (math.isfinite(number) and rule.holds(number)):
-                raise ConfigError(f"{item.name} must be {rule.words}, got {number}")
+            check_number(item.name, number, rule)
+
+
+def check_numbers(**given: Any) -> None:
+    """Raise [`ConfigError`] where an argument breaks its rule of [`FUNCTIONS`], or is not finite; `None` is unset.
+
+    Example:
+        >>> check_numbers(deadline_s=-1)
+        ConfigError: deadline_s must be greater than 0, got -1
+    """
+    for name, value in given.items():
+        check_number(name, value, FUNCTIONS[name])
+
+
+def check_number(name: str, number: Any, rule: Rule) -> None:
+    """Raise [`ConfigError`] where a number breaks its rule, or is not finite; what is no number passes."""
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    if is_number and not (math.isfinite(number) and rule.holds(number)):
+        raise ConfigError(f"{name} must be {rule.words}, got {number}")
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:

@@ -33,6 +33,8 @@ def check_schedule(args: TrainingArguments) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     given: Any = args.lr_scheduler_kwargs
     try:
+        if given and args.lr_scheduler_type in (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP):
+            raise TypeError("it takes none")
         get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=dict(given or {}))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ConfigError(

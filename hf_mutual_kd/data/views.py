@@ -10,6 +10,8 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
+from ..config.rules import check_numbers
+
 MIX = 0x9E3779B97F4A7C15
 MASK = 0x7FFFFFFFFFFFFFFF
 
@@ -35,6 +37,7 @@ class SharedView:
     """
 
     def __init__(self, min_area: float = 0.6, flip: bool = True, color_jitter: float = 0.0, seed: int = 0):
+        check_numbers(min_area=min_area, color_jitter=color_jitter)
         self.min_area, self.flip, self.seed = min_area, flip, seed
         strength = (color_jitter,) * 3
         self.color = v2.ColorJitter(*strength) if color_jitter else None

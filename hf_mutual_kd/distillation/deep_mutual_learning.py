@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .losses import check_temperature, has_distribution, softened_log_probs
+from ..config.rules import check_numbers
+from .losses import has_distribution, softened_log_probs
 from .roles import Peers
 
 
@@ -49,7 +50,7 @@ def kl_from_others(
             [0.1840]])
     ```
     """
-    check_temperature(temperature)
+    check_numbers(temperature=temperature)
     students = list(logits)
     teachers = students if source is None else list(source)
     with torch.set_grad_enabled(torch.is_grad_enabled() and detach == "none"):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..config.rules import check_numbers
 from ..errors import ConfigError, DataError
 from .roles import MEAN, Peers
 
@@ -139,7 +140,7 @@ def kl_to_target(
     tensor([0.3681])
     ```
     """
-    check_temperature(temperature)
+    check_numbers(temperature=temperature)
     if student_logits.shape != target_log_probs.shape:
         raise DataError(
             f"Student and target must have one shape [B, C, ...], got {list(student_logits.shape)} "
@@ -197,7 +198,7 @@ def transfer_loss(
             [0.3278, 0.0000]])
     ```
     """
-    check_temperature(temperature)
+    check_numbers(temperature=temperature)
     if detach not in ("teacher", "none"):
         raise ConfigError(f"detach must be one of teacher, none, got {detach!r}")
     peers = list(logits)
@@ -257,12 +258,6 @@ def teacher_log_probs(
 def has_distribution(z: Tensor) -> Tensor:
     """Units `[B, ...]` whose softmax exists: no NaN, no +inf, not `-inf` throughout (single classes may be masked)."""
     return z.detach().amax(dim=1).isfinite()
-
-
-def check_temperature(temperature: float) -> None:
-    """Raise [`ConfigError`] for a temperature that is not above 0."""
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigError(f"temperature must be greater than 0, got {temperature}")
 
 
 def _check_shapes(peers: list[Tensor], teachers: list[Tensor], teacher: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..config.options import Detach, TransferOptions
+from ..config.rules import check_numbers
 from ..errors import ConfigError
 from .cohort_batch import CohortBatch
 from .deep_mutual_learning import kl_from_others
@@ -121,6 +122,9 @@ class Objective:
     labels: bool = True
     label_smoothing: float = 0.0
     unlabelled_rows: bool = False
+
+    def __post_init__(self):
+        check_numbers(temperature=self.temperature, weight=self.weight, label_smoothing=self.label_smoothing)
 
     @classmethod
     def from_options(cls, options: TransferOptions, **changes) -> Objective:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..config.options import TransferOptions
+from ..config.rules import check_numbers
 
 
 class TeacherSource:
@@ -60,6 +61,7 @@ class EmaSource(TeacherSource):
     frozen = True
 
     def __init__(self, decay: float = 0.99):
+        check_numbers(decay=decay)
         self.decay = decay
 
     @classmethod

@@ -25,8 +25,26 @@ REPLACED = ".replaced"
 REPLACING = ".replacing"
 """The same while the earlier run is being moved there."""
 
+PLAN, COST = "arm.json", "cost.json"
+"""What a suite writes into an arm that has ended: its options, and what it cost."""
+
 OURS = frozenset(
-    {COHORT, RESULTS, SUMMARY, ROLES, REFRESHED, STAGES, "history.jsonl", "report", "control", "onnx", "space", "runs"}
+    {
+        COHORT,
+        PLAN,
+        COST,
+        RESULTS,
+        SUMMARY,
+        ROLES,
+        REFRESHED,
+        STAGES,
+        "history.jsonl",
+        "report",
+        "control",
+        "onnx",
+        "space",
+        "runs",
+    }
 )
 """What a run holds besides peers, checkpoints and further seeds; `runs` is TensorBoard's."""
 

@@ -25,12 +25,11 @@ from ..reports.results import Arm, Results
 from ..run_lock import claimed
 from ..training.run_state import SUMMARY
 from .experiment import Experiment, data_seed
+from .run_folder import COST, PLAN
 from .suite import PlannedArm, Suite, read_suite
 from .suite_report import FinishedArm, write_comparison
 from .suite_trainer import SuiteTrainer
 
-PLAN = "arm.json"
-COST = "cost.json"
 PAUSE_S = 0.5
 
 _splits: dict[str, Splits] = {}
@@ -113,7 +112,6 @@ def run_one(path: str, name: str, output_dir: str | None = None) -> None:
 def run_arm(suite: Suite, arm: PlannedArm) -> None:
     """Train one arm and record what it found and cost; nothing counts as finished before both are written."""
     folder = suite.folder / arm.name
-    shutil.rmtree(folder, ignore_errors=True)
     gc.collect()
     _forget_peak()
     SuiteArm(suite.task, arm.recipe.options, arm.recipe.config, "", arm.recipe.given).run()

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..config.rules import check_numbers
 from ..data.collator import identified
 from ..errors import ExportError
 from ..files import read_json, staged, write_json
@@ -103,6 +104,7 @@ def export_peers(
         `list[Exported]`: also with files that were refused, which are deleted.
 
     Raises:
+        [`ConfigError`]: `samples` or `max_drop` breaks its rule.
         [`ExportError`]: packages are missing, no model here, a model that ONNX cannot hold,
             samples of several sizes, or float32 that differs from PyTorch.
 
@@ -116,8 +118,7 @@ def export_peers(
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ExportError(f"{', '.join(missing)} is missing; pip install 'hf-mutual-kd[onnx]'")
-    if samples < 1:
-        raise ExportError(f"samples must be 1 or more, got {samples}")
+    check_numbers(samples=samples, max_drop=max_drop)
     folders, record = _find(Path(place), peers)
     task = task or make_task(record["task"])
     if task.exporter is None:

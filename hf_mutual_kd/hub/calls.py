@@ -7,6 +7,7 @@ without limit for a server that goes silent (its HTTP client has no timeouts).
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import TypeVar
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
+from ..config.rules import check_numbers
 from ..errors import HubError, chain_of
 
 T = TypeVar("T")
@@ -61,7 +63,7 @@ class Patience:
         call_s (`float`, *optional*, defaults to 60.0): seconds for one small call.
         slowest_upload (`float`, *optional*, defaults to 200_000): bytes per second below which an upload has stalled.
         deadline_s (`float`, *optional*): seconds for all that the Hub is asked, not for what is read and built here;
-            ten minutes and the time of the slowest upload when unset.
+            ten minutes and the time of the slowest upload when unset, `math.inf` for no bound.
 
     Example:
 
@@ -77,6 +79,9 @@ class Patience:
     call_s: float = 60.0
     slowest_upload: float = 200_000
     deadline_s: float | None = None
+
+    def __post_init__(self):
+        check_numbers(**{name: value for name, value in vars(self).items() if value != math.inf})
 
     def upload_s(self, size: int) -> float:
         """Seconds after which the transfer of `size` bytes counts as stalled."""

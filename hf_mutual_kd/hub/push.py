@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..config.rules import check_numbers
 from ..errors import HubError, PeerError
 from ..reports.model_card import write_cards
 from ..reports.run_record import RunRecord, read_run
@@ -109,6 +110,7 @@ def push_run(
         [`PushReport`]
 
     Raises:
+        [`ConfigError`]: `deadline_s` is not above 0.
         [`HubError`]: nothing is pushed where the run, a name or a file is refused. Where the Hub
             fails on the way, the message names what is pushed, what is not, and the command that continues.
 
@@ -119,6 +121,7 @@ def push_run(
     'https://huggingface.co/ada/vit-t-beans-mutual'
     ```
     """
+    check_numbers(deadline_s=deadline_s)
     to = PushTarget(namespace, name_template, private, token, endpoint, revision)
     run = read_run(run_dir)
     chosen = choose_peers(run, peers)

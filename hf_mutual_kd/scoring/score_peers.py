@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..config.options import MOST_KEPT
+from ..config.rules import check_numbers
 from ..data.collator import UNREADABLE, identified
 from ..data.columns import check_classes
 from ..data.fingerprint import labels_of
@@ -104,8 +105,7 @@ def score_peers(
     """
     if not KEEP.fullmatch(keep):
         raise ConfigError(f"keep must be none, full or topk:K with K of 1 or more, got {keep!r}")
-    if shard_rows < 1 or batch_size < 1:
-        raise ConfigError(f"shard_rows and batch_size must be 1 or more, got {shard_rows} and {batch_size}")
+    check_numbers(batch_size=batch_size, workers=workers, shard_rows=shard_rows, max_bytes=max_bytes)
     accelerator = accelerator or Accelerator()
     place = Path(folder)
     facts = {peer: peer_facts(cohort, peer) for peer in cohort.names}

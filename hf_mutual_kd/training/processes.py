@@ -141,8 +141,9 @@ def check_processes(args: MutualKDConfig, train_dataset: Any) -> None:
     Refuse settings with which processes would wait for each other for ever, or train on rows twice.
 
     Raises:
-        [`ConfigError`]: one of them is set.
+        [`ConfigError`]: one of them is set, or a launcher started more processes than see each other.
     """
+    check_launch(PartialState())
     if args.world_size == 1:
         return
     if not args.accelerator_config.even_batches:

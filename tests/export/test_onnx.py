@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.cli.export import export_table
 from hf_mutual_kd.data.images import decode_image
-from hf_mutual_kd.errors import DataError, ExportError
+from hf_mutual_kd.errors import ConfigError, DataError, ExportError
 from hf_mutual_kd.export import checks as export_checks
 from hf_mutual_kd.export import onnx as module
 from hf_mutual_kd.export import onnx_files
@@ -225,7 +225,7 @@ def test_a_model_folder_goes_elsewhere_with_its_processor(run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"samples": 0}, ExportError, "samples must be 1 or more, got 0"),
+        ({"samples": 0}, ConfigError, "samples must be 1 or more, got 0"),
         ({"dataset": "no/where/here"}, DataError, "no/where/here"),
         ({"place": "."}, ExportError, "neither a run .* nor a model folder"),
     ],

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from ...config.rules import NOT_NEGATIVE, check_number
 from ...distillation.label_alignment import align_labels, label_list
 from ...errors import OutputFolderError, PeerError
 from ...files import staged, write_json
@@ -90,6 +91,7 @@ def write_space(
     PosixPath('runs/vit_classify/space')
     ```
     """
+    check_number("samples", samples, NOT_NEGATIVE)
     run = read_run(run_dir)
     task = task or make_task(run.task)
     part = task.space

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...config.rules import check_numbers
 from ...errors import ConfigError
 from .data.clips import ClipPolicy, Policy, clip_frames
 
@@ -65,9 +66,8 @@ def stream_saliency(
     Raises:
         [`ConfigError`]: an option breaks its rule.
     """
+    check_numbers(stride=stride, batch_size=batch_size, cut_threshold=cut_threshold)
     config = model.config
-    if stride < 1 or batch_size < 1:
-        raise ConfigError(f"stride and batch_size must be 1 or more, got {stride} and {batch_size}")
     target: Literal["last", "center"] = "center" if config.target == "center" else "last"
     window = _window(ClipPolicy(config.num_frames, config.frame_stride, target), start)
     view = _View(model.eval(), processor, target)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from ....config.rules import check_numbers
 from ....data.views import draws_of
 from ....errors import ConfigError, DataError
 from .clips import Policy, clip_frames, evaluation_targets, training_target
@@ -70,6 +71,7 @@ class ClipRows(Dataset):
     def __init__(self, videos: Sequence[SaliencyVideo], every: int | None = None, seed: int = 0):
         if not videos:
             raise DataError("a data set of clips needs at least one video")
+        check_numbers(every=every)
         self.videos, self.seed = list(videos), seed
         self._rows = None
         if every is not None:
