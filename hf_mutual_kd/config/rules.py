@@ -110,8 +110,7 @@ def check_numbers(**given: Any) -> None:
     """Raise [`ConfigError`] where an argument breaks its rule of [`FUNCTIONS`], or is not finite; `None` is unset.
 
     Example:
-        >>> check_numbers(deadline_s=-1)
-        ConfigError: deadline_s must be greater than 0, got -1
+        >>> check_numbers(deadline_s=0.5, samples=None)
     """
     for name, value in given.items():
         check_number(name, value, FUNCTIONS[name])

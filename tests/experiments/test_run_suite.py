@@ -316,6 +316,9 @@ def test_one_arm_by_itself_is_what_the_suite_trains(place, tmp_path):
     arm = next(arm for arm in suite.arms if arm.setting == "best")
     left = tmp_path / "out" / arm.name / "checkpoint-1"
     left.mkdir(parents=True)
+    # The first that an arm writes.
+    record = {"task": "image-classification", "peers": dict.fromkeys(arm.recipe.options.peers, {})}
+    (left.parent / "cohort.json").write_text(json.dumps(record))
     run_arm(suite, arm)
     assert is_finished(suite, arm)
     assert not left.exists()

@@ -269,6 +269,20 @@ def test_a_peer_that_cannot_be_loaded_leaves_the_others(app, space, capsys):
     assert "not_here" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("kind", "name"), [("space", "weights.bin"), ("dense_space", "../../secret.safetensors")])
+def test_weights_of_the_app_are_safetensors_beside_their_index(app, request, tmp_path, kind, name, capsys):
+    """A peer's repository that changes on the Hub runs code in the Space, or reads the machine's files."""
+    folder = shutil.copytree(request.getfixturevalue(kind), tmp_path / "space")
+    cohort = app("peers").Cohort(folder)
+    peer = folder / cohort.facts["peers"][0]["end"]["folder"]
+    (peer / "model.safetensors").unlink()
+    torch.save({"x": torch.zeros(1)}, peer / "weights.bin")
+    (peer / weight_files.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": {"x": name}}))
+    page = app("app").ask(cohort, str(folder / cohort.facts["samples"][0]["image"]), None)
+    assert page.count("cannot be loaded at the moment") == 1
+    assert f"names '{name}' for x" in capsys.readouterr().out
+
+
 # Uploads
 
 

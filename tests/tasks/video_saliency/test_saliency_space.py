@@ -232,6 +232,19 @@ def test_a_sample_names_its_teachers_and_shows_its_truth(app, cohort):
 # Uploads
 
 
+@pytest.mark.parametrize("how", ["index", "config"])
+def test_weights_are_safetensors_beside_the_configuration(cohort, run, tmp_path, how):
+    """A pickle that a changed repository names as weights, run by the Space."""
+    (tmp_path / "config.json").write_bytes((run / "convnext" / "config.json").read_bytes())
+    if how == "index":
+        (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"x": "weights.bin"}}')
+    else:
+        config = json.loads((tmp_path / "config.json").read_text()) | {"transformers_weights": "weights.bin"}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="names 'weights.bin'"):
+        cohort.view.load(str(tmp_path), None)
+
+
 def test_hostile_videos_are_refused_in_words(app, tmp_path):
     """A traceback for the visitor, a file that names other files, or frames that fill the memory."""
     videos, decoder, words = app("videos"), app("decode_video"), hostile_videos(tmp_path)

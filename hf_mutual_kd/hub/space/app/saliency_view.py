@@ -91,7 +91,9 @@ class SaliencyView(View):
             return torch.from_numpy(np.asarray(image).astype(np.float32))
 
     def load(self, source: str, revision: str | None) -> Any:
-        check_weight_files(source, revision)
+        check_weight_files(
+            source, revision, VideoSaliencyModel.config_class.from_pretrained(source, revision=revision)
+        )
         return VideoSaliencyModel.from_pretrained(source, revision=revision, dtype=torch.float32, use_safetensors=True)
 
     def load_processor(self, source: str, revision: str | None) -> Any:
