@@ -26,8 +26,6 @@ def which_labelled(rows: Any) -> np.ndarray | None:
     rows = getattr(rows, "rows", rows)
     if hasattr(rows, "which_labelled"):
         return rows.which_labelled()
-    if getattr(rows, "all_labelled", False):
-        return np.ones(len(rows), dtype=bool)
     return _labelled(rows) if isinstance(rows, Dataset) else None
 
 
@@ -80,17 +78,29 @@ def hide_labels(rows: Any, most: int | None, per_class: int | None, seed: int) -
     if not isinstance(rows, Dataset):
         raise ConfigError(f"{option} needs rows that can be counted; leave out streaming")
     labelled = np.flatnonzero(_labelled(rows))
-    order = labelled[np.random.default_rng(seed).permutation(len(labelled))]
     if per_class is None:
-        kept = order[:wanted]
-    elif has_mask_column(rows):
+        return _without_labels(rows, drawn_labels(labelled, wanted, seed))
+    order = labelled[np.random.default_rng(seed).permutation(len(labelled))]
+    if has_mask_column(rows):
         raise ConfigError("labels_per_class counts classes of whole images; for masks give max_labelled_samples")
-    else:
-        classes = np.asarray(_label_column(rows).fill_null(NO_LABEL))
-        kept = np.concatenate([order[classes[order] == one][:wanted] for one in np.unique(classes[labelled])])
-    if most is not None and len(kept) < most:
-        raise DataError(f"max_labelled_samples is {most}, but only {len(labelled)} training rows have a label")
+    classes = np.asarray(_label_column(rows).fill_null(NO_LABEL))
+    kept = np.concatenate([order[classes[order] == one][:wanted] for one in np.unique(classes[labelled])])
     return _without_labels(rows, kept)
+
+
+def drawn_labels(labelled: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """
+    So many of the places of labelled rows, drawn by `seed`; fewer are a part of more.
+
+    Raises:
+        [`ConfigError`]: less than 1.
+        [`DataError`]: there are fewer.
+    """
+    if most < 1:
+        raise ConfigError(f"max_labelled_samples must be 1 or more, got {most}")
+    if most > len(labelled):
+        raise DataError(f"max_labelled_samples is {most}, but only {len(labelled)} training rows have a label")
+    return labelled[np.random.default_rng(seed).permutation(len(labelled))[:most]]
 
 
 def _without_labels(rows: Dataset, kept: np.ndarray) -> Dataset:

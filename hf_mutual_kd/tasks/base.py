@@ -52,7 +52,10 @@ class Evaluator(ABC):
         """The task's metric of each peer per class, `None` for classes that did not occur."""
 
     def sample_scores(self) -> np.ndarray:
-        """How good each peer is on each labelled sample, `[samples, N]`, higher is better, by rising sample id."""
+        """How good each peer is on each labelled sample, `[samples, N]`, higher is better, in an order that stays.
+
+        A sample is what was drawn: where several units are of one, such as the frames of a video, their mean.
+        """
         return self.records()["sample/score"]
 
     def records(self) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from ...data.processors import PeerInputs, PeerProcessors, is_plain
 from ...errors import DataError
 from .data.clip_rows import Clip, load_clip
 from .data.clips import ClipPolicy, Policy, clip_frames
-from .data.truth_batches import UNREADABLE, as_truth, join_truths
+from .data.truth_batches import NO_GAZE, UNREADABLE, as_truth, join_truths
 
 DETAIL = 2
 """Frames whose longer side is more than this many times what any peer sees are shrunk while they are decoded."""
@@ -101,7 +101,8 @@ class ClipCollator(RoleTaggingCollator):
                 f"frame {row['frame']} of video {row['video']} (sample {row[SAMPLE_ID]}) cannot be read ({error}); "
                 "mend it, or leave such frames out with --on_bad_row skip"
             ) from error
-        return clip, as_truth(clip.density, clip.points)
+        truth = as_truth(clip.density, clip.points)
+        return clip, truth if row["source"].has_gaze else torch.full_like(truth, NO_GAZE)
 
     def blank(self) -> tuple[Clip, Tensor]:
         frames = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
-from ...reports.samples import UNIT, SampleRecorder
+from ...reports.samples import SAMPLE, UNIT, SampleRecorder
 from ..base import Evaluator
 from .data.clip_rows import unit_parts
 
@@ -69,6 +69,14 @@ class SaliencyEvaluator(Evaluator):
         cc = frames["measured"][:, : len(self.peer_names), list(MEASURED).index("cc")]
         videos = unit_parts(torch.from_numpy(frames["sample_ids"]))[:, 0].numpy()
         self.single.add(id=frames["sample_ids"], score=-frames["loss"], cc=cc, teacher=frames["teacher"], group=videos)
+
+    def sample_scores(self) -> np.ndarray:
+        """Of every video the mean over its measured frames, `[V, N]`: frames of one are no samples of their own."""
+        found = self.single.joined()
+        videos, place = np.unique(found[f"{SAMPLE}group"], return_inverse=True)
+        sums = np.zeros((len(videos), len(self.peer_names)))
+        np.add.at(sums, place, found[f"{SAMPLE}score"])
+        return sums / np.bincount(place)[:, None]
 
     def records(self) -> dict[str, np.ndarray]:
         """Videos `[V]`, their measured frames, and the means `[V, N, M]` of `MEASURED` over these; for every frame the

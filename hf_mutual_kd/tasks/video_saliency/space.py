@@ -125,6 +125,8 @@ def _write_video(
 
 def _density(video: SaliencyVideo, frame: int) -> np.ndarray | None:
     """Where people looked; `None` where nobody did, or it cannot be read."""
+    if video.truth is None:
+        return None
     with suppress(DataError):
         density = video.truth.density(frame)
         return density if density.any() else None

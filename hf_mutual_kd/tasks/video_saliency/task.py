@@ -30,7 +30,7 @@ from .collator import ClipCollator
 from .data.clip_rows import ClipRows, ClipView
 from .data.gaze_reference import GazeReference
 from .data.layouts import load_videos
-from .data.truth_batches import DENSITY, FIXATIONS, has_density, is_readable, split_truths
+from .data.truth_batches import DENSITY, FIXATIONS, has_density, has_gaze, is_readable, split_truths
 from .evaluator import CONSISTENCY_GRID, MEASURED, SaliencyEvaluator
 from .export import SaliencyExport
 from .figures import examples_figure, read_examples
@@ -54,7 +54,8 @@ class VideoSaliency(Task):
 
     Every peer sees its own clip of the same moment and answers on its own grid. Peers are ranked by minus their own
     loss, KLD - CC, at the size of the truth, and meet on the coarsest of their grids, where transfer is the KL between
-    the densities. A clip at whose target nobody looked adds nothing and teaches nobody.
+    the densities. A clip at whose target nobody looked adds nothing and teaches nobody; on one of which no gaze was
+    recorded the peers teach each other as on any sample without a label.
 
     An `nn.Module` of the user's own takes the keys that its `processor` makes as keyword arguments and returns maps
     `[B, h, w]` or `[B, 1, h, w]`, or an output with such `logits`. Bare maps need the attribute `saliency_output`:
@@ -99,25 +100,31 @@ class VideoSaliency(Task):
     def load_splits(self, options: RecipeOptions, seed: int, labels: bool, on_bad_row: OnBadRow = "raise") -> Splits:
         if options.eval_frame_step < 1:
             raise ConfigError(f"eval_frame_step must be 1 or more, got {options.eval_frame_step}")
-        if options.max_labelled_samples is not None or options.labels_per_class is not None:
-            raise ConfigError("max_labelled_samples and labels_per_class: clips without gaze cannot take part yet")
         found = load_videos(options, seed=seed, on_bad_row=on_bad_row)
         train = ClipRows(found.train, seed=seed)
         validation, test = (ClipRows(part, every=options.eval_frame_step) for part in (found.validation, found.test))
+        seen = int(train.which_labelled().sum())
+        if labels and not seen:
+            raise DataError(
+                f"--dataset {options.dataset}: no training video has gaze; give some that have, or --labels false"
+            )
         videos, frames = found.facts["videos"], found.facts["frames"]
         splits = {
             role: f"{origin}: {videos[role]:,} videos, {frames[role]:,} frames"
             for role, origin in found.facts["splits"].items()
         }
+        if seen < len(train):
+            splits["train"] += f", gaze on {seen:,} of the videos"
         facts = found.facts | {"splits": splits, "eval_frame_step": options.eval_frame_step}
         return Splits(train, validation, test, None, facts)
 
     def check_splits(self, splits: Splits, on_bad_row: OnBadRow, roles: Sequence[str] = ROLES) -> None:
         for role in roles:
             rows = getattr(splits, role)
-            places = range(0, len(rows), -(-len(rows) // CHECKED_ROWS))
+            known = np.flatnonzero(rows.which_labelled())
+            places = known[:: -(-len(known) // CHECKED_ROWS) or 1].tolist()
             looked_at = sum(self._is_looked_at(rows[place], on_bad_row) for place in places)
-            if not looked_at:
+            if places and not looked_at:
                 raise DataError(f"{role}: nobody looked at any of the {len(places)} frames that were checked")
 
     @staticmethod
@@ -202,7 +209,7 @@ class VideoSaliency(Task):
 
     def ranked(self, labels: Tensor) -> Tensor:
         # A blank truth is one: it ranks nobody, so nobody teaches, neither the mean.
-        return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+        return has_gaze(labels)
 
     def scores(self, kind: str, logits: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         if labels is None or kind != self.default_score:
@@ -230,7 +237,6 @@ class VideoSaliency(Task):
 
     def evaluation_facts(self, outputs: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> dict[str, Tensor]:
         readable = is_readable(labels)
-        labels = labels.masked_fill(~readable[:, None, None, None], 0.0)
         truths, looked_at = split_truths(labels), has_density(labels)
         scores = self.scores(self.default_score, outputs, labels)
         size = coarsest_grid(outputs)
@@ -299,7 +305,8 @@ def clip_losses(logits: Tensor, labels: Tensor, weights: Mapping[str, float] | N
     """KLD - CC, or what `weights` say, of every clip `[B]`; exactly 0 where nobody looked."""
     truths = split_truths(labels)
     if len({truth.shape for truth in truths}) == 1:
-        return saliency_loss(logits, labels[:, DENSITY], weights, labels[:, FIXATIONS])
+        whole = torch.stack(truths)
+        return saliency_loss(logits, whole[:, DENSITY], weights, whole[:, FIXATIONS])
     parts = [
         saliency_loss(one[None], truth[None, DENSITY], weights, truth[None, FIXATIONS])
         for one, truth in zip(logits, truths, strict=True)

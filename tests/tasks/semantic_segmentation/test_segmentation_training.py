@@ -3,6 +3,7 @@
 import json
 from io import BytesIO
 
+import numpy as np
 import pytest
 import segmentation_run
 import torch
@@ -18,6 +19,7 @@ from hf_mutual_kd.distillation.roles import assign_roles
 from hf_mutual_kd.errors import ConfigError
 from hf_mutual_kd.experiments.launch import launch
 from hf_mutual_kd.tasks.semantic_segmentation.scores import image_scores
+from hf_mutual_kd.training import stages, ways
 
 
 def test_resume_is_exact(tmp_path):
@@ -98,3 +100,17 @@ def test_masks_without_class_names_are_checked_before_training(tmp_path, capsys)
     assert "train" in error
     assert "row 7" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_stages_learn_from_images_without_masks(tmp_path, monkeypatch):
+    """Stages that only ran on classes would train maps without a control, or choose by nothing."""
+    monkeypatch.setattr(ways, "WAYS", {"mean": ways.WAYS["mean"]})
+    monkeypatch.setattr(stages, "ALPHAS", (0.5,))
+    trainer = segmentation_trainer(str(tmp_path), teaching="auto", max_steps=2)
+    trainer.train()
+    assert trainer.stages.arms == ["start", "control", "self", "mutual", "kept"]
+    facts = json.loads((tmp_path / "stages" / "stages.json").read_text())["facts"]
+    assert facts["labelled_share"] == 7 / 8
+    for name, kept in facts["kept"].items():
+        assert kept["rows"] == 5
+        assert np.isfinite([values[name] for values in facts["validation"].values()]).all()

@@ -45,9 +45,10 @@ def unit_parts(sample_ids: Tensor) -> Tensor:
 class ClipRows(Dataset):
     """One row for each video and epoch in training, or for every k-th frame of each video in evaluation.
 
-    A row is `{"sample_id", "name", "video", "frame", "source"}`: the unit's number (the same for a frame of a video in
-    every epoch, see [`unit_parts`]) and name, the video's name, the target frame, and the [`SaliencyVideo`]. Nothing
-    is decoded here: [`load_clip`] does, in the collator, when it is known which frames the peers need.
+    A row is `{"sample_id", "name", "video", "frame", "source", "label"}`: the unit's number (the same for a frame of a
+    video in every epoch, see [`unit_parts`]) and name, the video's name, the target frame, the [`SaliencyVideo`], and
+    its [`Truth`], `None` without gaze. Nothing is decoded here: [`load_clip`] does, in the collator, when it is known
+    which frames the peers need.
 
     Args:
         videos (`list[SaliencyVideo]`): of one split.
@@ -64,9 +65,6 @@ class ClipRows(Dataset):
     17
     ```
     """
-
-    all_labelled = True
-    """A frame at which nobody looked has a truth, which is blank."""
 
     def __init__(self, videos: Sequence[SaliencyVideo], every: int | None = None, seed: int = 0):
         if not videos:
@@ -96,7 +94,13 @@ class ClipRows(Dataset):
         video = self.videos[place]
         name = f"{video.name} frame {frame}"
         number = self._number(place, frame)
-        return {"sample_id": number, "name": name, "video": video.name, "frame": frame, "source": video}
+        row = {"sample_id": number, "name": name, "video": video.name, "frame": frame, "source": video}
+        return row | {"label": video.truth}
+
+    def which_labelled(self) -> np.ndarray:
+        """`[rows]` bool: of which videos gaze was recorded; where nobody looked a frame has a truth, a blank one."""
+        places = range(len(self.videos)) if self._rows is None else (place for place, _ in self._rows)
+        return np.array([self.videos[place].has_gaze for place in places], dtype=bool)
 
     def _target(self, place: int, epoch: int) -> int:
         video = self.videos[place]
@@ -153,9 +157,10 @@ class ClipRows(Dataset):
         return {"rows": len(self), "frames": frames} | facts
 
     @cached_property
-    def reference(self) -> GazeReference:
-        """Where people look in these videos; made on first use."""
-        return GazeReference(self.videos)
+    def reference(self) -> GazeReference | None:
+        """Where people look in these videos; made on first use. `None` where no gaze was recorded."""
+        seen = [video for video in self.videos if video.has_gaze]
+        return GazeReference(seen) if seen else None
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,8 @@ class Clip:
 
     Args:
         frames (`dict[str, Tensor]`): for each peer its clip, uint8 `[T, H, W, 3]`; each peer's own T.
-        density (`np.ndarray`): float32 `[h, w]`, sums to 1, or is 0 everywhere where nobody looked.
+        density (`np.ndarray`): float32 `[h, w]`, sums to 1, or is 0 everywhere where nobody looked or no gaze was
+            recorded.
         points (`np.ndarray`): float32 `[K, 2]`: row and column of the fixations, in pixels of the density.
     """
 
@@ -200,7 +206,10 @@ def load_clip(
     union = sorted({number for clip in numbers.values() for number in clip})
     with video.open(max_side) as reader:
         frames = torch.from_numpy(reader.frames(union))
-    density, points = video.truth.density(target), video.truth.points(target)
+    if video.truth is None:
+        density, points = np.zeros(frames.shape[1:3], np.float32), np.zeros((0, 2), np.float32)
+    else:
+        density, points = video.truth.density(target), video.truth.points(target)
     if view is not None:
         frames, density, points = view(frames, density, points, row["sample_id"], epoch)
     places = {number: place for place, number in enumerate(union)}

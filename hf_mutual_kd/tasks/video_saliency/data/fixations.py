@@ -83,6 +83,12 @@ class FixationList:
     """
 
     def __init__(self, frames: Sequence[Any]):
+        missing = next((number for number, frame in enumerate(frames or ()) if frame is None), None)
+        if missing is not None:
+            raise ValueError(
+                f"frame {missing} has null for fixations; gaze is of every frame of a video or of none: [] says that "
+                "nobody looked, null in place of the whole list that no gaze was recorded"
+            )
         try:
             points = np.array([point for frame in frames for point in frame], np.float32)
             self._ends = list(accumulate((len(frame) for frame in frames), initial=0))

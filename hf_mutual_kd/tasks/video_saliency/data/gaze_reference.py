@@ -36,6 +36,8 @@ class GazeReference:
         total, places = np.zeros(PRIOR_GRID), [np.zeros((0, 2))]
         for video in videos:
             for frame in range(min(step // 2, video.length - 1), video.length, step):
+                if video.truth is None:
+                    continue
                 try:
                     density, points = video.truth.density(frame), video.truth.points(frame)
                 except DataError:

@@ -47,7 +47,8 @@ def find_rows(options: RecipeOptions) -> Found:
         if split is None:
             continue
         columns = split.column_names or []
-        if not isinstance(split, Dataset) or not {"video", "fixations"} <= set(columns):
+        wanted = ["video"] if role == "train" else ["video", "fixations"]
+        if not isinstance(split, Dataset) or not set(wanted) <= set(columns):
             raise DataError(
                 f"--dataset {options.dataset}: {role} must hold rows (no stream) with the columns video and "
                 f"fixations, it has {', '.join(columns)}"
@@ -68,15 +69,17 @@ def _of_row(role: str, source: LazyRow, gaze: Dataset) -> SaliencyVideo:
     if not SAFE_NAME.fullmatch(name):
         raise DataError(f"{role} row {source.row}: the name {name!r} is no file name of letters, digits and -_.()+")
     try:
-        fixations = FixationList(row["fixations"])
-        video = SaliencyVideo(name, source, len(fixations), PointTruth(fixations, (1, 1), 1.0))
-        with video.open() as reader:
-            shape = reader.frames([0, len(reader) - 1]).shape
-            if len(reader) != len(fixations):
-                raise DataError(f"{len(reader)} frames, but fixations of {len(fixations)}")
-        return SaliencyVideo(
-            name, source, len(fixations), _truth(row, fixations, shape[1:3]), _cuts(row, len(fixations))
-        )
+        # Of a list for every frame, which may be empty, an empty one in place of them says as little as none.
+        fixations = FixationList(row["fixations"]) if row.get("fixations") else None
+        with SaliencyVideo(name, source, 0, None).open() as reader:
+            length, shape = len(reader), reader.frames([0, len(reader) - 1]).shape
+        if fixations is None and role != "train":
+            raise DataError("there are no fixations, so that it measures nothing")
+        if fixations is None:
+            return SaliencyVideo(name, source, length, None, _cuts(row, length))
+        if length != len(fixations):
+            raise DataError(f"{length} frames, but fixations of {len(fixations)}")
+        return SaliencyVideo(name, source, length, _truth(row, fixations, shape[1:3]), _cuts(row, length))
     except (ValueError, TypeError) as error:
         raise DataError(f"{role} row {source.row} ({name}): {error}") from None
 

@@ -8,7 +8,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ....config.options import RecipeOptions
 from ....data.frame_readers import FRAME_ENDINGS, natural_key
+from ....data.labelled_rows import drawn_labels
 from ....data.splits import ROLES
 from ....data.video import open_frames
 from ....errors import DataError
@@ -60,11 +61,13 @@ def load_videos(options: RecipeOptions, *, seed: int, on_bad_row: Literal["raise
     | `hollywood2:FOLDER` | `{training,testing}/CLIP/{images,maps,fixation}`; clips `FILM_1`, `FILM_2`, … are the shots of one video |
     | `ucf:FOLDER` | the same, every clip a video of its own |
     | `avimos:FOLDER` | `Videos/NAME.mp4`, `Saliency*/**/NAME.mp4`, `Fixations*/**/NAME/fixations.json`, `TrainTestSplit.json` |
-    | Hub id, Parquet | rows with `video` (file in bytes, or a path below the data set's folder), `fixations` (for every frame a list of `[row, column]`), and, if there, `name`, `size` (`[H, W]` of the fixations), `sigma` (pixels), `cuts` |
+    | Hub id, Parquet | rows with `video` (file in bytes, or a path below the data set's folder), `fixations` (for every frame a list of `[row, column]`; null where no gaze was recorded), and, if there, `name`, `size` (`[H, W]` of the fixations), `sigma` (pixels), `cuts` |
 
     Fixations of a folder are `fixation/*.png` or `fixation/maps/*.mat` (key `I`) or `*.png`. Without a validation
     split, a tenth of the training videos, drawn by `seed`, becomes it. DHF1K withholds the truth of its test videos:
     its official validation videos are reported, as local results on it are everywhere, and a tenth of train selects.
+
+    Training videos may lack gaze: rows whose `fixations` are null, clips with neither maps nor fixations.
 
     Args:
         options ([`RecipeOptions`]): what `--dataset` and its neighbours say.
@@ -94,7 +97,7 @@ def load_videos(options: RecipeOptions, *, seed: int, on_bad_row: Literal["raise
         found, name = find_rows(options), Path(given).name
         layout = "rows"
     skipped: list[str] = []
-    splits = {split: _made(makers, on_bad_row, skipped) for split, makers in found.items()}
+    splits = {split: _made(makers, split, on_bad_row, skipped) for split, makers in found.items()}
     origin = {split: split for split in splits}
     _check_names([video.name for videos in splits.values() for video in videos])
     if splits.get("train") and not splits.get("validation"):
@@ -104,14 +107,18 @@ def load_videos(options: RecipeOptions, *, seed: int, on_bad_row: Literal["raise
         if not splits.get(role):
             raise DataError(f"--dataset {given}: no videos for {role}" + _left_out(skipped))
         splits[role] = _drawn(splits[role], limit, seed)
+    splits["train"] = _gaze_hidden(splits["train"], options, seed)
     return VideoSplits(**splits, skipped=skipped, facts=_facts(name, layout, splits, origin, skipped))
 
 
-def _made(makers: Sequence[Maker], on_bad_row: str, skipped: list[str]) -> list[SaliencyVideo]:
+def _made(makers: Sequence[Maker], role: str, on_bad_row: str, skipped: list[str]) -> list[SaliencyVideo]:
     videos = []
     for make in tqdm(makers, "Looking at videos", disable=len(makers) < BAR_FROM, file=sys.stderr, leave=False):
         try:
-            videos.append(make())
+            video = make()
+            if role != "train" and not video.has_gaze:
+                raise DataError(f"{role} video {video.name}: there is no gaze, so that it measures nothing")
+            videos.append(video)
         except DataError as error:
             if on_bad_row == "raise":
                 raise DataError(f"{error}. Mend it, or leave such videos out with --on_bad_row skip") from None
@@ -132,8 +139,11 @@ def _left_out(skipped: list[str]) -> str:
 
 def _hold_out(splits: dict[str, list[SaliencyVideo]], origin: dict[str, str], seed: int) -> None:
     train = splits["train"]
-    order = np.random.default_rng(seed).permutation(len(train))
-    held = set(order[: max(1, len(train) // 10)].tolist())
+    # Videos that measure need gaze, where any has it.
+    usable = np.flatnonzero([video.has_gaze for video in train])
+    usable = usable if len(usable) else np.arange(len(train))
+    order = usable[np.random.default_rng(seed).permutation(len(usable))]
+    held = set(order[: max(1, len(usable) // 10)].tolist())
     splits["validation"] = [video for place, video in enumerate(train) if place in held]
     splits["train"] = [video for place, video in enumerate(train) if place not in held]
     origin |= {"train": f"the rest of train (seed {seed})", "validation": f"a tenth of train (seed {seed})"}
@@ -145,6 +155,15 @@ def _drawn(videos: list[SaliencyVideo], limit: int | None, seed: int) -> list[Sa
     return [videos[place] for place in np.sort(np.random.default_rng(seed).permutation(len(videos))[:limit])]
 
 
+def _gaze_hidden(videos: list[SaliencyVideo], options: RecipeOptions, seed: int) -> list[SaliencyVideo]:
+    """The same videos, of which only `max_labelled_samples` keep their gaze."""
+    if options.max_labelled_samples is None:
+        return videos
+    seen = np.flatnonzero([video.has_gaze for video in videos])
+    kept = set(drawn_labels(seen, options.max_labelled_samples, seed).tolist())
+    return [video if place in kept else replace(video, truth=None) for place, video in enumerate(videos)]
+
+
 def _facts(
     name: str,
     layout: str,
@@ -152,7 +171,11 @@ def _facts(
     origin: dict[str, str],
     skipped: list[str],
 ) -> dict[str, Any]:
-    listing = [[role, video.name, video.length, video.cuts] for role in ROLES for video in splits[role]]
+    listing = [
+        [role, video.name, video.length, video.cuts, *([] if video.has_gaze else ["no gaze"])]
+        for role in ROLES
+        for video in splits[role]
+    ]
     return {
         "name": name,
         "layout": layout,
@@ -239,11 +262,14 @@ def _joined(folders: Sequence[Path]) -> SaliencyVideo:
     images = [_numbered(folder / "images", FRAME_ENDINGS) for folder in folders]
     frames = tuple(file for shot in images for file in shot.values())
     truths = [_truth(folder, list(shot)) for folder, shot in zip(folders, images, strict=True)]
-    maps, fixations = (tuple(file for truth in truths for file in truth[kind]) for kind in (0, 1))
+    known = [truth for truth in truths if truth is not None]
+    if 0 < len(known) < len(truths):
+        raise DataError(f"{folders[truths.index(None)]}: a shot without gaze in a film whose other shots have it")
+    maps, fixations = (tuple(file for truth in known for file in truth[kind]) for kind in (0, 1))
     _look_at(frames)
     cuts = tuple(accumulate(len(shot) for shot in images))[:-1]
     name = folders[0].name.rpartition("_")[0] if len(folders) > 1 else folders[0].name
-    return SaliencyVideo(name, frames, len(frames), FolderTruth(maps, fixations), cuts)
+    return SaliencyVideo(name, frames, len(frames), FolderTruth(maps, fixations) if known else None, cuts)
 
 
 def _of_file(folder: Path, videos: Path) -> SaliencyVideo:
@@ -255,12 +281,14 @@ def _of_file(folder: Path, videos: Path) -> SaliencyVideo:
     if file is None:
         raise DataError(f"{videos}: there is no {stem}.AVI for {folder}")
     length = _look_at(file)
-    maps, fixations = _truth(folder, list(range(1, length + 1)))
-    return SaliencyVideo(folder.name, file, length, FolderTruth(maps, fixations))
+    truth = _truth(folder, list(range(1, length + 1)))
+    return SaliencyVideo(folder.name, file, length, None if truth is None else FolderTruth(*truth))
 
 
-def _truth(folder: Path, numbers: Sequence[int]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """The map and the fixations of every frame."""
+def _truth(folder: Path, numbers: Sequence[int]) -> tuple[tuple[Path, ...], tuple[Path, ...]] | None:
+    """The map and the fixations of every frame; `None` where there are folders of neither."""
+    if not (folder / "maps").exists() and not (folder / "fixation").exists():
+        return None
     places = ((folder / "fixation", FRAME_ENDINGS), (folder / "fixation" / "maps", FRAME_ENDINGS | {".mat"}))
     for place, endings in places:
         if place.is_dir() and any(file.suffix.lower() in endings for file in place.iterdir()):
@@ -295,6 +323,8 @@ def _numbered(folder: Path, endings: set[str]) -> dict[int, Path]:
 
 
 def _of_avimos(name: str, video: Path | None, maps: Path | None, points: Path | None) -> SaliencyVideo:
+    if video is not None and maps is None and points is None:
+        return SaliencyVideo(name, video, _look_at(video), None)
     if video is None or maps is None or points is None:
         what = "video" if video is None else "saliency map" if maps is None else "fixations.json"
         raise DataError(f"AViMoS video {name}: there is no {what} of it")

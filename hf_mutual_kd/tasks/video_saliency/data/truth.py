@@ -111,15 +111,20 @@ class SaliencyVideo:
         name (`str`): unique in the data set, usable as a file's name.
         source: what [`open_frames`] takes, or a [`LazyRow`].
         length (`int`): frames.
-        truth ([`Truth`]): of every frame.
+        truth ([`Truth`], *optional*): of every frame; `None` where no gaze was recorded.
         cuts (`tuple[int, ...]`, *optional*): numbers of frames that begin a new shot.
     """
 
     name: str
     source: Any
     length: int
-    truth: Truth
+    truth: Truth | None
     cuts: tuple[int, ...] = ()
+
+    @property
+    def has_gaze(self) -> bool:
+        """Whether it was recorded where people looked, be it nowhere."""
+        return self.truth is not None
 
     def open(self, max_side: int | None = None) -> VideoReader:
         """A reader of its frames; close it."""

@@ -14,8 +14,9 @@ from .fixations import fixation_map
 DENSITY, FIXATIONS = 0, 1
 """The two planes of a truth."""
 
-OUTSIDE, UNREADABLE = -1.0, -2.0
-"""Values of cells beyond a smaller truth's size, and of the whole truth of a clip that could not be read."""
+OUTSIDE, UNREADABLE, NO_GAZE = -1.0, -2.0, -3.0
+"""Values of cells beyond a smaller truth's size, and of the whole truth of a clip that could not be read or of which
+no gaze was recorded."""
 
 
 def as_truth(density: np.ndarray, points: np.ndarray) -> Tensor:
@@ -44,7 +45,7 @@ def join_truths(truths: Sequence[Tensor]) -> Tensor:
 
 def split_truths(labels: Tensor) -> list[Tensor]:
     """
-    Each clip's truth at its own size: what [`join_truths`] joined, B views `[2, H_i, W_i]`.
+    Each clip's truth at its own size, B of `[2, H_i, W_i]`: what [`join_truths`] joined, 0 where there is none.
 
     Example:
 
@@ -54,12 +55,17 @@ def split_truths(labels: Tensor) -> list[Tensor]:
     [(2, 1, 3), (2, 2, 2)]
     ```
     """
-    return unpadded(labels, labels[:, DENSITY] != OUTSIDE)
+    return unpadded(labels.clamp_min(0), labels[:, DENSITY] != OUTSIDE)
 
 
 def has_density(labels: Tensor) -> Tensor:
     """`[B]` bool: clips of which somebody looked at the target frame."""
     return labels[:, DENSITY].clamp_min(0).sum((1, 2)) > 0
+
+
+def has_gaze(labels: Tensor) -> Tensor:
+    """`[B]` bool: clips of which gaze was recorded, also where nobody looked at the target frame."""
+    return labels[:, DENSITY, 0, 0] != NO_GAZE
 
 
 def is_readable(labels: Tensor) -> Tensor:
