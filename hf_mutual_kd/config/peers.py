@@ -216,5 +216,7 @@ def peer_words(peers: list[str] | Mapping[str, Any]) -> list[str]:
     for name, said in peers.items():
         for field, value in said.items() if isinstance(said, Mapping) else ():
             if field != "source":
-                words += [f"--peers.{name}.{field}", value if isinstance(value, str) else json.dumps(value)]
+                parts = value if isinstance(value, list) else [value]
+                words += [f"--peers.{name}.{field}"]
+                words += [part if isinstance(part, str) else json.dumps(part) for part in parts]
     return words

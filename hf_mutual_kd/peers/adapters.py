@@ -18,7 +18,8 @@ from transformers.pytorch_utils import Conv1D
 from ..config.values import nearest
 from ..errors import ConfigError, PeerError
 from ..files import write_json
-from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, HUB_ID, LABELS, READS, read_adapter
+from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, HUB_ID, LABELS, read_adapter
+from ..reports.reader_folder import READS
 from ..tasks.zero_shot import ZeroShot
 from .adapter_settings import PEFT_ERRORS, made_config, method_of
 from .quantization import is_quantized

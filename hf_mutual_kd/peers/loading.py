@@ -22,7 +22,8 @@ from ..config.hub_ids import COMMIT
 from ..data.channels import grey_processor
 from ..errors import PeerError
 from ..files import read_json
-from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS, READS
+from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS
+from ..reports.reader_folder import READS
 from ..tasks.base import Task
 from ..tasks.new_heads import drawn_weights, is_headless
 from ..tasks.zero_shot import ZeroShot

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .reader_folder import reads_of
+
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 LABELS = "id2label.json"
 """Labels of an adapter whose classifier is a new one: its base's configuration has others."""
-READS = "zero_shot.json"
-"""Names of the classes and templates of an adapter on a model that reads them."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -63,16 +63,18 @@ def without_local_base(adapter: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def relabelled(snippet: str, folder: Path, repository: str | None = None) -> str | None:
-    """A task's snippet for an adapter whose classifier is a new one; the snippet itself for others.
+    """A task's snippet for an adapter whose classifier is a new one, or a peer that reads names; for others as it is.
 
     Args:
         snippet (`str`): code that calls `pipeline(TASK, model={model})`.
-        folder (`Path`): of the adapter.
+        folder (`Path`): of the peer.
         repository (`str`, *optional*): where it is pushed to; the code reads the folder when unset.
 
     Returns:
         `str`: code with `{model}` and `{example}`; `None` where the task's code is none that could be adapted.
     """
+    if reads := reads_of(folder):
+        return reads.snippet
     if not (folder / LABELS).is_file():
         return snippet
     if "model={model})" not in snippet:

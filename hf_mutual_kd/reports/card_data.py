@@ -12,6 +12,7 @@ from .adapter_folder import ADAPTER_CONFIG, relabelled
 from .card_metadata import licence_of, non_commercial
 from .closing_table import PARTS, TOGETHER, interval_note, spread, verdict
 from .kept import kept_lines
+from .reader_folder import Reads, reads_of
 from .results import CONTROL, MUTUAL, START, Difference, PeerResult
 from .run_facts import MACHINE_OPTIONS
 from .run_record import HUB, RunRecord, hub_id
@@ -36,6 +37,7 @@ class CardData:
     parameters: int | None
     base: Markdown | None
     adapter: Mapping[str, Any]
+    reads: Reads | None
     others: list[Markdown]
     dataset: Markdown | None
     control_only: bool
@@ -97,6 +99,7 @@ def build_card(run: RunRecord, name: str, figures: Mapping[str, str]) -> CardDat
         parameters=peer.get("parameters"),
         base=source_link(peer),
         adapter=(peer.get("adapter") or {}) if (run.folder / name / ADAPTER_CONFIG).is_file() else {},
+        reads=reads_of(run.folder / name),
         others=[link(other, run.address(other)) for other in run.peers if other != name],
         dataset=dataset_link(run.dataset),
         control_only=run.is_control,

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from .adapter_folder import base_on_hub, read_adapter
+from .reader_folder import PIPELINE_TAG, reads_of
 from .run_record import HUB, RunRecord, hub_id
 from .text import last_part, one_line
 
@@ -50,7 +51,7 @@ def metadata(run: RunRecord, name: str) -> dict[str, Any]:
     card = ModelCardData(
         language=base_facts.get("language"),
         library_name="peft" if adapter else (library if is_transformers else None),
-        pipeline_tag=run.words.pipeline_tag,
+        pipeline_tag=PIPELINE_TAG if reads_of(run.folder / name) else run.words.pipeline_tag,
         base_model=base,
         base_model_relation=("adapter" if adapter else "finetune") if base else None,
         datasets=[dataset] if dataset else None,

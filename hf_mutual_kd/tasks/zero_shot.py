@@ -99,9 +99,11 @@ class ZeroShot(nn.Module):
                 weight.requires_grad_(False)
         return self
 
-    def reads(self) -> dict[str, list[str]]:
+    def reads(self) -> dict[str, Any]:
         """What its classifier was made of, ready for JSON."""
-        return {"labels": list(self.config.id2label.values()), "prompt_templates": self.config.prompt_templates}
+        config = self.config
+        return {"labels": list(config.id2label.values()), "prompt_templates": config.prompt_templates,
+                "model_type": config.model_type}  # fmt: skip
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """As of the stock model, its tokenizer beside it."""

@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import PeerError
 from ...reports.text import one_line
 from ..space import ImageSpace, write_image
+from ..zero_shot import has_text_tower
 from .model.configuration_encoder_classifier import EncoderClassifierConfig
 
 
@@ -19,6 +20,11 @@ class ClassificationSpace(ImageSpace):
     files = ("image_view.py", "classification_view.py")
 
     def check(self, name: str, config: Any) -> None:
+        if has_text_tower(config):
+            raise PeerError(
+                f"peer {name!r} reads the names of its classes ({config.architectures[0]}), which a Space does not "
+                "show; leave it out with --peers, its own page on the Hub has the widget"
+            )
         if config.model_type == EncoderClassifierConfig.model_type:
             raise PeerError(
                 f"peer {name!r} is a {config.encoder_config.model_type} under this package's own classifier, which "
