@@ -27,7 +27,7 @@ class ScoringOptions(DataOptions):
 
     seed: int = option("data", 42, "Draws halves and samples as a run's does.", rule=SEED)
     on_bad_row: OnBadRow = option(
-        "data", "raise", "What an unreadable image, mask or video does: stop, or be left out."
+        "data", "raise", "What an unreadable image, text, mask or video does: stop, or be left out."
     )
     label_alignment: Literal["exact", "subset"] = option("peers", "exact", "'subset': peers may know more classes.")
     trust_remote_code: bool = option("peers", False, "Run code that a repository brings.")

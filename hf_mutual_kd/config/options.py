@@ -217,9 +217,13 @@ class TransferOptions(ColumnOptions, StageOptions):
         "hub", "{peer}-{dataset}-mutual", "Names of repositories: {peer}, {dataset}, {task}."
     )
 
-    augment: bool = option("view", True, "Random crop and flip, the same for all peers.", often=True)
+    augment: bool = option("view", True, "Random crop and flip of images, the same for all peers.", often=True)
     crop_min_area: float = option(
-        "view", 0.6, "Smallest share of the image that a random crop keeps, above 0, at most 1.", rule=SHARE
+        "view",
+        0.6,
+        "Smallest share of the image that a random crop keeps, above 0, at most 1.",
+        rule=SHARE,
+        only="images",
     )
     crop_size: int | None = option(
         "view",
@@ -235,10 +239,14 @@ class TransferOptions(ColumnOptions, StageOptions):
         only="masks",
     )
     color_jitter: float = option(
-        "view", 0.0, "Strength of random brightness, contrast and saturation changes.", rule=NOT_NEGATIVE
+        "view",
+        0.0,
+        "Strength of random brightness, contrast and saturation changes.",
+        rule=NOT_NEGATIVE,
+        only="images",
     )
     on_bad_row: OnBadRow = option(
-        "data", "raise", "What an unreadable image, mask or video does: stop, or be left out and counted."
+        "data", "raise", "What an unreadable image, text, mask or video does: stop, or be left out and counted."
     )
 
     def resolved(self: Options) -> Options:

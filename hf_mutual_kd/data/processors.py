@@ -44,14 +44,19 @@ class PeerProcessors:
         [`PeerError`]: a peer has none.
     """
 
+    noun = "image processor"
+    """What messages call one."""
+    makes = "images -> {'pixel_values': [B, 3, H, W]}"
+    """What a callable in the place of one does."""
+
     def __init__(self, processors: Mapping[str, Any]):
         self.groups: list[tuple[Any, list[str]]] = []
         by_settings: dict[str, list[str]] = {}
         for name, processor in processors.items():
             if not callable(processor):
                 raise PeerError(
-                    f"peer {name!r} has no image processor; give PeerSpec(processor=ID_OR_FOLDER), or a module its "
-                    "attribute `processor`: a callable images -> {'pixel_values': [B, 3, H, W]}"
+                    f"peer {name!r} has no {self.noun}; give PeerSpec(processor=ID_OR_FOLDER), or a module its "
+                    f"attribute `processor`: a callable {self.makes}"
                 )
             key = settings_of(processor)
             if key not in by_settings:
@@ -80,6 +85,20 @@ def is_plain(processor: Any) -> bool:
 
 def settings_of(processor: Any) -> str:
     """A text that is equal for processors that make equal tensors."""
-    if not hasattr(processor, "to_dict"):
-        return f"object {id(processor)}"
-    return json.dumps(processor.to_dict(), sort_keys=True, default=str)
+    found = settings(processor)
+    return f"object {id(processor)}" if found is None else json.dumps(found, sort_keys=True, default=str)
+
+
+def settings(processor: Any) -> dict[str, Any] | None:
+    """What a processor of transformers was set to; of a tokenizer also all its tokens. `None` of other callables."""
+    if hasattr(processor, "to_dict"):
+        return processor.to_dict()
+    if not hasattr(processor, "get_vocab"):
+        return None
+    kept = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "special_tokens_map")
+    found = {key: getattr(processor, key) for key in kept} | {"tokens": processor.get_vocab()}
+    if hasattr(processor, "backend_tokenizer"):
+        # How the last batch was cut and padded is no setting.
+        rules = json.loads(processor.backend_tokenizer.to_str())
+        found |= {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
+    return found

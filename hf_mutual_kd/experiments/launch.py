@@ -33,9 +33,12 @@ class Way(NamedTuple):
 
 
 WAYS = {
-    "image-classification": Way("Image classifiers that teach each other.", "embedded", ("classes",)),
-    "semantic-segmentation": Way("Segmentation models that teach each other.", "embedded_segmentation", ("masks",)),
-    "video-saliency": Way("Video saliency models that teach each other.", "embedded_saliency", ("videos",)),
+    "image-classification": Way("Image classifiers that teach each other.", "embedded", ("classes", "images")),
+    "text-classification": Way("Text classifiers that teach each other.", "embedded_text", ("classes",)),
+    "semantic-segmentation": Way(
+        "Segmentation models that teach each other.", "embedded_segmentation", ("masks", "images")
+    ),
+    "video-saliency": Way("Video saliency models that teach each other.", "embedded_saliency", ("videos", "images")),
 }
 """The tasks of the command `train`."""
 

@@ -64,3 +64,9 @@ def head_weights(task: Task, config: Any, code: dict) -> list[str]:
 def head_layers(task: Task, config: Any, code: dict) -> list[str]:
     """Names of the layers that hold the weights of [`head_weights`]."""
     return sorted({weight.rpartition(".")[0] for weight in head_weights(task, config, code)})
+
+
+def drawn_layers(model: nn.Module, drawn: Sequence[str]) -> list[str]:
+    """Names of the layers whose weights were drawn: an adapter trains and keeps them, as no checkpoint has them."""
+    layers = {weight.rpartition(".")[0] for weight in drawn}
+    return sorted(layer for layer in layers if layer and not any(model.get_submodule(layer).children()))

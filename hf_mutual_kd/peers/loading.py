@@ -30,7 +30,7 @@ from ..tasks.zero_shot import ZeroShot
 from .adapter_settings import read_setting
 from .adapters import add_adapter, is_adapter, load_adapter, save_adapter, saved_config
 from .config_files import input_channels, read_config
-from .head_layers import check_drawn, head_layers, head_weights, renew_head
+from .head_layers import check_drawn, drawn_layers, head_layers, head_weights, renew_head
 from .loading_errors import peer_errors
 from .python_source import is_python_source, make_module
 from .quantization import check_head, check_trainable, keep_layout, quantization_of
@@ -49,13 +49,15 @@ MODULE_WEIGHTS = "model.safetensors"
 class LoadedPeer:
     """A model, its processor and what was said of it; `spec.revision` is a commit when it came from the Hub.
 
-    `new_head` says that its head was drawn: whatever it answers before it has trained is chance.
+    `new_head` says that its head was drawn: whatever it answers before it has trained is chance. `drawn` are the
+    weights that were not in the checkpoint, of the head and of what stands between it and the encoder.
     """
 
     model: nn.Module
     processor: Any
     spec: PeerSpec
     new_head: bool = False
+    drawn: tuple[str, ...] = ()
 
 
 def load_peer(
@@ -148,19 +150,20 @@ def load_checkpoint(name: str, spec: PeerSpec, task: Task, labels: HeadLabels, t
         load = {"revision": spec.revision, "dtype": getattr(torch, spec.dtype), "use_safetensors": True, **code}
         if spec.load_in_4bit or spec.load_in_8bit:
             load |= quantization_of(name, spec, config, () if reads else head_layers(task, config, code))
+        drawn: list[str] = []
         if reads:
             model: nn.Module = load_zero_shot(name, spec, config, load, labels.renewed or labels.missing)
         elif wanted is None:
             model = load_with_head(name, spec, task, config, load)
         else:
-            model = load_with_new_head(name, spec, task, config, load, wanted)
+            model, drawn = load_with_new_head(name, spec, task, config, load, wanted)
             logger.warning_once(
                 f"peer {name!r}: {spec.source} gets a new head, whose answers are chance until it learns"
             )
         processor = fitting(name, config, load_processor(name, spec, task, code))
-    task.check_peer(name, model)
+    task.check_peer(name, model, processor)
     check_finite(name, model)
-    return LoadedPeer(model, processor, spec, wanted is not None)
+    return LoadedPeer(model, processor, spec, wanted is not None, tuple(drawn))
 
 
 def find_adapter(spec: PeerSpec) -> Path | None:
@@ -217,6 +220,7 @@ def load_adapted(
     code = {"trust_remote_code": trust_remote_code}
     head = [] if isinstance(base.model, ZeroShot) else head_layers(task, base.model.config, code)
     check_head(name, base.model, head)
+    head = sorted({*head, *drawn_layers(base.model, base.drawn)})
     model: Any = add_adapter(name, base.model, config, base.spec.source, base.spec.revision, head)
     model.is_relabelled = base.new_head and task.has_classes
     if adapter is None:
@@ -274,22 +278,22 @@ def load_with_head(name: str, spec: PeerSpec, task: Task, config: Any, load: dic
 
 def load_with_new_head(
     name: str, spec: PeerSpec, task: Task, config: Any, load: dict, labels: Sequence[str]
-) -> nn.Module:
-    """The model with a head that was drawn, and an encoder of which every weight was found."""
+) -> tuple[nn.Module, list[str]]:
+    """The model with a head that was drawn, an encoder of which every weight was found, and what was drawn."""
     model: Any
     model, drawn = task.new_head(spec.source, config, labels, **load)
     if not task.has_classes:
         check_drawn(name, spec.source, model, drawn, ())
-        return model
+        return model, drawn
     code = {"trust_remote_code": load["trust_remote_code"]}
     check_drawn(name, spec.source, model, drawn, head_weights(task, model.config, code))
     if config.num_labels == len(labels):
         renew_head(model, task, model.config, code)
-    return model
+    return model, drawn
 
 
 def load_processor(name: str, spec: PeerSpec, task: Task, code: dict) -> Any:
-    """The image processor that a peer was pretrained with."""
+    """The processor that a peer was pretrained with."""
     if callable(spec.processor):
         return spec.processor
     source = spec.processor or spec.source
@@ -299,7 +303,7 @@ def load_processor(name: str, spec: PeerSpec, task: Task, code: dict) -> Any:
         if "trust_remote_code" in str(error):
             raise
         raise PeerError(
-            f"peer {name!r}: no image processor in {source}; say which one it was trained with, "
+            f"peer {name!r}: no {task.processor_noun} in {source}; say which one it was trained with, "
             f"e.g. PeerSpec(processor=ID_OR_FOLDER) or --peers.{name}.processor ID_OR_FOLDER"
         ) from error
 

@@ -62,12 +62,13 @@ def without_local_base(adapter: Mapping[str, Any]) -> dict[str, Any]:
     return dict(adapter) | ({} if base_on_hub(adapter) else {"base_model_name_or_path": None, "revision": None})
 
 
-def relabelled(snippet: str, folder: Path, repository: str | None = None) -> str | None:
+def relabelled(snippet: str, folder: Path, processor: str, repository: str | None = None) -> str | None:
     """A task's snippet for an adapter whose classifier is a new one, or a peer that reads names; for others as it is.
 
     Args:
         snippet (`str`): code that calls `pipeline(TASK, model={model})`.
         folder (`Path`): of the peer.
+        processor (`str`): what the pipeline calls what prepares its inputs.
         repository (`str`, *optional*): where it is pushed to; the code reads the folder when unset.
 
     Returns:
@@ -87,6 +88,6 @@ def relabelled(snippet: str, folder: Path, repository: str | None = None) -> str
     end = snippet.replace("from transformers import pipeline\n\n", "").replace(
         "model={model})",
         "model={model}, config=config,\n"
-        '    image_processor={model}, model_kwargs={{"ignore_mismatched_sizes": True}})',
+        f'    {processor}={{model}}, model_kwargs={{{{"ignore_mismatched_sizes": True}}}})',
     )
     return begin + end

@@ -40,6 +40,7 @@ class TaskWords:
             it is empty.
         snippets (`dict[str, str]`, *optional*): the code for model types whose outputs need another one.
         example (`str`, *optional*): what the snippet's `{example}` is called in a card.
+        processor (`str`, *optional*): what a `pipeline` of transformers calls what prepares its inputs.
         kept (`str`, *optional*): the metric of `shown` by which an export is judged.
         alike (`str`, *optional*): how near an export's answers are to PyTorch's, 1 where they are the same; as the
             names of `shown`.
@@ -59,6 +60,7 @@ class TaskWords:
     snippet: str = ""
     snippets: Mapping[str, str] = field(default_factory=dict)
     example: str = ""
+    processor: str = "image_processor"
     kept: str = ""
     alike: str = ""
     pipeline_tag: str | None = None

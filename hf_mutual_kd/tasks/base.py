@@ -115,6 +115,11 @@ class Task(Units):
         return self.collator_class.inputs
 
     @property
+    def processor_noun(self) -> str:
+        """What messages call what prepares a peer's inputs."""
+        return self.collator_class.processors_class.noun
+
+    @property
     def metric(self) -> str:
         """The metric that selects each peer's best checkpoint."""
         return self.words.metric
@@ -183,8 +188,8 @@ class Task(Units):
     def check_config(self, name: str, config: Any) -> None:
         """Raise [`PeerError`] for a checkpoint of an Auto class of this task that cannot take part."""
 
-    def check_peer(self, name: str, model: nn.Module) -> None:
-        """Raise [`PeerError`] for a model that loads but cannot take part."""
+    def check_peer(self, name: str, model: nn.Module, processor: Any) -> None:
+        """Raise [`PeerError`] for a model that loads but cannot take part, or not with this processor."""
 
     def check_columns(self, name: str, columns: Sequence[int]) -> None:
         """Raise [`LabelError`] for a peer's classes that the task cannot train, by their ids."""

@@ -7,7 +7,16 @@ from typing import Any
 
 from torch import nn
 
-HEADLESS = ("Model", "Backbone", "ForPreTraining", "ForMaskedImageModeling", "WithProjection")
+HEADLESS = (
+    "Model",
+    "Backbone",
+    "ForPreTraining",
+    "ForMaskedImageModeling",
+    "ForMaskedLM",
+    "ForCausalLM",
+    "LMHeadModel",
+    "WithProjection",
+)
 """How the names of classes end whose checkpoints are encoders, with at most a head that was for pretraining alone."""
 
 

@@ -1,14 +1,17 @@
-"""Tasks: what differs between image classification, segmentation and saliency, one object each."""
+"""Tasks: what differs between them, one object each."""
 
 from ..errors import ConfigError
 from .base import Task
 from .image_classification.task import ImageClassification
 from .semantic_segmentation.task import SemanticSegmentation
+from .text_classification.task import TextClassification
 from .video_saliency.task import VideoSaliency
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (ImageClassification, SemanticSegmentation, VideoSaliency)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (ImageClassification, TextClassification, SemanticSegmentation, VideoSaliency)
+}
 
-__all__ = ["TASKS", "ImageClassification", "SemanticSegmentation", "Task", "VideoSaliency"]
+__all__ = ["TASKS", "ImageClassification", "SemanticSegmentation", "Task", "TextClassification", "VideoSaliency"]
 
 
 def make_task(task: Task | str) -> Task:

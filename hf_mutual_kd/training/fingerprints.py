@@ -13,6 +13,7 @@ from typing import Any
 from ..config.peers import PeerSpec
 from ..config.training_config import MutualKDConfig
 from ..data.fingerprint import fingerprint_of_rows
+from ..data.processors import settings
 from ..errors import ResumeError
 from ..peers.adapters import base_of
 from ..peers.cohort import Cohort
@@ -192,9 +193,10 @@ def _configuration(peer: Any) -> Any:
 
 
 def _settings(thing: Any) -> Any:
-    if not hasattr(thing, "to_dict"):
+    found = settings(thing)
+    if found is None:
         return type(thing).__qualname__
-    return {key: value for key, value in thing.to_dict().items() if key not in UNSAID}
+    return {key: value for key, value in found.items() if key not in UNSAID}
 
 
 def _hash(value: Any) -> str:

@@ -377,7 +377,7 @@ def test_new_classes(place, tmp_path):
     again = load_peer("a", str(tmp_path / "a"), TASK)
     assert torch.equal(logits(again.model), logits(peer))
     assert list(again.model.config.id2label.values()) == labels
-    code = relabelled(SNIPPET, tmp_path / "a")
+    code = relabelled(SNIPPET, tmp_path / "a", "image_processor")
     image = tmp_path / "image.png"
     decode_image(make_rows(1)[0]["image"]).save(image)
     found = {}

@@ -15,7 +15,14 @@ from hf_mutual_kd.data.masks import UNLABELLED
 from hf_mutual_kd.distillation.label_alignment import ClassColumns
 from hf_mutual_kd.distillation.roles import assign_roles
 from hf_mutual_kd.errors import ConfigError, DataError
-from hf_mutual_kd.tasks.registry import TASKS, ImageClassification, SemanticSegmentation, Task, VideoSaliency
+from hf_mutual_kd.tasks.registry import (
+    TASKS,
+    ImageClassification,
+    SemanticSegmentation,
+    Task,
+    TextClassification,
+    VideoSaliency,
+)
 from hf_mutual_kd.tasks.remembered_rows import RememberedRows
 
 NAN = float("nan")
@@ -54,6 +61,13 @@ LOGITS = torch.tensor([[[3.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 2]], [[1.0, 0,
 CASES = {
     "image-classification": Case(
         task=ImageClassification(),
+        logits=LOGITS,
+        labels=torch.tensor([0, 1, -1, 0]),
+        right=[2.0, 2.0],
+        scores=("margin", "loss", "confidence"),
+    ),
+    "text-classification": Case(
+        task=TextClassification(),
         logits=LOGITS,
         labels=torch.tensor([0, 1, -1, 0]),
         right=[2.0, 2.0],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ class Classification(ClassUnits, Task):
     default_score = "margin"
     has_classes = True
     target = "class"
-    option_kinds = ("classes",)
+    option_kinds: ClassVar[tuple[str, ...]] = ("classes",)
     teaching_weight = 3.0
     collator_class = RoleTaggingCollator
     report_sections = (

@@ -28,6 +28,7 @@ class ImageClassification(Classification):
 
     name = "image-classification"
     words = WORDS
+    option_kinds = ("classes", "images")
     auto_models = (AutoModelForImageClassification,)
     exporter = ImageExport
     space = ClassificationSpace()

@@ -85,7 +85,7 @@ class SemanticSegmentation(Task):
         pixel_confusion_section,
         making_section,
     )
-    option_kinds = ("masks",)
+    option_kinds = ("masks", "images")
     exporter = SegmentationExport
     space = SegmentationSpace()
 
@@ -136,7 +136,7 @@ class SemanticSegmentation(Task):
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> DenseView:
         return DenseView.from_options(options, processors, seed)
 
-    def check_peer(self, name: str, model: nn.Module) -> None:
+    def check_peer(self, name: str, model: nn.Module, processor: Any) -> None:
         head_of(model, name)
         config: Any = getattr(model, "config", None)
         if getattr(config, "model_type", "") == "oneformer" and config.is_training:

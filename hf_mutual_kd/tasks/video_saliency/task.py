@@ -80,7 +80,7 @@ class VideoSaliency(Task):
         examples_section,
         making_section,
     )
-    option_kinds = ("videos",)
+    option_kinds = ("videos", "images")
     exporter = SaliencyExport
     space = SaliencySpace()
 
@@ -147,7 +147,7 @@ class VideoSaliency(Task):
     def architectures(self) -> set[str]:
         return {VideoSaliencyModel.__name__}
 
-    def check_peer(self, name: str, model: nn.Module) -> None:
+    def check_peer(self, name: str, model: nn.Module, processor: Any) -> None:
         if type(model).__module__.startswith("transformers.models."):
             raise PeerError(
                 f"peer {name!r} is a {type(model).__name__}, which predicts no saliency; expected a "

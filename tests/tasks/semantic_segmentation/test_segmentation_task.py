@@ -272,11 +272,11 @@ def test_options_of_other_tasks_are_refused():
     with pytest.raises(ConfigError, match="one teacher per image"):
         SemanticSegmentation().configured(TransferOptions(role_table="x", granularity="pixel"))
     with pytest.raises(PeerError, match="cannot be a peer"):
-        SemanticSegmentation().check_peer("a", tiny_segmenter("detr"))
+        SemanticSegmentation().check_peer("a", tiny_segmenter("detr"), None)
     with_sentences = tiny_segmenter("oneformer")
     with_sentences.config.is_training = True
     with pytest.raises(PeerError, match="asks for sentences"):
-        SemanticSegmentation().check_peer("a", with_sentences)
+        SemanticSegmentation().check_peer("a", with_sentences, None)
     task = SemanticSegmentation().configured(TransferOptions(granularity="class", transfer_grid="label"))
     assert (task.granularity, task.grid) == ("class", "label")
 

@@ -301,9 +301,9 @@ def test_peers_of_other_tasks_are_refused():
 
     task = VideoSaliency()
     with pytest.raises(PeerError, match="predicts no saliency"):
-        task.check_peer("a", ConvNextModel(ConvNextConfig(hidden_sizes=[4, 4, 4, 4], depths=[1, 1, 1, 1])))
+        task.check_peer("a", ConvNextModel(ConvNextConfig(hidden_sizes=[4, 4, 4, 4], depths=[1, 1, 1, 1])), None)
     with pytest.raises(PeerError, match="needs the truth of every frame"):
-        task.check_peer("a", tiny_saliency("convnext", loss_weights={"temporal": 0.1}))
+        task.check_peer("a", tiny_saliency("convnext", loss_weights={"temporal": 0.1}), None)
     with pytest.raises(ConfigError, match="ranked by 'loss'"):
         task.configured(TransferOptions(role_score="margin"))
     with pytest.raises(ConfigError, match="granularity is for tasks with masks, and no option of video-saliency"):

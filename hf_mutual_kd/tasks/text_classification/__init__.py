@@ -1,0 +1,1 @@
+"""Text classification: classes of texts and of pairs of them, logits `[B, C]`."""
