@@ -12,9 +12,9 @@ from pathlib import Path
 from ..errors import OutputFolderError, ResumeError
 from ..files import STAGING, clear_staging
 from ..peers.cohort_record import COHORT
+from ..reports.results import RESULTS
 from ..run_lock import LOCK
 from ..training.checkpoint_state import ROLES
-from ..training.pushing import RESULTS
 from ..training.run_state import SUMMARY, arms_of, peers_on_record, resumable
 from ..training.stage_state import STAGES
 from ..training.table_refresh import REFRESHED

@@ -1,25 +1,16 @@
-"""How the trainer pushes: every peer to a repository of its own, during training and at its end."""
+"""Pushing while training: a callback that sends every checkpoint as soon as it is whole."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
+
 from ..config.training_config import MutualKDConfig
-from ..distillation.objective import Objective
-from ..errors import ConfigError, HubError
-from ..files import write_json
 from ..hub.checkpoints import PushInBackground
 from ..hub.names import PushTarget
-from ..hub.push import PushReport, check_rights, push_run
-from ..peers.cohort_record import COHORT, cohort_facts
-from ..reports.model_card import write_cards
-from ..reports.results import MUTUAL, RESULTS, Arm, collect
-from ..reports.run_facts import objective_facts
-from .evaluation import Evaluation
-from .saving import CohortSaving
+from ..hub.push import check_rights
 
 
 def push_settings(args: MutualKDConfig) -> dict[str, Any]:
@@ -33,128 +24,45 @@ def push_settings(args: MutualKDConfig) -> dict[str, Any]:
     }
 
 
-class CohortPushing(CohortSaving):
-    """The part of [`MutualKDTrainer`] that speaks to the Hub."""
+class PushCheckpoints(TrainerCallback):
+    """
+    Pushes checkpoints in the background, each peer to a repository of its own; [`MutualKDTrainer`] adds it where
+    `push_to_hub` is set, and `remove_callback` leaves the push to the end.
 
-    objective: Objective
-    evaluations: defaultdict[str, Evaluation]
-    """By the prefix of the metrics: `eval`, `test`, …"""
-    _pushes: PushInBackground | None = None
+    Args:
+        args ([`MutualKDConfig`]): which checkpoints go (`hub_strategy`), and where to.
 
-    def push_to_hub(
-        self,
-        commit_message: str | None = None,
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        *,
-        namespace: str | None = None,
-        collection: bool = True,
-        peers: list[str] | None = None,
-        dry_run: bool = False,
-    ) -> PushReport | None:
-        """Push the peers as they lie in the run's folder, with their cards; see [`push_run`].
+    Raises:
+        [`HubError`]: a name that no Hub would take.
+    """
 
-        Arguments are in the order of `transformers.Trainer.push_to_hub`; what is unset comes from `args`
-        (`hub_namespace`, `hub_private_repo`, `hub_token`, `hub_revision`). With `dry_run` nothing is sent.
+    def __init__(self, args: MutualKDConfig):
+        self.target = PushTarget(**push_settings(args))
+        self._pushes: PushInBackground | None = None
 
-        Returns:
-            [`PushReport`] on the main process, `None` on the others.
+    def check(self) -> None:
+        """
+        Ask the Hub before training whether it would take the peers.
 
         Raises:
-            [`ConfigError`]: `blocking=False`.
-            [`HubError`]: nothing is there to push yet, or the Hub refuses.
+            [`HubError`]: it would not.
         """
-        if not blocking:
-            raise ConfigError("blocking=False: a push is answered when it is done; hub_strategy pushes while training")
-        self._finish_current_push()
-        if not self.is_world_process_zero():
-            return None
-        self.create_model_card()
-        given = {"namespace": namespace, "private": private, "token": token, "revision": revision}
-        settings = push_settings(self.args) | {name: value for name, value in given.items() if value not in (None, "")}
-        return push_run(
-            self.folder, collection=collection, peers=peers, commit_message=commit_message, dry_run=dry_run, **settings
-        )
+        check_rights(self.target)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write each peer's card into its folder, from what the run has recorded."""
-        if not self.is_world_process_zero():
-            return
-        if not all((self.folder / name).is_dir() for name in self.peer_names):
-            raise HubError(f"{self.folder} holds no trained peers yet; call `train` first")
-        self._write_cohort_record()
-        self._write_results()
-        write_cards(self.folder)
-
-    def _check_rights(self) -> None:
-        if self.args.push_to_hub and self.is_world_process_zero():
-            check_rights(PushTarget(**push_settings(self.args)))
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Nothing: the push makes one repository per peer."""
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing: a checkpoint is pushed once it is whole, by [`_push_checkpoint`]."""
-
-    def _push_checkpoint(self, checkpoint: Path) -> None:
-        if not (self.args.push_to_hub and self.is_world_process_zero()):
+    def on_save(self, args, state, control, **kwargs):
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        # There is none where no peer is whole.
+        if not (state.is_world_process_zero and checkpoint.is_dir()):
             return
         if self._pushes is None:
-            self._write_cohort_record()
-            strategy = str(getattr(self.args.hub_strategy, "value", self.args.hub_strategy))
-            self._pushes = PushInBackground(self.folder, strategy, PushTarget(**push_settings(self.args)))
+            strategy = str(getattr(args.hub_strategy, "value", args.hub_strategy))
+            self._pushes = PushInBackground(args.output_dir, strategy, self.target)
         self._pushes.push_checkpoint(checkpoint)
 
-    def _finish_current_push(self) -> None:
+    def on_train_end(self, args, state, control, **kwargs):
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait until nothing is under way; every push ends by its own deadline."""
         if self._pushes is not None:
             self._pushes.finish()
-
-    def _write_cohort_record(self) -> None:
-        if self.args.should_save and not self._is_recipes(COHORT):
-            record = cohort_facts(self.cohort) | {"objective": objective_facts(self.objective)}
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / COHORT, record)
-
-    def _is_recipes(self, record: str) -> bool:
-        """Whether a recipe has written a fuller record; one of an earlier training in this folder is replaced."""
-        path = self.folder / record
-        if not path.is_file():
-            return False
-        # Only recipes' records of the cohort hold a command, results always do: an empty one where there is none.
-        command = json.loads(path.read_text(encoding="utf-8")).get("command")
-        return command is not None if record == COHORT else bool(command)
-
-    def _write_results(self) -> None:
-        """What the last evaluation found, on the test split where it was measured, against the start."""
-        split = next((name for name in ("test", "eval") if self.evaluations[name].is_whole), None)
-        if split is None or self._is_recipes(RESULTS):
-            return
-        arm = self.arm(MUTUAL, split, seconds=0.0)
-        measured_on = "validation" if split == "eval" else split
-        facts = {"task": self.task.name, "seeds": [self.args.seed], "measured_on": measured_on}
-        collect([arm], facts, self.task.words).write(self.folder)
-
-    def arm(self, name: str, split: str, seconds: float) -> Arm:
-        """This training as one arm of a comparison, measured on `split` before and after.
-
-        Raises:
-            [`ConfigError`]: the split was not measured.
-        """
-        start, end = self.evaluations[split].both(split)
-        validation = self.evaluations["eval"].start if split != "eval" else None
-        return Arm(
-            name=name,
-            seed=self.args.seed,
-            steps=self.state.global_step,
-            seconds=round(seconds, 1),
-            start=start.metrics,
-            end=end.metrics,
-            start_by_class=start.evaluator.by_class(),
-            end_by_class=end.evaluator.by_class(),
-            teachers=self.record.role_table.counts_by_label() if self.objective.weight > 0 else {},
-            best_steps=self.bests.steps,
-            validation={} if validation is None else validation.metrics,
-            rule={} if self.cohort.rule is None else self.cohort.rule.facts(),
-        )

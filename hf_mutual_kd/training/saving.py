@@ -1,4 +1,4 @@
-"""How the trainer saves and resumes: every peer an ordinary model folder, every checkpoint whole or not there."""
+"""How the trainer saves, keeps each peer's best and resumes: ordinary model folders, checkpoints whole or absent."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ class CohortSaving(CohortEvaluation):
     optimizer: Any
     task: Task
     peer_names: list[str]
+    selects_by: str
+    """The metric by which weights are selected."""
     bests: PeerBests
     record: TrainingRecord
     start_fingerprint: str
@@ -82,11 +84,7 @@ class CohortSaving(CohortEvaluation):
                 remove_if_empty(staging)
         if self.args.should_save:
             rotate_checkpoints(output_dir=str(self.folder), save_total_limit=self.args.save_total_limit)
-            self._push_checkpoint(self.folder / name)
         self.accelerator.wait_for_everyone()
-
-    def _push_checkpoint(self, checkpoint: Path) -> None:
-        """Called with every finished checkpoint, on the main process of each node."""
 
     def _save_cohort_state(self, made: Path) -> None:
         self.record.role_table.save(made / checkpoints.ROLES)
@@ -149,6 +147,46 @@ class CohortSaving(CohortEvaluation):
                     with staged(self.folder / name) as made:
                         save_peer(merged(self.cohort.peers[name]), self.cohort.processors[name], made, None)
         self.accelerator.wait_for_everyone()
+
+    def _begin_with_start(self, resumes: bool) -> None:
+        """Let the weights that training begins with be the first of each peer's best; a checkpoint brings its own."""
+        if not self.args.load_best_model_at_end or self.eval_dataset is None:
+            return
+        prefix = self._eval_prefix
+        known = self.evaluations[prefix].start
+        start = self.measure_start(metric_key_prefix=prefix) if known is None else known.metrics
+        if not resumes and all(self.selects_by in start[name] for name in self.peer_names):
+            values = {name: start[name][self.selects_by] for name in self.peer_names}
+            self._save_peers(self.bests.update(values, step=0))
+            self.bests.waited = dict.fromkeys(self.peer_names, 0)
+
+    def _determine_best_metric(self, metrics, trial) -> bool:
+        """Per peer: keep the best weights in `output_dir/NAME`, and rest peers that gain no more."""
+        keys = {name: f"{self._eval_prefix}_{name}/{self.selects_by}" for name in self.peer_names}
+        if any(key not in metrics for key in keys.values()):
+            # Rows without labels select nothing.
+            return False
+        values = {name: metrics[key] for name, key in keys.items()}
+        self._note_broken()
+        improved = self.bests.update(values, self.state.global_step)
+        self._save_peers(improved)
+        if self.bests.found:
+            # Where one number is wanted it is the mean of the peers' bests.
+            self.state.best_metric = sum(self.bests.values.values()) / len(self.bests.values)
+            self.state.best_global_step = max(self.bests.steps.values())
+        self.cohort.resting = set(self.bests.stopped)
+        if len(self.bests.stopped) == len(self.peer_names):
+            self.control.should_training_stop = True
+        return bool(improved)
+
+    def _end_peers(self) -> None:
+        self._note_broken()
+        if not self.args.load_best_model_at_end:
+            self.bests.forget()
+        self._load_best_peers()
+        # What lies in the folder is what is measured: of peers without a best the last weights.
+        self._save_peers([name for name in self._whole() if name not in self.bests.found])
+        self._merge_adapters()
 
     def _load_best_peers(self) -> None:
         self.accelerator.wait_for_everyone()

@@ -34,28 +34,21 @@ from .peer_bests import PeerBests
 from .pre_flight import start_table
 from .processes import check_processes
 from .progress import CohortProgress
-from .pushing import CohortPushing
+from .pushing import PushCheckpoints
+from .run_records import CohortRecords
+from .saving import CohortSaving
 from .stages import Stages
 from .start_cache import StartCache
 from .table_refresh import refreshed
 from .teacher_state import FollowPeers, fit_rule
-from .training_record import TrainingRecord
+from .training_record import LogWithSaves, TrainingRecord
 from .updating import CohortUpdates
 from .ways import check_staged, first_way
 
 logger = logging.get_logger(__name__)
 
 
-class LogWithSaves(TrainerCallback):
-    """Closes the log's window at every checkpoint, so that a resumed run writes the same log."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_log = control.should_log or control.should_save
-
-    on_epoch_end = on_step_end
-
-
-class MutualKDTrainer(CohortUpdates, CohortPushing):
+class MutualKDTrainer(CohortUpdates, CohortRecords, CohortSaving):
     """Trains a [`Cohort`] so that its peers teach each other.
 
     Args:
@@ -130,6 +123,7 @@ class MutualKDTrainer(CohortUpdates, CohortPushing):
         collator_class = self.collator_class or self.task.collator_class
         self.eval_collator = collator_class(model.processors, on_bad_row=args.on_bad_row, keep_places=True)
         self.record = TrainingRecord(model.names, model.task)
+        self.pushes = PushCheckpoints(args) if args.push_to_hub else None
         self.bests = PeerBests(model.names, greater_is_better, args.early_stopping_patience)
         self.start_cache: StartCache | None = None
         self.fit_rows: Any = None
@@ -151,7 +145,12 @@ class MutualKDTrainer(CohortUpdates, CohortPushing):
             data_collator=collator,
             train_dataset=identified(train_dataset),
             eval_dataset=eval_dataset,
-            callbacks=[*(callbacks or []), LogWithSaves(), FollowPeers(model)],
+            callbacks=[
+                *(callbacks or []),
+                LogWithSaves(),
+                FollowPeers(model),
+                *([self.pushes] if self.pushes else []),
+            ],
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
@@ -258,7 +257,8 @@ class MutualKDTrainer(CohortUpdates, CohortPushing):
         if self.args.teaching:
             return self._train_in_stages(resume_from_checkpoint)
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
-        self._check_rights()
+        if self.pushes is not None and self.is_world_process_zero():
+            self.pushes.check()
         self._look_at_rows()
         if self.args.should_save:
             clear_staging(self.folder)
@@ -289,18 +289,6 @@ class MutualKDTrainer(CohortUpdates, CohortPushing):
         output = self.stages.run(bool(resume))
         self._report_skipped()
         return output
-
-    def _begin_with_start(self, resumes: bool) -> None:
-        """Let the weights that training begins with be the first of each peer's best; a checkpoint brings its own."""
-        if not self.args.load_best_model_at_end or self.eval_dataset is None:
-            return
-        prefix = self._eval_prefix
-        known = self.evaluations[prefix].start
-        start = self.measure_start(metric_key_prefix=prefix) if known is None else known.metrics
-        if not resumes and all(self.selects_by in start[name] for name in self.peer_names):
-            values = {name: start[name][self.selects_by] for name in self.peer_names}
-            self._save_peers(self.bests.update(values, step=0))
-            self.bests.waited = dict.fromkeys(self.peer_names, 0)
 
     def end_from(self, checkpoint: Path) -> None:
         """End a training whose last checkpoint was written, but not what comes after it."""
@@ -342,15 +330,6 @@ class MutualKDTrainer(CohortUpdates, CohortPushing):
         self._report_skipped()
         return output
 
-    def _end_peers(self) -> None:
-        self._note_broken()
-        if not self.args.load_best_model_at_end:
-            self.bests.forget()
-        self._load_best_peers()
-        # What lies in the folder is what is measured: of peers without a best the last weights.
-        self._save_peers([name for name in self._whole() if name not in self.bests.found])
-        self._merge_adapters()
-
     def _report_skipped(self) -> None:
         skipped = torch.tensor(self.data_collator.skipped + self.eval_collator.skipped, device=self.args.device)
         count = int(self.accelerator.reduce(skipped, reduction="sum"))
@@ -364,24 +343,3 @@ class MutualKDTrainer(CohortUpdates, CohortPushing):
             steps = self.state.global_step - int(before)
             logs |= self.record.drain(lambda sums: self.accelerator.reduce(sums, reduction="sum"), max(steps, 1))
         super().log(logs, start_time)
-
-    # Selection
-
-    def _determine_best_metric(self, metrics, trial) -> bool:
-        """Per peer: keep the best weights in `output_dir/NAME`, and rest peers that gain no more."""
-        keys = {name: f"{self._eval_prefix}_{name}/{self.selects_by}" for name in self.peer_names}
-        if any(key not in metrics for key in keys.values()):
-            # Rows without labels select nothing.
-            return False
-        values = {name: metrics[key] for name, key in keys.items()}
-        self._note_broken()
-        improved = self.bests.update(values, self.state.global_step)
-        self._save_peers(improved)
-        if self.bests.found:
-            # Where one number is wanted it is the mean of the peers' bests.
-            self.state.best_metric = sum(self.bests.values.values()) / len(self.bests.values)
-            self.state.best_global_step = max(self.bests.steps.values())
-        self.cohort.resting = set(self.bests.stopped)
-        if len(self.bests.stopped) == len(self.peer_names):
-            self.control.should_training_stop = True
-        return bool(improved)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from transformers import TrainerCallback
 
 from ..data.role_table import RoleTable
 from ..distillation.roles import ALL, MEAN, NOBODY
@@ -101,3 +102,12 @@ def main_teacher(teacher: Tensor, peers: int) -> Tensor:
     speakers = torch.tensor([*range(peers), MEAN, ALL], device=teacher.device)
     counts = (teacher.flatten(1).unsqueeze(2) == speakers).sum(1)
     return speakers[counts.argmax(1)].masked_fill(counts.sum(1) == 0, NOBODY)
+
+
+class LogWithSaves(TrainerCallback):
+    """Closes the log's window at every checkpoint, so that a resumed run writes the same log."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_log = control.should_log or control.should_save
+
+    on_epoch_end = on_step_end

@@ -1,0 +1,136 @@
+"""What the trainer leaves for others: the records of a run, its peers' cards, and all of it on the Hub when asked."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+from ..distillation.objective import Objective
+from ..errors import ConfigError, HubError
+from ..files import write_json
+from ..hub.push import PushReport, push_run
+from ..peers.cohort_record import COHORT, cohort_facts
+from ..reports.model_card import write_cards
+from ..reports.results import MUTUAL, RESULTS, Arm, collect
+from ..reports.run_facts import objective_facts
+from .evaluation import Evaluation
+from .peer_bests import PeerBests
+from .processes import CohortProcesses
+from .pushing import PushCheckpoints, push_settings
+from .training_record import TrainingRecord
+
+
+class CohortRecords(CohortProcesses):
+    """The part of [`MutualKDTrainer`] that writes down what came of a training."""
+
+    objective: Objective
+    peer_names: list[str]
+    bests: PeerBests
+    record: TrainingRecord
+    evaluations: defaultdict[str, Evaluation]
+    """By the prefix of the metrics: `eval`, `test`, …"""
+    pushes: PushCheckpoints | None
+    """Of checkpoints; `None` where none are pushed."""
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        *,
+        namespace: str | None = None,
+        collection: bool = True,
+        peers: list[str] | None = None,
+        dry_run: bool = False,
+    ) -> PushReport | None:
+        """Push the peers as they lie in the run's folder, with their cards; see [`push_run`].
+
+        Arguments are in the order of `transformers.Trainer.push_to_hub`; what is unset comes from `args`
+        (`hub_namespace`, `hub_private_repo`, `hub_token`, `hub_revision`). With `dry_run` nothing is sent.
+
+        Returns:
+            [`PushReport`] on the main process, `None` on the others.
+
+        Raises:
+            [`ConfigError`]: `blocking=False`.
+            [`HubError`]: nothing is there to push yet, or the Hub refuses.
+        """
+        if not blocking:
+            raise ConfigError("blocking=False: a push is answered when it is done; hub_strategy pushes while training")
+        if self.pushes is not None:
+            self.pushes.finish()
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card()
+        given = {"namespace": namespace, "private": private, "token": token, "revision": revision}
+        settings = push_settings(self.args) | {name: value for name, value in given.items() if value not in (None, "")}
+        return push_run(
+            self.folder, collection=collection, peers=peers, commit_message=commit_message, dry_run=dry_run, **settings
+        )
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write each peer's card into its folder, from what the run has recorded."""
+        if not self.is_world_process_zero():
+            return
+        if not all((self.folder / name).is_dir() for name in self.peer_names):
+            raise HubError(f"{self.folder} holds no trained peers yet; call `train` first")
+        self._write_cohort_record()
+        self._write_results()
+        write_cards(self.folder)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Nothing: the push makes one repository per peer."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: a checkpoint is pushed once it is whole, by [`PushCheckpoints`]."""
+
+    def _write_cohort_record(self) -> None:
+        if self.args.should_save and not self._is_recipes(COHORT):
+            record = cohort_facts(self.cohort) | {"objective": objective_facts(self.objective)}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / COHORT, record)
+
+    def _is_recipes(self, record: str) -> bool:
+        """Whether a recipe has written a fuller record; one of an earlier training in this folder is replaced."""
+        path = self.folder / record
+        if not path.is_file():
+            return False
+        # Only recipes' records of the cohort hold a command, results always do: an empty one where there is none.
+        command = json.loads(path.read_text(encoding="utf-8")).get("command")
+        return command is not None if record == COHORT else bool(command)
+
+    def _write_results(self) -> None:
+        """What the last evaluation found, on the test split where it was measured, against the start."""
+        split = next((name for name in ("test", "eval") if self.evaluations[name].is_whole), None)
+        if split is None or self._is_recipes(RESULTS):
+            return
+        arm = self.arm(MUTUAL, split, seconds=0.0)
+        measured_on = "validation" if split == "eval" else split
+        facts = {"task": self.task.name, "seeds": [self.args.seed], "measured_on": measured_on}
+        collect([arm], facts, self.task.words).write(self.folder)
+
+    def arm(self, name: str, split: str, seconds: float) -> Arm:
+        """This training as one arm of a comparison, measured on `split` before and after.
+
+        Raises:
+            [`ConfigError`]: the split was not measured.
+        """
+        start, end = self.evaluations[split].both(split)
+        validation = self.evaluations["eval"].start if split != "eval" else None
+        return Arm(
+            name=name,
+            seed=self.args.seed,
+            steps=self.state.global_step,
+            seconds=round(seconds, 1),
+            start=start.metrics,
+            end=end.metrics,
+            start_by_class=start.evaluator.by_class(),
+            end_by_class=end.evaluator.by_class(),
+            teachers=self.record.role_table.counts_by_label() if self.objective.weight > 0 else {},
+            best_steps=self.bests.steps,
+            validation={} if validation is None else validation.metrics,
+            rule={} if self.cohort.rule is None else self.cohort.rule.facts(),
+        )
