@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # Unbound threads are many times slower at random on shared machines.
 THREADS := OMP_PROC_BIND=true OMP_PLACES=cores OMP_WAIT_POLICY=ACTIVE
 
-.PHONY: run test test-slow lint docs bench evidence hunt few-labels suites land-cover cards clean
+.PHONY: run test test-slow lint docs bench gpu evidence hunt few-labels suites land-cover cards clean
 
 run: $(VENV)/.run
 	$(THREADS) $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
@@ -37,6 +37,9 @@ bench: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/bench_dense.py $(ARGS)
 	$(BIN)/python tests/benchmarks/bench_saliency.py $(ARGS)
 	$(BIN)/python tests/benchmarks/bench_cost.py $(ARGS)
+
+gpu: $(VENV)/.test
+	$(BIN)/python tests/gpu/check.py $(ARGS)
 
 evidence: $(VENV)/.run
 	$(BIN)/python recipes/evidence.py $(ARGS)
