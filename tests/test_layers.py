@@ -1,4 +1,4 @@
-"""Who may import whom, where the contracts of import-linter in pyproject.toml cannot look."""
+"""Who may import whom, and how large a thing may be, where ruff and import-linter (pyproject.toml) cannot look."""
 
 import ast
 from pathlib import Path
@@ -47,3 +47,28 @@ def test_a_folder_says_what_it_is_and_imports_nothing():
     for path in PACKAGE.glob("*/**/__init__.py"):
         body = ast.parse(path.read_text(encoding="utf-8")).body
         assert [type(node) for node in body] == [ast.Expr], path
+
+
+MODULES = [*sorted(PACKAGE.rglob("*.py")), *sorted((PACKAGE.parent / "recipes").rglob("*.py"))]
+MOST_LINES, LONGEST = 400, 60
+
+
+def lines_of(function):
+    """Lines of a function, without its docstring."""
+    first = function.body[0]
+    is_text = ast.get_docstring(function) is not None
+    return function.end_lineno - function.lineno + 1 - is_text * (first.end_lineno - first.lineno + 1)
+
+
+def test_files_and_functions_stay_small():
+    """A file that grows by ten lines with every change is soon one that nobody reads to its end."""
+    texts = {path.relative_to(PACKAGE.parent): path.read_text(encoding="utf-8") for path in MODULES}
+    assert len(texts) > 250
+    assert {str(path): n for path, text in texts.items() if (n := len(text.splitlines())) > MOST_LINES} == {}
+    functions = {
+        f"{path}:{node.name}": lines_of(node)
+        for path, text in texts.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: lines for name, lines in functions.items() if lines > LONGEST} == {}

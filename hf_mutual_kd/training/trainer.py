@@ -77,6 +77,12 @@ class MutualKDTrainer(CohortUpdates, CohortRecords, CohortSaving):
     """Whether the pre-flight report is printed, which an experiment of several runs does once itself."""
     collator_class: type[RoleTaggingCollator] | None = None
     """In place of the task's own."""
+    start_cache: StartCache | None = None
+    fit_rows: Any = None
+    """Rows that the rule is fitted to, in place of those that select."""
+    stages: Stages | None = None
+    """What a training with teaching "auto" did, and the weights of each of its arms."""
+    _resumed_at: float | None = None
 
     def __init__(
         self,
@@ -98,13 +104,7 @@ class MutualKDTrainer(CohortUpdates, CohortRecords, CohortSaving):
         self.selects_by, greater_is_better = selection_of(args, model.task, model.names)
         args = args.resolved()
         args.check_peers(model.specs)
-        names = model.label_names if model.names_given else None
-        self.given = GivenRows(args, model.task.target, args.labels, names, model.task.inputs)
-        self.given_cohort = model
-        train_dataset = plain_rows(self._read(train_dataset, "train_dataset", trains=True))
-        eval_dataset = self._read_each(eval_dataset, "eval_dataset")
-        check_processes(args, train_dataset)
-        check_share(args, train_dataset)
+        train_dataset, eval_dataset = self._take_rows(model, args, train_dataset, eval_dataset)
         self.task = model.task = model.task.configured(args)
         self.task.set_reference(train_dataset)
         self.peer_names = model.names
@@ -114,43 +114,21 @@ class MutualKDTrainer(CohortUpdates, CohortRecords, CohortSaving):
         self._given_objective = objective
         self._set_objective(args, train_dataset)
         self.start_fingerprint = fingerprint(model.peers)
-        if view is None and args.augment:
-            view = self.task.view(args, model.processors, args.seed)
-        self.score_table = open_table(args, model, train_dataset, self.objective, view)
-        table = RoleTable.load(args.role_table, model.names) if args.role_table else None
-        if self.score_table is not None and self.objective.source.in_memory:
-            table = self.score_table.only(model.names).roles(self.objective.rule.name, self.objective.score)
-        collator_class = self.collator_class or self.task.collator_class
-        self.eval_collator = collator_class(model.processors, on_bad_row=args.on_bad_row, keep_places=True)
+        self.view = self.task.view(args, model.processors, args.seed) if view is None and args.augment else view
+        self.score_table = open_table(args, model, train_dataset, self.objective, self.view)
         self.record = TrainingRecord(model.names, model.task)
         self.pushes = PushCheckpoints(args) if args.push_to_hub else None
         self.bests = PeerBests(model.names, greater_is_better, args.early_stopping_patience)
-        self.start_cache: StartCache | None = None
-        self.fit_rows: Any = None
-        """Rows that the rule is fitted to, in place of those that select."""
-        self.stages: Stages | None = None
-        """What a training with teaching "auto" did, and the weights of each of its arms."""
         self._own_callbacks = list(callbacks or [])
-        self._resumed_at: float | None = None
         self.changes = []
         self.evaluations: defaultdict[str, Evaluation] = defaultdict(Evaluation)
-        keep_places = args.world_size > 1
-        collator: Any = collator_class(model.processors, view, table, args.on_bad_row, keep_places=keep_places)
-        self.eval_collator.label_names = collator.label_names = model.label_names
-        if self.score_table is not None and not self.objective.source.in_memory:
-            collator = TableCollator(collator, TableTeacher(self.score_table, model.names, self.objective))
         super().__init__(
             model=model,
             args=args,
-            data_collator=collator,
+            data_collator=self._make_collators(model, args),
             train_dataset=identified(train_dataset),
             eval_dataset=eval_dataset,
-            callbacks=[
-                *(callbacks or []),
-                LogWithSaves(),
-                FollowPeers(model),
-                *([self.pushes] if self.pushes else []),
-            ],
+            callbacks=[*self._own_callbacks, LogWithSaves(), FollowPeers(model), *filter(None, [self.pushes])],
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
@@ -161,13 +139,35 @@ class MutualKDTrainer(CohortUpdates, CohortRecords, CohortSaving):
         self._prepare_sharding(model, self.objective)
         if self.args.merge_adapters:
             self._check_merging()
-        self.view = view
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
-            self.add_callback(
-                CohortProgress(self.peer_names, self.task.words, self.task.quality_name, self.objective.weight > 0)
-            )
+            teaches = self.objective.weight > 0
+            self.add_callback(CohortProgress(self.peer_names, self.task.words, self.task.quality_name, teaches))
         self._is_made = True
+
+    def _take_rows(self, model: Cohort, args: MutualKDConfig, train_dataset: Any, eval_dataset: Any) -> Any:
+        """Both data sets as they are read from now on, once it is clear that they can be."""
+        names = model.label_names if model.names_given else None
+        self.given = GivenRows(args, model.task.target, args.labels, names, model.task.inputs)
+        self.given_cohort = model
+        train_dataset = plain_rows(self._read(train_dataset, "train_dataset", trains=True))
+        eval_dataset = self._read_each(eval_dataset, "eval_dataset")
+        check_processes(args, train_dataset)
+        check_share(args, train_dataset)
+        return train_dataset, eval_dataset
+
+    def _make_collators(self, model: Cohort, args: MutualKDConfig) -> Any:
+        """The collator of training, which knows of tables; and `eval_collator`."""
+        table = RoleTable.load(args.role_table, model.names) if args.role_table else None
+        if self.score_table is not None and self.objective.source.in_memory:
+            table = self.score_table.only(model.names).roles(self.objective.rule.name, self.objective.score)
+        made, several = self.collator_class or self.task.collator_class, args.world_size > 1
+        collator = made(model.processors, self.view, table, args.on_bad_row, keep_places=several)
+        self.eval_collator = made(model.processors, on_bad_row=args.on_bad_row, keep_places=True)
+        self.eval_collator.label_names = collator.label_names = model.label_names
+        if self.score_table is None or self.objective.source.in_memory:
+            return collator
+        return TableCollator(collator, TableTeacher(self.score_table, model.names, self.objective))
 
     def add_callback(self, callback: Any) -> None:
         """As `transformers.Trainer.add_callback`."""
