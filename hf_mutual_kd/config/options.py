@@ -362,6 +362,9 @@ class RecipeOptions(DataOptions):
         "run", [], "Repeat the whole for these seeds; unset: the one of --seed.", rule=SEED, often=True
     )
     overwrite_output_dir: bool = option("run", False, "Replace what is in output_dir.", often=True)
+    estimate: bool = option(
+        "run", False, "Time a few steps, say how long all trainings take and how much room, and train nothing."
+    )
 
 
 def check_rule(name: str | None) -> None:

@@ -57,6 +57,7 @@ from ..training.trainer import MutualKDTrainer
 from ..training.ways import check_staged, first_way
 from .arms import Arms
 from .drawing import add_usage, draw_samples
+from .estimate import estimated
 from .plan import plan_text, seconds_of_run
 from .resuming import check_checkpoints, check_resumed
 from .run_folder import RunFolder
@@ -96,7 +97,6 @@ class Experiment:
 
     def run(self) -> Results:
         """Check everything, then train and measure all arms; returns what `results.json` holds."""
-        check_launch(self.state)
         self._check()
         with on_main_process(self.state, claimed(self.folder)), on_main_process(self.state, self._kept()):
             return self._run()
@@ -115,7 +115,14 @@ class Experiment:
         except KeyboardInterrupt as stop:
             raise type(stop)(how_to_go_on(self.folder)) from None
 
-    def _run(self) -> Results:
+    def estimate(self) -> None:
+        """Say how long this would take and how much room it needs, from a few timed steps; nothing is written."""
+        self._check()
+        specs, splits, *_ = self._ready()
+        print(estimated(lambda config: self._trainer(config, specs, splits), self.config, splits, self.arms), end="")
+
+    def _ready(self) -> tuple[dict[str, PeerSpec], Splits, Cohort, Objective]:
+        """Everything that is read and made before anything is written, checked."""
         specs = self._specs()
         self.changes = check_checkpoints(self.arms.resumed(), self.task.name, specs, self.folder)
         splits = self._load_data()
@@ -131,6 +138,10 @@ class Experiment:
             raise ConfigError("teaching 'auto' chooses between the control and others; leave out control false")
         self._check_training(cohort, splits, objective)
         look_at_rows(cohort, {role: getattr(splits, role) for role in ROLES})
+        return specs, splits, cohort, objective
+
+    def _run(self) -> Results:
+        specs, splits, cohort, objective = self._ready()
         if self._pull_checkpoint():
             self.changes = check_checkpoints(self.arms.resumed(), self.task.name, specs, self.folder)
         if self.config.resume_from_checkpoint:
@@ -200,6 +211,7 @@ class Experiment:
             print(f"{pushed.peer}: {pushed.url}")
 
     def _check(self) -> None:
+        check_launch(self.state)
         if len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds must differ, got {self.seeds}")
         self.task.configured(self.config).check_options(self.options)

@@ -122,7 +122,8 @@ def train(task: str, argv: Sequence[str]) -> None:
     from ..training.processes import leave_together
     from .experiment import Experiment
 
-    Experiment(task, recipe.options, recipe.config, command, recipe.given).run()
+    experiment = Experiment(task, recipe.options, recipe.config, command, recipe.given)
+    experiment.estimate() if recipe.options.estimate else experiment.run()
     leave_together()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sized
 
+from ..config.training_config import MutualKDConfig
 from ..data.splits import Splits
 from ..distillation.objective import Objective
 from ..training.pre_flight import start_table
@@ -66,10 +67,24 @@ def seconds_of_run(trainer: MutualKDTrainer, objective: Objective, splits: Split
     train, validation, test = splits.train, splits.validation, splits.test
     if not all(isinstance(rows, Sized) and len(rows) for rows in (train, validation, test)):
         return None
+    steps, evaluations = steps_of(config, splits), evaluations_of(config, splits)
     at_once = config.train_batch_size * config.gradient_accumulation_steps
-    per_epoch = max(1, -(-len(train) // (at_once * config.world_size)))
-    steps = config.max_steps if config.max_steps > 0 else per_epoch * config.num_train_epochs
-    strategy = str(getattr(config.eval_strategy, "value", config.eval_strategy))
-    evaluations = {"no": 0.0, "epoch": steps / per_epoch}.get(strategy, steps / (config.eval_steps or steps))
     rows = TRAINING_FACTOR * steps * at_once + evaluations * len(validation) + 2 * len(test)
     return measured / len(validation) * rows
+
+
+def steps_of(config: MutualKDConfig, splits: Splits) -> float:
+    """Optimizer steps of a whole training; of rows that can be counted."""
+    return float(config.max_steps if config.max_steps > 0 else _per_epoch(config, splits) * config.num_train_epochs)
+
+
+def evaluations_of(config: MutualKDConfig, splits: Splits) -> float:
+    """How often a whole training measures the validation rows."""
+    steps = steps_of(config, splits)
+    strategy = str(getattr(config.eval_strategy, "value", config.eval_strategy))
+    return {"no": 0.0, "epoch": steps / _per_epoch(config, splits)}.get(strategy, steps / (config.eval_steps or steps))
+
+
+def _per_epoch(config: MutualKDConfig, splits: Splits) -> int:
+    at_once = config.train_batch_size * config.gradient_accumulation_steps * config.world_size
+    return max(1, -(-len(splits.train) // at_once))
