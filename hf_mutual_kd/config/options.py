@@ -353,6 +353,13 @@ class RecipeOptions(DataOptions):
         often=True,
     )
     trust_remote_code: bool = option("peers", False, "Run code that a peer's repository brings.", often=True)
+    metrics: list[str] = option(
+        "training",
+        [],
+        "Further metrics through `evaluate`, of every peer and the ensemble: names such as f1 roc_auc, whose code is "
+        "downloaded from the Hub (--trust_remote_code true), or folders of their scripts.",
+        place=True,
+    )
     dataset_note: str | None = option("data", None, "What cards and tables say of the data set beside its name.")
     processes: int = option(
         "machine", 1, "Start so many processes of this machine through Accelerate.", rule=COUNT, often=True

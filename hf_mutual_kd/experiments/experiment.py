@@ -49,6 +49,7 @@ from ..scoring.table_teacher import open_table
 from ..tasks.base import Task
 from ..tasks.registry import make_task
 from ..training.fingerprints import Change, described
+from ..training.named_metrics import NamedMetrics, named_metrics
 from ..training.objective_options import objective_for
 from ..training.processes import check_launch, on_main_process
 from ..training.pushing import push_settings
@@ -92,6 +93,7 @@ class Experiment:
         self.seeds = options.seeds or [config.seed]
         self.state = PartialState()
         self.place = RunFolder(self.folder, config.resume_from_checkpoint or False, options.overwrite_output_dir)
+        self.metrics: NamedMetrics | None = None
         self.changes: list[Change] = []
         self.broken: list[str] = []
 
@@ -154,7 +156,7 @@ class Experiment:
         self._say_plan(specs, splits, objective)
         with emissions_tracker() as tracker:
             arms = [arm for seed in self.seeds for arm in self._arms(seed, specs, splits, objective)]
-        facts = self._facts(splits)
+        facts = self._facts(splits) | {"metrics": self.metrics.keys if self.metrics else []}
         if self.config.teaching:
             facts |= stage_facts([self.arms.folder_of("mutual", seed) for seed in self.seeds])
         results = collect(arms, facts, self.task.words, self._samples(arms))
@@ -233,6 +235,9 @@ class Experiment:
     def _check_training(self, cohort: Cohort, splits: Splits, objective: Objective) -> None:
         """Refuse what the trainer of the mutual arm would, before the control has been trained."""
         config = self.config
+        if self.options.metrics:
+            self.metrics = named_metrics(cohort, self.options.metrics, self.options.trust_remote_code)
+            self.task = cohort.task
         if isinstance(splits.train, IterableDataset) and config.max_steps <= 0:
             raise ConfigError("a stream has no known end: say how long to train with --max_steps")
         if config.role_table is not None:
@@ -358,7 +363,12 @@ class Experiment:
         if isinstance(train, IterableDataset):
             train = train.shuffle(seed=data_seed(config), buffer_size=SHUFFLE_BUFFER)
         trainer = self.trainer_class(
-            cohort, config, train_dataset=train, eval_dataset=splits.validation, objective=objective
+            cohort,
+            config,
+            train_dataset=train,
+            eval_dataset=splits.validation,
+            objective=objective,
+            compute_metrics=self.metrics,
         )
         trainer.recipe_data = splits.facts.get("fingerprint")
         return trainer

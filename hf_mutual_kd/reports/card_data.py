@@ -182,10 +182,15 @@ def result_rows(run: RunRecord, result: PeerResult) -> list[dict[str, Any]]:
 
 
 def ensemble_row(run: RunRecord) -> list[dict[str, Any]]:
-    """What the mean of all peers reaches, as a row of that table."""
+    """What the mean of all peers reaches, as rows of that table."""
     together = run.results.ensemble if run.results else None
-    row = _result_row(run, together, run.words.metric) if together else None
-    return [{"metric": f"{run.words.shown[run.words.metric]}, of the mean of all peers", **row}] if row else []
+    metrics = [run.words.metric, *run.results.metrics] if run.results and together else []
+    found = {metric: _result_row(run, together, metric) for metric in metrics if together}
+    return [
+        {"metric": f"{run.words.shown[metric]}, of the mean of all peers", **row}
+        for metric, row in found.items()
+        if row
+    ]
 
 
 def _result_row(run: RunRecord, result: PeerResult, key: str) -> dict[str, Any] | None:

@@ -178,6 +178,24 @@ def _range(values: Sequence[float], words: TaskWords, signed: bool) -> str:
     return f"{' to '.join(ends)} {words.points}"
 
 
+def further_metrics(results: Results, words: TaskWords) -> str:
+    """The metrics that were asked for beside the task's own: a row per peer and metric, and of the mean of all."""
+    everybody = {**results.peers, **({TOGETHER["<mean>"]: results.ensemble} if results.ensemble else {})}
+    rows = [
+        (
+            name,
+            metric,
+            *(
+                NONE if (value := peer.value(arm, metric)) is None else words.text_of(metric, value)
+                for arm in results.arms
+            ),
+        )
+        for metric in results.metrics
+        for name, peer in everybody.items()
+    ]
+    return render(("peer", "metric", *columns_of(results)), rows) if rows else ""
+
+
 def results_table(results: Results, folder: Path, words: TaskWords) -> str:
     """The closing table, what it says, where the models lie and what to type next."""
     seeds = len(results.seeds)
@@ -185,6 +203,7 @@ def results_table(results: Results, folder: Path, words: TaskWords) -> str:
     title = f"On the test split: {measured}, {seeds} seed{'s' if seeds > 1 else ''}, {results.steps} steps"
     lines = [render(*table(results, words), title), interval_note(results, words)]
     lines += [f"Data: {results.dataset['note']}"] if results.dataset.get("note") else []
+    lines += [further_metrics(results, words)]
     lines += [kept_sentence(results)] if results.kept else []
     lines += [f"{headline(results, words)}.", _advice(results, words)]
     lines.append("Models: " + "  ".join(str(folder / name) for name in results.peers))

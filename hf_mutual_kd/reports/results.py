@@ -136,6 +136,7 @@ class Results:
             `"taught"` those of what the peers taught.
         validation (`list[dict]`): of each seed, every arm's metric on the rows that selected, by peer and `ensemble`.
         labelled_share (`float`, *optional*): of labelled rows in the steps.
+        metrics (`list[str]`): that were asked for beside the task's own.
         dataset, versions, command, measured_on, usage, example, examples, co2_kg: see [`run_facts`].
     """
 
@@ -152,6 +153,7 @@ class Results:
     kept: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     validation: list[dict[str, dict[str, Number]]] = field(default_factory=list)
     labelled_share: Number | None = None
+    metrics: list[str] = field(default_factory=list)
     dataset: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""

@@ -79,7 +79,7 @@ class Task(Units):
 
     name: ClassVar[str]
     """As in `cohort.json`."""
-    words: ClassVar[TaskWords]
+    words: TaskWords
     """What is said of it; its `metric` selects each peer's best checkpoint."""
     auto_models: ClassVar[tuple[Any, ...]] = ()
     """The `AutoModelFor…` classes whose checkpoints can be peers, beside modules and `python:` sources."""
