@@ -32,6 +32,17 @@ def test_import_is_light():
     assert float(seconds) < 0.3
 
 
+def test_names_load_without_a_word_of_a_kernel_for_four_bits():
+    """The first line that everybody reads says that something failed, of bases that they do not use."""
+    code = (
+        "from hf_mutual_kd import Cohort, MutualKDTrainer; import logging; print('bitsandbytes' in __import__('sys')"
+    )
+    code += ".modules, logging.getLogger('bitsandbytes.backends.cpu.ops').filters)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "gemm_4bit" not in result.stderr
+    assert result.stdout == "True []\n"
+
+
 def test_public_names_are_there():
     """A name in `__all__` that cannot be imported fails only in a user's notebook."""
     assert sorted(hf_mutual_kd.__all__) == sorted(dir(hf_mutual_kd))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from .adapters import add_adapter, is_adapter, load_adapter, save_adapter, saved
 from .config_files import input_channels, read_config
 from .head_layers import check_drawn, drawn_layers, head_layers, head_weights, renew_head
 from .loading_errors import peer_errors
+from .loading_output import reported_once, without_bars
 from .python_source import is_python_source, make_module
 from .quantization import check_head, check_trainable, keep_layout, quantization_of
 from .sharding import is_split, load_full_state, without_zero3_init
@@ -138,7 +139,7 @@ def load_checkpoint(name: str, spec: PeerSpec, task: Task, labels: HeadLabels, t
     # False, not unset: unset makes transformers ask on the terminal.
     code = {"trust_remote_code": trust_remote_code}
     bars = without_bars() if Path(spec.source).is_dir() else contextlib.nullcontext()
-    with peer_errors(name, spec), bars:
+    with peer_errors(name, spec), bars, reported_once(name):
         spec = pinned(spec)
         config = read_config(name, spec, trust_remote_code)
         check_weight_files(spec.source, spec.revision, config)
@@ -325,18 +326,6 @@ def check_finite(name: str, model: nn.Module) -> None:
     for key, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise PeerError(f"peer {name!r}: the weights hold NaN or infinity (first in {key}); the file is damaged")
-
-
-@contextlib.contextmanager
-def without_bars() -> Iterator[None]:
-    """No bars of transformers for local files: they would tear the bar of the training."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def save_peer(model: nn.Module, processor: Any, folder: Path, state_dict: dict[str, torch.Tensor] | None) -> None:

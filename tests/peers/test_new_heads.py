@@ -1,6 +1,7 @@
 """New heads on encoders: which checkpoints get one, that the encoder arrives whole, and that the result is a model."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -178,3 +179,20 @@ def test_timm_checkpoints(tmp_path):
     assert peer.new_head
     assert label_list(peer.model.config) == LABELS
     torch.testing.assert_close(peer.model.timm_model.conv1.state_dict(), backbone.conv1.state_dict())
+
+
+def test_weights_that_do_not_fit_are_reported_once_for_each_peer(tmp_path):
+    """The same table of keys above every arm of every seed, in which a new one would not be seen."""
+    folder = checkpoint(tiny_vit, tmp_path)
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addHandler(handler)
+    try:
+        for _ in range(2):
+            Cohort.from_pretrained({"one": folder, "two": folder}, label_names=["a", "b"], label_alignment="new_head")
+    finally:
+        logger.removeHandler(handler)
+    assert [text.count("MISMATCH") > 0 for text in said] == [True, True]
+    assert logger.filters == []
