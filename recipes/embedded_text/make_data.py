@@ -36,8 +36,6 @@ LONGEST = 320
 SEED = 20251022
 SPLITS = {"train": 2_000, "validation": 500, "test": 1_500}
 """Rows of these sections; all others are `pretrain`, and so are those of all other sections, without a label."""
-LABEL_EVERY = 10
-"""Every 10th row of `train` keeps its label: 200 of 2,000."""
 NO_LABEL = -1
 FEATURES = Features(
     {"text": Value("string"), "label": ClassLabel(names=list(SECTIONS)), "package": Value("string")},
@@ -123,8 +121,6 @@ def main(arguments: list[str] | None = None) -> int:
         part += others if split == "pretrain" else []
         columns = {name: [row[name] for row in part] for name in ("text", "package")}
         labels = [SECTIONS.index(row["label"]) if row["label"] in SECTIONS else NO_LABEL for row in part]
-        if split == "train":
-            labels = [label if place % LABEL_EVERY == 0 else NO_LABEL for place, label in enumerate(labels)]
         target = options.output / f"{split}.parquet" if split != "pretrain" else options.pretrain
         if target is not None:
             table = Dataset.from_dict({**columns, "label": labels}, features=FEATURES).with_format("arrow")[:]
