@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ExportError
-from ..tasks.exporting import PIXELS, Batch, TaskExport, Traceable
+from ..tasks.exporting import Batch, Given, TaskExport, Traceable
 from .onnx_files import open_onnx
 
 TOLERANCE = 1e-3
@@ -54,12 +54,12 @@ class Runner:
     Args:
         what (`str`): as of [`Checked`].
         bytes (`int`): as of [`Checked`].
-        run (callable): pixels `[B, ...]` to the outputs by name.
+        run (callable): the inputs by name to the outputs by name.
     """
 
     what: str
     bytes: int
-    run: Callable[[Tensor], dict[str, Tensor]]
+    run: Callable[[Given], dict[str, Tensor]]
 
 
 @dataclass
@@ -121,12 +121,13 @@ def measure(task: TaskExport, batches: Iterable[Batch], runners: Mapping[str, Ru
     times: dict[str, float] = {}
     samples = 0
     for batch in batches:
-        pixels = task.pixels(batch)
-        times = times or _latencies(runners, pixels[:1])
-        expected = runners[PYTORCH].run(pixels)
+        given = task.inputs(batch)
+        rows = len(next(iter(given.values())))
+        times = times or _latencies(runners, {name: value[:1] for name, value in given.items()})
+        expected = runners[PYTORCH].run(given)
         for name, runner in runners.items():
-            tallies[name].add(task, batch, expected if name == PYTORCH else runner.run(pixels), expected)
-        samples += len(pixels)
+            tallies[name].add(task, batch, expected if name == PYTORCH else runner.run(given), expected)
+        samples += rows
     checked = {
         name: Checked(
             runners[name].what,
@@ -141,27 +142,27 @@ def measure(task: TaskExport, batches: Iterable[Batch], runners: Mapping[str, Ru
     return Measured(samples, checked, {name: tally.differing() for name, tally in tallies.items()})
 
 
-def file_runner(path: Path, what: str, example: Tensor) -> Runner:
+def file_runner(path: Path, what: str, example: Given) -> Runner:
     """An ONNX file on one core, tried with a batch of two.
 
     Args:
         path (`Path`): the file.
         what (`str`): as of [`Checked`].
-        example (`torch.Tensor` of shape `[1, ...]`): one sample.
+        example (`dict[str, torch.Tensor]`): one sample, `[1, ...]` each.
 
     Raises:
         [`ExportError`]: ONNX Runtime cannot open or run it.
     """
     from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
-    def run(pixels: Tensor) -> dict[str, Tensor]:
-        found = session.run(names, {PIXELS: pixels.numpy()})
+    def run(given: Given) -> dict[str, Tensor]:
+        found = session.run(names, {name: value.numpy() for name, value in given.items()})
         return {name: torch.from_numpy(value) for name, value in zip(names, found, strict=True)}
 
     try:
         session = open_onnx(path)
         names = [one.name for one in session.get_outputs()]
-        run(torch.cat([example, example]))
+        run({name: torch.cat([value, value]) for name, value in example.items()})
     except (
         runtime.Fail,
         runtime.InvalidArgument,
@@ -179,15 +180,15 @@ def file_runner(path: Path, what: str, example: Tensor) -> Runner:
 def torch_runner(traceable: Traceable, size: int) -> Runner:
     """PyTorch, on as many cores as it is set to."""
 
-    def run(pixels: Tensor) -> dict[str, Tensor]:
+    def run(given: Given) -> dict[str, Tensor]:
         with torch.inference_mode():
-            found = traceable(pixels)
+            found = traceable(*given.values())
         return {name: value.float() for name, value in zip(traceable.outputs, found, strict=True)}
 
     return Runner("PyTorch", size, run)
 
 
-def _latencies(runners: Mapping[str, Runner], pixels: Tensor) -> dict[str, float]:
+def _latencies(runners: Mapping[str, Runner], given: Given) -> dict[str, float]:
     """Median milliseconds of a run on one core; in turns, so that all meet the same load of the machine."""
     threads = torch.get_num_threads()
     times: dict[str, list[float]] = {name: [] for name in runners}
@@ -196,7 +197,7 @@ def _latencies(runners: Mapping[str, Runner], pixels: Tensor) -> dict[str, float
         for _ in range(WARM_UP + TIMED):
             for name, runner in runners.items():
                 began = time.perf_counter()
-                runner.run(pixels)
+                runner.run(given)
                 times[name].append(1000 * (time.perf_counter() - began))
     finally:
         torch.set_num_threads(threads)

@@ -10,8 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..config.rules import check_numbers
 from ..data.collator import identified
 from ..errors import ExportError
@@ -23,7 +21,7 @@ from ..peers.spec import PeerSpec
 from ..reports.run_record import read_run
 from ..reports.task_words import TaskWords, text_under
 from ..tasks.base import Task
-from ..tasks.exporting import PIXELS, TaskExport
+from ..tasks.exporting import Given, TaskExport
 from ..tasks.registry import TASKS, make_task
 from ..tasks.run_splits import load_run_splits
 from .checks import PYTORCH, Checked, Runner, file_runner, measure, torch_runner
@@ -51,7 +49,8 @@ class Exported:
         words ([`TaskWords`]): what is said of its task.
         folder (`Path`): of the files.
         samples (`int`): how many were looked at.
-        shape (`list[int]`): of one sample in `pixel_values`.
+        inputs (`dict[str, list]`): the files' inputs, with the size of one sample, names in place of sizes that are
+            free.
         outputs (`list[str]`): names of the files' outputs.
         split (`str`): where the samples are from.
         measured (`dict[str, Checked]`): by file, PyTorch under `"pytorch"`.
@@ -61,7 +60,7 @@ class Exported:
     words: TaskWords
     folder: Path
     samples: int
-    shape: list[int]
+    inputs: dict[str, list[int | str]]
     outputs: list[str]
     split: str = "test"
     measured: dict[str, Checked] = field(default_factory=dict)
@@ -83,8 +82,9 @@ def export_peers(
 
     Each file has a dynamic batch, carries no path or name of this machine, and stays only where it does what PyTorch
     does: in float32 the same outputs, in int8 nearly the same accuracy. Inputs and outputs are called as transformers
-    calls them, so that the peer's own processor makes the former and reads the latter: `pixel_values`; `logits`, or
-    `class_queries_logits` and `masks_queries_logits` of heads with queries.
+    calls them, so that the peer's own processor makes the former and reads the latter: `pixel_values`, or what a
+    tokenizer makes, of any length; `logits`, or `class_queries_logits` and `masks_queries_logits` of heads with
+    queries.
 
     Args:
         place (`str` or `Path`): folder of a run, or of a model (a peer's, then the run above it says which data).
@@ -188,14 +188,14 @@ def export_peer(
     Raises: as [`export_peers`].
     """
     first = next(peer.batches(test[:1]))
-    model, example = peer.traceable(first), peer.pixels(first)
+    model, example = peer.traceable(first), peer.inputs(first)
     weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     if weights > LARGEST:
         raise ExportError(
             f"peer {peer.name!r} has {weights / 1e9:.1f} GB of weights, and one ONNX file holds less than 2"
         )
     with staged(place) as made:
-        write_onnx(peer.name, model, example, made / MODEL)
+        write_onnx(peer.name, model, example, peer.free, made / MODEL)
         runners = {PYTORCH: torch_runner(model, weights), MODEL: _plain_runner(peer.name, made / MODEL, example)}
         small = None
         if train is not None:
@@ -215,7 +215,7 @@ def export_peer(
             peer.task.words,
             place,
             found.samples,
-            list(example.shape[1:]),
+            {name: [*peer.free[1:], *value.shape[len(peer.free) :]] for name, value in example.items()},
             list(model.outputs),
             measured=found.checked,
         )
@@ -228,15 +228,15 @@ def export_peer(
     return report
 
 
-def _plain_runner(name: str, path: Path, example: Tensor) -> Runner:
+def _plain_runner(name: str, path: Path, example: Given) -> Runner:
     try:
         return file_runner(path, "float32", example)
     except ExportError as error:
         raise ExportError(f"peer {name!r}: {error}; nothing was kept") from error
 
 
-def _calibration(peer: TaskExport, rows: Sequence[Any]) -> Iterator[Tensor]:
-    return (peer.pixels(batch) for batch in peer.batches(rows))
+def _calibration(peer: TaskExport, rows: Sequence[Any]) -> Iterator[Given]:
+    return (peer.inputs(batch) for batch in peer.batches(rows))
 
 
 def _refusal(small: Checked, plain: Checked, max_drop: float, words: TaskWords) -> str | None:
@@ -255,7 +255,7 @@ def facts_of(report: Exported) -> dict[str, Any]:
     """What a card may say of an export, ready for JSON."""
     return {
         "opset": OPSET,
-        "input": {PIXELS: report.shape},
+        "input": report.inputs,
         "outputs": report.outputs,
         "samples": report.samples,
         "split": report.split,

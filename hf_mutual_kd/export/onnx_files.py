@@ -6,7 +6,7 @@ import copy
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -16,21 +16,22 @@ import torch
 from torch import Tensor
 
 from ..errors import ExportError
-from ..tasks.exporting import PIXELS, Traceable
+from ..tasks.exporting import Given, Traceable
 
 OPSET = 20
 
 CODE_PLACE = re.compile(r"([\w-]+\.py)\", line (\d+)")
 
 
-def write_onnx(name: str, traceable: Traceable, example: Tensor, path: Path) -> None:
+def write_onnx(name: str, traceable: Traceable, example: Given, free: Sequence[str], path: Path) -> None:
     """
-    Write a peer as one file with a dynamic batch.
+    Write a peer as one file for batches of any size.
 
     Args:
         name (`str`): the peer, for messages.
         traceable ([`Traceable`]): in eval mode.
-        example (`torch.Tensor` of shape `[1, ...]`): one sample.
+        example (`dict[str, torch.Tensor]`): one sample, `[1, ...]` each.
+        free (`list[str]`): as of [`TaskExport`].
         path (`Path`): where the file goes.
 
     Raises:
@@ -39,17 +40,18 @@ def write_onnx(name: str, traceable: Traceable, example: Tensor, path: Path) -> 
     """
     traceable = copy.deepcopy(traceable)
     _make_traceable(traceable.model)
+    sizes = {place: torch.export.Dim(called) for place, called in enumerate(free)}
     try:
         with silenced():
             program = torch.onnx.export(
                 # Two samples, as a batch of one would be taken for a constant.
                 traceable,
-                (torch.cat([example, example]),),
+                tuple(torch.cat([value, value]) for value in example.values()),
                 dynamo=True,
                 opset_version=OPSET,
                 verbose=False,
-                dynamic_shapes={PIXELS: {0: torch.export.Dim("batch")}},
-                input_names=[PIXELS],
+                dynamic_shapes={"tensors": (sizes,) * len(example)},
+                input_names=list(example),
                 output_names=list(traceable.outputs),
                 custom_translation_table={torch.ops.aten._is_all_true.default: _all_true},
             )
@@ -58,10 +60,11 @@ def write_onnx(name: str, traceable: Traceable, example: Tensor, path: Path) -> 
     if program is None:
         raise ExportError(f"peer {name!r} cannot be written as ONNX: torch.onnx gave no program")
     shape = program.model.graph.inputs[0].shape
-    if shape is None or isinstance(shape[0], int):
+    fixed = [called for place, called in enumerate(free) if shape is None or isinstance(shape[place], int)]
+    if fixed:
         raise ExportError(
-            f"peer {name!r} cannot be written as ONNX: the code of {type(traceable.model).__name__} takes the number "
-            "of samples for a constant, as len(tensor) or int(tensor.shape[0]) in its forward do"
+            f"peer {name!r} cannot be written as ONNX: the code of {type(traceable.model).__name__} takes the size of "
+            f"the {fixed[0]} for a constant, as len(tensor) or int(tensor.shape[0]) in its forward do"
         )
     _forget_sources(program.model)
     program.save(str(path), external_data=False)

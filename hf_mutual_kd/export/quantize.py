@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from ..tasks.exporting import PIXELS
+from ..tasks.exporting import Given
 from .onnx_files import silenced
 
 
-def quantize(source: Path, target: Path, calibration: Iterator[Tensor]) -> str:
+def quantize(source: Path, target: Path, calibration: Iterator[Given]) -> str:
     """
     Write the int8 file of an ONNX model.
 
     Args:
         source (`Path`): the model.
         target (`Path`): where its int8 form goes.
-        calibration (iterator of `torch.Tensor` `[B, ...]`): batches of `pixel_values` that set the ranges of
-            activations, where these are static; read only then.
+        calibration (iterator of `dict[str, torch.Tensor]`): batches of inputs that set the ranges of activations,
+            where these are static; read only then.
 
     Returns:
         `str`: `"static"` where convolutions hold at least half of the weights, else `"dynamic"`.
@@ -42,7 +41,7 @@ def quantize(source: Path, target: Path, calibration: Iterator[Tensor]) -> str:
         class Reader(CalibrationDataReader):
             def get_next(self) -> dict[str, np.ndarray] | None:
                 batch = next(calibration, None)
-                return None if batch is None else {PIXELS: batch.numpy()}
+                return None if batch is None else {name: value.numpy() for name, value in batch.items()}
 
         with silenced():
             quantize_static(str(prepared), str(target), Reader(), quant_format=QuantFormat.QDQ, per_channel=True)

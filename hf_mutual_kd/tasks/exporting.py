@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from .base import Task
 
 PIXELS = "pixel_values"
-"""The one input of every file."""
-
-
+"""The one input of files of peers that look at images."""
+Given = Mapping[str, Tensor]
+"""A file's inputs by name, `[B, ...]` each."""
 Batch = Mapping[str, Any]
 """As a task's collator makes it."""
 Counted = tuple[float, int]
@@ -42,6 +42,8 @@ class TaskExport(ABC):
     """Samples that are run at once."""
     extras: ClassVar[frozenset[str]] = frozenset()
     """What a processor makes beside pixels that the file does without."""
+    free: ClassVar[tuple[str, ...]] = ("batch",)
+    """The first dimensions of every input, which have any size."""
 
     def __init__(
         self, task: Task, name: str, model: Any, processor: Any, labels: Sequence[str], on_bad_row: str = "raise"
@@ -68,13 +70,13 @@ class TaskExport(ABC):
             self._check(batch["peer_inputs"][self.name])
             yield batch
 
-    def pixels(self, batch: Batch) -> Tensor:
-        """What goes into the file, fp32 `[B, ...]`."""
-        return batch["peer_inputs"][self.name][PIXELS].float().contiguous()
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """What goes into the file, numbers in fp32."""
+        return {PIXELS: batch["peer_inputs"][self.name][PIXELS].float().contiguous()}
 
     def traceable(self, batch: Batch) -> Traceable:
         """The peer with what one batch shows of its further inputs."""
-        return Traceable(self.model, self.outputs).eval()
+        return Traceable(self.model, self.outputs, list(self.inputs(batch))).eval()
 
     @abstractmethod
     def answers(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
@@ -128,24 +130,31 @@ def _equal(answers: Iterable[Tensor], others: Iterable[Tensor]) -> Counted:
 
 
 class Traceable(nn.Module):
-    """A peer as ONNX takes it: pixels in, a fixed tuple of tensors out.
+    """A peer as ONNX takes it: tensors in, a fixed tuple of tensors out.
 
     Args:
         model (`nn.Module`): the peer.
         outputs (`tuple[str, ...]`): the fields of its outputs, in this order; a model that returns a tensor has one.
+        inputs (`list[str]`): what the model calls the tensors that it is given, in their order.
         constants (`dict[str, torch.Tensor]`, *optional*): further inputs `[1, ...]`, the same for every sample.
     """
 
-    def __init__(self, model: nn.Module, outputs: Sequence[str], constants: Mapping[str, Tensor] | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        outputs: Sequence[str],
+        inputs: Sequence[str] = (PIXELS,),
+        constants: Mapping[str, Tensor] | None = None,
+    ):
         super().__init__()
         self.model = model
-        self.outputs = tuple(outputs)
+        self.outputs, self.inputs = tuple(outputs), tuple(inputs)
         self.constants = tuple(constants or ())
         for name, value in (constants or {}).items():
             self.register_buffer(name, value, persistent=False)
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        rows = pixel_values.shape[0]
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        rows = tensors[0].shape[0]
         given = {name: getattr(self, name).expand(rows, -1) for name in self.constants}
-        outputs = self.model(pixel_values=pixel_values, **given)
+        outputs = self.model(**dict(zip(self.inputs, tensors, strict=True)), **given)
         return (outputs,) if isinstance(outputs, Tensor) else tuple(getattr(outputs, name) for name in self.outputs)

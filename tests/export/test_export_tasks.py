@@ -49,10 +49,10 @@ def saliency_peer(kind: str) -> SaliencyExport:
     return SaliencyExport(VideoSaliency(), kind, tiny_saliency(kind), processor, [])
 
 
-def file_outputs(folder: Path, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+def file_outputs(folder: Path, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
     names = [one.name for one in session.get_outputs()]
-    found = session.run(names, {"pixel_values": pixels.numpy()})
+    found = session.run(names, {name: value.numpy() for name, value in given.items()})
     return {name: torch.from_numpy(value) for name, value in zip(names, found, strict=True)}
 
 
@@ -66,7 +66,7 @@ def test_a_head_with_queries_gives_both_tensors_for_any_batch(tmp_path, head):
     report = export_peer(peer, tmp_path / "onnx", rows, None, 0.02)
     assert report.outputs == ["class_queries_logits", "masks_queries_logits"]
     (batch,) = peer.batches(rows)
-    found = file_outputs(report.folder, peer.pixels(batch))
+    found = file_outputs(report.folder, peer.inputs(batch))
     given = batch["peer_inputs"][head]
     with torch.no_grad():
         expected = peer.model(**{key: given[key] for key in ("pixel_values", "task_inputs") if key in given})
@@ -75,7 +75,7 @@ def test_a_head_with_queries_gives_both_tensors_for_any_batch(tmp_path, head):
     post = Mask2FormerImageProcessor().post_process_semantic_segmentation
     maps = [post(outputs, target_sizes=[(40, 56)] * 3) for outputs in (SimpleNamespace(**found), expected)]
     assert all(torch.equal(one, other) for one, other in zip(*maps, strict=True))
-    assert (report.measured["model.onnx"].agreement, report.shape) == (1.0, [3, SIZE, SIZE])
+    assert (report.measured["model.onnx"].agreement, report.inputs) == (1.0, {"pixel_values": [3, SIZE, SIZE]})
     assert report.measured["model.onnx"].accuracy == report.measured["pytorch"].accuracy is not None
 
 
@@ -105,7 +105,7 @@ def test_a_map_covers_the_image_and_not_its_padding():
     classes = torch.full((1, 2, len(CLASSES) + 1), -9.0)
     classes[0, 0, 0] = classes[0, 1, 1] = 9.0
     answers = peer.answers({"class_queries_logits": classes, "masks_queries_logits": masks}, batch)
-    assert peer.pixels(batch).shape[2:] == (SIZE, SIZE)
+    assert peer.inputs(batch)["pixel_values"].shape[2:] == (SIZE, SIZE)
     assert peer.right(answers, batch) == (mask.size, mask.size)
 
 
@@ -119,7 +119,7 @@ def test_a_segmentation_peer_is_checked_pixel_by_pixel(tmp_path):
     right = judged = 0
     for row in rows:
         (batch,) = peer.batches([row])
-        found = file_outputs(report.folder, peer.pixels(batch))["logits"]
+        found = file_outputs(report.folder, peer.inputs(batch))["logits"]
         mask = read_mask(row)
         said = torch.nn.functional.interpolate(found, size=mask.shape, mode="bilinear").argmax(1)[0]
         right, judged = right + int((said == mask).sum()), judged + mask.numel()
@@ -147,11 +147,14 @@ def test_a_model_of_clips_is_exported_with_its_cc(tmp_path, kind):
     peer = saliency_peer(kind)
     rows = list(IdentifiedRows(ClipRows(gaze_videos(3, "test", blank=2), every=5)))
     report = export_peer(peer, tmp_path / "onnx", rows, rows[:2], 2.0)
-    assert (report.outputs, report.shape) == (["logits"], [FRAMES, 3, SIDE, SIDE])
-    clips = torch.randn(3, *report.shape, generator=torch.Generator().manual_seed(0))
+    size = [FRAMES, 3, SIDE, SIDE]
+    assert (report.outputs, report.inputs) == (["logits"], {"pixel_values": size})
+    clips = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = peer.model(pixel_values=clips).logits
-    torch.testing.assert_close(file_outputs(report.folder, clips)["logits"], expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        file_outputs(report.folder, {"pixel_values": clips})["logits"], expected, atol=1e-3, rtol=1e-3
+    )
     plain = report.measured["model.onnx"]
     assert plain.agreement == pytest.approx(1.0, abs=1e-6)
     assert plain.accuracy == pytest.approx(report.measured["pytorch"].accuracy, abs=1e-4)
@@ -168,9 +171,9 @@ def test_the_cc_of_an_export_is_that_of_the_run():
     cohort = saliency_cohort(["convnext"])
     peer = SaliencyExport(VideoSaliency(), "convnext", cohort.peers["convnext"], cohort.processors["convnext"], [])
 
-    def run(pixels):
+    def run(given):
         with torch.no_grad():
-            return {"logits": peer.model(pixel_values=pixels).logits}
+            return {"logits": peer.model(**given).logits}
 
     found = measure(peer, peer.batches(rows), {"pytorch": Runner("PyTorch", 1, run)})
     evaluator = cohort.task.evaluator(["convnext"], 0)
@@ -187,7 +190,9 @@ def test_numbers_that_are_none_are_told():
     peer = saliency_peer("convnext")
     rows = list(IdentifiedRows(ClipRows(gaze_videos(1, "test"), every=5)))
     runners = {
-        name: Runner(name, 1, lambda pixels, value=value: {"logits": torch.full((len(pixels), 1, 4, 5), value)})
+        name: Runner(
+            name, 1, lambda given, value=value: {"logits": torch.full((len(given["pixel_values"]), 1, 4, 5), value)}
+        )
         for name, value in (("pytorch", 0.0), ("model.onnx", float("nan")))
     }
     found = measure(peer, peer.batches(rows), runners)

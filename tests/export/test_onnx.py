@@ -25,8 +25,8 @@ from hf_mutual_kd.hub.files import select
 from hf_mutual_kd.peers.loading import load_peer
 from hf_mutual_kd.peers.spec import PeerSpec
 from hf_mutual_kd.reports.model_card import write_cards
+from hf_mutual_kd.tasks.classification.export import ClassificationExport
 from hf_mutual_kd.tasks.exporting import Traceable
-from hf_mutual_kd.tasks.image_classification.export import ImageExport
 from hf_mutual_kd.tasks.registry import ImageClassification
 
 SECRET_PLACE = "a_folder_of_mine"
@@ -118,7 +118,10 @@ def test_facts_are_kept_for_the_card(run, exported):
     assert set(facts["versions"]) == {"torch", "onnx", "onnxruntime"}
     card = write_cards(run, ["cnn"])["cnn"].read_text(encoding="utf-8")
     assert "(opset 20), checked against PyTorch on 30 samples of the test split" in card
-    assert "It takes `pixel_values` batch × 3 × 16 × 16 as the processor makes them and gives <code>logits" in card
+    assert (
+        "It takes <code>pixel_values</code> batch × 3 × 16 × 16 as the processor makes them and gives <code>logits"
+        in card
+    )
     rows = [row.split("|") for row in card.split("## ONNX")[1].split("##")[0].splitlines() if row.startswith("|")]
     assert len(rows) == 5
     assert {len(row) for row in rows} == {9}
@@ -192,14 +195,16 @@ class Untraceable(nn.Module):
     [
         ("operator", "opset 20 of torch.onnx has no form for the operator prims.bessel_j0"),
         ("branch", "Could not guard on data-dependent expression"),
-        ("batch", "takes the number of samples for a constant"),
+        ("batch", "takes the size of the batch for a constant"),
     ],
 )
 def test_what_onnx_cannot_hold_is_named(tmp_path, capfd, kind, words):
     """A file that takes batches of two alone, and pages of graphs in place of a reason."""
     model = Traceable(Untraceable(kind), ("logits",)).eval()
     with pytest.raises(ExportError, match=words):
-        onnx_files.write_onnx("own", model, torch.ones(1, 3, 4, 4), tmp_path / "model.onnx")
+        onnx_files.write_onnx(
+            "own", model, {"pixel_values": torch.ones(1, 3, 4, 4)}, ["batch"], tmp_path / "model.onnx"
+        )
     assert not list(tmp_path.iterdir())
     assert len(capfd.readouterr().err) < 500
 
@@ -209,7 +214,7 @@ def test_samples_of_several_sizes_are_refused(run, tmp_path):
     processor = tiny_processor()
     processor.size = {"shortest_edge": 16}
     loaded = load_peer("vit", PeerSpec(source=str(run / "vit")), ImageClassification())
-    peer = ImageExport(ImageClassification(), "vit", loaded.model, processor, LABELS)
+    peer = ClassificationExport(ImageClassification(), "vit", loaded.model, processor, LABELS)
     rows = [{"image": Image.new("RGB", size), "label": 0, "sample_id": 0} for size in ((32, 32), (32, 64))]
     with pytest.raises(ExportError, match=r"makes \[3, 16, 16\] of one sample and \[3, 32, 16\] of another"):
         [list(peer.batches([row])) for row in rows]

@@ -14,10 +14,10 @@ from ...data.images import decode_image, image_file
 from ...data.views import SharedView
 from ...errors import PeerError
 from ...reports.pictures import thumbnail
+from ..classification.export import ClassificationExport
 from ..classification.task import Classification
 from ..zero_shot import has_text_tower
 from .encoders import classifier_on, takes_encoder
-from .export import ImageExport
 from .model import auto  # noqa: F401  (the Auto classes learn our classifier)
 from .space import ClassificationSpace
 from .words import WORDS
@@ -30,7 +30,7 @@ class ImageClassification(Classification):
     words = WORDS
     option_kinds = ("classes", "images")
     auto_models = (AutoModelForImageClassification,)
-    exporter = ImageExport
+    exporter = ClassificationExport
     space = ClassificationSpace()
 
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> SharedView:

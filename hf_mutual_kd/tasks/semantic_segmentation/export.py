@@ -28,7 +28,7 @@ class SegmentationExport(TaskExport):
     def traceable(self, batch: Batch) -> Traceable:
         given = batch["peer_inputs"][self.name]
         constants = {key: given[key][:1] for key in ("task_inputs",) if key in given}
-        return Traceable(self.model, self.outputs, constants).eval()
+        return Traceable(self.model, self.outputs, constants=constants).eval()
 
     def answers(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
         given = batch["peer_inputs"][self.name]

@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ...errors import PeerError
 from ..classification.task import Classification
 from .collator import TextCollator
+from .export import TextExport
 from .words import WORDS
 
 logger = logging.get_logger(__name__)
@@ -31,6 +32,7 @@ class TextClassification(Classification):
     auto_models = (AutoModelForSequenceClassification,)
     processor_class = AutoTokenizer
     collator_class = TextCollator
+    exporter = TextExport
 
     def check_peer(self, name: str, model: nn.Module, processor: Any) -> None:
         config: Any = model.config

@@ -2,6 +2,7 @@
 
 import json
 
+import onnxruntime
 import pytest
 import torch
 from task_run import SETTINGS, check_resume
@@ -14,9 +15,18 @@ from text_peers import (
     text_rows,
     tiny_text_peer,
 )
-from transformers import BertForMaskedLM, pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM, pipeline
 
-from hf_mutual_kd import Cohort, ConfigError, DataError, MutualKDConfig, MutualKDTrainer, PeerError, PeerSpec
+from hf_mutual_kd import (
+    Cohort,
+    ConfigError,
+    DataError,
+    MutualKDConfig,
+    MutualKDTrainer,
+    PeerError,
+    PeerSpec,
+    export_peers,
+)
 from hf_mutual_kd.data.inputs import check_inputs
 from hf_mutual_kd.data.processors import PeerProcessors, settings_of
 from hf_mutual_kd.experiments.launch import train
@@ -190,3 +200,20 @@ def test_an_adapter_keeps_all_that_was_drawn_with_its_head(tmp_path):
     torch.manual_seed(99)
     again = Cohort.from_pretrained({"a": str(tmp_path / "run" / "a")}, "text-classification", TOPICS)
     torch.testing.assert_close(again.eval()(batch).outputs["a"], made.eval()(batch).outputs["a"])
+
+
+def test_files_take_texts_of_any_length_as_pytorch_does(run, tmp_path):
+    """A file for the length of one text, or one that forgets which tokens are padding."""
+    for one in export_peers(run, int8=True, out=tmp_path):
+        plain, small = one.measured["model.onnx"], one.measured["model_int8.onnx"]
+        assert one.inputs["input_ids"] == one.inputs["attention_mask"] == ["sequence"]
+        assert (plain.agreement, small.what) == (1.0, "int8, dynamic")
+        assert plain.accuracy == one.measured["pytorch"].accuracy is not None
+    tokenizer = AutoTokenizer.from_pretrained(run / "bert")
+    given = tokenizer(["chess", "a program for the inbox and the letter"], padding=True, return_tensors="np")
+    session = onnxruntime.InferenceSession(str(tmp_path / "bert" / "onnx" / "model.onnx"))
+    (found,) = session.run(["logits"], dict(given))
+    model = AutoModelForSequenceClassification.from_pretrained(run / "bert")
+    with torch.no_grad():
+        expected = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in ("chess",)]
+    torch.testing.assert_close(torch.from_numpy(found[0]), expected[0], atol=1e-5, rtol=1e-4)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..exporting import Batch, Counted, TaskExport, _equal
 
 
-class ImageExport(TaskExport):
+class ClassificationExport(TaskExport):
     """A classifier: an answer is a class."""
 
     batch_size = 32
