@@ -38,6 +38,9 @@ class EvaluateOptions:
         "data", "dhf1k", "Of the ground truth; frames: one video, maps and fixation themselves."
     )
     videos: list[str] = option("data", [], "Only these, by name or pattern such as '06*'.", metavar="NAME …")
+    fixation_maxima: bool = option(
+        "data", False, "Of fixation files that hold greys, as after JPEG or smoothing, take the local maxima."
+    )
     on_bad_frame: OnBadRow = option("data", "raise", "About missing, surplus, unreadable and wrongly sized files.")
     protocol: Literal["raw", "dhf1k"] = option(
         "run", "raw", "dhf1k: first resize, blur and write to 8 bits, as that server sees maps."
@@ -95,6 +98,7 @@ def run_evaluate(options: EvaluateOptions) -> None:
         shuffled_pool=options.shuffled_pool,
         videos=options.videos,
         on_bad_frame=options.on_bad_frame,
+        fixation_maxima=options.fixation_maxima,
     )
     print(scores_table(result))
     if options.json:

@@ -82,6 +82,12 @@ class DataOptions(ColumnOptions):
     labels_per_class: int | None = option(
         "data", None, "Hide the labels of all training rows but so many of each class.", rule=COUNT, only="classes"
     )
+    fixation_maxima: bool = option(
+        "data",
+        False,
+        "Of fixation files that hold greys, as after JPEG or smoothing, take the local maxima.",
+        only="videos",
+    )
     eval_frame_step: int = option(
         "data",
         8,

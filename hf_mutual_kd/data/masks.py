@@ -105,12 +105,19 @@ def _channels(image: Image.Image, colors: bool) -> np.ndarray:
 
 def _from_numbers(value: Any) -> Tensor:
     try:
-        array = value.numpy() if isinstance(value, Tensor) else np.asarray(value)
+        array = _as_array(value) if isinstance(value, Tensor) else np.asarray(value)
     except ValueError as error:
         raise DataError(f"lists of numbers are no mask: {error}") from None
     if array.ndim != 2 or array.dtype.kind not in "biu" or 0 in array.shape:
         raise DataError(f"expected whole numbers [H, W] as a mask, got {array.dtype} {list(array.shape)}")
     return torch.from_numpy(array.astype(np.int64))
+
+
+def _as_array(value: Tensor) -> np.ndarray:
+    if value.dtype == torch.bfloat16:
+        # NumPy has none; the message below names what was given.
+        raise DataError(f"expected whole numbers [H, W] as a mask, got {value.dtype} {list(value.shape)}")
+    return value.detach().cpu().numpy()
 
 
 def read_mask(row: Mapping[str, Any]) -> Tensor | None:

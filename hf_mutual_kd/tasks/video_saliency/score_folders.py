@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ...errors import ConfigError, DataError
 from ...reports.terminal import render
+from .data.fixation_files import read_fixations
 from .data.map_files import IMAGES, frame_files, read_map, relative, subfolders
 from .metrics.maps import Size, rescale_counts
 from .metrics.scores import METRICS, SaliencyScores
@@ -34,6 +36,7 @@ SHOWN_PROBLEMS = 5
 
 OnBadFrame = Literal["raise", "skip"]
 Files = dict[int, Path]
+Read = Callable[[Path], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Job:
     needs_fixations: bool
     pool: dict[Size, np.ndarray] | None
     pool_is_own: bool
+    read_fixations: Read
 
 
 def evaluate_folders(
@@ -88,6 +92,7 @@ def evaluate_folders(
     shuffled_pool: str = "others",
     videos: Sequence[str] = (),
     on_bad_frame: OnBadFrame = "raise",
+    fixation_maxima: bool = False,
 ) -> dict[str, Any]:
     """
     Score `PREDICTIONS/VIDEO/FRAME.png` (8 or 16 bits) or `.npy` against a ground truth; memory holds one frame.
@@ -108,6 +113,7 @@ def evaluate_folders(
             empty.
         on_bad_frame (`"raise"` or `"skip"`, *optional*, defaults to `"raise"`): about missing, surplus, unreadable and
             wrongly sized files.
+        fixation_maxima (`bool`, *optional*, defaults to `False`): see [`read_fixations`].
 
     Returns:
         `dict`: [`SaliencyScores.compute`]'s, and `settings` and `skipped` (name to reason; names begin with the name
@@ -121,9 +127,9 @@ def evaluate_folders(
         raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if on_bad_frame not in ("raise", "skip"):
         raise ConfigError(f"on_bad_frame must be one of raise, skip, got {on_bad_frame!r}")
-    problems = Problems(on_bad_frame)
+    problems, read = Problems(on_bad_frame), partial(read_fixations, maxima=fixation_maxima)
     settings = {**scores.settings(), "layout": layout, "shuffled_pool": _pool_name(shuffled_pool)}
-    job = _plan(Path(predictions), Path(ground_truth), scores, layout, shuffled_pool, videos, problems)
+    job = _plan(Path(predictions), Path(ground_truth), scores, layout, shuffled_pool, videos, problems, read)
     for video in tqdm(job.videos, desc="videos", disable=None, leave=False):
         _score_video(job, video, scores, problems)
     if not len(scores):
@@ -168,6 +174,7 @@ def _plan(
     shuffled_pool: str,
     chosen: Sequence[str],
     problems: Problems,
+    fixations: Read,
 ) -> Job:
     needs_fixations = any(METRICS[name] == "fixations" for name in scores.metrics)
     root = _truth_root(ground_truth, layout)
@@ -188,8 +195,8 @@ def _plan(
         pool_root = root if own else _truth_root(Path(shuffled_pool), layout)
         sources = everything.values() if own else _truth_videos(pool_root, layout, True, problems)
         files = (path for video in sources for path in video.fixations.values())
-        pool = _counted(files, pool_root, problems)
-    return Job(predictions, root, videos, predicted, needs_fixations, pool, own)
+        pool = _counted(files, pool_root, problems, fixations)
+    return Job(predictions, root, videos, predicted, needs_fixations, pool, own, fixations)
 
 
 def _truth_root(folder: Path, layout: str) -> Path:
@@ -253,15 +260,15 @@ def _match(
         problems.add(relative(predicted[number], predictions), "a frame that the ground truth does not have")
 
 
-def _counted(files: Iterable[Path], root: Path, problems: Problems) -> dict[Size, np.ndarray]:
+def _counted(files: Iterable[Path], root: Path, problems: Problems, read: Read) -> dict[Size, np.ndarray]:
     """How often each pixel was fixated, one map per size of frame."""
     pool: dict[Size, np.ndarray] = {}
     for path in files:
-        fixated = _read(path, root, problems)
+        fixated = _read(path, root, problems, read)
         if fixated is not None:
             size = (fixated.shape[0], fixated.shape[1])
             pool.setdefault(size, np.zeros(size, np.int64))
-            pool[size] += fixated > 0
+            pool[size] += fixated
     return pool
 
 
@@ -273,7 +280,9 @@ def _score_video(job: Job, video: TruthVideo, scores: SaliencyScores, problems: 
             continue
         prediction = _read(predicted[number], job.predictions, problems)
         density = _read(map_file, job.truth, problems)
-        fixations = _read(video.fixations[number], job.truth, problems) if job.needs_fixations else None
+        fixations = None
+        if job.needs_fixations:
+            fixations = _read(video.fixations[number], job.truth, problems, job.read_fixations)
         if prediction is None or density is None or (job.needs_fixations and fixations is None):
             continue
         truth = {"density": density} if fixations is None else {"density": density, "fixations": fixations}
@@ -289,7 +298,7 @@ def _pool_without(job: Job, video: TruthVideo, problems: Problems) -> Callable[[
     """The pool at a size, without the video's own fixations; each size is made once."""
     if job.pool is None:
         return None
-    own = _counted(video.fixations.values(), job.truth, problems) if job.pool_is_own else {}
+    own = _counted(video.fixations.values(), job.truth, problems, job.read_fixations) if job.pool_is_own else {}
     rest = {size: counts - own[size] if size in own else counts for size, counts in job.pool.items()}
     made: dict[Size, np.ndarray] = {}
 
@@ -302,9 +311,9 @@ def _pool_without(job: Job, video: TruthVideo, problems: Problems) -> Callable[[
     return at
 
 
-def _read(path: Path, root: Path, problems: Problems) -> np.ndarray | None:
+def _read(path: Path, root: Path, problems: Problems, read: Read = read_map) -> np.ndarray | None:
     try:
-        return read_map(path)
+        return read(path)
     except DataError as error:
         problems.add(relative(path, root), str(error))
         return None

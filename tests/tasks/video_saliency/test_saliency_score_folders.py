@@ -209,7 +209,7 @@ SPOILED = {
     ),
     "truth of two sizes": (
         FIXATIONS,
-        lambda path: write_image(path, maps_of("10", 9, (16, 9))[1]),
+        lambda path: write_image(path, maps_of("10", 9, (16, 9))[2].astype(np.uint8)),
         f"{FRAME}: The truth of a frame must be maps",
         6,
     ),
@@ -233,7 +233,7 @@ SPOILED = {
     "broken Matlab": (
         FIXATIONS,
         lambda path: renamed(path, "0009.mat"),
-        "truth/10/fixation/0009.mat: no Matlab file of level 5",
+        "truth/10/fixation/0009.mat: no Matlab file, neither of level 5 nor of version 7.3",
         6,
     ),
     "two of a number": (

@@ -21,7 +21,7 @@ from ....errors import ConfigError, DataError
 from .clips import Policy, clip_frames, evaluation_targets, training_target
 from .fingerprint import COVERS, fingerprint_videos
 from .gaze_reference import GazeReference
-from .truth import SaliencyVideo, as_density
+from .truth import SaliencyVideo, as_density, check_aspect
 
 SHOT_BITS, FRAME_BITS = 16, 24
 """Of a unit's number, which holds video, shot and frame."""
@@ -210,6 +210,7 @@ def load_clip(
         density, points = np.zeros(frames.shape[1:3], np.float32), np.zeros((0, 2), np.float32)
     else:
         density, points = video.truth.density(target), video.truth.points(target)
+        check_aspect((density.shape[0], density.shape[1]), (frames.shape[1], frames.shape[2]))
     if view is not None:
         frames, density, points = view(frames, density, points, row["sample_id"], epoch)
     places = {number: place for place, number in enumerate(union)}

@@ -51,6 +51,44 @@ def fixation_map(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return marked
 
 
+FEW_OUTSIDE, MOST_OUTSIDE = 0.05, 0.25
+"""Share of a video's fixations outside its frame from which x is looked for in place of y, and that is refused."""
+
+
+def check_points(points: np.ndarray, size: tuple[int, int]) -> None:
+    """
+    Refuse fixations of a video that are no pixels of it; a few beside the screen are usual.
+
+    Args:
+        points (`np.ndarray` of shape `[K, 2]`): of all frames.
+        size (`tuple[int, int]`): H and W.
+
+    Raises:
+        `ValueError`: says how many lie outside, and what the numbers look like.
+    """
+    known = points[np.isfinite(points).all(1)]
+    if not len(known):
+        if len(points):
+            raise ValueError(f"all {len(points)} fixations are NaN; null in place of the list says that there is none")
+        return
+    outside, swapped = (1 - len(_inside(one, size)) / len(points) for one in (points, points[:, ::-1]))
+    looks = ""
+    if known.min() >= 0 and known.max() <= 1 and (known % 1).any():
+        looks = "shares of the frame, 0 to 1: multiply them by its height and width"
+    elif outside > FEW_OUTSIDE and swapped < outside / 4:
+        looks = "x before y: expected row before column"
+    elif outside > MOST_OUTSIDE:
+        looks = "pixels of a screen or video of another size: say it by `size`, [H, W]"
+    if looks:
+        (top, left), (bottom, right) = known.min(0), known.max(0)
+        missing = f", {len(points) - len(known)} are NaN" if len(known) < len(points) else ""
+        raise ValueError(
+            f"{outside:.1%} of the {len(points):,} fixations lie outside {size[0]} x {size[1]} pixels (height x "
+            f"width); rows go from {top:g} to {bottom:g}, columns from {left:g} to {right:g}{missing}; they look like "
+            f"{looks}"
+        )
+
+
 def fixation_points(marked: np.ndarray) -> np.ndarray:
     """Float32 `[K, 2]`: row and column of every pixel of a fixation map `[H, W]` that is not 0."""
     return np.argwhere(marked).astype(np.float32)
@@ -100,6 +138,11 @@ class FixationList:
 
     def __len__(self) -> int:
         return len(self._ends) - 1
+
+    @property
+    def points(self) -> np.ndarray:
+        """Those of all frames, `[K, 2]`."""
+        return self._points
 
     def content(self) -> bytes:
         """All points and where each frame's end, for a fingerprint."""

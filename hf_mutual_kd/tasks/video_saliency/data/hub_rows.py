@@ -15,8 +15,8 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from ....config.options import RecipeOptions
 from ....data.sources import open_source
 from ....errors import DataError
-from .fixations import FixationList
-from .truth import LazyRow, PointTruth, SaliencyVideo
+from .fixations import FixationList, check_points
+from .truth import LazyRow, PointTruth, SaliencyVideo, check_aspect
 
 Maker = Callable[[], SaliencyVideo]
 """Makes a video, or raises what is wrong with it."""
@@ -79,7 +79,10 @@ def _of_row(role: str, source: LazyRow, gaze: Dataset) -> SaliencyVideo:
             return SaliencyVideo(name, source, length, None, _cuts(row, length))
         if length != len(fixations):
             raise DataError(f"{length} frames, but fixations of {len(fixations)}")
-        return SaliencyVideo(name, source, length, _truth(row, fixations, shape[1:3]), _cuts(row, length))
+        truth = _truth(row, fixations, shape[1:3])
+        check_aspect(truth.size, shape[1:3])
+        check_points(fixations.points, truth.size)
+        return SaliencyVideo(name, source, length, truth, _cuts(row, length))
     except (ValueError, TypeError) as error:
         raise DataError(f"{role} row {source.row} ({name}): {error}") from None
 

@@ -23,10 +23,10 @@ from ....data.labelled_rows import drawn_labels
 from ....data.splits import ROLES
 from ....data.video import open_frames
 from ....errors import DataError
-from .fixations import FixationList
+from .fixations import FixationList, check_points
 from .hub_rows import Found, Maker, find_rows
 from .map_files import by_number
-from .truth import FolderTruth, MapVideoTruth, SaliencyVideo
+from .truth import FolderTruth, MapVideoTruth, SaliencyVideo, check_aspect
 
 BAR_FROM = 500
 """Videos from which looking at them shows a progress bar."""
@@ -107,6 +107,8 @@ def load_videos(options: RecipeOptions, *, seed: int, on_bad_row: Literal["raise
         if not splits.get(role):
             raise DataError(f"--dataset {given}: no videos for {role}" + _left_out(skipped))
         splits[role] = _drawn(splits[role], limit, seed)
+        if options.fixation_maxima:
+            splits[role] = [_by_maxima(video) for video in splits[role]]
     splits["train"] = _gaze_hidden(splits["train"], options, seed)
     return VideoSplits(**splits, skipped=skipped, facts=_facts(name, layout, splits, origin, skipped))
 
@@ -153,6 +155,11 @@ def _drawn(videos: list[SaliencyVideo], limit: int | None, seed: int) -> list[Sa
     if limit is None or limit >= len(videos):
         return videos
     return [videos[place] for place in np.sort(np.random.default_rng(seed).permutation(len(videos))[:limit])]
+
+
+def _by_maxima(video: SaliencyVideo) -> SaliencyVideo:
+    truth = video.truth
+    return replace(video, truth=replace(truth, maxima=True)) if isinstance(truth, FolderTruth) else video
 
 
 def _gaze_hidden(videos: list[SaliencyVideo], options: RecipeOptions, seed: int) -> list[SaliencyVideo]:
@@ -266,10 +273,12 @@ def _joined(folders: Sequence[Path]) -> SaliencyVideo:
     if 0 < len(known) < len(truths):
         raise DataError(f"{folders[truths.index(None)]}: a shot without gaze in a film whose other shots have it")
     maps, fixations = (tuple(file for truth in known for file in truth[kind]) for kind in (0, 1))
-    _look_at(frames)
+    _, size = _look_at(frames)
+    truth = FolderTruth(maps, fixations) if known else None
+    _check_first(truth, size, folders[0])
     cuts = tuple(accumulate(len(shot) for shot in images))[:-1]
     name = folders[0].name.rpartition("_")[0] if len(folders) > 1 else folders[0].name
-    return SaliencyVideo(name, frames, len(frames), FolderTruth(maps, fixations) if known else None, cuts)
+    return SaliencyVideo(name, frames, len(frames), truth, cuts)
 
 
 def _of_file(folder: Path, videos: Path) -> SaliencyVideo:
@@ -280,9 +289,11 @@ def _of_file(folder: Path, videos: Path) -> SaliencyVideo:
     )
     if file is None:
         raise DataError(f"{videos}: there is no {stem}.AVI for {folder}")
-    length = _look_at(file)
-    truth = _truth(folder, list(range(1, length + 1)))
-    return SaliencyVideo(folder.name, file, length, None if truth is None else FolderTruth(*truth))
+    length, size = _look_at(file)
+    found = _truth(folder, list(range(1, length + 1)))
+    truth = None if found is None else FolderTruth(*found)
+    _check_first(truth, size, folder)
+    return SaliencyVideo(folder.name, file, length, truth)
 
 
 def _truth(folder: Path, numbers: Sequence[int]) -> tuple[tuple[Path, ...], tuple[Path, ...]] | None:
@@ -324,7 +335,7 @@ def _numbered(folder: Path, endings: set[str]) -> dict[int, Path]:
 
 def _of_avimos(name: str, video: Path | None, maps: Path | None, points: Path | None) -> SaliencyVideo:
     if video is not None and maps is None and points is None:
-        return SaliencyVideo(name, video, _look_at(video), None)
+        return SaliencyVideo(name, video, _look_at(video)[0], None)
     if video is None or maps is None or points is None:
         what = "video" if video is None else "saliency map" if maps is None else "fixations.json"
         raise DataError(f"AViMoS video {name}: there is no {what} of it")
@@ -332,15 +343,31 @@ def _of_avimos(name: str, video: Path | None, maps: Path | None, points: Path | 
         fixations = FixationList(json.loads(points.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise DataError(f"{points}: cannot be read as fixations: {error}") from None
-    length = _look_at(video)
-    for file, count in ((maps, _look_at(maps)), (points, len(fixations))):
+    (length, size), (maps_length, maps_size) = _look_at(video), _look_at(maps)
+    for file, count in ((maps, maps_length), (points, len(fixations))):
         if count != length:
             raise DataError(f"{file}: is of {count} frames, {video} has {length}")
+    try:
+        check_aspect(maps_size, size)
+        check_points(fixations.points, maps_size)
+    except ValueError as error:
+        raise DataError(f"AViMoS video {name}: {error}") from None
     return SaliencyVideo(name, video, length, MapVideoTruth(maps, fixations))
 
 
-def _look_at(source: Any) -> int:
-    """Number of frames, after a look at the first and the last: most broken files show there."""
+def _check_first(truth: FolderTruth | None, frame: tuple[int, int], folder: Path) -> None:
+    """Refuse maps of another aspect than the frames; the collator looks at all of them."""
+    if truth is None:
+        return
+    height, width = truth.density(0).shape
+    try:
+        check_aspect((height, width), frame)
+    except DataError as error:
+        raise DataError(f"{folder / 'maps'}: {error}") from None
+
+
+def _look_at(source: Any) -> tuple[int, tuple[int, int]]:
+    """Number and size of frames, after a look at the first and the last: most broken files show there."""
     with open_frames(source) as video:
-        video.frames([0, len(video) - 1])
-        return len(video)
+        _, height, width, _ = video.frames([0, len(video) - 1]).shape
+        return len(video), (height, width)

@@ -83,6 +83,8 @@ def read_map(path: Path) -> np.ndarray:
     """
     One map in its own type: a grey image of 8 or 16 bits, an array in `.npy`, or the variable `I` in `.mat`.
 
+    Of an image of one colour whose alpha channel varies that is the map.
+
     Args:
         path (`Path`): its suffix says what it is. Pickled arrays are refused.
 
@@ -131,7 +133,13 @@ def _read_image(path: Path) -> np.ndarray:
             return np.asarray(image)
         if image.mode in ("1", "L"):
             return np.asarray(image.convert("L"))
-        pixels = np.asarray(image.convert("RGB"))
-    if (pixels != pixels[..., :1]).any():
+        pixels = np.asarray(image.convert("RGBA"))
+    colours, alpha = pixels[..., :3], pixels[..., 3]
+    varies = bool((alpha != alpha[0, 0]).any())
+    if varies and (colours == colours[0, 0]).all():
+        return alpha
+    if (colours != colours[..., :1]).any():
         raise DataError("is a colour image; a saliency map is grey, and the colours of a heat map cannot be ordered")
-    return pixels[..., 0]
+    if varies and colours[alpha < 255].any():
+        raise DataError("holds greys and an alpha channel that says something else; save it without one of them")
+    return colours[..., 0]

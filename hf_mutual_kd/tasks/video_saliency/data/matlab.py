@@ -1,15 +1,17 @@
 """
-One numeric matrix of a Matlab file (level 5: `save -v6` and `-v7`), read without trust in the file.
+One numeric matrix of a Matlab file (level 5: `save -v6` and `-v7`; HDF5: `-v7.3`), read without trust in the file.
 
-SciPy's `loadmat` ends the process with a segmentation fault on damaged files (seen with 1.17.1).
+SciPy's `loadmat` ends the process with a segmentation fault on damaged files (seen with 1.17.1), and knows no HDF5.
 """
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
 
+import h5py
 import numpy as np
 
 from ....errors import DataError
@@ -20,6 +22,7 @@ NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8
 
 NUMERIC_CLASSES = range(6, 16)
 COMPLEX = 0x0800
+HDF5, VERSION_73 = b"\x89HDF\r\n\x1a\n", 0x0200
 LARGEST = 1 << 28
 """Bytes that a variable may have when decompressed."""
 
@@ -37,8 +40,12 @@ def read_matrix(content: bytes, name: str) -> np.ndarray:
             matrix of two dimensions.
     """
     order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
+    # Both kinds of files say in which order their bytes are; only the version before that tells them apart.
+    if content.startswith(HDF5) or (order and struct.unpack_from(f"{order}H", content, 124) == (VERSION_73,)):
+        return _read_hdf5(content, name)
     if order is None:
-        raise DataError("no Matlab file of level 5; one that Matlab saved with -v7.3 must be saved with -v7")
+        raise DataError("no Matlab file, neither of level 5 nor of version 7.3")
+    names = []
     for kind, data in _elements(content[128:], order):
         if kind == COMPRESSED:
             kind, data = next(_elements(_decompressed(data), order), (0, b""))
@@ -46,7 +53,31 @@ def read_matrix(content: bytes, name: str) -> np.ndarray:
             parts = [part for _, part in zip(range(4), _elements(data, order), strict=False)]
             if len(parts) == 4 and parts[2][1] == name.encode():
                 return _matrix(parts, order)
-    raise DataError(f"holds no matrix {name}")
+            names += [parts[2][1].decode("ascii", "replace")] if len(parts) > 2 else []
+    raise DataError(_lacks(name, names))
+
+
+def _read_hdf5(content: bytes, name: str) -> np.ndarray:
+    """The variable of a file of version 7.3, which stores columns first; nothing outside the file is followed."""
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            names = [key for key in file if not key.startswith("#")]
+            if name not in names:
+                raise DataError(_lacks(name, names))
+            found = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+            if not isinstance(found, h5py.Dataset) or found.ndim != 2 or found.dtype.kind not in "biuf":
+                raise DataError("expected a full matrix of real numbers in two dimensions")
+            if found.external or found.is_virtual or found.size * found.dtype.itemsize > LARGEST:
+                raise DataError(f"{name} lies in other files, or has more than {LARGEST} bytes")
+            return np.ascontiguousarray(found[()].T)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"damaged: {error}") from None
+
+
+def _lacks(name: str, names: list[str]) -> str:
+    return f"holds no matrix {name}; it has {', '.join(names[:10]) or 'none'}"
 
 
 def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:

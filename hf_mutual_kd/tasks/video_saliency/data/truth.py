@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ....data.frame_readers import VideoReader
 from ....data.video import open_frames
 from ....errors import DataError
 from .clips import shot_of
+from .fixation_files import read_fixations
 from .fixations import FixationList, fixation_density, fixation_points
 from .map_files import read_map
 
@@ -36,13 +37,15 @@ class FolderTruth(Truth):
 
     maps: Sequence[Path]
     fixations: Sequence[Path]
+    maxima: bool = False
+    """Whether fixations are local maxima of greys, see [`read_fixations`]."""
 
     def density(self, frame: int) -> np.ndarray:
         return as_density(_read(self.maps[frame]))
 
     def points(self, frame: int) -> np.ndarray:
         file = self.fixations[frame]
-        marked, size = _read(file), _read(self.maps[frame]).shape
+        marked, size = _named(file, lambda: read_fixations(file, self.maxima)), _read(self.maps[frame]).shape
         if marked.shape != size:
             raise DataError(f"{file}: {marked.shape} pixels, but the map {self.maps[frame].name} has {size}")
         return fixation_points(marked)
@@ -142,9 +145,37 @@ def as_density(values: np.ndarray) -> np.ndarray:
     return (values / total if total > 0 else np.zeros_like(values)).astype(np.float32)
 
 
+def check_aspect(size: tuple[int, int], frame: tuple[int, int]) -> None:
+    """
+    Refuse a truth that is not of its frames.
+
+    Args:
+        size (`tuple[int, int]`): H and W of the truth.
+        frame (`tuple[int, int]`): those of the frames, which may be larger or smaller.
+
+    Raises:
+        [`DataError`]: heights and widths are in another proportion, by more than 3 % and than a pixel.
+    """
+
+    def fits(height: int, width: int) -> bool:
+        product = height * frame[1]
+        return abs(product - width * frame[0]) <= max(0.03 * product, *frame)
+
+    if not fits(*size):
+        turned = "; it looks like [W, H], expected [H, W]" if fits(size[1], size[0]) else ""
+        raise DataError(
+            f"the size of the gaze is {size[0]} x {size[1]} (height x width), of another aspect than the frames' "
+            f"{frame[0]} x {frame[1]}{turned}"
+        )
+
+
 def _read(file: Path) -> np.ndarray:
     """A map as float32 `[H, W]`."""
+    return _named(file, lambda: read_map(file).astype(np.float32))
+
+
+def _named(file: Path, read: Callable[[], np.ndarray]) -> np.ndarray:
     try:
-        return read_map(file).astype(np.float32)
+        return read()
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
