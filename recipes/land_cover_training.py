@@ -15,11 +15,9 @@ from typing import Any
 import datasets
 import pyarrow.parquet as pq
 import torch
-from torch.nn import functional
 from transformers import PrinterCallback, logging
 
 from hf_mutual_kd import (
-    IGNORE,
     BestRule,
     Cohort,
     FixedRule,
@@ -32,9 +30,7 @@ from hf_mutual_kd import (
     SemanticSegmentation,
     Splits,
     __version__,
-    dense_log_probs,
     identified,
-    scored_labels,
     write_json,
 )
 
@@ -79,25 +75,6 @@ class Job:
         return f"{self.arm}-{hashlib.sha256(repr(dataclasses.astuple(self)).encode()).hexdigest()[:16]}"
 
 
-class WithPixelLoss(SemanticSegmentation):
-    """Segmentation whose heads learn from per-pixel cross-entropy beside their own loss; no peer teaches anything.
-
-    Args:
-        weight (`float`): of the cross-entropy, a mean over the batch's labelled pixels.
-    """
-
-    def __init__(self, weight: float):
-        super().__init__()
-        self.weight = weight
-
-    def supervised(self, model, inputs, columns, labels, label_smoothing=0.0):
-        output, loss = super().supervised(model, inputs, columns, labels, label_smoothing)
-        truth = scored_labels(labels)
-        size = truth.shape[1], truth.shape[2]
-        said = dense_log_probs(output.outputs, size, kind=output.kind, padded=output.padded, valid=output.valid)
-        return output, loss + self.weight * functional.nll_loss(said, truth, ignore_index=IGNORE)
-
-
 def objective_of(job: Job) -> Objective:
     """What the peers of a job are trained for; `"self"` has one peer, its own only teacher, held to its start."""
     if job.arm in ("self", "mutual"):
@@ -137,7 +114,7 @@ def run(job: Job, tiles: Path, folder: Path) -> dict[str, Any]:
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     began = time.monotonic()
-    task = WithPixelLoss(job.weight) if job.arm == "pixel" else SemanticSegmentation()
+    task = SemanticSegmentation()
     splits = task.load_splits(RecipeOptions(dataset=str(tiles)), seed=0, labels=True)
     trainer = trainer_of(job, task, splits, folder / job.key)
     found: dict[str, Any] = {"job": dataclasses.asdict(job), "teachers": {}, "taught": {}}
@@ -172,6 +149,7 @@ def trainer_of(job: Job, task: SemanticSegmentation, splits: Splits, folder: Pat
         per_device_train_batch_size=BATCH_SIZE,
         per_device_eval_batch_size=2 * BATCH_SIZE,
         scale_range=[0.8, 1.6],
+        pixel_loss_weight=job.weight if job.arm == "pixel" else 0.0,
         seed=job.seed,
         save_strategy="no",
         logging_strategy="no",

@@ -149,6 +149,13 @@ class TransferOptions(ColumnOptions, StageOptions):
     granularity: Granularity = option(
         "teaching", "image", "Unit of who teaches; for maps also each class of an image, or pixel.", only="masks"
     )
+    pixel_loss_weight: float = option(
+        "training",
+        0.0,
+        "Of heads with queries: add so much per-pixel cross-entropy to their own loss, in every arm.",
+        rule=NOT_NEGATIVE,
+        only="masks",
+    )
     transfer_grid: TransferGrid = option(
         "teaching",
         "coarsest",

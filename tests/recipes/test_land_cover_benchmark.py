@@ -20,7 +20,7 @@ sys.path.insert(0, str(RECIPES))
 import land_cover_benchmark as benchmark
 import land_cover_report as report
 from land_cover_report import Benchmark, Place
-from land_cover_training import Job, WithPixelLoss, objective_of, run
+from land_cover_training import Job, objective_of, run
 
 from hf_mutual_kd.distillation.label_alignment import ClassColumns
 from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs
@@ -174,7 +174,7 @@ def test_pixel_loss_is_added_to_the_own_loss_and_to_nothing_else():
     labels = torch.randint(len(CLASSES), (2, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
     labels[0, :8] = 255
     columns, losses = ClassColumns("m2f", len(CLASSES), None), []
-    for task in (SemanticSegmentation(), WithPixelLoss(3.0)):
+    for task in (SemanticSegmentation(), SemanticSegmentation(pixel_loss_weight=3.0)):
         torch.manual_seed(0)
         answer, loss = task.supervised(model, dict(inputs), columns, labels)
         losses.append(loss)

@@ -133,6 +133,12 @@ def pixel_loss(model: nn.Module, inputs: dict[str, Tensor], truth: Tensor) -> tu
     return outputs, loss * 0.0 if empty else loss
 
 
+def loss_of_maps(outputs: Mapping[str, Tensor], truth: Tensor) -> Tensor:
+    """Mean cross-entropy over all labelled pixels of a batch, of what a head with queries says of each pixel."""
+    said = dense_log_probs(outputs, (truth.shape[1], truth.shape[2]), kind="query")
+    return F.nll_loss(said, truth, ignore_index=IGNORE)
+
+
 def has_labels(truth: Tensor) -> Tensor:
     """`[B]` bool: images of which some pixel has a label; `truth` as of [`labels_for_peer`]."""
     return (truth != IGNORE).flatten(1).any(1)

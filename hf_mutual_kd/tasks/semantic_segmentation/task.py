@@ -35,7 +35,16 @@ from .evaluator import SegmentationEvaluator
 from .export import SegmentationExport
 from .figures import examples_figure, read_examples
 from .grids import Resampler, cell_classes, resampled_chunks
-from .head_losses import DenseOutput, aligned, has_labels, own_labels, pixel_loss, placed_output, query_loss
+from .head_losses import (
+    DenseOutput,
+    aligned,
+    has_labels,
+    loss_of_maps,
+    own_labels,
+    pixel_loss,
+    placed_output,
+    query_loss,
+)
 from .heads import head_of
 from .labels import fill, image_sizes, labels_for_peer, own_parts
 from .processors import load_dense_processor
@@ -62,6 +71,8 @@ class SemanticSegmentation(Task):
             image or per pixel.
         grid (`str`, *optional*, defaults to `"coarsest"`): where peers meet: the coarsest of their grids, or that of
             the labels (`"label"`).
+        pixel_loss_weight (`float`, *optional*, defaults to 0.0): of a per-pixel cross-entropy beside the own loss of
+            heads with queries; that of the others is one already.
     """
 
     name = "semantic-segmentation"
@@ -89,9 +100,12 @@ class SemanticSegmentation(Task):
     exporter = SegmentationExport
     space = SegmentationSpace()
 
-    def __init__(self, granularity: Granularity = "image", grid: TransferGrid = "coarsest"):
+    def __init__(
+        self, granularity: Granularity = "image", grid: TransferGrid = "coarsest", pixel_loss_weight: float = 0.0
+    ):
         self.granularity = granularity
         self.grid = grid
+        self.pixel_loss_weight = pixel_loss_weight
 
     def configured(self, options: TransferOptions) -> SemanticSegmentation:
         super().configured(options)
@@ -112,6 +126,7 @@ class SemanticSegmentation(Task):
                 )
         configured = copy.copy(self)
         configured.granularity, configured.grid = options.granularity, options.transfer_grid
+        configured.pixel_loss_weight = options.pixel_loss_weight
         return configured
 
     def check_splits(self, splits: Splits, on_bad_row: OnBadRow, roles: Sequence[str] = ROLES) -> None:
@@ -183,17 +198,20 @@ class SemanticSegmentation(Task):
     ) -> tuple[DenseOutput, Tensor]:
         """The head's own loss, which is a mean over a batch: every sample with a label bears an equal part of it."""
         truth = own_labels(labels_for_peer(labels, inputs["valid_sizes"], pixels_of(inputs)), columns)
-        own_loss = query_loss if head_of(model) == "query" else pixel_loss
+        kind = head_of(model)
+        own_loss, weight = (query_loss, self.pixel_loss_weight) if kind == "query" else (pixel_loss, 0.0)
 
         def call(part: dict[str, Tensor]) -> dict[str, Tensor]:
             height, width = pixels_of(part)
             wanted = part.pop("truth")[:, :height, :width]
             outputs, loss = own_loss(model, part, wanted)
+            if weight and bool(has_labels(wanted).any()):
+                loss = loss + weight * loss_of_maps(outputs, wanted)
             return aligned(model, outputs, columns) | {"loss": loss * has_labels(wanted)}
 
         outputs, padded, valid, own = run_alone(call, {**inputs, "truth": truth})
         loss = outputs.pop("loss")
-        return placed_output(head_of(model), outputs, padded, valid, own), loss
+        return placed_output(kind, outputs, padded, valid, own), loss
 
     def logits(self, outputs: DenseOutput) -> Tensor:
         return outputs.log_probs
