@@ -119,7 +119,7 @@ def rows(outcome: Outcome) -> list[Sequence[str]]:
 
 def table(outcome: Outcome) -> str:
     """For the terminal."""
-    return render(COLUMNS, rows(outcome), f"{outcome.name}: {outcome.setting.title}")
+    return render(COLUMNS, rows(outcome), title=f"{outcome.name}: {outcome.setting.title}")
 
 
 def figures(outcome: Outcome) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def run(cell: Cell, seed: int, folder: Path, options: argparse.Namespace) -> Non
         max_train_samples=options.rows, max_eval_samples=options.measured, labels_per_class=cell.labels,
         label_alignment="new_head" if cell.heads == "new" else "exact", overwrite_output_dir=True, seeds=[seed],
     )  # fmt: skip
-    SuiteArm("image-classification", recipe, config).run()
+    SuiteArm("image-classification", recipe, config=config).run()
     for stage in (folder / STAGES).iterdir():
         if stage.is_dir():
             shutil.rmtree(stage)

@@ -134,7 +134,12 @@ class Hunt:
         for mine, name in enumerate(pair):
             other = 1 - mine
             one = complement(
-                guesses[mine], guesses[other], together, labels.numpy(), truth[mine].numpy(), len(CLASS_NAMES)
+                guesses[mine],
+                guesses[other],
+                together=together,
+                labels=labels.numpy(),
+                margin=truth[mine].numpy(),
+                classes=len(CLASS_NAMES),
             )
             own = float((guesses[mine] == labels.numpy()).mean())
             found[name] = {

@@ -105,7 +105,7 @@ def outcome_rows(found: Mapping[tuple[str, str], Found]) -> list[tuple[str, ...]
 
 def outcome_table(found: Mapping[tuple[str, str], Found]) -> str:
     """For the terminal."""
-    return render(COLUMNS, outcome_rows(found), "Points above the better of start and controls, held-out rows")
+    return render(COLUMNS, outcome_rows(found), title="Points above the better of start and controls, held-out rows")
 
 
 def predictors(one: Found) -> list[tuple[str, float, float, float, float]]:

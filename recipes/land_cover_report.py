@@ -223,8 +223,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1)
 def benchmark_table(found: Benchmark) -> str:
     """The mIoU of all arms and what is gained by them, for the terminal."""
     columns = ["peer", *(short for short, _ in ARMS.values())]
-    gains = render(["peer", "Δ", *METRICS], difference_rows(found), "Differences, in points")
-    return f"{render(columns, score_rows(found), 'mIoU on the test split, %')}\n\n{gains}"
+    gains = render(["peer", "Δ", *METRICS], difference_rows(found), title="Differences, in points")
+    return f"{render(columns, score_rows(found), title='mIoU on the test split, %')}\n\n{gains}"
 
 
 def markdown(found: Benchmark) -> str:

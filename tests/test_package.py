@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -67,6 +68,33 @@ def test_readers_need_no_module_paths():
     deep = re.compile(r"^[ #]*(?:from|import) hf_mutual_kd\.", re.MULTILINE)
     assert len(pages) > 40
     assert [str(page) for page in pages if deep.search(page.read_text(encoding="utf-8"))] == []
+
+
+OVERRIDDEN = {"MutualKDTrainer", "VideoSaliencyModel", "VideoSaliencyProcessor"}
+"""Classes of transformers, whose signatures are not ours."""
+
+
+def positional(function, bound):
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [name for name, one in inspect.signature(function).parameters.items() if one.kind in kinds][bound:]
+
+
+def test_public_functions_take_two_arguments_by_place():
+    """`Cohort(peers, task, names, "subset")`: whoever reads it must look up what each is, and none can be added."""
+    found = {}
+    for name in hf_mutual_kd.__all__:
+        thing = getattr(hf_mutual_kd, name)
+        if inspect.isfunction(thing):
+            found[name] = positional(thing, bound=0)
+        elif inspect.isclass(thing) and not (name in OVERRIDDEN or issubclass(thing, hf_mutual_kd.Task)):
+            # The slots of a task are called by the package, and overridden by whoever writes one.
+            own = {key: getattr(one, "__func__", one) for key, one in vars(thing).items()}
+            methods = {key: one for key, one in own.items() if inspect.isfunction(one) and not key.startswith("_")}
+            if not dataclasses.is_dataclass(thing) and "__init__" in own:
+                methods |= {"__init__": own["__init__"]}
+            found |= {f"{name}.{key}": positional(one, bound=1) for key, one in methods.items()}
+    assert len(found) > 100
+    assert {name: arguments for name, arguments in found.items() if len(arguments) > 2} == {}
 
 
 def modules():

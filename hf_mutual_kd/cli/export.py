@@ -86,4 +86,4 @@ def export_table(done: list[Exported]) -> str:
         for file in one.measured.values()
     ]
     title = f"On {done[0].samples} samples of the {done[0].split} split; one sample at a time for the latency"
-    return "\n".join([render(columns, rows, title), *(f"{one.peer}: {one.folder}" for one in done)])
+    return "\n".join([render(columns, rows, title=title), *(f"{one.peer}: {one.folder}" for one in done)])

@@ -38,7 +38,7 @@ def run_report(options: ReportOptions) -> None:
         rows = load_run_splits(record, options.dataset).test if options.dataset else None
         # The page of a task that is not ours has the sections of every task.
         task = TASKS[record["task"]]() if record["task"] in TASKS else None
-        print(write_report(options.runs[0], rows, options.out, task=task))
+        print(write_report(options.runs[0], rows, out=options.out, task=task))
         return
     if not options.out:
         raise OutputFolderError("several runs are compared on a page of their own: say where with --out FOLDER")

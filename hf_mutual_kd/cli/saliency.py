@@ -147,8 +147,8 @@ def run_predict(options: PredictOptions) -> None:
     count = predict_video(
         model,
         processor,
-        options.video,
-        options.out,
+        video=options.video,
+        out=options.out,
         map_format=options.maps,
         start=options.start,
         stride=options.stride,

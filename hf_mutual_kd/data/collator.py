@@ -64,6 +64,7 @@ class RoleTaggingCollator:
         self,
         processors: Mapping[str, Any],
         view: Callable[..., Any] | None = None,
+        *,
         role_table: RoleTable | None = None,
         on_bad_row: str = "raise",
         keep_places: bool = False,

@@ -204,7 +204,7 @@ def _is_number(feature: Any) -> bool:
 def _are_alike(given: Sequence[str], names: Sequence[str]) -> bool:
     """Whether two lists name the same classes in the same order, however they spell them."""
     try:
-        return align_labels("", given, names) is None
+        return align_labels("", given, dataset_labels=names) is None
     except LabelError:
         return False
 

@@ -61,7 +61,7 @@ class RoleTable:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def record(self, sample_ids: Integers, teacher: Integers, labels: Integers | None = None) -> None:
+    def record(self, sample_ids: Integers, teacher: Integers, *, labels: Integers | None = None) -> None:
         """
         Add one decision per sample; [`~roles.UNDECIDED`] is none and is left out.
 
@@ -124,7 +124,7 @@ class RoleTable:
 
         ```python
         >>> table = RoleTable(["vit", "cnn"])
-        >>> table.record(torch.tensor([7, 8]), torch.tensor([1, MEAN]), torch.tensor([3, -1]))
+        >>> table.record(torch.tensor([7, 8]), torch.tensor([1, MEAN]), labels=torch.tensor([3, -1]))
         >>> table.counts_by_label()["unlabelled"]
         {'vit': 0, 'cnn': 0, '<mean>': 1, '<all>': 0, 'nobody': 0}
         ```

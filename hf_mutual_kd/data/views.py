@@ -36,7 +36,7 @@ class SharedView:
     ```
     """
 
-    def __init__(self, min_area: float = 0.6, flip: bool = True, color_jitter: float = 0.0, seed: int = 0):
+    def __init__(self, min_area: float = 0.6, flip: bool = True, *, color_jitter: float = 0.0, seed: int = 0):
         check_numbers(min_area=min_area, color_jitter=color_jitter)
         self.min_area, self.flip, self.seed = min_area, flip, seed
         strength = (color_jitter,) * 3

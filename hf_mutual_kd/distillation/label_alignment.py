@@ -16,6 +16,7 @@ from ..errors import ConfigError, LabelError
 def align_labels(
     peer_name: str,
     peer_labels: Sequence[str],
+    *,
     dataset_labels: Sequence[str],
     mode: Literal["exact", "subset", "new_head"] = "exact",
     peer_aliases: Sequence[str] | None = None,
@@ -49,9 +50,9 @@ def align_labels(
     Example:
 
     ```python
-    >>> align_labels("vit", ["dog", "cat", "owl"], ["Cat", "dog", "owl"])
+    >>> align_labels("vit", ["dog", "cat", "owl"], dataset_labels=["Cat", "dog", "owl"])
     [1, 0, 2]
-    >>> align_labels("vit", ["dog", "cat", "owl"], ["owl", "cat"], mode="subset")
+    >>> align_labels("vit", ["dog", "cat", "owl"], dataset_labels=["owl", "cat"], mode="subset")
     [2, 1]
     ```
     """

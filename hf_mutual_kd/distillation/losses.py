@@ -14,7 +14,7 @@ from ..errors import ConfigError, DataError
 from .roles import MEAN, Peers
 
 
-def softened_log_probs(logits: Tensor, temperature: float = 1.0, dim: int = 1) -> Tensor:
+def softened_log_probs(logits: Tensor, temperature: float = 1.0, *, dim: int = 1) -> Tensor:
     """
     `log_softmax(logits / temperature)` in fp32, in float64 where the logits are.
 
@@ -205,14 +205,14 @@ def transfer_loss(
     teachers = peers if source is None else list(source)
     _check_shapes(peers, teachers, teacher)
     with torch.set_grad_enabled(torch.is_grad_enabled() and detach == "none"):
-        target, known = teacher_log_probs(teachers, teacher, temperature)
+        target, known = teacher_log_probs(teachers, teacher, temperature=temperature)
     learns = [known & (teacher != m) for m in range(len(peers))]
     values: Tensor = _KLToTarget.apply(target, float(temperature), learns, *peers)
     return values
 
 
 def teacher_log_probs(
-    logits: Peers, teacher: Tensor, temperature: float = 1.0, shares: Tensor | None = None
+    logits: Peers, teacher: Tensor, *, temperature: float = 1.0, shares: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """
     What is taught: the softened log-probabilities `[B, C, ...]`, and the units `[B, ...]` on which something is.

@@ -20,44 +20,14 @@ from .deep_mutual_learning import kl_from_others
 from .losses import kl_to_target, softened_log_probs, teacher_log_probs
 from .roles import ALL, MEAN, NOBODY, UNDECIDED
 from .teacher_rules import (
-    RULES,
-    AllRule,
     BestRule,
-    ClassRule,
-    FixedRule,
-    GatedRule,
-    MeanRule,
     SelfRule,
     TeacherRule,
     like_units,
     make_rule,
 )
-from .teacher_sources import SOURCES, EmaSource, FrozenSource, LiveSource, TableSource, TeacherSource
+from .teacher_sources import SOURCES, LiveSource, TeacherSource
 from .units import ClassUnits, Pull, Units
-
-__all__ = [
-    "RULES",
-    "SOURCES",
-    "AllRule",
-    "BestRule",
-    "ClassRule",
-    "CohortBatch",
-    "EmaSource",
-    "FixedRule",
-    "FrozenSource",
-    "GatedRule",
-    "LiveSource",
-    "MeanRule",
-    "Objective",
-    "ObjectiveLoss",
-    "SelfRule",
-    "TableSource",
-    "TeacherRule",
-    "TeacherSource",
-    "like_units",
-    "make_rule",
-]
-
 
 Starts = Sequence[Tensor] | Callable[[Tensor | None], list[Tensor]]
 """Logits of the source's copies, N of `[B, C, ...]`, or what computes them: of all samples, or where a bool `[N, B]`
@@ -106,7 +76,7 @@ class Objective:
     ```python
     >>> objective = Objective(rule=BestRule(), source=LiveSource(), retain=False)
     >>> live = [torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])]
-    >>> objective.transfer(live, None, torch.tensor([0]), torch.tensor([True]))
+    >>> objective.transfer(live, None, teacher=torch.tensor([0]), labelled=torch.tensor([True]))
     tensor([[0.0000],
             [0.3278]])
     ```
@@ -233,7 +203,7 @@ class Objective:
         speakers = as_started if self.source.frozen and as_started is not None else live
         ranked = units.ranked(labels)
         scored = torch.ones_like(ranked) if self.score in units.label_free_scores else ranked
-        teacher = self.teachers(self._scores(self.rule.speak(speakers), labels, units), scored, batch.roles)
+        teacher = self.teachers(self._scores(self.rule.speak(speakers), labels, units), scored, roles=batch.roles)
         if as_started is None:
             as_started = run_starts(self._looked_at(teacher, scored, len(live)))
         by_rule = self.rule.loss(units.units(speakers, labels)).sum() if self.rule.learns else 0.0
@@ -251,7 +221,9 @@ class Objective:
     def pull(self, starts: Sequence[Tensor] | None, scored: Tensor) -> Pull:
         """[`Objective.transfer`] for a task to run over its maps; `starts` and `scored` as there."""
         return Pull(
-            lambda live, said, teacher, classes: self.transfer(live, said, teacher, scored, classes),
+            lambda live, said, teacher, classes: self.transfer(
+                live, said, teacher=teacher, labelled=scored, classes=classes
+            ),
             said=starts,
             knows_classes=self.rule.knows_classes,
         )
@@ -264,7 +236,7 @@ class Objective:
         labels, taught = batch.truth, batch.table["taught"]
 
         def towards_table(own: list[Tensor], said: Any, teacher: Tensor, classes: Any) -> Tensor:
-            return self.transfer_from_table(own, said[0], taught, teacher != NOBODY)
+            return self.transfer_from_table(own, said[0], taught=taught, where=teacher != NOBODY)
 
         pull = Pull(towards_table, target=batch.table["targets"])
         anybody = torch.where(taught.any(1), 0, NOBODY)
@@ -289,7 +261,7 @@ class Objective:
         blank = units.ranked(labels) & ~units.labelled(labels)
         return teacher.masked_fill(like_units(blank, teacher), NOBODY)
 
-    def teachers(self, scores: Tensor, scored: Tensor, roles: Tensor | None = None) -> Tensor:
+    def teachers(self, scores: Tensor, scored: Tensor, *, roles: Tensor | None = None) -> Tensor:
         """Who teaches each unit: `[N, B, ...]` scores to `[B, ...]`; decided `roles` of a role table come first."""
         decided = self.rule.teachers(scores, scored)
         if roles is None:
@@ -301,6 +273,7 @@ class Objective:
         self,
         live: Sequence[Tensor],
         starts: Sequence[Tensor] | None,
+        *,
         teacher: Tensor,
         labelled: Tensor,
         classes: Tensor | None = None,
@@ -361,7 +334,7 @@ class Objective:
         return kl_from_others(live, temperature=self.temperature, detach=self.detach, source=said, where=where)
 
     def transfer_from_table(
-        self, live: Sequence[Tensor], targets: Tensor, taught: Tensor, where: Tensor | None = None
+        self, live: Sequence[Tensor], targets: Tensor, *, taught: Tensor, where: Tensor | None = None
     ) -> Tensor:
         """The pull `[N, B, ...]` on every student towards targets that came with the batch.
 
@@ -384,12 +357,12 @@ class Objective:
         speakers = self.rule.speak(starts if self.source.frozen else live)
         shares = self.rule.shares(speakers, classes if self.labels else None)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.detach == "none"):
-            target, taught = teacher_log_probs(speakers, teacher, self.temperature, shares)
+            target, taught = teacher_log_probs(speakers, teacher, temperature=self.temperature, shares=shares)
         if not self.unlabelled_rows or self.source.frozen or not self.rule.needs_scores:
             return target, taught
         by_mean = torch.full_like(teacher, MEAN)
         with torch.no_grad():
-            mean, known = teacher_log_probs(self.rule.speak(starts), by_mean, self.temperature)
+            mean, known = teacher_log_probs(self.rule.speak(starts), by_mean, temperature=self.temperature)
         by_starts = ~like_units(labelled, teacher) & (teacher == MEAN)
         return torch.where(by_starts.unsqueeze(1), mean, target), torch.where(by_starts, known, taught)
 

@@ -181,7 +181,7 @@ def table(config: MutualKDConfig, trainings: Sequence[Training], costs: Costs, s
     devices = config.world_size
     head = ("training", "steps", "ms a step", "steps take", "evaluations take")
     return "\n".join([
-        render(head, rows, "Estimate for one seed"),
+        render(head, rows, title="Estimate for one seed"),
         f"time = Σ steps × s/step + evaluated rows × s/row ({1000 * costs.row_s:.2f} ms); ×  {seeds} "
         f"seed{'s' * (seeds > 1)}: about {duration(seeds * total)} on {devices} "
         f"device{'s' * (devices > 1)}, {seeds * total * devices / 3600:.2f} device-hours.",

@@ -13,11 +13,9 @@ import torch
 from accelerate import PartialState
 from datasets import IterableDataset
 
-from ..config.hub_ids import HUB_ID
 from ..config.options import LabelAlignment, RecipeOptions
 from ..config.recipe import to_command
 from ..config.training_config import MutualKDConfig
-from ..data.role_table import RoleTable
 from ..data.splits import ROLES, Splits, found_in_words
 from ..distillation.objective import Objective
 from ..errors import ConfigError, ResumeError
@@ -45,7 +43,6 @@ from ..reports.run_facts import (
 from ..reports.samples import SAMPLES_FILE, Samples, read_samples
 from ..reports.text import portable, portable_command
 from ..run_lock import claimed
-from ..scoring.table_teacher import open_table
 from ..tasks.base import Task
 from ..tasks.registry import make_task
 from ..training.fingerprints import Change, described
@@ -57,6 +54,7 @@ from ..training.run_state import SUMMARY, full_disk_told, how_to_go_on
 from ..training.trainer import MutualKDTrainer
 from ..training.ways import check_staged, first_way
 from .arms import Arms
+from .checks import check_options, check_training
 from .drawing import add_usage, draw_samples
 from .estimate import estimated
 from .plan import plan_text, seconds_of_run
@@ -82,6 +80,7 @@ class Experiment:
         self,
         task: Task | str,
         options: RecipeOptions,
+        *,
         config: MutualKDConfig,
         program: str = "",
         given: Mapping | None = None,
@@ -216,14 +215,9 @@ class Experiment:
         check_launch(self.state)
         if len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds must differ, got {self.seeds}")
-        self.task.configured(self.config).check_options(self.options)
-        if self.options.dataset is None:
-            raise ConfigError("dataset is missing: give a Hub id, a folder or Parquet files with --dataset")
+        check_options(self.task, self.options, self.config)
         if self.config.push_to_hub and self.state.is_main_process:
             check_rights(PushTarget(**push_settings(self.config)))
-        resume = self.config.resume_from_checkpoint
-        if isinstance(resume, str) and not Path(resume).is_dir() and not HUB_ID.fullmatch(resume):
-            raise ResumeError(f"resume_from_checkpoint: {resume} is neither a folder nor a repository on the Hub")
 
     def _sources(self) -> dict[str, str]:
         """What the run reads."""
@@ -234,21 +228,10 @@ class Experiment:
 
     def _check_training(self, cohort: Cohort, splits: Splits, objective: Objective) -> None:
         """Refuse what the trainer of the mutual arm would, before the control has been trained."""
-        config = self.config
         if self.options.metrics:
             self.metrics = named_metrics(cohort, self.options.metrics, self.options.trust_remote_code)
             self.task = cohort.task
-        if isinstance(splits.train, IterableDataset) and config.max_steps <= 0:
-            raise ConfigError("a stream has no known end: say how long to train with --max_steps")
-        if config.role_table is not None:
-            RoleTable.load(config.role_table, cohort.names)
-        open_table(config, cohort, splits.train, objective)
-        if config.cache_frozen and config.augment:
-            raise ConfigError("cache_frozen keeps outputs for one view of each image; it needs --augment false")
-        try:
-            self.trainer_class.get_optimizer_cls_and_kwargs(config, cohort)
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"optim does not work here: {error}") from error
+        check_training(self.config, cohort, splits, objective)
 
     def _specs(self) -> dict[str, PeerSpec]:
         check_peer_names(self.options.peers)

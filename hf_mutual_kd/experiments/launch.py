@@ -122,7 +122,7 @@ def train(task: str, argv: Sequence[str]) -> None:
     from ..training.processes import leave_together
     from .experiment import Experiment
 
-    experiment = Experiment(task, recipe.options, recipe.config, command, recipe.given)
+    experiment = Experiment(task, recipe.options, config=recipe.config, program=command, given=recipe.given)
     experiment.estimate() if recipe.options.estimate else experiment.run()
     leave_together()
 

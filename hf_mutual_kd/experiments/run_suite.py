@@ -114,7 +114,7 @@ def run_arm(suite: Suite, arm: PlannedArm) -> None:
     folder = suite.folder / arm.name
     gc.collect()
     _forget_peak()
-    SuiteArm(suite.task, arm.recipe.options, arm.recipe.config, "", arm.recipe.given).run()
+    SuiteArm(suite.task, arm.recipe.options, config=arm.recipe.config, program="", given=arm.recipe.given).run()
     write_json(folder / PLAN, _plan(arm.recipe))
     write_json(folder / COST, {"peak_memory": peak_memory()})
 

@@ -109,7 +109,7 @@ def write_comparison(suite: Suite, arms: Sequence[FinishedArm]) -> str:
     write_text(suite.folder / "peers.csv", _csv(_plain_row(row) for row in rows))
     write_bytes(suite.folder / "comparison.png", comparison_figure(results, words))
     where = "  ".join(str(suite.folder / name) for name in TABLE)
-    return f"{render(COLUMNS, lines, title)}\n{NOTE}\nWritten: {where}"
+    return f"{render(COLUMNS, lines, title=title)}\n{NOTE}\nWritten: {where}"
 
 
 def compare(suite: Suite, arms: Sequence[FinishedArm]) -> tuple[list[SettingResult], list[PeerRow]]:

@@ -80,7 +80,12 @@ class KeepingCollator(RoleTaggingCollator):
     """
 
     def __init__(self, collator: RoleTaggingCollator, rows_id: str, processors: Mapping[str, Any]):
-        super().__init__(processors, None, collator.role_table, collator.on_bad_row, collator.keep_places)
+        super().__init__(
+            processors,
+            role_table=collator.role_table,
+            on_bad_row=collator.on_bad_row,
+            keep_places=collator.keep_places,
+        )
         self.label_names = collator.label_names
         self.processors = KeepingProcessors(processors, rows_id, _kept, read=collator.inputs.read)
 

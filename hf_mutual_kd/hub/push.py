@@ -203,7 +203,7 @@ def with_fresh_cards(
                     shutil.copyfile(part, beside / entry.name / README)
                 elif part.name != "figures":
                     (beside / entry.name / part.name).symlink_to(part)
-        write_cards(beside, list(packed), names)
+        write_cards(beside, list(packed), repositories=names)
         fresh = {}
         for peer, selection in packed.items():
             folder = beside / peer

@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from ..config.options import LabelAlignment
 from ..distillation.cohort_batch import CohortBatch
 from ..distillation.label_alignment import ClassColumns, align_labels, label_list
-from ..distillation.objective import LABELS_ALONE, Objective, Starts, TeacherRule
+from ..distillation.objective import LABELS_ALONE, Objective, Starts
+from ..distillation.teacher_rules import TeacherRule
 from ..errors import ConfigError, LabelError, PeerError
 from ..tasks.registry import Task, make_task
 from .adapters import is_adapter
@@ -59,6 +60,7 @@ class Cohort(nn.Module):
         self,
         peers: Mapping[str, LoadedPeer],
         task: Task | str = "image-classification",
+        *,
         label_names: Sequence[str] | None = None,
         label_alignment: LabelAlignment = "exact",
     ):
@@ -96,6 +98,7 @@ class Cohort(nn.Module):
         cls,
         peers: Mapping[str, str | Path | PeerSpec | nn.Module] | Sequence[str | Path | PeerSpec] | str | Path,
         task: Task | str | None = None,
+        *,
         label_names: Sequence[str] | None = None,
         label_alignment: LabelAlignment | None = None,
         trust_remote_code: bool = False,
@@ -131,7 +134,7 @@ class Cohort(nn.Module):
                 name: load_peer(name, peer, task, new_labels, trust_remote_code, bases, label_names)
                 for name, peer in asked.items()
             }
-        return cls(loaded, task, label_names, "exact" if new_labels else label_alignment)
+        return cls(loaded, task, label_names=label_names, label_alignment="exact" if new_labels else label_alignment)
 
     @property
     def names(self) -> list[str]:
@@ -149,7 +152,7 @@ class Cohort(nn.Module):
         own_labels = {name: self._labels_of(name) for name in self.peers}
         self.label_names = list(label_names or next((names for names in own_labels.values() if names), []))
         self.label_columns: dict[str, list[int] | None] = {
-            name: align_labels(name, labels, self.label_names, mode=self._alignment) if labels else None
+            name: align_labels(name, labels, dataset_labels=self.label_names, mode=self._alignment) if labels else None
             for name, labels in own_labels.items()
         }
         for name, columns in self.label_columns.items():
@@ -276,7 +279,7 @@ class Cohort(nn.Module):
         return self._outputs(name, self.peers[name], inputs, labels)
 
     def outputs_of(
-        self, name: str, inputs: Mapping[str, Tensor], labels: Tensor | None = None
+        self, name: str, inputs: Mapping[str, Tensor], *, labels: Tensor | None = None
     ) -> tuple[Any, Tensor | None]:
         """What one peer says of its inputs, and its loss `[B]` where there are labels; not for training."""
         return self._outputs(name, self.peers[name], inputs, labels)
@@ -368,10 +371,10 @@ class Cohort(nn.Module):
     def save_pretrained(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write every peer with its processor to `folder/NAME`, each an ordinary model folder, and `cohort.json`."""
         for name in self.names:
-            self.save_peer(name, Path(folder) / name, state_dict)
+            self.save_peer(name, Path(folder) / name, state_dict=state_dict)
         write_record(self, Path(folder))
 
-    def save_peer(self, name: str, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+    def save_peer(self, name: str, folder: Path, *, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write one peer to `folder`; `state_dict` is the whole cohort's, where its weights are sharded."""
         prefix = f"peers.{name}."
         weights = {k.removeprefix(prefix): v for k, v in (state_dict or {}).items() if k.startswith(prefix)}

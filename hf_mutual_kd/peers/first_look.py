@@ -46,7 +46,7 @@ def _look(cohort: Cohort, name: str, split: str, rows: Any) -> None:
         if batch is None:
             return
         device = next(cohort.peers[name].parameters(), torch.empty(0)).device
-        outputs, _ = cohort.outputs_of(name, batch["peer_inputs"].to(device)[name], batch["labels"].to(device))
+        outputs, _ = cohort.outputs_of(name, batch["peer_inputs"].to(device)[name], labels=batch["labels"].to(device))
         logits = cohort.task.logits(outputs)
     except MutualKDError as error:
         raise (

@@ -199,7 +199,7 @@ def results_figure(peers: Mapping[str, PeerResult], words: TaskWords) -> bytes:
     return png(draw, width=6.8, height=0.9 + 0.55 * len(peers))
 
 
-def png(draw: Callable[[Any], None], width: float, height: float) -> bytes:
+def png(draw: Callable[[Any], None], width: float, *, height: float) -> bytes:
     """Draw on a fresh white figure of `width` × `height` inches; the PNG.
 
     The user's matplotlib settings neither change the figure nor are changed; pyplot is not loaded.

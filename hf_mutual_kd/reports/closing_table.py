@@ -201,7 +201,7 @@ def results_table(results: Results, folder: Path, words: TaskWords) -> str:
     seeds = len(results.seeds)
     measured = f"{words.metric} in %" if words.share else words.metric
     title = f"On the test split: {measured}, {seeds} seed{'s' if seeds > 1 else ''}, {results.steps} steps"
-    lines = [render(*table(results, words), title), interval_note(results, words)]
+    lines = [render(*table(results, words), title=title), interval_note(results, words)]
     lines += [f"Data: {results.dataset['note']}"] if results.dataset.get("note") else []
     lines += [further_metrics(results, words)]
     lines += [kept_sentence(results)] if results.kept else []

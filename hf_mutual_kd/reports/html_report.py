@@ -37,7 +37,7 @@ LONGEST_TEXT, LONGEST_COMMAND = 300, 20_000
 
 
 def write_report(
-    run_dir: str | Path, test_rows: Any = None, out: str | Path | None = None, *, task: ReportTask | None = None
+    run_dir: str | Path, test_rows: Any = None, *, out: str | Path | None = None, task: ReportTask | None = None
 ) -> Path:
     """
     Write `report/index.html` and the figures beside it, from the run's records.

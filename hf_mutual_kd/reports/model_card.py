@@ -68,7 +68,7 @@ def draw_figures(run: RunRecord, name: str) -> dict[str, bytes]:
 
 
 def write_cards(
-    run_dir: str | Path, peers: Sequence[str] | None = None, repositories: Mapping[str, str] | None = None
+    run_dir: str | Path, peers: Sequence[str] | None = None, *, repositories: Mapping[str, str] | None = None
 ) -> dict[str, Path]:
     """Build the card of each peer inside its folder: `README.md` and `figures/*.png`. Needs no network.
 

@@ -124,9 +124,9 @@ class TaskWords:
         '+0.004'
         ```
         """
-        return self.text_of(self.metric, value, sign)
+        return self.text_of(self.metric, value, sign=sign)
 
-    def text_of(self, metric: str, value: float, sign: bool = False) -> str:
+    def text_of(self, metric: str, value: float, *, sign: bool = False) -> str:
         """[`text`] for any metric that is shown."""
         return text_under(self.shown[metric], value, sign)
 

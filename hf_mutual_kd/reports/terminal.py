@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 
-def render(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> str:
+def render(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> str:
     """A plain-text table; the first column is left-aligned, all others right-aligned, nothing is wrapped or cut."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):

@@ -243,7 +243,7 @@ def _only(cohort: Cohort, names: list[str]) -> Cohort:
         return cohort
     peers = {name: LoadedPeer(cohort.peers[name], cohort.processors[name], cohort.specs[name]) for name in names}
     # Every peer has passed the stricter alignment already, where that was asked for.
-    return Cohort(peers, cohort.task, cohort.label_names, "subset")
+    return Cohort(peers, cohort.task, label_names=cohort.label_names, label_alignment="subset")
 
 
 def _score_shards(

@@ -204,7 +204,7 @@ class ScoreTable:
         if rule == "best":
             teacher = teacher.masked_fill(teacher == MEAN, UNDECIDED)
         roles = RoleTable(self.names)
-        roles.record(self.sample_ids, teacher, None if self.is_of_maps else self.labels)
+        roles.record(self.sample_ids, teacher, labels=None if self.is_of_maps else self.labels)
         return roles
 
     def log_probs(self, peer: str, sample_ids: Tensor) -> Tensor:

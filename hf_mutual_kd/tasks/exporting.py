@@ -118,7 +118,7 @@ def _own_ids(name: str, model: Any, labels: Sequence[str]) -> Tensor | None:
     """The peer's number of each of the data set's classes; `None` where names do not tell."""
     own = label_list(getattr(model, "config", None))
     try:
-        columns = align_labels(name, own, labels, "subset")
+        columns = align_labels(name, own, dataset_labels=labels, mode="subset")
     except LabelError:
         return None
     return torch.arange(len(labels)) if columns is None else torch.tensor(columns)

@@ -41,7 +41,7 @@ def start_table(results: Results, objective: Objective, words: TaskWords) -> str
     ]
     rows += [(name, value, "", "", "") for name, value in references(cohort, words)]
     title = f"Before training, on {int(cohort['samples']):,} validation samples"
-    table = render(("peer", words.column, "loss", "best on %", "ensemble −"), rows, title)
+    table = render(("peer", words.column, "loss", "best on %", "ensemble −"), rows, title=title)
     return f"{table}\n{expectation(results, objective, words)}"
 
 

@@ -121,7 +121,7 @@ class CohortSaving(CohortEvaluation):
         """Every peer an ordinary model folder; no pickled arguments."""
         if self.args.should_save:
             for name in self._whole():
-                self.cohort.save_peer(name, Path(output_dir or self.folder) / name, state_dict)
+                self.cohort.save_peer(name, Path(output_dir or self.folder) / name, state_dict=state_dict)
 
     def _save_peers(self, names: Sequence[str]) -> None:
         """Write these peers, as they are now, to the run's own folder."""
@@ -129,7 +129,7 @@ class CohortSaving(CohortEvaluation):
         if self.args.should_save:
             for name in names:
                 with staged(self.folder / name) as made:
-                    self.cohort.save_peer(name, made, weights)
+                    self.cohort.save_peer(name, made, state_dict=weights)
         self.accelerator.wait_for_everyone()
 
     def _check_merging(self) -> None:

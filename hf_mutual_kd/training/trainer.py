@@ -162,7 +162,7 @@ class MutualKDTrainer(CohortUpdates, CohortRecords, CohortSaving):
         if self.score_table is not None and self.objective.source.in_memory:
             table = self.score_table.only(model.names).roles(self.objective.rule.name, self.objective.score)
         made, several = self.collator_class or self.task.collator_class, args.world_size > 1
-        collator = made(model.processors, self.view, table, args.on_bad_row, keep_places=several)
+        collator = made(model.processors, self.view, role_table=table, on_bad_row=args.on_bad_row, keep_places=several)
         self.eval_collator = made(model.processors, on_bad_row=args.on_bad_row, keep_places=True)
         self.eval_collator.label_names = collator.label_names = model.label_names
         if self.score_table is None or self.objective.source.in_memory:

@@ -92,7 +92,7 @@ class TrainingRecord:
         self._decisions = []
         for step in zip(*gather_object([mine]), strict=True):
             for sample_ids, teacher, labels in step:
-                self.role_table.record(sample_ids, teacher, labels)
+                self.role_table.record(sample_ids, teacher, labels=labels)
 
 
 def main_teacher(teacher: Tensor, peers: int) -> Tensor:

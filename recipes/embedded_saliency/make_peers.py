@@ -158,10 +158,10 @@ def train(model: VideoSaliencyModel, clips: list[MadeClip], recipe: PeerRecipe, 
     progress = tqdm(range(recipe.steps), desc=name, unit="step")
     for step in progress:
         batch = [units[place] for place in rng.integers(len(units), size=BATCH_SIZE)]
-        frames = [clip.frames[clip_frames(frame, range(LENGTH), policy)] for clip, frame in batch]
+        frames = [clip.frames[clip_frames(frame, range(LENGTH), policy=policy)] for clip, frame in batch]
         pixels = processor(frames)["pixel_values"]
         truth = torch.from_numpy(
-            np.stack([fixation_density(clip.points[frame], (HEIGHT, WIDTH), SIGMA) for clip, frame in batch])
+            np.stack([fixation_density(clip.points[frame], (HEIGHT, WIDTH), sigma=SIGMA) for clip, frame in batch])
         )
         flipped = torch.from_numpy(rng.random(BATCH_SIZE) < 0.5)
         pixels[flipped], truth[flipped] = pixels[flipped].flip(-1), truth[flipped].flip(-1)
@@ -186,7 +186,7 @@ def measure(folder: Path, rows: ClipRows) -> float:
         clip = load_clip(rows[place], {"peer": policy})
         if clip.density.any():
             logits = model(**processor([clip.frames["peer"]])).logits
-            found = processor.post_process(logits, clip.density.shape, "density")[0, 0]
+            found = processor.post_process(logits, clip.density.shape, kind="density")[0, 0]
             values.append(cc(found, clip.density))
     return float(np.mean(values))
 

@@ -29,8 +29,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from transformers import ViTConfig, ViTForImageClassification
 
-from hf_mutual_kd import Cohort, Objective
-from hf_mutual_kd.distillation.objective import BestRule, LiveSource
+from hf_mutual_kd import BestRule, Cohort, LiveSource, Objective
 from hf_mutual_kd.peers.loading import LoadedPeer
 from hf_mutual_kd.peers.spec import PeerSpec
 from hf_mutual_kd.reports.card_figures import BLUE, ORANGE, png
@@ -220,7 +219,7 @@ def main() -> int:
         measure_process(options.quick)
         return 0
     rows = [*losses(options.quick), *steps(options.quick), *processes(options.quick)]
-    print(render(COLUMNS, [row.cells() for row in rows], "Cost, one run"))
+    print(render(COLUMNS, [row.cells() for row in rows], title="Cost, one run"))
     out = options.out or (None if options.quick else DOCS)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

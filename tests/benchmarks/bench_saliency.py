@@ -67,7 +67,7 @@ def framewise(size: tuple[int, int], widths: list[int], depths: list[int], chann
 def seconds_per_frame(model: VideoSaliencyModel, size: tuple[int, int], count: int) -> tuple[float, list[np.ndarray]]:
     """Time of a frame and the maps, after the first frame (which fills caches and allocates)."""
     processor = VideoSaliencyProcessor.for_model(model.config)
-    stream = stream_saliency(model, processor, noise(count + 1, size), cut_threshold=None)
+    stream = stream_saliency(model, processor, frames=noise(count + 1, size), cut_threshold=None)
     maps = [next(stream)]
     began = time.perf_counter()
     maps += stream
@@ -102,7 +102,7 @@ def bench_memory(count: int) -> bool:
     model = framewise(size, [8, 8, 12, 16], [1, 1, 1, 1], [16, 12, 8, 8])
     processor = VideoSaliencyProcessor.for_model(model.config)
     began, before = time.perf_counter(), 0.0
-    for number, _ in enumerate(stream_saliency(model, processor, noise(count, size))):
+    for number, _ in enumerate(stream_saliency(model, processor, frames=noise(count, size))):
         if number == count // 10:
             before = peak_mb()
     growth = peak_mb() - before

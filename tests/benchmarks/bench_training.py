@@ -28,8 +28,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_mutual_kd import Cohort, Objective, RoleTaggingCollator, SharedView
-from hf_mutual_kd.distillation.objective import BestRule, LiveSource
+from hf_mutual_kd import BestRule, Cohort, LiveSource, Objective, RoleTaggingCollator, SharedView
 from hf_mutual_kd.peers.loading import LoadedPeer
 from hf_mutual_kd.peers.spec import PeerSpec
 from hf_mutual_kd.reports.terminal import render
@@ -209,7 +208,7 @@ def main() -> int:
     bench_memory()
     bench_bases()
     bench_import(3 if repeats == 5 else 7)
-    print(render(("what", "measured", "bar", ""), ROWS, "Training cost, one run, one thread"))
+    print(render(("what", "measured", "bar", ""), ROWS, title="Training cost, one run, one thread"))
     return int(any(row[3] == "FAIL" for row in ROWS))
 
 

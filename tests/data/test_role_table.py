@@ -20,8 +20,8 @@ BIG = 2**62
 @pytest.fixture
 def table():
     made = RoleTable(["vit", "cnn"])
-    made.record(torch.tensor([BIG, -5, 3]), torch.tensor([0, 1, NOBODY]), torch.tensor([2, 0, -1]))
-    made.record([3, -5, 8], [MEAN, 1, UNDECIDED], [1, -1, 1])
+    made.record(torch.tensor([BIG, -5, 3]), torch.tensor([0, 1, NOBODY]), labels=torch.tensor([2, 0, -1]))
+    made.record([3, -5, 8], [MEAN, 1, UNDECIDED], labels=[1, -1, 1])
     return made
 
 
@@ -65,7 +65,7 @@ def test_rows_survive_growth():
     table = RoleTable(["a", "b"])
     ids = np.arange(5000) * 7 - 100
     for part in np.array_split(ids, 40):
-        table.record(part, part % 2, part % 3)
+        table.record(part, part % 2, labels=part % 3)
     assert torch.equal(table.lookup(ids), torch.from_numpy(ids % 2))
     assert table.counts()["a"] == 2500
     assert sum(table.counts_by_label()["labelled"].values()) == 5000
@@ -81,8 +81,8 @@ def test_saved_tables_come_back_and_equal_content_gives_equal_bytes(table, tmp_p
     loaded.record([99], [0])
     assert len(loaded) == 4
     other = RoleTable(["vit", "cnn"])
-    other.record([3, -5], [NOBODY, 1], [-1, 0])
-    other.record([-5, 3, BIG], [1, MEAN, 0], [0, 1, 2])
+    other.record([3, -5], [NOBODY, 1], labels=[-1, 0])
+    other.record([-5, 3, BIG], [1, MEAN, 0], labels=[0, 1, 2])
     other.save(tmp_path / "other.parquet")
     assert (tmp_path / "other.parquet").read_bytes() == path.read_bytes()
     assert [child.name for child in path.parent.iterdir()] == ["roles.parquet"]
@@ -160,7 +160,7 @@ def test_files_that_are_no_role_table_are_refused(table, tmp_path):
 def test_merge_adds_counts_and_takes_the_others_last_word(table):
     """Processes see different samples, and the same one in different epochs."""
     other = RoleTable(["vit", "cnn"])
-    other.record([3, 77], [0, NOBODY], [-1, 1])
+    other.record([3, 77], [0, NOBODY], labels=[-1, 1])
     table.merge(other)
     assert table.counts() == {"vit": 2, "cnn": 2, "nobody": 2, "mean": 1}
     assert table.lookup([3, 77, -5]).tolist() == [0, NOBODY, 1]
@@ -184,7 +184,7 @@ def test_bad_batches_leave_the_table_as_it_was(ids, teacher, labels):
     """Half of a refused batch in the counts would be found by nobody."""
     table = RoleTable(["a", "b"])
     with pytest.raises(DataError):
-        table.record(ids, teacher, labels)
+        table.record(ids, teacher, labels=labels)
     assert len(table) == 0
 
 
@@ -203,7 +203,7 @@ def test_recording_is_cheap():
     seconds = []
     for batch in ids[: 128 * 50].split(128):
         start = time.process_time()
-        table.record(batch, batch % 3, batch % 10)
+        table.record(batch, batch % 3, labels=batch % 10)
         table.lookup(batch)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 2e-3

@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 
+from hf_mutual_kd import SOURCES, BestRule, LiveSource, Objective
 from hf_mutual_kd.config.options import TransferOptions
-from hf_mutual_kd.distillation.objective import RULES, SOURCES, BestRule, LiveSource, Objective
 from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED, margin_scores
+from hf_mutual_kd.distillation.teacher_rules import RULES
 
 UNITS, CLASSES = 4, 3
 LABELS = torch.tensor([0, 2, -1, 1])
@@ -72,7 +73,7 @@ def test_transfer_is_the_formula(rule, source, retain, temperature, peers, detac
     made = objective(rule, source, retain=retain, temperature=temperature, detach=detach)
     speakers = starts if source == "frozen" else live
     teacher = made.teachers(margin_scores(speakers, LABELS), LABELS >= 0)
-    pulls = made.transfer(list(live), list(starts), teacher, LABELS >= 0)
+    pulls = made.transfer(list(live), list(starts), teacher=teacher, labelled=LABELS >= 0)
     expected, teachers = slow(
         live.tolist(), starts.tolist(), LABELS.tolist(), rule, source, retain, temperature, unlabelled=True
     )
@@ -88,11 +89,11 @@ def test_gradients_agree_with_finite_differences_of_what_may_move(rule, detach):
     made = objective(rule, detach=detach, retain=True, temperature=1.5)
     teacher = made.teachers(margin_scores(live, LABELS), LABELS >= 0)
     leaf = live.clone().requires_grad_()
-    made.transfer(list(leaf), list(starts), teacher, LABELS >= 0).sum().backward()
+    made.transfer(list(leaf), list(starts), teacher=teacher, labelled=LABELS >= 0).sum().backward()
 
     def value(moved):
         if detach == "none":
-            return made.transfer(list(moved), list(starts), teacher, LABELS >= 0).sum()
+            return made.transfer(list(moved), list(starts), teacher=teacher, labelled=LABELS >= 0).sum()
         # The target stays where it was: moved students, one at a time, beside unmoved speakers.
         total = 0.0
         for m in range(3):
@@ -102,7 +103,7 @@ def test_gradients_agree_with_finite_differences_of_what_may_move(rule, detach):
             spoken = live.clone()
             if rule == "best":
                 spoken[:, LABELS < 0] = starts[:, LABELS < 0]
-            total = total + frozen.transfer(mixed, list(spoken), teacher, LABELS >= 0)[m].sum()
+            total = total + frozen.transfer(mixed, list(spoken), teacher=teacher, labelled=LABELS >= 0)[m].sum()
             held = torch.tensor([k == m for k in teacher.tolist()])
             p = (starts[m] / 1.5).softmax(-1)
             gap = p.log() - (moved[m] / 1.5).log_softmax(-1)
@@ -125,7 +126,7 @@ def test_teacher_moves_only_when_it_is_not_detached():
         live.grad = None
         made = objective(detach=detach, unlabelled_rows=False)
         teacher = made.teachers(margin_scores(live, labels), labels >= 0)
-        made.transfer(list(live), None, teacher, labels >= 0).sum().backward()
+        made.transfer(list(live), None, teacher=teacher, labelled=labels >= 0).sum().backward()
         taught = [(b, t) for b, t in enumerate(teacher.tolist()) if t >= 0]
         assert taught
         assert all(bool(live.grad[t, b].any()) is moves for b, t in taught)
@@ -139,7 +140,9 @@ def test_order_of_peers_does_not_matter(rule):
     order = [3, 0, 4, 2, 1]
     made = objective(rule, retain=True)
     one, other = (
-        made.transfer(list(z), list(s), made.teachers(margin_scores(z, LABELS), LABELS >= 0), LABELS >= 0)
+        made.transfer(
+            list(z), list(s), teacher=made.teachers(margin_scores(z, LABELS), LABELS >= 0), labelled=LABELS >= 0
+        )
         for z, s in ((live, starts), (live[order], starts[order]))
     )
     torch.testing.assert_close(one[order], other)
@@ -150,9 +153,9 @@ def test_decided_roles_come_first():
     live, starts = draw(3)
     roles = torch.tensor([1, NOBODY, 2, UNDECIDED])
     made = objective(retain=True)
-    teacher = made.teachers(margin_scores(live, LABELS), LABELS >= 0, roles)
+    teacher = made.teachers(margin_scores(live, LABELS), LABELS >= 0, roles=roles)
     assert teacher.tolist() == [1, NOBODY, 2, NOBODY]
-    pulls = made.transfer(list(live), list(starts), teacher, LABELS >= 0)
+    pulls = made.transfer(list(live), list(starts), teacher=teacher, labelled=LABELS >= 0)
     assert not pulls[:, [1, 3]].any()
     for unit, t in ((0, 1), (2, 2)):
         said, held = softmax(live[t, unit].tolist()), softmax(starts[t, unit].tolist())
@@ -168,9 +171,11 @@ def test_dense_units_are_units():
     labels = torch.randint(0, CLASSES, (2, 4, 5), generator=generator)
     made = objective(unlabelled_rows=False)
     flat, flat_labels = live.movedim(2, -1).reshape(3, -1, CLASSES), labels.flatten()
-    dense = made.transfer(list(live), None, made.teachers(margin_scores(live, labels), labels >= 0), labels >= 0)
+    dense = made.transfer(
+        list(live), None, teacher=made.teachers(margin_scores(live, labels), labels >= 0), labelled=labels >= 0
+    )
     teacher = made.teachers(margin_scores(flat, flat_labels), flat_labels >= 0)
-    expected = made.transfer(list(flat), None, teacher, flat_labels >= 0)
+    expected = made.transfer(list(flat), None, teacher=teacher, labelled=flat_labels >= 0)
     torch.testing.assert_close(dense.reshape(3, -1), expected)
 
 
@@ -178,7 +183,7 @@ def test_docstring_example_is_right():
     """An example with a wrong digit is copied into tests and papers."""
     made = Objective(rule=BestRule(), source=LiveSource(), retain=False)
     live = [torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])]
-    pulls = made.transfer(live, None, torch.tensor([0]), torch.tensor([True]))
+    pulls = made.transfer(live, None, teacher=torch.tensor([0]), labelled=torch.tensor([True]))
     assert [f"{value:.4f}" for value in pulls.flatten().tolist()] == ["0.0000", "0.3278"]
     assert "0.3278" in Objective.__doc__
 

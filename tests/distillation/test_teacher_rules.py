@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
+from hf_mutual_kd import SOURCES, ClassRule, FixedRule, GatedRule, Objective, make_rule
 from hf_mutual_kd.data.masks import IGNORE, UNLABELLED
 from hf_mutual_kd.distillation.deep_mutual_learning import kl_from_others
 from hf_mutual_kd.distillation.losses import kl_to_target, mean_log_probs, softened_log_probs
-from hf_mutual_kd.distillation.objective import RULES, SOURCES, ClassRule, FixedRule, GatedRule, Objective, make_rule
 from hf_mutual_kd.distillation.roles import ALL, MEAN, NOBODY, loss_scores
 from hf_mutual_kd.distillation.rule_fitting import (
     best_temperatures,
@@ -18,6 +18,7 @@ from hf_mutual_kd.distillation.rule_fitting import (
     temperature_sums,
     total_of,
 )
+from hf_mutual_kd.distillation.teacher_rules import RULES
 from hf_mutual_kd.errors import ConfigError, DataError
 from hf_mutual_kd.tasks.registry import SemanticSegmentation
 
@@ -62,7 +63,7 @@ def pull(rule, source, live, starts, truth, retain=False, **changes):
     scores = loss_scores(speakers, truth) if rule.needs_scores else torch.zeros(len(live), len(truth))
     teacher = made.teachers(scores, labelled)
     teacher = teacher[:, None, None].expand(truth.shape) if teacher.ndim < truth.ndim else teacher
-    return made.transfer(list(live), list(starts), teacher, labelled, truth), teacher
+    return made.transfer(list(live), list(starts), teacher=teacher, labelled=labelled, classes=truth), teacher
 
 
 CASES = list(itertools.product(RULE_NAMES, ("live", "frozen", "ema"), SHAPES, (1, 2, 3, 5), (True, False)))

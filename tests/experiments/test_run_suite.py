@@ -227,9 +227,9 @@ def test_arms_share_rows_only_where_every_option_of_the_data_is_equal(item, plac
     recipe = read_suite(write(tmp_path, place)).arms[0].recipe
     holder = recipe.options if hasattr(recipe.options, item.name) else recipe.config
     old = getattr(holder, item.name)
-    SuiteArm("image-classification", recipe.options, recipe.config)._load_data()
+    SuiteArm("image-classification", recipe.options, config=recipe.config)._load_data()
     setattr(holder, item.name, OTHER[type(old)](old) if type(old) in OTHER else ["another"])
-    SuiteArm("image-classification", recipe.options, recipe.config)._load_data()
+    SuiteArm("image-classification", recipe.options, config=recipe.config)._load_data()
     assert len(loads) == (2 if item.metadata["group"] == "data" else 1)
 
 

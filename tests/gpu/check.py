@@ -397,7 +397,9 @@ def main(argv: list[str] | None = None) -> int:
     lines = [f"| {name} | {outcome} | {said} |" for name, outcome, said in table]
     lines = [f"Made by `make gpu` on {device}, torch {torch.__version__}.", "", *TABLE, *lines]
     write_text(options.out / "gpu.md", "\n".join(lines) + "\n")
-    print(render(("check", "outcome", "figures"), [(name, said, text[:90]) for name, said, text in table], device))
+    print(
+        render(("check", "outcome", "figures"), [(name, said, text[:90]) for name, said, text in table], title=device)
+    )
     return sum(one["outcome"] == "FAILS" for one in found.values())
 
 

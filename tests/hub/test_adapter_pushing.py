@@ -114,7 +114,7 @@ def made_up_adapter(folder: Path, **changes) -> Path:
 def test_the_whole_card_is_as_it_was_read_and_approved(tmp_path):
     """An adapter's card that speaks of a whole model misleads who downloads 50 kB."""
     run = made_up_adapter(tmp_path / "run")
-    write_cards(run, ["vit"], {"vit": "someone/vit-beans-mutual"})
+    write_cards(run, ["vit"], repositories={"vit": "someone/vit-beans-mutual"})
     card = (run / "vit" / "README.md").read_text(encoding="utf-8")
     assert card == (GOLDEN / "model_card_adapter.md").read_text(encoding="utf-8")
     assert check_card(card) == ([], [])
@@ -124,7 +124,7 @@ def test_card_of_new_classes_says_how_to_load_them(tmp_path):
     """`pipeline` alone would build the base's classifier, which the adapter's does not fit."""
     run = made_up_adapter(tmp_path / "run")
     (run / "vit" / "id2label.json").write_text('{"0": "x"}')
-    write_cards(run, ["vit"], {"vit": "someone/vit-beans-mutual"})
+    write_cards(run, ["vit"], repositories={"vit": "someone/vit-beans-mutual"})
     card = (run / "vit" / "README.md").read_text(encoding="utf-8")
     assert 'with open(hf_hub_download("someone/vit-beans-mutual", "id2label.json")) as file:' in card
     assert 'image_processor="someone/vit-beans-mutual", model_kwargs={"ignore_mismatched_sizes": True})' in card

@@ -10,8 +10,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import FullyShardedDataParallelPlugin, prepare_multi_gpu_env
 from conftest import LABELS, MAKERS, tiny_processor
 
-from hf_mutual_kd import Cohort, MutualKDConfig, Objective
-from hf_mutual_kd.distillation.objective import BestRule, EmaSource, GatedRule, LiveSource
+from hf_mutual_kd import BestRule, Cohort, EmaSource, GatedRule, LiveSource, MutualKDConfig, Objective
 from hf_mutual_kd.errors import ConfigError
 from hf_mutual_kd.peers.loading import LoadedPeer
 from hf_mutual_kd.peers.sharding import check_sharded, check_zero, layers_to_split, zero_with_graph

@@ -18,9 +18,8 @@ from transformers import (
     pipeline,
 )
 
-from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec
+from hf_mutual_kd import BestRule, Cohort, LiveSource, MutualKDConfig, MutualKDTrainer, Objective, PeerSpec
 from hf_mutual_kd.data.images import decode_image
-from hf_mutual_kd.distillation.objective import BestRule, LiveSource, Objective
 from hf_mutual_kd.errors import ConfigError, MutualKDError, PeerError, ResumeError
 from hf_mutual_kd.peers.adapter_settings import read_setting, with_adapters
 from hf_mutual_kd.peers.adapters import adapter_weights, merged

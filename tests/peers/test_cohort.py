@@ -10,8 +10,7 @@ from conftest import LABELS, SIZE, tiny_processor, tiny_vit
 from torch import nn
 from torchvision.models import shufflenet_v2_x0_5
 
-from hf_mutual_kd import Cohort, PeerSpec
-from hf_mutual_kd.distillation.objective import BestRule, FrozenSource, LiveSource, MeanRule, Objective
+from hf_mutual_kd import BestRule, Cohort, FrozenSource, LiveSource, MeanRule, Objective, PeerSpec
 from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED
 from hf_mutual_kd.errors import ConfigError, LabelError, PeerError
 from hf_mutual_kd.peers.loading import LoadedPeer, load_weights, save_peer
@@ -342,7 +341,7 @@ def test_saved_peers_are_ordinary_models(tmp_path, make_cohort):
     for name, logits in cohort(inputs(cohort)).outputs.items():
         torch.testing.assert_close(again(inputs(again)).outputs[name], logits)
     whole = {f"peers.{key}": value + 1 for key, value in cohort.peers.state_dict().items()}
-    cohort.save_peer("vit", tmp_path / "gathered", whole)
+    cohort.save_peer("vit", tmp_path / "gathered", state_dict=whole)
     load_weights("vit", again.peers["vit"], tmp_path / "gathered")
     for key, value in again.peers["vit"].state_dict().items():
         assert torch.equal(value, whole[f"peers.vit.{key}"])

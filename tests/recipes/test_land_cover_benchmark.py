@@ -189,7 +189,9 @@ def test_a_lone_peer_is_held_to_its_start_only_where_the_arm_says_so(arm, pulled
     objective = objective_of(Job(arm, 0, ("upernet",), (1e-3,), 4.0))
     live, start = torch.tensor([[2.0, 0.0]]), torch.zeros(1, 2)
     teacher = objective.teachers(torch.zeros(1, 1), torch.tensor([True]))
-    pull = objective.transfer([live], [start] if objective.retain else None, teacher, torch.tensor([True]))
+    pull = objective.transfer(
+        [live], [start] if objective.retain else None, teacher=teacher, labelled=torch.tensor([True])
+    )
     assert objective.needs_starts is bool(pulled)
     assert (pull > 0).sum() == pulled
 
@@ -200,7 +202,7 @@ def test_fixed_teacher_learns_from_nobody():
     objective.rule.bind(benchmark.PEERS, 2)
     said = [torch.tensor([[float(place), 0.0]]) for place in range(3)]
     teacher = objective.teachers(torch.zeros(3, 1), torch.tensor([True]))
-    pull = objective.transfer(said, said, teacher, torch.tensor([True])).squeeze(1)
+    pull = objective.transfer(said, said, teacher=teacher, labelled=torch.tensor([True])).squeeze(1)
     assert (pull > 0).tolist() == [True, True, False]
 
 

@@ -148,7 +148,7 @@ def test_rows_of_other_data_are_refused(run, tmp_path):
     """Images of one data set beside the beliefs about another."""
     rows = rows_of_test()
     with pytest.raises(DataError, match="give the data set of the run"):
-        write_report(run, rows[1:] + rows[:1], tmp_path, task=TASK)
+        write_report(run, rows[1:] + rows[:1], out=tmp_path, task=TASK)
 
 
 def test_hostile_text_is_shown_as_text(tmp_path):

@@ -10,10 +10,18 @@ from accelerate import Accelerator
 from conftest import LABELS, make_rows
 from torch.testing import assert_close
 
-from hf_mutual_kd import MutualKDConfig, MutualKDTrainer, RoleTaggingCollator, SharedView
+from hf_mutual_kd import (
+    BestRule,
+    MeanRule,
+    MutualKDConfig,
+    MutualKDTrainer,
+    Objective,
+    RoleTaggingCollator,
+    SharedView,
+    TableSource,
+)
 from hf_mutual_kd.data.collator import identified
 from hf_mutual_kd.distillation.losses import kl_to_target, teacher_log_probs
-from hf_mutual_kd.distillation.objective import BestRule, MeanRule, Objective, TableSource
 from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED, assign_roles
 from hf_mutual_kd.errors import ConfigError, DataError, ResumeError
 from hf_mutual_kd.scoring.score_peers import score_peers
@@ -66,7 +74,7 @@ def test_targets_are_what_frozen_teachers_in_memory_would_say(make_cohort, table
     with torch.no_grad():
         said = list(cohort(peer_inputs=batch["peer_inputs"]).outputs.values())
     teacher = table.teachers(rule.name)[batch["sample_ids"]]
-    expected, known = teacher_log_probs(said, teacher, temperature)
+    expected, known = teacher_log_probs(said, teacher, temperature=temperature)
     live = [torch.randn(5, 3), torch.randn(5, 3)]
     for retain in (True, False):
         teach = TableTeacher(table, ["cnn", "vit"], objective(rule, temperature=temperature, retain=retain))

@@ -75,7 +75,7 @@ def run(tmp_path_factory):
         str(folder / "run"), max_steps=2, per_device_train_batch_size=8, report_to="none", use_cpu=True,
         disable_tqdm=True, pre_flight=False,
     )  # fmt: skip
-    Experiment(ShadeClassification(), options, config).run()
+    Experiment(ShadeClassification(), options, config=config).run()
     return folder / "run"
 
 
@@ -131,7 +131,7 @@ def test_options_of_other_tasks_are_unknown_before_anything_is_written(tmp_path)
     config = MutualKDConfig(str(tmp_path / "run"), report_to="none", use_cpu=True)
     for wrong in ({"eval_frame_step": 2}, {"reduce_labels": True}):
         with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is for tasks with .* image-classification"):
-            Experiment("image-classification", RecipeOptions(dataset="x", **wrong), config).run()
+            Experiment("image-classification", RecipeOptions(dataset="x", **wrong), config=config).run()
     assert not (tmp_path / "run").exists()
     kinds = {item.metadata.get("only") for cls in (TransferOptions, RecipeOptions) for item in fields(cls)}
     assert kinds - {None} == {kind for task in TASKS.values() for kind in task.option_kinds}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_mutual_kd.distillation.objective import BestRule, LiveSource, Objective
+from hf_mutual_kd import BestRule, LiveSource, Objective
 from hf_mutual_kd.tasks.registry import TASKS
 from hf_mutual_kd.training.pre_flight import expectation, start_table
 

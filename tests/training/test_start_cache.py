@@ -6,9 +6,8 @@ from accelerate import Accelerator
 from conftest import LABELS
 from torch.utils.data import DataLoader, IterableDataset
 
-from hf_mutual_kd import RoleTaggingCollator, SharedView
+from hf_mutual_kd import BestRule, LiveSource, Objective, RoleTaggingCollator, SharedView
 from hf_mutual_kd.data.collator import identified
-from hf_mutual_kd.distillation.objective import BestRule, LiveSource, Objective
 from hf_mutual_kd.training.start_cache import LARGEST, StartCache
 
 

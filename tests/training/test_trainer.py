@@ -322,7 +322,7 @@ def test_stopped_peer_rests_while_others_learn(tmp_path, make_cohort, train_rows
 def test_roles_of_a_table_are_obeyed(tmp_path, make_cohort, train_rows):
     """A table that is loaded but not used would change nothing, and nobody would notice."""
     table = RoleTable(["vit", "cnx"])
-    table.record(torch.arange(48), torch.ones(48, dtype=torch.long), torch.zeros(48, dtype=torch.long))
+    table.record(torch.arange(48), torch.ones(48, dtype=torch.long), labels=torch.zeros(48, dtype=torch.long))
     table.save(tmp_path / "table.parquet")
     trainer = train(
         make_cohort("vit", "cnx"), tmp_path / "run", train_rows, role_table=str(tmp_path / "table.parquet")

@@ -167,7 +167,9 @@ def _describe(
     return {
         "name": name,
         "said": _said(run, name, parameters),
-        "columns": align_labels(name, label_list(config), run.labels, mode="subset") if run.labels else None,
+        "columns": align_labels(name, label_list(config), dataset_labels=run.labels, mode="subset")
+        if run.labels
+        else None,
         "start": start and start | {"parameters": parameters},
         "no_start": why,
         "end": end | {"parameters": parameters},

@@ -150,7 +150,7 @@ def examine(
             config = read_config(name, spec, limits.trust_remote_code)
             check_weight_files(spec.source, spec.revision, config)
             check_task(name, config, task)
-        align_labels(name, label_list(config), label_names, mode=alignment)
+        align_labels(name, label_list(config), dataset_labels=label_names, mode=alignment)
     except (PeerError, LabelError, HubError) as error:
         raise Unusable(plain_reason(name, error)) from error
     if limits.max_disk is not None and candidate.size > limits.max_disk:

@@ -153,7 +153,7 @@ def ensemble_right(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def complement(
-    mine: np.ndarray, other: np.ndarray, together: np.ndarray, labels: np.ndarray, margin: np.ndarray, classes: int
+    mine: np.ndarray, other: np.ndarray, *, together: np.ndarray, labels: np.ndarray, margin: np.ndarray, classes: int
 ) -> Complement:
     """
     Compare a candidate with my model.

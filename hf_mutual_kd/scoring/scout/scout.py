@@ -261,7 +261,14 @@ def compare(table: ScoreTable) -> dict[str, Complement]:
     facts = {}
     for place, name in enumerate(table.names[1:], start=1):
         together = ensemble_right(np.stack([mine, _log_probs(table, name)]), labels)
-        facts[name] = complement(predictions[0], predictions[place], together, labels, margin, len(table.label_names))
+        facts[name] = complement(
+            predictions[0],
+            predictions[place],
+            together=together,
+            labels=labels,
+            margin=margin,
+            classes=len(table.label_names),
+        )
     return facts
 
 

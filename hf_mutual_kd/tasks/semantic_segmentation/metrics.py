@@ -97,7 +97,7 @@ class SegmentationScores(StreamingMetric):
     _totals: dict[str, Any]
 
     def __init__(
-        self, num_classes: int, ignore_index: int = 255, absent: Literal["skip", "zero"] = "skip", **kwargs: Any
+        self, num_classes: int, ignore_index: int = 255, *, absent: Literal["skip", "zero"] = "skip", **kwargs: Any
     ) -> None:
         if num_classes < 1:
             raise ConfigError(f"num_classes must be 1 or more, got {num_classes}")

@@ -92,7 +92,9 @@ class ClipCollator(RoleTaggingCollator):
     def _read(self, row: Mapping[str, Any]) -> tuple[Clip, Tensor] | None:
         view: Any = self.view
         try:
-            clip = load_clip(row, self.processors.policies, view, int(self._epoch), max_side=self.processors.max_side)
+            clip = load_clip(
+                row, self.processors.policies, view=view, epoch=int(self._epoch), max_side=self.processors.max_side
+            )
         except DataError as error:
             if self.on_bad_row == "skip":
                 self._skipped += 1
@@ -106,7 +108,7 @@ class ClipCollator(RoleTaggingCollator):
 
     def blank(self) -> tuple[Clip, Tensor]:
         frames = {
-            name: torch.zeros(len(clip_frames(0, range(1), policy)), *BLANK, 3, dtype=torch.uint8)
+            name: torch.zeros(len(clip_frames(0, range(1), policy=policy)), *BLANK, 3, dtype=torch.uint8)
             for name, policy in self.processors.policies.items()
         }
         return Clip(frames, np.zeros(BLANK, np.float32), np.zeros((0, 2))), torch.full((2, *BLANK), UNREADABLE)

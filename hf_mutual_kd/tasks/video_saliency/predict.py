@@ -35,6 +35,7 @@ COLOURS = "inferno"
 def predict_video(
     model: VideoSaliencyModel,
     processor: VideoSaliencyProcessor,
+    *,
     video: str | Path,
     out: str | Path,
     map_format: Literal["png", "npy"] = "png",
@@ -77,7 +78,14 @@ def predict_video(
         # Answers come a little after their frames; `tee` keeps only the frames between.
         read, shown = tee(reader)
         densities = stream_saliency(
-            model, processor, read, start, stride, cut_threshold, kind="density", batch_size=batch_size
+            model,
+            processor,
+            frames=read,
+            start=start,
+            stride=stride,
+            cut_threshold=cut_threshold,
+            kind="density",
+            batch_size=batch_size,
         )
         both = zip(shown, densities, strict=True)
         bar = tqdm(both, total=len(reader), unit="frame", disable=not progress)

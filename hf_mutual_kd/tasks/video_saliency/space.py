@@ -92,7 +92,7 @@ def _write_video(
     length = min(video.length, SPAN + max(relative) - min(relative))
     start = (video.length - length) // 2
     seen = {
-        target: [number for clip in clips for number in clip_frames(target, video.shot(target), clip)]
+        target: [number for clip in clips for number in clip_frames(target, video.shot(target), policy=clip)]
         for target in targets
         if start <= target < start + length
     }

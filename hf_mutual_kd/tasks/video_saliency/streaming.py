@@ -30,6 +30,7 @@ HISTOGRAM_SIDE = 64
 def stream_saliency(
     model: VideoSaliencyModel,
     processor: VideoSaliencyProcessor,
+    *,
     frames: Iterable[Any],
     start: Literal["repeat", "reverse"] = "repeat",
     stride: int = 1,
@@ -184,7 +185,7 @@ def _requests(frames: Iterable[tuple[Any, bool]], view: _View, window: _Window, 
         while target < count and (complete or window.needs(target) < count):
             clip = None
             if target % stride == 0:
-                numbers = clip_frames(target, range(count), window.policy)
+                numbers = clip_frames(target, range(count), policy=window.policy)
                 clip = [kept[number - first].content for number in numbers]
             yield _Request(kept[target - first].size, clip)
             target += 1
@@ -220,7 +221,7 @@ def _answers(
         found = iter(view.predict(clips)) if clips else iter(())
         for request in waiting:
             last = next(found) if request.clip is not None else last
-            yield processor.post_process(last, size or request.size, kind).cpu().numpy()
+            yield processor.post_process(last, size or request.size, kind=kind).cpu().numpy()
         waiting.clear()
 
     for request in requests:

@@ -49,7 +49,7 @@ def test_complement_by_hand():
     mine = np.array([0, 1, 1, 1, 1, 0, 2, 0])
     other = np.array([0, 0, 1, 0, 1, 1, 0, 0])
     margin = np.array([3.0, -1.0, -2.0, 3.0, 3.0, -0.5, 2.0, -9.0])
-    found = complement(mine, other, mine == labels, labels, margin, 4)
+    found = complement(mine, other, together=mine == labels, labels=labels, margin=margin, classes=4)
     assert found.accuracy == 4 / 8
     assert (found.positive_flips.value, found.negative_flips.value) == (2 / 8, 2 / 8)
     assert found.by_class == [1 / 3, 1 / 3, 0.0, None]
@@ -58,7 +58,7 @@ def test_complement_by_hand():
     assert found.oracle == 6 / 8
     assert found.gain.value == 0.0
     assert found.lift.value == 0.0
-    better = complement(mine, labels, np.arange(8) < 7, labels, margin, 4)
+    better = complement(mine, labels, together=np.arange(8) < 7, labels=labels, margin=margin, classes=4)
     assert (better.lift.value, better.gain.value) == (7 / 8 - 4 / 8, -1 / 8)
     assert found.error_correlation == pytest.approx(np.corrcoef(mine != labels, other != labels)[0, 1])
     assert phi(np.array([True, True]), np.array([True, False])) is None

@@ -70,7 +70,7 @@ def cohort(seed):
         name: LoadedPeer(tiny_segmenter(head, seed), processor, PeerSpec())
         for name, head in (("seg", "segformer"), ("m2f", "mask2former"))
     }
-    return Cohort(peers, SemanticSegmentation(), CLASSES)
+    return Cohort(peers, SemanticSegmentation(), label_names=CLASSES)
 
 
 def test_rows_are_read_at_their_own_size_with_both_cohorts():

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hf_mutual_kd import BestRule, FrozenSource, Objective
 from hf_mutual_kd.distillation.losses import transfer_loss
-from hf_mutual_kd.distillation.objective import BestRule, FrozenSource, Objective
 from hf_mutual_kd.distillation.roles import MEAN, NOBODY, assign_roles
 from hf_mutual_kd.errors import ConfigError, DataError
 from hf_mutual_kd.tasks.semantic_segmentation.grids import valid_cells
@@ -240,7 +240,7 @@ def test_an_objective_with_retention_can_be_the_loss_per_cell():
     )
 
     def pull(logits, said, teacher, classes):
-        return objective.transfer(logits, said, teacher, torch.ones_like(teacher, dtype=torch.bool))
+        return objective.transfer(logits, said, teacher=teacher, labelled=torch.ones_like(teacher, dtype=torch.bool))
 
     teacher = torch.tensor([0, 1, NOBODY])
     found = mean_over_pixels(pull, live, teacher, labels, source=starts)

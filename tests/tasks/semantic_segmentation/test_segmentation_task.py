@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from segmentation_peers import CLASSES, PIXEL, QUERY, SIZE, inputs_of, tiny_segmenter
 
-from hf_mutual_kd import Cohort
+from hf_mutual_kd import BestRule, Cohort, LiveSource, Objective
 from hf_mutual_kd.config.options import TransferOptions
 from hf_mutual_kd.data.masks import IGNORE, OUTSIDE, UNLABELLED, UNREADABLE
 from hf_mutual_kd.distillation.label_alignment import ClassColumns
-from hf_mutual_kd.distillation.objective import BestRule, LiveSource, Objective
 from hf_mutual_kd.distillation.roles import NOBODY
 from hf_mutual_kd.errors import ConfigError, LabelError, PeerError
 from hf_mutual_kd.peers.loading import LoadedPeer
@@ -216,7 +215,7 @@ def test_class_with_the_number_of_ignored_pixels_is_refused():
     model.config.id2label = {index: f"class {index}" for index in range(300)}
     peers = {name: LoadedPeer(model, lambda images: None, PeerSpec(source=name)) for name in ("a", "b")}
     with pytest.raises(LabelError, match="'a': the data set's class 1 is its class 255"):
-        Cohort(peers, "semantic-segmentation", ["class 7", "class 255"], "subset")
+        Cohort(peers, "semantic-segmentation", label_names=["class 7", "class 255"], label_alignment="subset")
 
 
 def test_loss_of_an_image_does_not_depend_on_its_batch():

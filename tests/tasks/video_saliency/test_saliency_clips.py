@@ -32,7 +32,7 @@ LENGTHS = (1, 5, 31, 32, 33)
 def test_short_videos_give_whole_clips(length, policy):
     """A video shorter than the clip must not raise (`randint(0, n - 32)`), wrap around or read beyond its end."""
     for target in range(length):
-        clip = clip_frames(target, range(length), policy)
+        clip = clip_frames(target, range(length), policy=policy)
         assert len(clip) == policy.frames
         assert set(clip) <= set(range(length))
         assert target in clip
@@ -43,7 +43,7 @@ def test_past_only_repeats_the_first_frame(length):
     """Files g-30 .. g+1, below 1 the first: reversed or wrapped padding shows the model frames that never were."""
     for target in range(length):
         expected = [max(file, 1) - 1 for file in range(target - 30, target + 2)]
-        assert clip_frames(target, range(length), TMFI_NET) == expected
+        assert clip_frames(target, range(length), policy=TMFI_NET) == expected
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -51,7 +51,7 @@ def test_centred_with_stride_is_the_authors_loader(length):
     """Files g-31+2k clamped to [1, n]: off by one, the truth would belong to the frame before."""
     for target in range(length):
         expected = [min(max(target - 31 + 2 * k, 1), length) - 1 for k in range(32)]
-        clip = clip_frames(target, range(length), VINET_A)
+        clip = clip_frames(target, range(length), policy=VINET_A)
         assert clip == expected
         assert clip[16] == target
 
@@ -60,10 +60,10 @@ def test_hollywood2_windows():
     """List index g: TMFI-Net g-31 .. g, ViNet-A g-16 .. g+15, and never a frame of the neighbouring shot."""
     shot = shot_of(140, 300, cuts=(100, 150))
     assert shot == range(100, 150)
-    assert clip_frames(140, shot, ClipPolicy(32)) == list(range(109, 141))
-    assert clip_frames(130, shot, ClipPolicy(32, target="center")) == list(range(114, 146))
-    assert clip_frames(149, shot, ClipPolicy(32, target="center"))[-16:] == [149] * 16
-    assert clip_frames(100, shot, ClipPolicy(3)) == [100, 100, 100]
+    assert clip_frames(140, shot, policy=ClipPolicy(32)) == list(range(109, 141))
+    assert clip_frames(130, shot, policy=ClipPolicy(32, target="center")) == list(range(114, 146))
+    assert clip_frames(149, shot, policy=ClipPolicy(32, target="center"))[-16:] == [149] * 16
+    assert clip_frames(100, shot, policy=ClipPolicy(3)) == [100, 100, 100]
 
 
 def test_shots():
@@ -77,8 +77,8 @@ def test_shots():
 
 def test_own_policies():
     """A user's offsets keep their order, a user's function is held to the shot, too."""
-    assert clip_frames(5, range(10), ClipPolicy(offsets=(0, -2, 9))) == [5, 3, 9]
-    assert clip_frames(5, range(10), lambda target, shot: [target - 9, target, shot.stop + 4]) == [0, 5, 9]
+    assert clip_frames(5, range(10), policy=ClipPolicy(offsets=(0, -2, 9))) == [5, 3, 9]
+    assert clip_frames(5, range(10), policy=lambda target, shot: [target - 9, target, shot.stop + 4]) == [0, 5, 9]
     assert ClipPolicy(offsets=[-1, 0]) == ClipPolicy(frames=2, offsets=(-1, 0))
 
 
@@ -90,8 +90,8 @@ def test_own_policies():
         lambda: ClipPolicy(4, target="first"),
         lambda: ClipPolicy(offsets=()),
         lambda: ClipPolicy(offsets=(0.5,)),
-        lambda: clip_frames(5, range(5), ClipPolicy(2)),
-        lambda: clip_frames(2, range(5), lambda target, shot: []),
+        lambda: clip_frames(5, range(5), policy=ClipPolicy(2)),
+        lambda: clip_frames(2, range(5), policy=lambda target, shot: []),
         lambda: evaluation_targets(range(5), 0),
     ],
 )
@@ -135,15 +135,15 @@ def test_density_of_points():
 def test_points_outside_and_none():
     """A blank frame is 0 everywhere, never NaN; points outside the frame do not wrap to its other side."""
     for points in (np.zeros((0, 2)), [], np.array([[-1, 2], [5, 0], [0, 9]])):
-        assert not fixation_density(points, (5, 9), 1.0).any()
+        assert not fixation_density(points, (5, 9), sigma=1.0).any()
         assert not fixation_map(points, (5, 9)).any()
     marked = fixation_map(np.array([[0, 8], [4.4, 0.6], [0, 8]]), (5, 9))
     assert np.argwhere(marked).tolist() == [[0, 8], [4, 1]]
     assert np.array_equal(fixation_map(fixation_points(marked), (5, 9)), marked)
     with pytest.raises(ValueError, match="above 0"):
-        fixation_density(np.zeros((1, 2)), (5, 9), 0.0)
+        fixation_density(np.zeros((1, 2)), (5, 9), sigma=0.0)
     with pytest.raises(ValueError, match=r"\[K, 2\]"):
-        fixation_density(np.zeros((1, 3)), (5, 9), 1.0)
+        fixation_density(np.zeros((1, 3)), (5, 9), sigma=1.0)
 
 
 def test_fixation_lists():

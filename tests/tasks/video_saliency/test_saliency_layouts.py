@@ -267,7 +267,7 @@ def test_rows(tmp_path):
     splits = load(tmp_path)
     video = splits.test[0]
     check_truth(video)
-    expected = fixation_density(np.array([[1, 3]]), (H, W), W / 30)
+    expected = fixation_density(np.array([[1, 3]]), (H, W), sigma=W / 30)
     assert np.allclose(video.truth.density(2), expected)
     assert numbers_of(video.open()) == [1, 2, 3, 4, 5]
     assert splits.facts["splits"]["validation"] == "a tenth of train (seed 0)"
@@ -418,10 +418,10 @@ def test_peers_see_the_same_moment(videos, monkeypatch):
     assert clip.points.tolist() == [[1, 4]]
     view = ClipView(min_area=0.5, color_jitter=0.5, seed=3)
     for epoch in range(4):
-        seen = load_clip(row, policies, view, epoch)
+        seen = load_clip(row, policies, view=view, epoch=epoch)
         assert torch.equal(seen.frames["a"][-1], seen.frames["b"][1])
         assert torch.equal(seen.frames["a"][-1], seen.frames["d"][0])
-        again = load_clip(row, {"b": ClipPolicy(3, 2, "center")}, view, epoch)
+        again = load_clip(row, {"b": ClipPolicy(3, 2, "center")}, view=view, epoch=epoch)
         assert np.array_equal(again.density, seen.density)
         assert again.frames["b"].shape == seen.frames["b"].shape
 
@@ -429,7 +429,7 @@ def test_peers_see_the_same_moment(videos, monkeypatch):
 def marked_clip(scale: int = 2):
     """Frames at twice the density's size with a white square at each fixation."""
     points = np.array([[6, 9], [20, 40]], np.float32)
-    density = fixation_density(points, (32, 56), 1.5)
+    density = fixation_density(points, (32, 56), sigma=1.5)
     frames = torch.zeros(3, 32 * scale, 56 * scale, 3, dtype=torch.uint8)
     for r, c in points.astype(int):
         frames[:, scale * (r - 1) : scale * (r + 2), scale * (c - 1) : scale * (c + 2)] = 255

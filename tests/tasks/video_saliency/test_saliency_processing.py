@@ -68,7 +68,7 @@ def test_the_density_is_resampled_not_its_logarithm():
     """Interpolated logits are geometric means: a sharp peak beside nothing would lose its shoulder."""
     processor = VideoSaliencyProcessor()
     logits = torch.tensor([[0.0, -200.0]])
-    density = processor.post_process(logits, (1, 4), "density")
+    density = processor.post_process(logits, (1, 4), kind="density")
     torch.testing.assert_close(density, torch.tensor([[0.5, 0.375, 0.125, 0.0]]), atol=1e-6, rtol=0)
     torch.testing.assert_close(processor.post_process(logits, (1, 4)), density / density.max(), atol=1e-6, rtol=0)
     torch.testing.assert_close(processor.post_process(logits, kind="log_density").exp(), torch.tensor([[1.0, 0.0]]))

@@ -44,7 +44,7 @@ def test_streaming_equals_whole_windows(kind, batch_size):
     """A ring buffer that is off by one shows every map a frame late, which no shape test notices."""
     model, processor = pair(kind)
     frames = video(9)
-    maps = list(stream_saliency(model, processor, iter(frames), batch_size=batch_size))
+    maps = list(stream_saliency(model, processor, frames=iter(frames), batch_size=batch_size))
     assert len(maps) == 9
     np.testing.assert_allclose(np.stack(maps), offline(model, processor, frames, past(9)), atol=1e-5)
 
@@ -53,11 +53,11 @@ def test_strides_and_targets():
     """Windows that ignore the distance of frames or the target give a model what it was not trained on."""
     frames = video(11)
     model, processor = pair(frame_stride=2)
-    maps = np.stack(list(stream_saliency(model, processor, frames)))
+    maps = np.stack(list(stream_saliency(model, processor, frames=frames)))
     np.testing.assert_allclose(maps, offline(model, processor, frames, past(11, stride=2)), atol=1e-5)
     model, processor = pair(target="center")
     windows = [[min(max(t + k, 0), 10) for k in (-2, -1, 0, 1)] for t in range(11)]
-    maps = np.stack(list(stream_saliency(model, processor, frames, batch_size=2)))
+    maps = np.stack(list(stream_saliency(model, processor, frames=frames, batch_size=2)))
     np.testing.assert_allclose(maps, offline(model, processor, frames, windows), atol=1e-5)
 
 
@@ -66,9 +66,9 @@ def test_a_reversed_start():
     model, processor = pair()
     frames = video(7)
     windows = [[min(t + k, 6) for k in (3, 2, 1, 0)] if t < 3 else [t - 3, t - 2, t - 1, t] for t in range(7)]
-    maps = np.stack(list(stream_saliency(model, processor, frames, start="reverse")))
+    maps = np.stack(list(stream_saliency(model, processor, frames=frames, start="reverse")))
     np.testing.assert_allclose(maps, offline(model, processor, frames, windows), atol=1e-5)
-    short = np.stack(list(stream_saliency(model, processor, frames[:2], start="reverse")))
+    short = np.stack(list(stream_saliency(model, processor, frames=frames[:2], start="reverse")))
     np.testing.assert_allclose(short, offline(model, processor, frames, [[1, 1, 1, 0], [1, 1, 1, 1]]), atol=1e-5)
 
 
@@ -76,8 +76,8 @@ def test_held_maps_between_predictions():
     """Frames that are skipped still need a map, or all later maps belong to the wrong frames."""
     model, processor = pair()
     frames = video(6)
-    every = np.stack(list(stream_saliency(model, processor, frames)))
-    held = np.stack(list(stream_saliency(model, processor, frames, stride=4, batch_size=2)))
+    every = np.stack(list(stream_saliency(model, processor, frames=frames)))
+    held = np.stack(list(stream_saliency(model, processor, frames=frames, stride=4, batch_size=2)))
     np.testing.assert_allclose(held, every[[0, 0, 0, 0, 4, 4]], atol=1e-5)
 
 
@@ -88,10 +88,12 @@ def test_shots_are_predicted_apart(start):
     frames = video(10, dark=6)
     assert cut_distance(frames[5], frames[6]) > 0.9
     assert cut_distance(frames[6], frames[7]) < 0.3
-    maps = list(stream_saliency(model, processor, frames, start=start))
-    apart = [m for part in (frames[:6], frames[6:]) for m in stream_saliency(model, processor, part, start=start)]
+    maps = list(stream_saliency(model, processor, frames=frames, start=start))
+    apart = [
+        m for part in (frames[:6], frames[6:]) for m in stream_saliency(model, processor, frames=part, start=start)
+    ]
     np.testing.assert_allclose(maps, apart, atol=1e-5)
-    through = np.stack(list(stream_saliency(model, processor, frames, cut_threshold=None)))
+    through = np.stack(list(stream_saliency(model, processor, frames=frames, cut_threshold=None)))
     assert np.abs(through[6] - maps[6]).max() > 1e-4
 
 
@@ -99,10 +101,10 @@ def test_shots_are_predicted_apart(start):
 def test_a_video_of_one_frame_and_of_none(kind):
     """A single picture is a video too; nothing in gives nothing out, not an error from a tensor library."""
     model, processor = pair(kind)
-    (only,) = stream_saliency(model, processor, [Image.fromarray(video(1)[0])])
+    (only,) = stream_saliency(model, processor, frames=[Image.fromarray(video(1)[0])])
     assert only.shape == SIZE
     assert only.max() == pytest.approx(1.0)
-    assert list(stream_saliency(model, processor, [])) == []
+    assert list(stream_saliency(model, processor, frames=[])) == []
 
 
 @pytest.mark.parametrize("start", ["repeat", "reverse"])
@@ -118,14 +120,14 @@ def test_frames_are_read_when_needed(kind, start):
             read += 1
             yield frame
 
-    for number, _ in enumerate(stream_saliency(model, processor, frames(), start=start, batch_size=2)):
+    for number, _ in enumerate(stream_saliency(model, processor, frames=frames(), start=start, batch_size=2)):
         assert read <= number + 2 + (3 if start == "reverse" else 0)
 
 
 def test_kinds_and_sizes_of_maps():
     """A density that was divided by its peak no longer sums to 1."""
     model, processor = pair()
-    (density,) = stream_saliency(model, processor, video(1), kind="density", size=(8, 9))
+    (density,) = stream_saliency(model, processor, frames=video(1), kind="density", size=(8, 9))
     assert density.shape == (8, 9)
     assert density.sum() == pytest.approx(1.0, abs=1e-5)
 
@@ -136,7 +138,7 @@ def test_impossible_options_are_refused():
     for given, message in [({"start": "mirror"}, "start must be"), ({"start": "reverse"}, "predict the last frame"),
                            ({"stride": 0}, "stride"), ({"batch_size": 0}, "batch_size")]:  # fmt: skip
         with pytest.raises(ConfigError, match=message):
-            stream_saliency(model, processor, video(2), **given)
+            stream_saliency(model, processor, frames=video(2), **given)
 
 
 @pytest.fixture
@@ -186,14 +188,16 @@ def test_the_command_writes_a_folder(clip_file, model_folder, tmp_path):
 def test_a_folder_of_arrays(clip_file, tmp_path):
     """Arrays hold the density itself, which a picture cannot."""
     model, processor = pair()
-    assert predict_video(model, processor, clip_file, tmp_path / "out", map_format="npy", progress=False) == 6
+    assert (
+        predict_video(model, processor, video=clip_file, out=tmp_path / "out", map_format="npy", progress=False) == 6
+    )
     assert np.load(tmp_path / "out" / "maps" / "0001.npy").sum() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_endings_of_any_case(clip_file, tmp_path):
     """`film.MP4` became a folder of that name."""
     model, processor = pair()
-    assert predict_video(model, processor, clip_file, tmp_path / "over.MP4", progress=False) == 6
+    assert predict_video(model, processor, video=clip_file, out=tmp_path / "over.MP4", progress=False) == 6
     assert (tmp_path / "over.MP4").is_file()
 
 
@@ -204,7 +208,7 @@ def test_a_broken_video_leaves_nothing(clip_file, tmp_path):
     broken.write_bytes(clip_file.read_bytes()[:3000])
     for out in ("out", "out.mp4"):
         with pytest.raises(DataError, match=r"broken\.mkv"):
-            predict_video(model, processor, broken, tmp_path / out, progress=False)
+            predict_video(model, processor, video=broken, out=tmp_path / out, progress=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.mkv", "clip.mkv"]
 
 
@@ -218,7 +222,7 @@ def test_outputs_are_never_overwritten(clip_file, model_folder, tmp_path, capsys
     model, processor = pair()
     for out, message in ((tmp_path / "no" / "out", "no such folder"), (tmp_path / "out.avi", r"as \.mp4")):
         with pytest.raises(OutputFolderError, match=message):
-            predict_video(model, processor, clip_file, out)
+            predict_video(model, processor, video=clip_file, out=out)
 
 
 def test_other_models_are_refused(clip_file, tmp_path, make_peers):

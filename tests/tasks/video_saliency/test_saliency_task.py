@@ -8,9 +8,8 @@ from saliency_peers import FRAMES, SIDE, tiny_saliency
 from saliency_run import gaze_videos, saliency_cohort
 from torch import nn
 
-from hf_mutual_kd import Cohort, VideoSaliencyProcessor
+from hf_mutual_kd import BestRule, Cohort, FrozenSource, LiveSource, MeanRule, Objective, VideoSaliencyProcessor
 from hf_mutual_kd.config.options import TransferOptions
-from hf_mutual_kd.distillation.objective import BestRule, FrozenSource, LiveSource, MeanRule, Objective
 from hf_mutual_kd.distillation.roles import NOBODY
 from hf_mutual_kd.errors import ConfigError, DataError, PeerError
 from hf_mutual_kd.peers.loading import LoadedPeer

@@ -66,7 +66,7 @@ class ClipRows(Dataset):
     ```
     """
 
-    def __init__(self, videos: Sequence[SaliencyVideo], every: int | None = None, seed: int = 0):
+    def __init__(self, videos: Sequence[SaliencyVideo], every: int | None = None, *, seed: int = 0):
         if not videos:
             raise DataError("a data set of clips needs at least one video")
         check_numbers(every=every)
@@ -182,6 +182,7 @@ class Clip:
 def load_clip(
     row: Mapping[str, Any],
     policies: Mapping[str, Policy],
+    *,
     view: ClipView | None = None,
     epoch: int = 0,
     max_side: int | None = None,
@@ -202,7 +203,7 @@ def load_clip(
         [`DataError`]: a frame or its truth cannot be read (names the file).
     """
     video, target = row["source"], row["frame"]
-    numbers = {peer: clip_frames(target, video.shot(target), policy) for peer, policy in policies.items()}
+    numbers = {peer: clip_frames(target, video.shot(target), policy=policy) for peer, policy in policies.items()}
     union = sorted({number for clip in numbers.values() for number in clip})
     with video.open(max_side) as reader:
         frames = torch.from_numpy(reader.frames(union))

@@ -74,7 +74,7 @@ Policy = ClipPolicy | Callable[[int, range], Sequence[int]]
 """Distances, or any function of the target frame and its shot."""
 
 
-def clip_frames(target: int, shot: range, policy: Policy) -> list[int]:
+def clip_frames(target: int, shot: range, *, policy: Policy) -> list[int]:
     """Numbers of the frames that a clip is made of; frames outside the shot become its first or last.
 
     Args:
@@ -91,9 +91,9 @@ def clip_frames(target: int, shot: range, policy: Policy) -> list[int]:
     Example:
 
     ```python
-    >>> clip_frames(2, range(100), ClipPolicy(5))
+    >>> clip_frames(2, range(100), policy=ClipPolicy(5))
     [0, 0, 0, 1, 2]
-    >>> clip_frames(41, range(40, 43), ClipPolicy(6, target="center"))
+    >>> clip_frames(41, range(40, 43), policy=ClipPolicy(6, target="center"))
     [40, 40, 40, 41, 42, 42]
     ```
     """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 
-def fixation_density(points: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
+def fixation_density(points: np.ndarray, size: tuple[int, int], *, sigma: float) -> np.ndarray:
     """A Gaussian at every fixation, summed and made a density.
 
     Pixel centres have whole coordinates; the Gaussians are exact at sub-pixel positions and are not cut off. Mass that

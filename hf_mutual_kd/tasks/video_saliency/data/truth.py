@@ -60,7 +60,7 @@ class PointTruth(Truth):
     sigma: float
 
     def density(self, frame: int) -> np.ndarray:
-        return fixation_density(self.points(frame), self.size, self.sigma)
+        return fixation_density(self.points(frame), self.size, sigma=self.sigma)
 
     def points(self, frame: int) -> np.ndarray:
         return self.fixations[frame]

@@ -95,6 +95,7 @@ class VideoSaliencyModel(PreTrainedModel):
         cls,
         encoder: str,
         revision: str | None = None,
+        *,
         weights: Mapping[str, Tensor] | None = None,
         out_indices: Sequence[int] | None = None,
         **config: Any,

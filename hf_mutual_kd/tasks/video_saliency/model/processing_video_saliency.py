@@ -114,7 +114,7 @@ class VideoSaliencyProcessor(ProcessorMixin):
             )
         return (values[0] - torch.tensor(self.image_mean)[:, None, None]) / torch.tensor(self.image_std)[:, None, None]
 
-    def post_process(self, logits: Any, size: Sequence[int] | None = None, kind: MapKind = "map") -> Tensor:
+    def post_process(self, logits: Any, size: Sequence[int] | None = None, *, kind: MapKind = "map") -> Tensor:
         """Log-densities as maps; what is resampled is the density, not its logarithm.
 
         Args:

@@ -1,0 +1,54 @@
+"""What a recipe refuses before anything is trained: of its options, then of its peers and rows together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets import IterableDataset
+from transformers import Trainer
+
+from ..config.hub_ids import HUB_ID
+from ..config.options import RecipeOptions
+from ..config.training_config import MutualKDConfig
+from ..data.role_table import RoleTable
+from ..data.splits import Splits
+from ..distillation.objective import Objective
+from ..errors import ConfigError, ResumeError
+from ..peers.cohort import Cohort
+from ..scoring.table_teacher import open_table
+from ..tasks.base import Task
+
+
+def check_options(task: Task, options: RecipeOptions, config: MutualKDConfig) -> None:
+    """
+    Refuse what needs no peer and no row to be seen.
+
+    Raises:
+        [`ConfigError`], [`ResumeError`]: named by the option.
+    """
+    task.configured(config).check_options(options)
+    if options.dataset is None:
+        raise ConfigError("dataset is missing: give a Hub id, a folder or Parquet files with --dataset")
+    resume = config.resume_from_checkpoint
+    if isinstance(resume, str) and not Path(resume).is_dir() and not HUB_ID.fullmatch(resume):
+        raise ResumeError(f"resume_from_checkpoint: {resume} is neither a folder nor a repository on the Hub")
+
+
+def check_training(config: MutualKDConfig, cohort: Cohort, splits: Splits, objective: Objective) -> None:
+    """
+    Refuse what the trainer of the mutual arm would.
+
+    Raises:
+        [`ConfigError`], [`DataError`]: named by the option, or by the table that does not fit.
+    """
+    if isinstance(splits.train, IterableDataset) and config.max_steps <= 0:
+        raise ConfigError("a stream has no known end: say how long to train with --max_steps")
+    if config.role_table is not None:
+        RoleTable.load(config.role_table, cohort.names)
+    open_table(config, cohort, splits.train, objective)
+    if config.cache_frozen and config.augment:
+        raise ConfigError("cache_frozen keeps outputs for one view of each image; it needs --augment false")
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(config, cohort)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"optim does not work here: {error}") from error
