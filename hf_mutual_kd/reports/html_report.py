@@ -44,7 +44,7 @@ def write_report(
 
     Args:
         run_dir (`str` or `Path`): a run, also one that has not ended: what is not known yet is left out.
-        test_rows (*optional*): the test split as [`load_splits`] gives it, for the images of
+        test_rows (*optional*): the test split as [`load_splits`] gives it, for the images or texts of
             flipped samples; without it those of an earlier report are shown again, or none.
         out (`str` or `Path`, *optional*): another folder than the run's `report`.
         task ([`Task`], *optional*): the run's, whose sections the page has; without it those of every task.
@@ -68,7 +68,7 @@ def write_report(
     data.inside = folder.resolve() == (data.run.folder / FOLDER).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if test_rows is not None and task is not None and data.first is not None:
-        data.pictures = _make_thumbnails(data.first, test_rows, task)
+        data.pictures = _make_previews(data.first, test_rows, task)
         write_pictures(data.run.folder / PICTURES, data.peers, data.pictures)
     made = [make(data) for make in (COMMON_SECTIONS if task is None else task.report_sections)]
     sections = [section for section in made if section is not None]
@@ -227,8 +227,8 @@ def _picture_url(content: bytes) -> Markup:
     return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
 
 
-def _make_thumbnails(part: Predictions, rows: Any, task: ReportTask) -> list[SampleImages]:
-    """Small images of the samples that the page shows.
+def _make_previews(part: Predictions, rows: Any, task: ReportTask) -> list[SampleImages]:
+    """Small images, or texts, of the samples that the page shows.
 
     Raises:
         [`DataError`]: a row has another label than the run measured it with.
@@ -242,7 +242,9 @@ def _make_thumbnails(part: Predictions, rows: Any, task: ReportTask) -> list[Sam
                 f"test sample {place} has label {row.get('label')}, but the run measured it with {chosen[place]}; "
                 "give the data set of the run"
             )
-        image = task.thumbnail(row)
-        if image is not None:
-            made.append(SampleImages(place, f"test sample {place}", image))
+        seen = task.preview(row)
+        if isinstance(seen, str):
+            made.append(SampleImages(place, f"test sample {place}", text=seen))
+        elif seen is not None:
+            made.append(SampleImages(place, f"test sample {place}", seen))
     return made

@@ -38,19 +38,21 @@ class SampleImages:
     Args:
         id (`int`): its sample id.
         name (`str`): what it is called on the page.
-        image (`bytes`): JPEG.
+        image (`bytes`): JPEG; empty of samples that are none.
         truth (`bytes`): PNG of one channel: class ids in 16 bits ([`class_map`]), or a density in 8 ([`density_map`]);
             empty without maps.
         maps (`dict[str, bytes]`): `"before/NAME"` and `"after/NAME"` of each peer, as `truth`; empty without maps.
         teacher (`bytes`, *optional*): PNG as [`class_map`]: which peer can teach where, for tasks whose maps have it.
+        text (`str`, *optional*): of samples that are texts.
     """
 
     id: int
     name: str
-    image: bytes
+    image: bytes = b""
     truth: bytes = b""
     maps: Mapping[str, bytes] = field(default_factory=dict)
     teacher: bytes | None = None
+    text: str = ""
 
 
 def photograph(image: np.ndarray) -> bytes:
@@ -108,12 +110,13 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 def write_pictures(path: Path, peers: Sequence[str], samples: Sequence[SampleImages]) -> None:
     """Write samples as Parquet; the file appears whole or not at all.
 
-    Columns: `sample_id` (int64), `name` (string), `image`, `truth`, `teacher` (may be null), and for every peer
-    `before/NAME` and `after/NAME` (binary).
+    Columns: `sample_id` (int64), `name`, `text` (string), `image`, `truth`, `teacher` (may be null), and for every
+    peer `before/NAME` and `after/NAME` (binary).
     """
     columns = {
         "sample_id": pa.array([one.id for one in samples], pa.int64()),
         "name": pa.array([one.name for one in samples], pa.string()),
+        "text": pa.array([one.text for one in samples], pa.string()),
         **{key: pa.array([getattr(one, key) for one in samples], pa.binary()) for key in IMAGES},
         **{key: pa.array([one.maps.get(key) for one in samples], pa.binary()) for key in _map_names(peers)},
     }
@@ -130,7 +133,9 @@ def read_pictures(path: Path, peers: Sequence[str]) -> list[SampleImages]:
     if not path.is_file():
         return []
     try:
-        table = pq.read_table(path, partitioning=None).select(["sample_id", "name", *IMAGES, *_map_names(peers)])
+        found = pq.read_table(path, partitioning=None)
+        table = found.select(["sample_id", "name", *IMAGES, *_map_names(peers)])
+        texts = found["text"].to_pylist() if "text" in found.column_names else [""] * len(found)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise OutputFolderError(f"{path} is damaged: {error}; run again, or restore it") from None
     return [
@@ -141,8 +146,9 @@ def read_pictures(path: Path, peers: Sequence[str]) -> list[SampleImages]:
             row["truth"],
             {key: row[key] for key in _map_names(peers) if row[key] is not None},
             row["teacher"],
+            text or "",
         )
-        for row in table.to_pylist()
+        for row, text in zip(table.to_pylist(), texts, strict=True)
     ]
 
 

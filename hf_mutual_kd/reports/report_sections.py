@@ -24,5 +24,5 @@ class ReportTask(Protocol):
     def report_sections(self) -> Sequence[SectionMaker]:
         """In their order."""
 
-    def thumbnail(self, row: Mapping[str, Any]) -> bytes | None:
-        """A row of the test split as a small JPEG."""
+    def preview(self, row: Mapping[str, Any]) -> bytes | str | None:
+        """A row of the test split as a small JPEG, or a text."""

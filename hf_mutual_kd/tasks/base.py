@@ -302,8 +302,8 @@ class Task(Units):
         """
         return None
 
-    def thumbnail(self, row: Mapping[str, Any]) -> bytes | None:
-        """A row of the test split as a small JPEG, for the report; `None` where there is nothing to see."""
+    def preview(self, row: Mapping[str, Any]) -> bytes | str | None:
+        """A row of the test split as the report shows it: a small JPEG, or a text; `None` where there is nothing."""
         return None
 
     def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> SampleImages | None:

@@ -1,4 +1,4 @@
-"""What a report of image classification shows of single test samples: flips, calibration, confusions."""
+"""What a report of classification shows of single test samples: flips, calibration, confusions."""
 
 from __future__ import annotations
 
@@ -75,12 +75,14 @@ def _sample(data: ReportData, part: Predictions, row: int) -> dict[str, Any]:
         )
         beliefs.append({"peer": name, "before": before, "after": after, "flip": KINDS.get(flips[index], "")})
     identity = int(part.ids[row])
+    seen = next((one for one in data.pictures if one.id == identity), None)
     return {
         "id": identity,
         "label": data.label(int(part.labels[row])),
         "class": int(part.labels[row]),
         "flips": " ".join(f"{belief['peer']}:{belief['flip']}" for belief in beliefs if belief["flip"]),
-        "image": next((one.image for one in data.pictures if one.id == identity), None),
+        "image": seen.image if seen else b"",
+        "text": seen.text if seen else "",
         "beliefs": beliefs,
     }
 

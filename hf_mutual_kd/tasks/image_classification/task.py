@@ -36,7 +36,7 @@ class ImageClassification(Classification):
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> SharedView:
         return SharedView(min_area=options.crop_min_area, color_jitter=options.color_jitter, seed=seed)
 
-    def thumbnail(self, row: Mapping[str, Any]) -> bytes | None:
+    def preview(self, row: Mapping[str, Any]) -> bytes | str | None:
         return thumbnail(decode_image(row["image"]))
 
     def check_config(self, name: str, config: Any) -> None:

@@ -60,6 +60,9 @@ class TextClassification(Classification):
         config.problem_type = ONE_CLASS
         return super().new_head(source, config, label_names, **load)
 
+    def preview(self, row: Mapping[str, Any]) -> bytes | str | None:
+        return " / ".join(text for text in self.inputs.read(row) if text)
+
     def snippet_example(self, row: Mapping[str, Any], folder: Path) -> str | None:
         text, pair = self.inputs.read(row)
         return repr(text if pair is None else {"text": text, "text_pair": pair})

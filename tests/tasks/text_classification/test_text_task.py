@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -26,10 +27,13 @@ from hf_mutual_kd import (
     PeerError,
     PeerSpec,
     export_peers,
+    write_report,
 )
 from hf_mutual_kd.data.inputs import check_inputs
 from hf_mutual_kd.data.processors import PeerProcessors, settings_of
 from hf_mutual_kd.experiments.launch import train
+from hf_mutual_kd.reports.samples import SAMPLES_FILE, read_samples, write_samples
+from hf_mutual_kd.tasks.run_splits import load_run_splits
 from hf_mutual_kd.tasks.text_classification.collator import TEXTS, TextCollator
 from hf_mutual_kd.tasks.text_classification.task import TextClassification
 from hf_mutual_kd.training.fingerprints import made_with
@@ -179,6 +183,23 @@ def test_a_run_leaves_pipelines_cards_and_results(run):
         found = pipeline("text-classification", str(run / name))({"text": "chess", "text_pair": "the chess"})
         assert found["label"] in TOPICS
         assert results["usage"][name].count("\n") == len(TOPICS) - 1
+
+
+def test_the_page_shows_flipped_texts_escaped(run):
+    """Markup in a text that a page runs, or flips of which nobody sees what they are."""
+    measured = read_samples(run / SAMPLES_FILE, ["bert", "roberta", "gpt2"])
+    start, after = dict(measured.start), dict(measured.after)
+    guess = next(key for key in start if key.endswith("guess"))
+    start[guess], after[guess] = (np.full_like(start[guess], value) for value in (0, 1))
+    write_samples(run / SAMPLES_FILE, measured.peers, start, after, measured.facts)
+    rows = load_run_splits(json.loads((run / "cohort.json").read_text())).test
+    page = write_report(run, rows, task=TextClassification()).read_text()
+    shown = page.split('id="flips"')[1]
+    assert "<blockquote>" in shown
+    assert "&lt;b&gt;fast&lt;/b&gt;" in shown
+    assert "<b>fast" not in page
+    assert " / the " in shown
+    assert write_report(run, task=TextClassification()).read_text() == page
 
 
 def test_options_of_images_are_none_of_texts():
