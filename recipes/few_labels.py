@@ -2,13 +2,17 @@
 
 Cohorts of the embedded peers, with new heads and with trained ones, learn in stages (`teaching: auto`) from few labels
 of the embedded Fashion-MNIST rows. Each run trains what a user would compare with, too: labels alone, at the learning
-rate that validation picks, and self-training. Runs are kept and not repeated; `--only REPORT` writes the page again.
+rate that validation picks, and self-training. Runs are kept and not repeated; `--report` writes the page again.
+
+`--drawn` does the same with cohorts drawn from eight peers, one seed each, and writes docs/FEW_LABELS_COHORTS.md;
+first `python recipes/suites/make_peers.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -23,8 +27,11 @@ from hf_mutual_kd import MutualKDConfig, PeerSpec, RecipeOptions, SuiteArm, writ
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = {name: f"recipes/embedded/peers/{name}" for name in ("vit", "resnet", "convnext")}
 DATA = "recipes/embedded/fashion_mnist"
+DRAWN_FROM = ("vit_0", "vit_1", "resnet_0", "resnet_1", "convnext_0", "convnext_1", "strong", "weak")
+"""Of the suites' peers: two of each family, one that is far better than the others and one that is far worse."""
 STAGES, ARMS, FILE = "stages", "arms.json", "stages.json"
 PAGE = ROOT / "docs" / "FEW_LABELS.md"
+DRAWN_PAGE = ROOT / "docs" / "FEW_LABELS_COHORTS.md"
 CONTROLS = ("start", "control", "self")
 """What a user has without his peers."""
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
@@ -61,9 +68,23 @@ CELLS = (
 )
 
 
+def drawn(count: int) -> tuple[Cell, ...]:
+    """Cohorts of two to four peers, each with one number of labels; which heads are new alternates."""
+    draw, cells = random.Random(0), []
+    for index in range(count):
+        peers = tuple(sorted(draw.sample(DRAWN_FROM, 2 + index % 3)))
+        cells.append(Cell((10, 25, 50, 100, None)[index % 5], ("new", "trained")[index % 2], peers))
+    return tuple(cells)
+
+
+def source(peer: str) -> str:
+    """Where a peer lies."""
+    return PEERS.get(peer) or f"runs/suite_peers/{peer}"
+
+
 def run(cell: Cell, seed: int, folder: Path, options: argparse.Namespace) -> None:
     """Train one setting with one seed, unless that was done."""
-    if (folder / STAGES / ARMS).is_file():
+    if read_stages(folder) is not None:
         return
     print(f"{cell.title}, seed {seed}", flush=True)
     config = MutualKDConfig(
@@ -75,7 +96,7 @@ def run(cell: Cell, seed: int, folder: Path, options: argparse.Namespace) -> Non
         logging_strategy="no", pre_flight=False,
     )  # fmt: skip
     recipe = RecipeOptions(
-        peers={name: PeerSpec(PEERS[name]) for name in cell.peers}, dataset=DATA,
+        peers={name: PeerSpec(source(name)) for name in cell.peers}, dataset=DATA,
         max_train_samples=options.rows, max_eval_samples=options.measured, labels_per_class=cell.labels,
         label_alignment="new_head" if cell.heads == "new" else "exact", overwrite_output_dir=True, seeds=[seed],
     )  # fmt: skip
@@ -87,14 +108,17 @@ def run(cell: Cell, seed: int, folder: Path, options: argparse.Namespace) -> Non
 
 def read(cell: Cell, folder: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Every seed's arms and facts, of those that were run."""
-    found = []
-    for seed in seeds:
-        stages = folder / cell.name / f"seed-{seed}" / STAGES
-        if (stages / ARMS).is_file():
-            arms = {one["name"]: one for one in json.loads((stages / ARMS).read_text(encoding="utf-8"))}
-            facts = json.loads((stages / FILE).read_text(encoding="utf-8"))["facts"]
-            found.append({"arms": arms, "facts": facts, "seed": seed})
-    return found
+    found = [read_stages(folder / cell.name / f"seed-{seed}") for seed in seeds]
+    return [one for one in found if one is not None]
+
+
+def read_stages(folder: Path) -> dict[str, Any] | None:
+    """The arms and facts of a run in stages, `None` where it is not done."""
+    stages = folder / STAGES
+    if not (stages / ARMS).is_file():
+        return None
+    arms = {one["name"]: one for one in json.loads((stages / ARMS).read_text(encoding="utf-8"))}
+    return {"arms": arms, "facts": json.loads((stages / FILE).read_text(encoding="utf-8"))["facts"]}
 
 
 def values(runs: Sequence[Mapping[str, Any]], arm: str, peer: str) -> list[float]:
@@ -228,6 +252,36 @@ def page(cells: Mapping[Cell, Sequence[Mapping[str, Any]]], options: argparse.Na
     return "\n".join(lines).rstrip() + "\n"
 
 
+def drawn_page(cells: Mapping[Cell, Sequence[Mapping[str, Any]]], options: argparse.Namespace) -> str:
+    """docs/FEW_LABELS_COHORTS.md."""
+    lines = [
+        "# Few labels: cohorts drawn from eight peers", "",
+        "Made by `python recipes/few_labels.py --drawn`; no number is written by hand.", "",
+        f"{len(cells)} cohorts of two to four peers, drawn from {', '.join(DRAWN_FROM)} (small classifiers of three "
+        f"families, see `recipes/suites/make_peers.py`), one seed each; {options.rows:,} training rows of "
+        f"Fashion-MNIST, {options.measured:,} validation and as many test rows, {options.epochs:g} epochs, otherwise "
+        "as in [FEW_LABELS.md](FEW_LABELS.md). Accuracy in %, Δ in points against the best of start, tuned labels "
+        "alone and self-training **on the same test rows**, which favours that reference.", "",
+        "## What was reached", "", *summary(cells), "",
+        "## Every peer", "",
+        "| labels | heads | peer | start | labels alone, tuned | self-trained | mutual | **kept** | Δ | kept |",
+        f"| --- | --- | --- |{' --: |' * 6} --- |",
+    ]  # fmt: skip
+    for cell, runs in cells.items():
+        for peer in cell.peers:
+            means = [values(runs, arm, peer) for arm in ("start", "control", "self", "taught", "mutual")]
+            shown = [f"{statistics.fmean(each):.1f}" if each else "–" for each in means]
+            what = runs[0]["facts"]["kept"][peer]
+            kept = what["what"] + ("" if what["alpha"] == 1.0 else f" at α {what['alpha']:g}")
+            first = peer == cell.peers[0]
+            labels = ("all" if cell.labels is None else str(cell.labels)) if first else ""
+            delta = statistics.fmean(gain(runs, "mutual", peer))
+            lines.append(
+                f"| {labels} | {cell.heads if first else ''} | {peer} | {' | '.join(shown)} | {delta:+.2f} | {kept} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -240,17 +294,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cells", nargs="*", default=None, help="names of settings; all when left out")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/few_labels"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--drawn", type=int, nargs="?", const=15, default=0, help="so many cohorts of eight peers")
     parser.add_argument("--report", action="store_true", help="write the page of what was run, train nothing")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    chosen = [cell for cell in CELLS if options.cells is None or cell.name in options.cells]
-    for seed in options.seeds if not options.report else ():
+    known, seeds = (drawn(options.drawn), [0]) if options.drawn else (CELLS, options.seeds)
+    chosen = [cell for cell in known if options.cells is None or cell.name in options.cells]
+    for seed in seeds if not options.report else ():
         for cell in chosen:
             run(cell, seed, options.output_dir / cell.name / f"seed-{seed}", options)
-    found = {cell: read(cell, options.output_dir, options.seeds) for cell in CELLS}
+    found = {cell: read(cell, options.output_dir, seeds) for cell in known}
     done = {cell: runs for cell, runs in found.items() if runs}
-    write_text(PAGE, page(done, options))
-    print(f"Written: {PAGE}")
+    place, text = (DRAWN_PAGE, drawn_page) if options.drawn else (PAGE, page)
+    write_text(place, text(done, options))
+    print(f"Written: {place}")
 
 
 if __name__ == "__main__":

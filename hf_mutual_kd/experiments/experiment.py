@@ -57,7 +57,7 @@ from .arms import Arms
 from .checks import check_options, check_training
 from .drawing import add_usage, draw_samples
 from .estimate import estimated
-from .plan import plan_text, seconds_of_run
+from .plan import plan_text, seconds_of_run, staged_plan_text
 from .resuming import check_checkpoints, check_resumed
 from .run_folder import RunFolder
 from .staged import folder_of, measure_stages, stage_facts, write_measured
@@ -314,7 +314,8 @@ class Experiment:
             config = dataclasses.replace(self.config, **changes)
             seconds = seconds_of_run(self._trainer(config, specs, splits, objective.fresh()), objective, splits)
         if self.state.is_main_process and self.arms.count > 1:
-            print(plan_text(len(self.arms.names), len(self.seeds), seconds), flush=True)
+            seeds, arms = len(self.seeds), len(self.arms.names)
+            print(staged_plan_text(seeds) if self.config.teaching else plan_text(arms, seeds, seconds), flush=True)
 
     @property
     def arms(self) -> Arms:

@@ -33,6 +33,24 @@ def plan_text(arms: int, seeds: int, seconds: float | None = None) -> str:
     return f"Plan: {counted}{'' if seconds is None else f', about {duration(runs * seconds)}'}."
 
 
+def staged_plan_text(seeds: int) -> str:
+    """
+    One line on what is to come in stages, of which the adapted peers decide how many there are.
+
+    Args:
+        seeds (`int`): how often they are repeated.
+
+    Example:
+        >>> staged_plan_text(3).partition(":")[0]
+        'Plan for each of 3 seeds'
+    """
+    each = f"for each of {seeds} seeds" if seeds > 1 else "in stages"
+    return (
+        f"Plan {each}: new heads adapt; ways to teach are tried for a quarter of the steps, the best goes on to its "
+        "end; the control and self-training; then what is best for each peer is kept. --estimate true says how long."
+    )
+
+
 def duration(seconds: float) -> str:
     """A rough time in words: seconds to the ten, minutes, then hours to the half.
 
