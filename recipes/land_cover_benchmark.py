@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from embedded_segmentation.make_data import SETTINGS
+from few_labels_maps import kept_section
 from land_cover_report import ARMS, Benchmark, Place, benchmark_table, draw, draw_map, markdown
 from land_cover_training import BATCH_SIZE, EPOCHS, SPECIALISTS, STARTS, Job, fingerprint, run
 from PIL import Image
@@ -191,7 +192,7 @@ def write(found: Benchmark, docs: Path, land: np.ndarray | None) -> None:
     sides = {"train": cut.stride * degrees, "test": cut.size * degrees}
     for name, picture in (("land_cover.png", draw(found)), ("land_cover_teachers.png", draw_map(found, sides, land))):
         write_bytes(docs / name, picture)
-    write_text(docs / "LAND_COVER.md", markdown(found))
+    write_text(docs / "LAND_COVER.md", markdown(found) + kept_section(docs / "LAND_COVER.md"))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

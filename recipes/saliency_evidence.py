@@ -1,8 +1,8 @@
 """Does mutual transfer help video saliency models on synthetic gaze? `python recipes/saliency_evidence.py`
 
-Runs the embedded default with two and with three peers, three seeds each with their controls, and writes
-docs/SALIENCY.md. What was interrupted goes on where it stopped: finished arms are not run again. Options that it does
-not know go to the recipe.
+Runs the embedded peers on all of the embedded gaze, two of them and three, three seeds each with their controls, and
+writes docs/SALIENCY.md. What was interrupted goes on where it stopped: finished arms are not run again. Options that
+it does not know go to the recipe.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from few_labels_maps import kept_section
 
 from hf_mutual_kd import Difference, verdict, write_text
 
@@ -48,6 +50,8 @@ def run(name: str, options: Sequence[str]) -> None:
     peers = [f"{peer}=recipes/embedded_saliency/peers/{peer}" for peer in COHORTS[name]]
     seeds = [str(seed) for seed in SEEDS]
     command = [sys.executable, "recipes/video_saliency.py", "--config", CONFIG, "--peers", *peers, "--seeds", *seeds]
+    # Every clip with its gaze, and the best peer teaches: the embedded default hides gaze and trains in stages.
+    command += ["--max_labelled_samples", "null", "--teacher_rule", "best", "--num_train_epochs", "10"]
     command += ["--output_dir", str(folder_of(name).relative_to(ROOT)), "--resume_from_checkpoint", "true", *options]
     subprocess.run(command, cwd=ROOT, check=True)
 
@@ -132,7 +136,7 @@ def write(path: Path) -> list[str]:
         config=CONFIG, steps=first["steps"], samples=cohort["samples"], videos=cohort["videos"], seeds=len(SEEDS)
     )
     text = "\n".join([head.rstrip(), *(line for name, arms in done.items() for line in cohort_section(name, arms))])
-    write_text(path, text + "\n")
+    write_text(path, text + "\n" + kept_section(path))
     return list(done)
 
 

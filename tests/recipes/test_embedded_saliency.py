@@ -84,7 +84,7 @@ def test_everything_embedded_is_called_synthetic(tmp_path):
     assert recipe.options.dataset_note.startswith("Synthetic")
     assert "synthetic" in recipe.options.dataset
     assert len(recipe.options.peers) == 3
-    assert recipe.options.seeds == [0, 1]
+    assert (recipe.config.teacher_rule, recipe.options.max_labelled_samples) == (None, 12)
 
 
 @pytest.mark.parametrize("name", ["dhf1k", "hollywood2", "avimos"])

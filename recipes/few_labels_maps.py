@@ -1,0 +1,221 @@
+"""Few labels for maps: `python recipes/few_labels_maps.py` writes a part of docs/LAND_COVER.md and docs/SALIENCY.md.
+
+The embedded cohorts of segmentation and video saliency learn in stages (`teaching: auto`), of which a share of the
+training rows keeps its label, beside what a user has without his peers: the start, the labels alone (for segmentation
+also with per-pixel cross-entropy in the loss of heads with queries) and self-training on the same rows. Runs are kept
+and not repeated; `--report` writes the pages of what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from few_labels import ARMS as ARMS_FILE
+from few_labels import COLUMNS, FILE, STAGES, half_width
+
+from hf_mutual_kd import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+HEADING = "## Few labels"
+CONTROLS = ("start", "control", "pixel", "self")
+"""What a user has without his peers."""
+PIXEL_WEIGHT = 4.0
+"""Of per-pixel cross-entropy; the best on validation of those that land_cover_benchmark.py tries."""
+
+Run = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task's embedded cohort, and how its numbers are shown."""
+
+    task: str
+    config: str
+    rows: int
+    unit: str
+    metric: str
+    scale: float
+    digits: int
+    page: str
+    with_pixel: bool = False
+
+    def labels(self, share: int) -> int | None:
+        """How many rows keep their label; `None` for all."""
+        return None if share == 100 else max(1, round(self.rows * share / 100))
+
+
+SETTINGS = {
+    "segment": Setting(
+        "semantic-segmentation", "embedded_segmentation", 344, "tiles", "mIoU", 100, 1, "LAND_COVER.md", True
+    ),
+    "saliency": Setting("video-saliency", "embedded_saliency", 120, "clips", "CC", 1, 3, "SALIENCY.md"),
+}
+
+
+def command_of(setting: Setting, share: int, seed: int, folder: Path, pixel: bool, given: Sequence[str]) -> list[str]:
+    """The recipe of one share and seed; with `pixel` the labels alone with per-pixel cross-entropy."""
+    words = [sys.executable, "-m", "hf_mutual_kd", "train", setting.task, "--config", setting.config]
+    words += ["--seeds", str(seed), "--data_seed", str(seed), "--output_dir", str(folder)]
+    words += ["--overwrite_output_dir", "true", *given]
+    labels = setting.labels(share)
+    if labels is not None:
+        words += ["--max_labelled_samples", str(labels)]
+    else:
+        words += ["--max_labelled_samples", "null"]
+    if pixel:
+        words += ["--teaching", "null", "--transfer_weight", "0", "--pixel_loss_weight", str(PIXEL_WEIGHT)]
+        words += [] if labels is None else ["--labelled_share", str(max(0.25, labels / setting.rows))]
+    return words
+
+
+def train(setting: Setting, share: int, seed: int, place: Path, given: Sequence[str]) -> None:
+    """Run what is missing of one share and seed, and keep what was measured."""
+    for pixel in (False, True) if setting.with_pixel else (False,):
+        folder = place / ("pixel" if pixel else "staged")
+        if not finished(folder, pixel):
+            print(f"{setting.task}, {share} % of labels, seed {seed}{', pixel CE' if pixel else ''}", flush=True)
+            subprocess.run(command_of(setting, share, seed, folder, pixel, given), cwd=ROOT, check=True)
+            for weights in (*folder.rglob("*.safetensors"), *folder.rglob("checkpoint-*")):
+                shutil.rmtree(weights, ignore_errors=True) if weights.is_dir() else weights.unlink(missing_ok=True)
+
+
+def finished(folder: Path, pixel: bool) -> bool:
+    """Whether a recipe came to its end."""
+    return (folder / ("results.json" if pixel else f"{STAGES}/{ARMS_FILE}")).is_file()
+
+
+def read(setting: Setting, share: int, seeds: Sequence[int], folder: Path) -> list[Run]:
+    """Every seed's metric by arm and peer, and what was kept, of those that were run."""
+    found = []
+    for seed in seeds:
+        place = folder / f"share-{share}" / f"seed-{seed}"
+        if not finished(place / "staged", pixel=False):
+            continue
+        arms = json.loads((place / "staged" / STAGES / ARMS_FILE).read_text(encoding="utf-8"))
+        ends = {one["name"]: one["end"] for one in arms} | {"start": arms[-1]["start"]}
+        if finished(place / "pixel", pixel=True):
+            ends["pixel"] = json.loads((place / "pixel" / "summary.json").read_text(encoding="utf-8"))["end"]
+        facts = json.loads((place / "staged" / STAGES / FILE).read_text(encoding="utf-8"))["facts"]
+        values = {
+            arm: {peer: setting.scale * one[setting.metric] for peer, one in end.items() if setting.metric in one}
+            for arm, end in ends.items()
+        }
+        found.append({"values": values, "kept": facts["kept"], "way": facts.get("way"), "seed": seed})
+    return found
+
+
+def mean(runs: Sequence[Run], arm: str, peer: str) -> float:
+    """Over seeds."""
+    return statistics.fmean(run["values"][arm][peer] for run in runs)
+
+
+def best_control(runs: Sequence[Run], peer: str) -> str:
+    """The best of what there is without peers, by its mean on the test rows."""
+    known = [arm for arm in CONTROLS if all(peer in run["values"].get(arm, {}) for run in runs)]
+    return max(known, key=lambda arm: mean(runs, arm, peer))
+
+
+def gains(runs: Sequence[Run], peer: str, arm: str = "mutual") -> list[float]:
+    """Of every seed above the best control; `"mutual"` is what was kept, `"taught"` where its peers led it."""
+    against = best_control(runs, peer)
+    return [run["values"][arm][peer] - run["values"][against][peer] for run in runs]
+
+
+def share_table(setting: Setting, share: int, runs: Sequence[Run]) -> list[str]:
+    """One share's peers, in Markdown."""
+    titles = {"start": "start", "control": "labels alone", "pixel": "labels alone + pixel CE"} | COLUMNS
+    titles["control"] = "labels alone"
+    order = ("start", "control", "pixel", "self", "taught", "mutual")
+    arms = [arm for arm in order if all(arm in run["values"] for run in runs)]
+    labels = setting.labels(share)
+    several = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
+    lines = [
+        f"### {share} %: {'all' if labels is None else labels} of {setting.rows} {setting.unit}, {several}", "",
+        f"| peer | {' | '.join(titles[arm] for arm in arms)} | Δ of kept against the best control | kept is |",
+        f"| --- |{' --: |' * (len(arms) + 1)} --- |",
+    ]  # fmt: skip
+    for peer in runs[0]["kept"]:
+        shown = " | ".join(f"{mean(runs, arm, peer):.{setting.digits}f}" for arm in arms)
+        delta, width = gains(runs, peer), half_width(gains(runs, peer))
+        spread = f" ± {width:.{setting.digits + 1}f}" if len(runs) > 1 else ""
+        kept = [run["kept"][peer] for run in runs]
+        what = ", ".join(one["what"] + ("" if one["alpha"] == 1.0 else f" at α {one['alpha']:g}") for one in kept)
+        lines.append(
+            f"| {peer} | {shown} | {statistics.fmean(delta):+.{setting.digits + 1}f}{spread} "
+            f"({titles[best_control(runs, peer)]}) | {what} |"
+        )
+    return [*lines, "", f"Ways that went on, by seed: {', '.join(str(run['way']) for run in runs)}.", ""]
+
+
+def section(setting: Setting, shares: Mapping[int, Sequence[Run]], given: Sequence[str]) -> str:
+    """The part of a page."""
+    few = [
+        gain for share, runs in shares.items() if share <= 20 for peer in runs[0]["kept"] for gain in gains(runs, peer)
+    ]
+    unit = "points of mIoU" if setting.scale == 100 else "of CC"
+    goal = "1 point of mIoU" if setting.scale == 100 else "0.01 of CC"
+    reached = (
+        f"At 20 % of the labels or fewer what was kept is {statistics.fmean(few):+.{setting.digits + 1}f} {unit} from "
+        f"the best of these controls, in the mean over shares, seeds and peers (the goal was {goal})."
+        if few
+        else "No share of 20 % or less was run."
+    )
+    options = f" with `{' '.join(given)}`" if given else ""
+    lines = [
+        HEADING, "",
+        f"Made by `python recipes/few_labels_maps.py`{options}; no number is written by hand. `{setting.config}`, of "
+        "whose training rows a share keeps its label; seeds draw these, order and augmentation. "
+        f"{setting.metric} on the test split, which chose nothing, mean over seeds; Δ with half of its 95 % interval "
+        "over seeds (paired t-test; of one seed none), in brackets the best control. What is kept of each peer was "
+        f"chosen on the validation split. {reached}", "",
+        *(line for share, runs in shares.items() for line in share_table(setting, share, runs)),
+    ]  # fmt: skip
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def with_section(page: str, part: str) -> str:
+    """A page with this part at its end, in place of an earlier one."""
+    return page.split(f"\n{HEADING}\n")[0].rstrip() + "\n\n" + part
+
+
+def kept_section(path: Path) -> str:
+    """The part that a page has, for those who write the rest of it anew."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    _, found, part = text.partition(f"\n{HEADING}\n")
+    return f"\n{HEADING}\n{part}" if found else ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train what is missing and write the pages; options that it does not know go to the recipe."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--shares", nargs="+", type=int, default=[5, 10, 25, 100], help="of the labels, in %%")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/few_labels_maps"))
+    parser.add_argument("--report", action="store_true", help="write the pages of what was run, train nothing")
+    options, given = parser.parse_known_args(arguments)
+    for name in options.tasks:
+        setting, folder = SETTINGS[name], options.output_dir.absolute() / name
+        for seed in options.seeds if not options.report else ():
+            for share in options.shares:
+                train(setting, share, seed, folder / f"share-{share}" / f"seed-{seed}", given)
+        found = {share: read(setting, share, options.seeds, folder) for share in options.shares}
+        done = {share: runs for share, runs in found.items() if runs}
+        path = ROOT / "docs" / setting.page
+        if done:
+            write_text(path, with_section(path.read_text(encoding="utf-8"), section(setting, done, given)))
+        print(f"{path}: {', '.join(f'{share} %' for share in done) or 'nothing has finished'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
