@@ -18,7 +18,8 @@ from ..files import read_json
 from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, without_local_base
 from .secrets import as_written, found_in
 
-SUFFIXES = frozenset({".json", ".safetensors", ".md", ".png", ".txt", ".jinja", ".onnx"})
+SUFFIXES = frozenset({".json", ".safetensors", ".md", ".png", ".txt", ".jinja", ".onnx", ".model"})
+""".model: the pieces of words of SentencePiece."""
 CODE_SUFFIX = ".py"
 MODEL_CODE = [
     Path(__file__).parents[1] / "tasks" / task / "model" for task in ("image_classification", "video_saliency")
@@ -71,9 +72,10 @@ class Selection:
 def select(folder: Path, custom_code: bool = False) -> Selection:
     """The files of a model folder that may be pushed.
 
-    Only known kinds go (JSON, safetensors, ONNX, Markdown, PNG, text, chat templates); never pickles, hidden files, or
-    links that lead out of the folder. Without `custom_code` no Python goes either, and `auto_map`, which tells the
-    next loader to run code, is taken out of the JSON files, unless all Python in the folder is this package's own.
+    Only known kinds go (JSON, safetensors, ONNX, Markdown, PNG, text, chat templates, SentencePiece); never pickles,
+    hidden files, or links that lead out of the folder. Without `custom_code` no Python goes either, and `auto_map`,
+    which tells the next loader to run code, is taken out of the JSON files, unless all Python in the folder is this
+    package's own.
 
     Raises:
         [`HubError`]: the folder holds no model.

@@ -38,6 +38,8 @@ class SpaceTask(ABC):
     """What the samples are."""
     files: ClassVar[tuple[str, ...]]
     """Of the app, besides the shared ones."""
+    processor_files: ClassVar[tuple[str, ...]] = ("*processor*",)
+    """Patterns of the files that a peer's processor is loaded from."""
 
     def check(self, name: str, config: Any) -> None:  # noqa: B027
         """Raise [`PeerError`] for a model that the app cannot show."""
@@ -72,8 +74,8 @@ class SpaceTask(ABC):
         """
 
 
-class ImageSpace(SpaceTask):
-    """A sample is a row with an image."""
+class RowSpace(SpaceTask):
+    """A sample is a row."""
 
     def write_samples(
         self, run: RunRecord, rows: Any, peers: Sequence[Mapping[str, Any]], folder: Path, most: int

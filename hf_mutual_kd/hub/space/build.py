@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,9 @@ def write_space(
         (folder / DATA).mkdir()
         part.write_app(folder)
         configs = {name: _config(run, name, part) for name in names}
+        ends = {name: _end(run, name, folder, (pushed or {}).get(name), part) for name in names}
         described = [
-            _describe(run, name, folder, config, (pushed or {}).get(name), made) | part.peer_facts(run.folder / name)
+            _describe(run, name, folder, config, ends[name], made) | part.peer_facts(run.folder / name)
             for name, config in configs.items()
         ]
         shown = []
@@ -152,16 +154,12 @@ def _facts(
 
 
 def _describe(
-    run: RunRecord, name: str, folder: Path, config: Any, pushed: tuple[str, str] | None, made: MadeSpace
+    run: RunRecord, name: str, folder: Path, config: Any, end: dict[str, Any], made: MadeSpace
 ) -> dict[str, Any]:
     """One peer: where its weights are before and after, which of its outputs are the labels, what is said of it."""
     peer = run.peers[name]
     parameters = int(peer.get("parameters") or 0)
-    if pushed:
-        end: dict[str, Any] = {"repo": pushed[0], "revision": pushed[1]}
-        made.models.append(pushed[0])
-    else:
-        end = {"folder": _copy(run.folder / name, folder, name, "end", keep_processor=True)}
+    made.models += [end["repo"]] if "repo" in end else []
     start, why = _start(run, name, folder, config, made)
     base = hub_id(peer.get("source"), peer.get("revision"))
     return {
@@ -173,9 +171,16 @@ def _describe(
         "start": start and start | {"parameters": parameters},
         "no_start": why,
         "end": end | {"parameters": parameters},
-        "card": f"{HUB}/{pushed[0]}" if pushed else None,
+        "card": f"{HUB}/{end['repo']}" if "repo" in end else None,
         "base_card": f"{HUB}/{base}/tree/{peer['revision']}" if base else None,
     }
+
+
+def _end(run: RunRecord, name: str, folder: Path, pushed: tuple[str, str] | None, task: SpaceTask) -> dict[str, Any]:
+    """Where a trained peer is: on the Hub, or copied into the Space."""
+    if pushed:
+        return {"repo": pushed[0], "revision": pushed[1]}
+    return {"folder": _copy(run.folder / name, folder, name, "end", task.processor_files)}
 
 
 def _config(run: RunRecord, name: str, task: SpaceTask) -> Any:
@@ -207,16 +212,17 @@ def _start(run: RunRecord, name: str, folder: Path, config: Any, made: MadeSpace
         return None, "Its start is not at hand."
     if label_list(AutoConfig.from_pretrained(local, trust_remote_code=False)) != label_list(config):
         return None, no_head
-    return {"folder": _copy(local, folder, name, "start", keep_processor=False)}, ""
+    return {"folder": _copy(local, folder, name, "start")}, ""
 
 
-def _copy(source: Path, folder: Path, name: str, phase: str, keep_processor: bool) -> str:
-    """Copy what a model needs to be loaded; its path in the Space."""
+def _copy(source: Path, folder: Path, name: str, phase: str, processor_files: Sequence[str] = ()) -> str:
+    """Copy what a model needs to be loaded, and these patterns of files; its path in the Space."""
     place = folder / DATA / "peers" / name / phase
     place.mkdir(parents=True)
     for file in select(source).files:
         is_weights = file.name.endswith((".safetensors", ".safetensors.index.json")) or file.name == "config.json"
-        if "/" in file.name or not (is_weights or keep_processor and "processor" in file.name):
+        is_wanted = is_weights or any(fnmatch(file.name, pattern) for pattern in processor_files)
+        if "/" in file.name or not is_wanted:
             continue
         if isinstance(file.content, bytes):
             (place / file.name).write_bytes(file.content)

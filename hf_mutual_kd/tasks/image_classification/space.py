@@ -8,12 +8,12 @@ from typing import Any
 
 from ...errors import PeerError
 from ...reports.text import one_line
-from ..space import ImageSpace, write_image
+from ..space import RowSpace, write_image
 from ..zero_shot import has_text_tower
 from .model.configuration_encoder_classifier import EncoderClassifierConfig
 
 
-class ClassificationSpace(ImageSpace):
+class ClassificationSpace(RowSpace):
     """An image and the name of its label."""
 
     score = "margin of the truth: how far it is ahead of everything else, in nats"

@@ -10,10 +10,10 @@ from PIL import Image
 
 from ...data.masks import read_mask
 from ...errors import PeerError
-from ..space import ImageSpace, write_image
+from ..space import RowSpace, write_image
 
 
-class SegmentationSpace(ImageSpace):
+class SegmentationSpace(RowSpace):
     """An image and its mask, class ids as grey values."""
 
     score = "mean log-probability of the truth over the pixels, in nats"

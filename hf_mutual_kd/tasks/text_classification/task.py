@@ -16,6 +16,7 @@ from ...errors import PeerError
 from ..classification.task import Classification
 from .collator import TextCollator
 from .export import TextExport
+from .space import TextSpace
 from .words import WORDS
 
 logger = logging.get_logger(__name__)
@@ -33,6 +34,7 @@ class TextClassification(Classification):
     processor_class = AutoTokenizer
     collator_class = TextCollator
     exporter = TextExport
+    space = TextSpace()
 
     def check_peer(self, name: str, model: nn.Module, processor: Any) -> None:
         config: Any = model.config

@@ -1,6 +1,8 @@
 """Texts from rows to a run: each peer's tokens, what is refused, exact resume, new heads, adapters and cards."""
 
+import importlib
 import json
+import sys
 
 import numpy as np
 import onnxruntime
@@ -28,6 +30,7 @@ from hf_mutual_kd import (
     PeerSpec,
     export_peers,
     write_report,
+    write_space,
 )
 from hf_mutual_kd.data.inputs import check_inputs
 from hf_mutual_kd.data.processors import PeerProcessors, settings_of
@@ -200,6 +203,33 @@ def test_the_page_shows_flipped_texts_escaped(run):
     assert "<b>fast" not in page
     assert " / the " in shown
     assert write_report(run, task=TextClassification()).read_text() == page
+
+
+def test_a_space_asks_the_peers_about_texts(run, tmp_path, monkeypatch):
+    """A Space without its tokenizers, or a second text of a pair that no peer reads."""
+    pytest.importorskip("gradio", reason="needs `pip install 'hf-mutual-kd[space]'`")
+    made = write_space(run, tmp_path / "space", samples=4).folder
+    assert (made / "data" / "peers" / "roberta" / "end" / "tokenizer.json").is_file()
+    assert "torchvision" not in (made / "requirements.txt").read_text()
+    monkeypatch.syspath_prepend(str(made))
+    try:
+        app, peers = importlib.import_module("app"), importlib.import_module("peers")
+        cohort = peers.Cohort(made)
+        sample = cohort.facts["samples"][0]
+        said = app.ask(cohort, cohort.view.sample_value(sample), sample["truth"])
+        assert said.count("<section class=peer>") == 3
+        assert "knows the truth best" in said
+        model = AutoModelForSequenceClassification.from_pretrained(run / "bert")
+        tokenizer = AutoTokenizer.from_pretrained(run / "bert")
+        inputs = tokenizer(sample["text"], sample["text_pair"], truncation=True, return_tensors="pt")
+        share = model(**inputs).logits.softmax(-1).max().item()
+        assert f"{100 * share:.1f} %" in said
+        for given, words in ((" ", "Write a text"), ("x" * 20_001, "at most 20,000"), ("one text", "read two texts")):
+            assert words in app.ask(cohort, given, None)
+        assert app.build(cohort) is not None
+    finally:
+        for file in made.glob("*.py"):
+            sys.modules.pop(file.stem, None)
 
 
 def test_options_of_images_are_none_of_texts():

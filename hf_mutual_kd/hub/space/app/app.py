@@ -22,7 +22,7 @@ from gradio.utils import get_upload_folder
 from peers import Cohort
 from PIL import Image
 from starlette.middleware import Middleware
-from uploads import MOST_PIXELS, BoundedUploads, Refused, admitted
+from uploads import MOST_PIXELS, BoundedUploads, Refused
 
 WAITING = 16
 """Visitors who may wait in line."""
@@ -37,10 +37,10 @@ def uploads_folder() -> Path:
     return Path(get_upload_folder())
 
 
-def ask(cohort: Cohort, path: str | None, truth: Any) -> str:
+def ask(cohort: Cohort, subject: str | None, truth: Any) -> str:
     """The whole answer as HTML, also where something was refused."""
     try:
-        given = cohort.view.read(admitted(path, [uploads_folder(), cohort.folder / SAMPLES]), truth)
+        given = cohort.view.read(cohort.view.admit(subject, [uploads_folder(), cohort.folder / SAMPLES]), truth)
     except Refused as refusal:
         return alert(str(refusal))
     parts = cohort.view.answer(given, cohort.look(given))
@@ -60,8 +60,8 @@ def build(cohort: Cohort) -> gr.Blocks:
                 samples = facts["samples"]
                 if samples:
                     picked = gr.Dataset(
-                        components=["image"],
-                        samples=[[str(cohort.folder / sample["image"])] for sample in samples],
+                        components=[view.sample_component],
+                        samples=[[view.sample_shown(sample)] for sample in samples],
                         type="index",
                         elem_id="samples",
                         label=facts["samples_label"],
@@ -75,12 +75,13 @@ def build(cohort: Cohort) -> gr.Blocks:
         run["scroll_to_output"] = True  # On a phone the answer is below what was touched.
         button.click(ask_peers, [subject, truth], result, **run)
         empty = view.no_truth
-        subject.upload(lambda: empty, None, truth, queue=False, api_visibility="private")
-        subject.clear(lambda: (empty, ""), None, [truth, result], queue=False, api_visibility="private")
+        view.replaced(subject)(lambda: empty, None, truth, queue=False, api_visibility="private")
+        if hasattr(subject, "clear"):
+            subject.clear(lambda: (empty, ""), None, [truth, result], queue=False, api_visibility="private")
         if samples:
-            paths = [str(cohort.folder / view.sample_file(sample)) for sample in samples]
+            values = [view.sample_value(sample) for sample in samples]
             chosen = picked.click(
-                lambda index: (paths[index], samples[index]["truth"]),
+                lambda index: (values[index], samples[index]["truth"]),
                 picked,
                 [subject, truth],
                 queue=False,

@@ -1,4 +1,4 @@
-"""Image classification on the page: an image and its label, bars of the peers' guesses."""
+"""Classification on the page: an image and its label, bars of the peers' guesses."""
 
 from __future__ import annotations
 
@@ -38,14 +38,22 @@ class ClassificationView(ImageView):
             info="The truth decides who teaches.",
         )
 
-    def read(self, path: str | None, truth: str | None) -> Given:
+    def read(self, given: str | None, truth: str | None) -> Given:
         labels = self.facts["labels"]
-        return Given(read_image(path), labels.index(truth) if truth in labels else None)
+        return Given(self.subject(given), labels.index(truth) if truth in labels else None)
+
+    def subject(self, given: str | None) -> Any:
+        """What a visitor gave, read."""
+        return read_image(given)
+
+    def inputs(self, processor: Any, subject: Any) -> dict[str, Any]:
+        """What a peer is given of it."""
+        return processor(images=[subject], return_tensors="pt")
 
     @torch.inference_mode()
     def see(self, model: Any, processor: Any, peer: dict[str, Any], given: Given) -> Guessed:
         labels, truth = self.facts["labels"], given.truth
-        logits = model(**processor(images=[given.subject], return_tensors="pt")).logits[0].float()
+        logits = model(**self.inputs(processor, given.subject)).logits[0].float()
         logits = logits if peer["columns"] is None else logits[peer["columns"]]
         best = logits.softmax(0).topk(min(GUESSES, len(labels)))
         guesses = [

@@ -53,8 +53,8 @@ class ImageView(View):
         image.preprocess = path_of  # type: ignore[method-assign]
         return image
 
-    def sample_file(self, sample: dict[str, Any]) -> str:
-        return sample["image"]
+    def sample_value(self, sample: dict[str, Any]) -> str:
+        return str(self.folder / sample["image"])
 
     def load(self, source: str, revision: str | None) -> Any:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)

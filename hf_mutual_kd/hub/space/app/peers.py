@@ -15,6 +15,7 @@ MOST_BYTES = 3_000_000_000
 
 VIEWS = {
     "image-classification": "classification_view",
+    "text-classification": "text_view",
     "semantic-segmentation": "segmentation_view",
     "video-saliency": "saliency_view",
 }

@@ -74,8 +74,8 @@ class SaliencyView(View):
     def truth_input(self) -> Any:
         return gr.Textbox("", visible=False)
 
-    def sample_file(self, sample: dict[str, Any]) -> str:
-        return sample["video"]
+    def sample_value(self, sample: dict[str, Any]) -> str:
+        return str(self.folder / sample["video"])
 
     def read(self, path: str | None, truth: str | None) -> Given:
         offsets = sorted({offset for peer in self.facts["peers"] for offset in peer["clip"]})

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from uploads import admitted
 
 PHASES = ("start", "end")
 
@@ -15,7 +18,7 @@ class Given:
     """What the peers are asked about.
 
     Args:
-        subject: an image, or a film.
+        subject: an image, a film, or a text.
         truth (*optional*): in the task's own form, `None` where nobody knows it.
     """
 
@@ -39,25 +42,39 @@ class View(ABC):
     """Value of the truth's component where a visitor says none."""
     most_file: int
     """Bytes of an upload."""
+    sample_component = "image"
+    """The gradio component that shows a sample in the list of them."""
 
     def __init__(self, folder: Path, facts: dict[str, Any]):
         self.folder, self.facts = folder, facts
 
     @abstractmethod
     def subject_input(self) -> Any:
-        """A gradio component for a file, with the id `upload`; it hands on the file's path, unopened."""
+        """A gradio component with the id `upload`; one for a file hands on its path, unopened."""
 
     @abstractmethod
     def truth_input(self) -> Any:
         """A gradio component for the truth; what a sample calls its `truth` is a value of it."""
 
     @abstractmethod
-    def sample_file(self, sample: dict[str, Any]) -> str:
-        """Of a sample's files the one that is put into [`subject_input`]'s component, relative to the app."""
+    def sample_value(self, sample: dict[str, Any]) -> str:
+        """What of a sample is put into [`subject_input`]'s component."""
+
+    def sample_shown(self, sample: dict[str, Any]) -> str:
+        """What of a sample the list shows."""
+        return str(self.folder / sample["image"])
+
+    def admit(self, given: str | None, folders: Iterable[Path]) -> str | None:
+        """What a visitor gave, where it is no path out of these folders."""
+        return admitted(given, folders)
+
+    def replaced(self, subject: Any) -> Any:
+        """The event of [`subject_input`]'s component in which a visitor gives something new."""
+        return subject.upload
 
     @abstractmethod
-    def read(self, path: str | None, truth: Any) -> Given:
-        """What a visitor gave.
+    def read(self, given: str | None, truth: Any) -> Given:
+        """What a visitor gave: the path of a file, or a text.
 
         Raises:
             [`~uploads.Refused`]: it cannot be used; the text is for the visitor.

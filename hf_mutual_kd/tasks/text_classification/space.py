@@ -1,0 +1,42 @@
+"""Space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...reports.text import one_line
+from ..space import RowSpace
+from .collator import read_texts
+
+LONGEST = 2_000
+"""Characters of a sample's texts that a Space holds."""
+
+
+class TextSpace(RowSpace):
+    """A text, or a pair, and the name of its label."""
+
+    score = "margin of the truth: how far it is ahead of everything else, in nats"
+    thing = "a text"
+    unit = "texts"
+    files = ("image_view.py", "classification_view.py", "text_view.py")
+    processor_files = (
+        "tokenizer*",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.*",
+        "merges.txt",
+        "*.model",
+    )
+
+    def packages(self, configs: Sequence[Any]) -> list[str]:
+        return ["torch", "transformers"]
+
+    def write_sample(
+        self, row: Mapping[str, Any], name: str, folder: Path, stem: str, labels: Sequence[str]
+    ) -> dict[str, Any]:
+        text, pair = (one and one[:LONGEST] for one in read_texts(row["text"], row.get("text_pair")))
+        label = row.get("label")
+        truth = one_line(labels[label]) if isinstance(label, int) and 0 <= label < len(labels) else None
+        return {"name": name, "text": text, "text_pair": pair, "truth": truth}
