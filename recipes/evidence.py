@@ -52,6 +52,7 @@ def train(
     cohort: Cohort,
     objective: Objective,
     rows: Rows,
+    *,
     batches: Sequence[Tensor],
     learning_rate: float,
     shifts: torch.Generator | None = None,
@@ -197,7 +198,7 @@ class Lab:
         shifts = torch.Generator().manual_seed(seed) if setting.augment else None
         objective = objective_of(plan.arm, plan.weight, labels=labelled > 0)
         title = f"{'+'.join(starts)} {plan.arm} seed {seed}"
-        train(cohort, objective, rows, batches, plan.learning_rate, shifts, title)
+        train(cohort, objective, rows, batches=batches, learning_rate=plan.learning_rate, shifts=shifts, title=title)
         found = {peer: self.measure(model, starts[peer]) for peer, model in cohort.peers.items()}
         self.seconds[path.name] = round(time.monotonic() - began, 1)
         record = {"run": facts, "steps": len(batches), "seconds": self.seconds[path.name], "peers": found}

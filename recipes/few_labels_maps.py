@@ -61,7 +61,9 @@ SETTINGS = {
 }
 
 
-def command_of(setting: Setting, share: int, seed: int, folder: Path, pixel: bool, given: Sequence[str]) -> list[str]:
+def command_of(
+    setting: Setting, share: int, seed: int, folder: Path, *, pixel: bool, given: Sequence[str]
+) -> list[str]:
     """The recipe of one share and seed; with `pixel` the labels alone with per-pixel cross-entropy."""
     words = [sys.executable, "-m", "hf_mutual_kd", "train", setting.task, "--config", setting.config]
     words += ["--seeds", str(seed), "--data_seed", str(seed), "--output_dir", str(folder)]
@@ -83,7 +85,7 @@ def train(setting: Setting, share: int, seed: int, place: Path, given: Sequence[
         folder = place / ("pixel" if pixel else "staged")
         if not finished(folder, pixel):
             print(f"{setting.task}, {share} % of labels, seed {seed}{', pixel CE' if pixel else ''}", flush=True)
-            subprocess.run(command_of(setting, share, seed, folder, pixel, given), cwd=ROOT, check=True)
+            subprocess.run(command_of(setting, share, seed, folder, pixel=pixel, given=given), cwd=ROOT, check=True)
             for weights in (*folder.rglob("*.safetensors"), *folder.rglob("checkpoint-*")):
                 shutil.rmtree(weights, ignore_errors=True) if weights.is_dir() else weights.unlink(missing_ok=True)
 

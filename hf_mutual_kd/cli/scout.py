@@ -94,12 +94,12 @@ def _scout(options: ScoutOptions, wanted: Wanted, accelerator: Any) -> None:
         wanted,
         rows,
         splits.label_names,
-        folder,
-        make_task("image-classification"),
-        accelerator,
-        name,
-        options.batch_size,
-        options.workers,
+        folder=folder,
+        task=make_task("image-classification"),
+        accelerator=accelerator,
+        data_name=name,
+        batch_size=options.batch_size,
+        workers=options.workers,
     )
     report = scout.run()
     command = recipe_command(report, options.to_train())

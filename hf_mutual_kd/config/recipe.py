@@ -89,7 +89,14 @@ def parse_recipe(
         >>> recipe.config.temperature, recipe.given
         (2.0, {'temperature': 2.0})
     """
-    show_help(argv, option_classes, description, f"{program} [--option value …]" if program else "", TRAINING, kinds)
+    show_help(
+        argv,
+        option_classes,
+        description,
+        usage=f"{program} [--option value …]" if program else "",
+        ending=TRAINING,
+        kinds=kinds,
+    )
     config_class = load_config_class()
     own_class = _own_class(option_classes, config_class)
     options = of_kinds(options_of(own_class, config_class), kinds)
@@ -118,7 +125,7 @@ def parse_options(argv: Sequence[str], cls: type, *, program: str, description: 
     positions = [
         option.metadata.get("metavar", name.upper()) for name, option in options.items() if option.is_positional
     ]
-    show_help(argv, (cls,), description, " ".join([program, *positions, "[--option value …]"]), "")
+    show_help(argv, (cls,), description, usage=" ".join([program, *positions, "[--option value …]"]), ending="")
     problems: list[str] = []
     layers = [_from_command_line(split_words(argv, options, problems), options, problems)]
     values = _values(layers, options, {}, problems)
@@ -143,6 +150,7 @@ def show_help(
     argv: Sequence[str],
     classes: Sequence[type],
     description: str,
+    *,
     usage: str,
     ending: str,
     kinds: Sequence[str] | None = None,

@@ -36,6 +36,7 @@ def choose_columns(
     features: Mapping[str, Any],
     name: str,
     options: Options,
+    *,
     labels: bool,
     target: Target = "class",
     inputs: Inputs = IMAGES,
@@ -242,6 +243,7 @@ def unify(
     split: AnyDataset,
     name: str,
     features: Features,
+    *,
     names: list[str] | None,
     options: RecipeOptions,
     inputs: Inputs = IMAGES,
@@ -263,7 +265,7 @@ def unify(
     source, label = chosen(options)
     columns = {source: inputs.column} | {name: name for name in inputs.further if name in features}
     if isinstance(split, IterableDataset):
-        return _unify_stream(split, name, features, (columns, label), names, inputs)
+        return _unify_stream(split, name, features, chosen=(columns, label), names=names, inputs=inputs)
     numbers = None
     if label in features:
         numbers = class_numbers(label_values(split, label), features[label], names, name)
@@ -277,6 +279,7 @@ def _unify_stream(
     split: IterableDataset,
     name: str,
     features: Features,
+    *,
     chosen: tuple[Mapping[str, str], str],
     names: list[str] | None,
     inputs: Inputs,

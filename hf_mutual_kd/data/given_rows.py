@@ -122,7 +122,9 @@ class GivenRows:
         wants_labels = trains and self.labels
         known = {"label_column": None} if not trains and self.options.label_column not in features else {}
         left_open = replace(self.options, **known)
-        options = choose_columns(features, name, left_open, wants_labels, self.target or "class", self.inputs)
+        options = choose_columns(
+            features, name, left_open, labels=wants_labels, target=self.target or "class", inputs=self.inputs
+        )
         if trains:
             self.options = options
         return options
@@ -136,7 +138,7 @@ class GivenRows:
             self._learn_names(rows, found[label], label, name)
             if not _is_number(found[label]) or not rows.features:
                 recipe = replace(RecipeOptions(), **_columns(options))
-                return unify(rows, name, found, self.names, recipe, self.inputs)
+                return unify(rows, name, found, names=self.names, options=recipe, inputs=self.inputs)
         roles = self.new_names(options)
         taken = sorted({column for column in roles.values() if column in features} - set(roles))
         renamed = {column: role for column, role in roles.items() if column in found and column != role}

@@ -61,6 +61,7 @@ def unify_masks(
     split: AnyDataset,
     name: str,
     features: Features,
+    *,
     names: list[str] | None,
     options: RecipeOptions,
     inputs: Inputs = IMAGES,

@@ -120,13 +120,13 @@ def load_splits(
     chosen = _choose(source, options)
     train = chosen["train"]
     held = {name: features_of(source.splits[name], name) for name in chosen.values()}
-    options = choose_columns(held[train], train, options, labels, target, inputs)
+    options = choose_columns(held[train], train, options, labels=labels, target=target, inputs=inputs)
     _leave_unlabelled_test(chosen, source, options, kind)
     columns = {name: check_columns(held[name], name, options, labels, inputs) for name in chosen.values()}
     names = kind.names(columns, source, options)
-    of = (names, options, inputs)
+    of: dict[str, Any] = {"names": names, "options": options, "inputs": inputs}
     ready = {
-        name: check_places(kind.unify(source.splits[name], name, features, *of), name, source.places)
+        name: check_places(kind.unify(source.splits[name], name, features, **of), name, source.places)
         for name, features in columns.items()
     }
     splits, origin = _part(chosen, ready, seed)

@@ -140,7 +140,9 @@ def export_peers(
                 part.save_pretrained(target)  # type: ignore[union-attr, operator]
         labels = splits.label_names or record.get("labels") or []
         on_bad_row = recipe.get("on_bad_row", "raise")
-        peer = task.exporter(task, name, loaded.model, loaded.processor, labels, on_bad_row)
+        peer = task.exporter(
+            task, name, loaded.model, processor=loaded.processor, labels=labels, on_bad_row=on_bad_row
+        )
         done.append(export_peer(peer, target / FOLDER, test, train, max_drop))
     return done
 

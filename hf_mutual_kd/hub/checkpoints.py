@@ -94,13 +94,16 @@ def push_checkpoint(
             parts[first] += [_below(folder, file) for file in _state_files(checkpoint, list(run.peers), Path(scratch))]
         for files in parts.values():
             refuse_secrets(files, run.folder, to.token_in_use)
-        return _send_all(run, parts, to, patience, step, folder if strategy in RESUMABLE else None)
+        return _send_all(
+            run, parts, to, patience=patience, step=step, folder=folder if strategy in RESUMABLE else None
+        )
 
 
 def _send_all(
     run: RunRecord,
     parts: dict[str, list[PushFile]],
     to: PushTarget,
+    *,
     patience: Patience | None,
     step: int,
     folder: str | None,
@@ -176,6 +179,7 @@ def pull_checkpoint(
     repo_id: str,
     into: str | Path,
     folder: str = LAST,
+    *,
     revision: str | None = None,
     token: str | None = None,
     endpoint: str | None = None,

@@ -152,7 +152,9 @@ def push_run(
             pushed.note = ensure_repo(calls, pushed.repo_id, to)
             pushed.commit, pushed.changed = send(calls, parcel, to)
         except HubError as error:
-            raise HubError(_continuation(str(error), run, report.peers, index, to, collection)) from error
+            raise HubError(
+                _continuation(str(error), run, report.peers, failed=index, to=to, collection=collection)
+            ) from error
     if collection:
         report.collection, report.collection_note = collect_repositories(calls, run, to, chosen)
     return report
@@ -257,7 +259,7 @@ def collect_repositories(
 
 
 def _continuation(
-    cause: str, run: RunRecord, peers: Sequence[PushedPeer], failed: int, to: PushTarget, collection: bool
+    cause: str, run: RunRecord, peers: Sequence[PushedPeer], *, failed: int, to: PushTarget, collection: bool
 ) -> str:
     done, rest = peers[:failed], peers[failed:]
     command = ["hf-mutual-kd", "push", str(run.folder), "--namespace", str(to.namespace)]

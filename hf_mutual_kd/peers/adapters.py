@@ -53,7 +53,7 @@ def with_shared_weights(model: nn.Module, shared: Iterable[Tensor]) -> nn.Module
 
 
 def add_adapter(
-    name: str, base: nn.Module, config: PeftConfig, source: str, revision: str | None, head: Sequence[str] = ()
+    name: str, base: nn.Module, config: PeftConfig, *, source: str, revision: str | None, head: Sequence[str] = ()
 ) -> PeftModel:
     """A peer that trains an adapter on a frozen base, which stays as it is.
 

@@ -131,7 +131,15 @@ class Cohort(nn.Module):
         bases: dict[Any, LoadedPeer] = {}
         with without_zero3_init():
             loaded = {
-                name: load_peer(name, peer, task, new_labels, trust_remote_code, bases, label_names)
+                name: load_peer(
+                    name,
+                    peer,
+                    task,
+                    new_labels=new_labels,
+                    trust_remote_code=trust_remote_code,
+                    bases=bases,
+                    label_names=label_names,
+                )
                 for name, peer in asked.items()
             }
         return cls(loaded, task, label_names=label_names, label_alignment="exact" if new_labels else label_alignment)

@@ -65,6 +65,7 @@ def load_peer(
     name: str,
     peer: str | Path | PeerSpec | nn.Module | LoadedPeer,
     task: Task,
+    *,
     new_labels: Sequence[str] | None = None,
     trust_remote_code: bool = False,
     bases: dict[Any, LoadedPeer] | None = None,
@@ -91,7 +92,15 @@ def load_peer(
     with peer_errors(name, spec):
         adapter = find_adapter(spec)
     if adapter is not None or spec.peft is not None:
-        return load_adapted(name, spec, adapter, task, labels, trust_remote_code, {} if bases is None else bases)
+        return load_adapted(
+            name,
+            spec,
+            adapter,
+            task=task,
+            labels=labels,
+            trust_remote_code=trust_remote_code,
+            bases={} if bases is None else bases,
+        )
     if spec.load_in_4bit or spec.load_in_8bit:
         raise PeerError(f"peer {name!r}: load_in_4bit and load_in_8bit are for bases of adapters; give --peft lora")
     loaded = load_checkpoint(name, spec, task, labels, trust_remote_code)
@@ -157,7 +166,7 @@ def load_checkpoint(name: str, spec: PeerSpec, task: Task, labels: HeadLabels, t
         elif wanted is None:
             model = load_with_head(name, spec, task, config, load)
         else:
-            model, drawn = load_with_new_head(name, spec, task, config, load, wanted)
+            model, drawn = load_with_new_head(name, spec, task, config=config, load=load, labels=wanted)
             logger.warning_once(
                 f"peer {name!r}: {spec.source} gets a new head, whose answers are chance until it learns"
             )
@@ -189,6 +198,7 @@ def load_adapted(
     name: str,
     spec: PeerSpec,
     adapter: Path | None,
+    *,
     task: Task,
     labels: HeadLabels,
     trust_remote_code: bool,
@@ -222,7 +232,7 @@ def load_adapted(
     head = [] if isinstance(base.model, ZeroShot) else head_layers(task, base.model.config, code)
     check_head(name, base.model, head)
     head = sorted({*head, *drawn_layers(base.model, base.drawn)})
-    model: Any = add_adapter(name, base.model, config, base.spec.source, base.spec.revision, head)
+    model: Any = add_adapter(name, base.model, config, source=base.spec.source, revision=base.spec.revision, head=head)
     model.is_relabelled = base.new_head and task.has_classes
     if adapter is None:
         return LoadedPeer(model, base.processor, replace(spec, revision=base.spec.revision), base.new_head)
@@ -278,7 +288,7 @@ def load_with_head(name: str, spec: PeerSpec, task: Task, config: Any, load: dic
 
 
 def load_with_new_head(
-    name: str, spec: PeerSpec, task: Task, config: Any, load: dict, labels: Sequence[str]
+    name: str, spec: PeerSpec, task: Task, *, config: Any, load: dict, labels: Sequence[str]
 ) -> tuple[nn.Module, list[str]]:
     """The model with a head that was drawn, an encoder of which every weight was found, and what was drawn."""
     model: Any

@@ -268,10 +268,17 @@ def paint_flow(found: Corrections, peers: Sequence[str]) -> Callable[[Any, Theme
                     _band(axes, out[source], into[student], width, colour)
                     out[source] += width
                     into[student] += width
-            _block(axes, (0, "right"), left[source], found.flow[source].sum(), [*peers, "nobody else"][source], colour)
+            _block(
+                axes,
+                (0, "right"),
+                left[source],
+                height=found.flow[source].sum(),
+                name=[*peers, "nobody else"][source],
+                colour=colour,
+            )
         for student, name in enumerate(peers):
             colour = theme.peers[student % len(theme.peers)]
-            _block(axes, (1, "left"), right[student], found.flow[:, student].sum(), name, colour)
+            _block(axes, (1, "left"), right[student], height=found.flow[:, student].sum(), name=name, colour=colour)
         axes.set(xlim=(-0.42, 1.42), ylim=(total + gap * (len(peers) + 1), -0.09 * total))
         axes.text(0, -0.03 * total, "was right at the start", ha="center", color=theme.soft, fontsize=8.5)
         axes.text(1, -0.03 * total, "learned it", ha="center", color=theme.soft, fontsize=8.5)
@@ -292,7 +299,7 @@ def _band(axes: Any, begin: float, end: float, width: float, colour: str) -> Non
     axes.fill_between(0.03 + 0.94 * x, y, y + width, color=colour, alpha=0.38, linewidth=0)
 
 
-def _block(axes: Any, place: tuple[int, str], begin: float, height: float, name: str, colour: str) -> None:
+def _block(axes: Any, place: tuple[int, str], begin: float, *, height: float, name: str, colour: str) -> None:
     """A named block of a column, which is `(x, side of its names' alignment)`; nothing where it has no height."""
     if not height:
         return

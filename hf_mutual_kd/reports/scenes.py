@@ -35,6 +35,7 @@ def scenes_of(
     data: ReportData,
     pictures: Pictures,
     columns: int,
+    *,
     score: Score,
     filters: Sequence[Filter],
     legend: Mapping[str, Sequence[tuple[str, str]]] | None = None,

@@ -15,15 +15,10 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from ..config.options import MOST_KEPT
 from ..config.rules import check_numbers
-from ..data.collator import UNREADABLE, identified
+from ..data.collator import identified
 from ..data.columns import check_classes
 from ..data.fingerprint import labels_of
 from ..data.mask_columns import has_mask_column
@@ -34,14 +29,12 @@ from ..peers.cohort import Cohort
 from ..peers.loading import LoadedPeer
 from ..peers.weights_hash import fingerprint
 from ..run_lock import LOCK
+from .score_shards import RANKED, listen, read_scores, score_shards, scoring_collator
 from .score_table import (
     FORMAT,
     INDEX,
     KEEP,
-    LOWEST,
     MANIFEST,
-    MAP_SCORES,
-    SCORES,
     ScoreTable,
     check_fit,
     counted,
@@ -52,8 +45,6 @@ from .score_table import (
 )
 
 SHARD_ROWS = 2048
-RANKED = "ranked"
-"""In the shards of maps: whether scores say who teaches a sample."""
 
 
 def score_peers(
@@ -130,8 +121,15 @@ def score_peers(
     todo = _unfinished(place, manifest, cohort.names)
     accelerator.wait_for_everyone()  # Nobody adds a shard while others still look for missing ones.
     if todo:
-        _score_shards(
-            _only(cohort, list(todo)), identified(rows), place, manifest, todo, batch_size, workers, accelerator
+        score_shards(
+            _only(cohort, list(todo)),
+            identified(rows),
+            place,
+            manifest=manifest,
+            todo=todo,
+            batch_size=batch_size,
+            workers=workers,
+            accelerator=accelerator,
         )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -161,11 +159,11 @@ def peer_facts(cohort: Cohort, name: str) -> dict[str, Any]:
 
 def _kept(cohort: Cohort, rows: Any, keep: str, accelerator: Accelerator) -> dict[str, Any]:
     """What is kept of every sample, as the first row shows it; `"full"` where K would be all classes."""
-    collator, counted = _collator(cohort), cast(Any, identified(rows))
+    collator, counted = scoring_collator(cohort), cast(Any, identified(rows))
     was_training = cohort.training
     cohort.to(accelerator.device).eval()
     with torch.no_grad():
-        said, shape = cohort.task.log_probs(*_listen(cohort, collator([counted[0]]), accelerator))
+        said, shape = cohort.task.log_probs(*listen(cohort, collator([counted[0]]), accelerator))
     cohort.train(was_training)
     classes, *cells = said[0].shape[1:]
     full = keep == "full" or int(keep.removeprefix("topk:")) >= classes
@@ -189,12 +187,6 @@ def _checked_size(manifest: dict[str, Any], most: int) -> str:
             "(topk:K) or scores only (none), or score fewer rows"
         )
     return f"{words} (keep {keep})"
-
-
-def _collator(cohort: Cohort) -> Any:
-    collator = cohort.task.collator_class(cohort.processors, on_bad_row="skip", keep_places=True)
-    collator.label_names = cohort.label_names
-    return collator
 
 
 def _prepare(folder: Path, manifest: dict[str, Any]) -> None:
@@ -246,133 +238,10 @@ def _only(cohort: Cohort, names: list[str]) -> Cohort:
     return Cohort(peers, cohort.task, label_names=cohort.label_names, label_alignment="subset")
 
 
-def _score_shards(
-    cohort: Cohort,
-    rows: Any,
-    folder: Path,
-    manifest: dict[str, Any],
-    todo: dict[str, list[int]],
-    batch_size: int,
-    workers: int,
-    accelerator: Accelerator,
-) -> None:
-    """This process' part of the missing shards, each written whole as soon as it is complete."""
-    missing = sorted({shard for shards in todo.values() for shard in shards})
-    mine = missing[accelerator.process_index :: accelerator.num_processes]
-    size, total = manifest["shard_rows"], manifest["data"]["rows"]
-    spans = [range(shard * size, min((shard + 1) * size, total)) for shard in mine]
-    batches = [list(span[at : at + batch_size]) for span in spans for at in range(0, len(span), batch_size)]
-    counted: Any = identified(rows)
-    loader = iter(DataLoader(counted, batch_sampler=batches, collate_fn=_collator(cohort), num_workers=workers))
-    was_training = cohort.training
-    cohort.to(accelerator.device).eval()
-    bar = tqdm(
-        total=sum(map(len, spans)),
-        desc="scoring",
-        unit="row",
-        disable=not accelerator.is_local_main_process,
-        leave=False,
-    )
-    with bar:
-        for shard, span in zip(mine, spans, strict=True):
-            parts = []
-            for _ in range(0, len(span), batch_size):
-                batch = next(loader)
-                parts += [_score_batch(cohort, part, manifest, accelerator) for part in cohort.task.split_batch(batch)]
-                bar.update(len(batch["sample_ids"]))
-            for name in cohort.names:
-                joined = {key: torch.cat([part[name][key] for part in parts]) for key in parts[0][name]}
-                _write_shard(shard_path(folder / name, shard), joined)
-    cohort.train(was_training)
-
-
-def _score_batch(
-    cohort: Cohort, batch: dict[str, Any], manifest: dict[str, Any], accelerator: Accelerator
-) -> dict[str, dict[str, Tensor]]:
-    """All that is kept of one batch, per peer, on the CPU."""
-    task, keep = cohort.task, manifest["keep"]
-    logits, labels = _listen(cohort, batch, accelerator)
-    scores = task.kept_scores(logits, labels)
-    said = task.log_probs(logits, labels)[0] if keep != "none" else []
-    kept = {}
-    for place, name in enumerate(cohort.names):
-        facts = {kind: values[place] for kind, values in scores.items()}
-        if set(scores) == set(MAP_SCORES):
-            facts[RANKED] = task.ranked(labels)
-        if said:
-            _check_shape(said[place], manifest["distribution"], batch["sample_ids"])
-            facts |= distribution(said[place], keep)
-        kept[name] = {key: value.cpu().contiguous() for key, value in facts.items()}
-    return kept
-
-
-@torch.no_grad()
-def _listen(cohort: Cohort, batch: dict[str, Any], accelerator: Accelerator) -> tuple[list[Tensor], Tensor]:
-    """The peers' logits, N of `[B, C, ...]`, and the labels."""
-    labels = batch["labels"].to(accelerator.device)
-    with accelerator.autocast():
-        outputs = cohort(peer_inputs=batch["peer_inputs"].to(accelerator.device)).outputs or {}
-    # A blank stands where a sample cannot be read: nobody knows anything of it.
-    blank = (labels == UNREADABLE).reshape(len(labels), -1).any(1)
-    logits = [cohort.task.logits(output).float() for output in outputs.values()]
-    return [one.masked_fill(blank.view(-1, *[1] * (one.ndim - 1)), float("nan")) for one in logits], labels
-
-
-def _check_shape(said: Tensor, expected: list[int], sample_ids: Tensor) -> None:
-    if list(said.shape[1:]) != expected:
-        raise DataError(
-            f"maps are {list(said.shape[1:])} for sample {int(sample_ids[0])} and {expected} for the first one; to "
-            "keep log-probabilities of maps, give every peer a processor that brings all images to one size, or keep "
-            "none"
-        )
-
-
-def distribution(log_probs: Tensor, keep: str) -> dict[str, Tensor]:
-    """
-    What is kept of distributions, in fp16.
-
-    Kept relative to the most probable class, so that fp16 is finest where the mass is: a map of nearly equal
-    log-probabilities around -6 would else be rounded to steps of 0.004.
-
-    Args:
-        log_probs (`torch.Tensor` of shape `[B, C, ...]`): normalised.
-        keep (`str`): `"none"`, `"full"` or `"topk:K"` with K < C.
-
-    Returns:
-        `dict[str, torch.Tensor]`: nothing; `log_probs` `[B, C, ...]`; or `log_probs` and `classes` `[B, K, ...]` with
-        `tail` `[B, ...]`, the log of all other classes' mass. All less the log-probability of the top class.
-
-    Example:
-
-    ```python
-    >>> distribution(torch.tensor([[0.5, 0.3, 0.2]]).log(), "topk:1")["tail"].exp()
-    tensor([1.], dtype=torch.float16)
-    ```
-    """
-    if keep == "none":
-        return {}
-    relative = log_probs - log_probs.amax(1, keepdim=True)
-    if keep == "full":
-        return {"log_probs": relative.clamp_min(LOWEST).half()}
-    top, classes = relative.topk(int(keep.removeprefix("topk:")), dim=1)
-    tail = relative.scatter(1, classes, float("-inf")).logsumexp(1)
-    tail = tail.masked_fill(top.isnan().any(1), float("nan"))
-    return {
-        "log_probs": top.clamp_min(LOWEST).half(),
-        "classes": classes.int(),
-        "tail": tail.clamp_min(LOWEST).half(),
-    }
-
-
-def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
-    with whole(path) as beside:
-        save_file(tensors, beside)
-
-
 def _write_index(folder: Path, manifest: dict[str, Any], rows: Any) -> None:
     """The scores of all finished peers as one Parquet file, a row per sample."""
     finished = [name for name in manifest["peers"] if not _unfinished(folder, manifest, [name])]
-    scores = {name: _read_scores(folder / name, _shards(manifest)) for name in finished}
+    scores = {name: read_scores(folder / name, _shards(manifest)) for name in finished}
     ranked = next((kinds[RANKED] for kinds in scores.values() if RANKED in kinds), None)
     labels = labels_of(plain_rows(rows)) if ranked is None else np.where(ranked, 0, -1)
     columns = {
@@ -384,17 +253,3 @@ def _write_index(folder: Path, manifest: dict[str, Any], rows: Any) -> None:
         columns |= {f"{name}/{kind}": pa.array(kinds[kind], from_pandas=True) for kind in kinds if kind != RANKED}
     with whole(folder / INDEX) as beside:
         pq.write_table(pa.table(columns), beside)
-
-
-def _read_scores(folder: Path, shards: int) -> dict[str, np.ndarray]:
-    """A peer's scores of all samples, by kind."""
-    parts: list[dict[str, Tensor]] = []
-    for path in (shard_path(folder, shard) for shard in range(shards)):
-        try:
-            with safe_open(path, "pt") as file:
-                there = set(file.keys())
-                kinds = [kind for kind in (*SCORES, *MAP_SCORES, RANKED) if kind in there]
-                parts.append({kind: file.get_tensor(kind) for kind in kinds})
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{path} is damaged ({error}); remove it and run the same command again") from error
-    return {kind: torch.cat([part[kind] for part in parts]).numpy() for kind in parts[0]}

@@ -46,7 +46,7 @@ class TaskExport(ABC):
     """The first dimensions of every input, which have any size."""
 
     def __init__(
-        self, task: Task, name: str, model: Any, processor: Any, labels: Sequence[str], on_bad_row: str = "raise"
+        self, task: Task, name: str, model: Any, *, processor: Any, labels: Sequence[str], on_bad_row: str = "raise"
     ):
         self.task, self.name, self.model = task, name, model
         self.collator = task.collator_class({name: processor}, on_bad_row=on_bad_row)

@@ -23,6 +23,7 @@ def refreshed(
     table: ScoreTable,
     cohort: Cohort,
     rows: Any,
+    *,
     run: Path,
     epoch: int,
     every: int,

@@ -239,7 +239,14 @@ class MutualKDTrainer(CohortUpdates, CohortRecords, CohortSaving):
         if every is None or self.score_table is None:
             return
         self.score_table = refreshed(
-            self.score_table, self.cohort, self.train_dataset, self.folder, epoch, every, self.accelerator, resumed_at
+            self.score_table,
+            self.cohort,
+            self.train_dataset,
+            run=self.folder,
+            epoch=epoch,
+            every=every,
+            accelerator=self.accelerator,
+            resumed_at=resumed_at,
         )
         self.data_collator.teacher = TableTeacher(self.score_table, self.peer_names, self.objective)
 

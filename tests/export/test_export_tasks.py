@@ -41,12 +41,12 @@ def segmentation_peer(head: str, labels=CLASSES, **size) -> SegmentationExport:
         own = Mask2FormerImageProcessor(size=size or SQUARE, ignore_index=255)
     else:
         own = SegformerImageProcessor(size=SQUARE)
-    return SegmentationExport(SemanticSegmentation(), head, tiny_segmenter(head), own, labels)
+    return SegmentationExport(SemanticSegmentation(), head, tiny_segmenter(head), processor=own, labels=labels)
 
 
 def saliency_peer(kind: str) -> SaliencyExport:
     processor = VideoSaliencyProcessor((SIDE, SIDE), num_frames=FRAMES)
-    return SaliencyExport(VideoSaliency(), kind, tiny_saliency(kind), processor, [])
+    return SaliencyExport(VideoSaliency(), kind, tiny_saliency(kind), processor=processor, labels=[])
 
 
 def file_outputs(folder: Path, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -169,7 +169,9 @@ def test_the_cc_of_an_export_is_that_of_the_run():
     """Another CC in the table of an export than in the run's results, as of blank frames that count."""
     rows = list(IdentifiedRows(ClipRows(gaze_videos(3, "test", blank=2), every=5)))
     cohort = saliency_cohort(["convnext"])
-    peer = SaliencyExport(VideoSaliency(), "convnext", cohort.peers["convnext"], cohort.processors["convnext"], [])
+    peer = SaliencyExport(
+        VideoSaliency(), "convnext", cohort.peers["convnext"], processor=cohort.processors["convnext"], labels=[]
+    )
 
     def run(given):
         with torch.no_grad():

@@ -214,7 +214,7 @@ def test_samples_of_several_sizes_are_refused(run, tmp_path):
     processor = tiny_processor()
     processor.size = {"shortest_edge": 16}
     loaded = load_peer("vit", PeerSpec(source=str(run / "vit")), ImageClassification())
-    peer = ClassificationExport(ImageClassification(), "vit", loaded.model, processor, LABELS)
+    peer = ClassificationExport(ImageClassification(), "vit", loaded.model, processor=processor, labels=LABELS)
     rows = [{"image": Image.new("RGB", size), "label": 0, "sample_id": 0} for size in ((32, 32), (32, 64))]
     with pytest.raises(ExportError, match=r"makes \[3, 16, 16\] of one sample and \[3, 32, 16\] of another"):
         [list(peer.batches([row])) for row in rows]

@@ -59,12 +59,12 @@ def test_a_page_keeps_its_part_and_has_it_once(tmp_path):
 def test_every_share_is_a_recipe_that_hides_so_many_labels():
     """A share that is not handed on trains on all labels under another heading."""
     setting = maps.SETTINGS["saliency"]
-    words = maps.command_of(setting, 10, 3, Path("x"), False, ["--max_steps", "2"])
+    words = maps.command_of(setting, 10, 3, Path("x"), pixel=False, given=["--max_steps", "2"])
     assert words[words.index("--max_labelled_samples") + 1] == "12"
     assert words[words.index("--seeds") + 1] == words[words.index("--data_seed") + 1] == "3"
     assert words[-4:-2] == ["--max_steps", "2"]
-    everything = maps.command_of(setting, 100, 0, Path("x"), False, [])
+    everything = maps.command_of(setting, 100, 0, Path("x"), pixel=False, given=[])
     assert everything[everything.index("--max_labelled_samples") + 1] == "null"
-    pixel = maps.command_of(maps.SETTINGS["segment"], 10, 0, Path("x"), True, [])
+    pixel = maps.command_of(maps.SETTINGS["segment"], 10, 0, Path("x"), pixel=True, given=[])
     assert pixel[pixel.index("--labelled_share") + 1] == "0.25"
     assert pixel[pixel.index("--transfer_weight") + 1] == "0"

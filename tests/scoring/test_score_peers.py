@@ -16,7 +16,8 @@ from hf_mutual_kd.distillation.roles import confidence_scores, loss_scores, marg
 from hf_mutual_kd.errors import ConfigError, DataError, LabelError, OutputFolderError
 from hf_mutual_kd.peers.loading import LoadedPeer
 from hf_mutual_kd.peers.spec import PeerSpec
-from hf_mutual_kd.scoring.score_peers import distribution, score_peers
+from hf_mutual_kd.scoring.score_peers import score_peers
+from hf_mutual_kd.scoring.score_shards import distribution
 from hf_mutual_kd.scoring.score_table import ScoreTable
 
 
@@ -97,7 +98,7 @@ def test_an_interrupted_call_goes_on(make_cohort, train_rows, tmp_path, monkeypa
     """Scoring ImageNet again because of one lost hour; or a half shard that counts as whole."""
     cohort, folder = make_cohort("vit", "cnx"), tmp_path / "t"
     whole = score(cohort, train_rows, tmp_path / "whole", keep="full")
-    from hf_mutual_kd.scoring import score_peers as scoring
+    from hf_mutual_kd.scoring import score_shards as scoring
 
     calls, real = [], scoring._score_batch
 

@@ -154,7 +154,7 @@ def test_top_k_of_maps_spreads_the_rest_evenly(case, tmp_path):
 def test_an_interrupted_call_ends_in_the_same_bytes(case, tmp_path, monkeypatch):
     """A shard that was scored by some of the peers alone would be compared on another grid than its neighbours."""
     score(case.cohort(), case.rows(), tmp_path / "whole", keep="full", shard_rows=6)
-    from hf_mutual_kd.scoring import score_peers as scoring
+    from hf_mutual_kd.scoring import score_shards as scoring
 
     real = scoring._write_shard
 

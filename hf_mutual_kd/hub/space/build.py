@@ -110,7 +110,7 @@ def write_space(
         configs = {name: _config(run, name, part) for name in names}
         ends = {name: _end(run, name, folder, (pushed or {}).get(name), part) for name in names}
         described = [
-            _describe(run, name, folder, config, ends[name], made) | part.peer_facts(run.folder / name)
+            _describe(run, name, folder, config=config, end=ends[name], made=made) | part.peer_facts(run.folder / name)
             for name, config in configs.items()
         ]
         shown = []
@@ -154,7 +154,7 @@ def _facts(
 
 
 def _describe(
-    run: RunRecord, name: str, folder: Path, config: Any, end: dict[str, Any], made: MadeSpace
+    run: RunRecord, name: str, folder: Path, *, config: Any, end: dict[str, Any], made: MadeSpace
 ) -> dict[str, Any]:
     """One peer: where its weights are before and after, which of its outputs are the labels, what is said of it."""
     peer = run.peers[name]

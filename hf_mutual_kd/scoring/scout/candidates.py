@@ -128,6 +128,7 @@ def examine(
     source: str,
     name: str,
     task: Task,
+    *,
     label_names: Sequence[str],
     alignment: LabelAlignment,
     limits: Limits,

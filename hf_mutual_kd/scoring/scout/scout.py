@@ -83,6 +83,7 @@ class Scout:
         wanted: Wanted,
         rows: Dataset,
         label_names: list[str],
+        *,
         folder: Path,
         task: Task,
         accelerator: Accelerator,
@@ -147,7 +148,13 @@ class Scout:
                 raise Unusable("it is my model itself")
             wanted = self.wanted
             candidate = examine(
-                source, name, self.task, self.label_names, wanted.label_alignment, wanted.limits, self.calls
+                source,
+                name,
+                self.task,
+                label_names=self.label_names,
+                alignment=wanted.label_alignment,
+                limits=wanted.limits,
+                calls=self.calls,
             )
             self.pulled.make_room(candidate.size)
             self.pulled.add(candidate, candidate.pull(self.calls))

@@ -41,7 +41,7 @@ def images_section(data: ReportData) -> Section | None:
     named = legend_entries(list(examples.values()), data.peers, labels, colours, who)
     teachers = [(peer, who[index]) for index, peer in enumerate(data.peers)]
     legend = {"Classes": named[: -len(teachers)], "Who can teach": teachers, "Changes": CHANGES}
-    scenes = scenes_of(data, pictures, 3, Score("right, %", True, 0.1), [by_class], legend)
+    scenes = scenes_of(data, pictures, 3, score=Score("right, %", True, 0.1), filters=[by_class], legend=legend)
     if scenes is None:
         return None
     return Section(

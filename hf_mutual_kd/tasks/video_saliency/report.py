@@ -166,7 +166,7 @@ def frames_section(data: ReportData) -> Section | None:
 
     kept = [row for row in measured.rows_of([one.id for one in data.pictures]) if row is not None]
     by_video = Filter("video", "Video", [(str(video), names[video]) for video in sorted(set(groups[kept].tolist()))])
-    scenes = scenes_of(data, pictures, 2, Score("CC − KLD", False, 0.5), [by_video])
+    scenes = scenes_of(data, pictures, 2, score=Score("CC − KLD", False, 0.5), filters=[by_video])
     if scenes is None:
         return None
     return Section(

@@ -88,6 +88,7 @@ def evaluate_folders(
     predictions: str | Path,
     ground_truth: str | Path,
     scores: SaliencyScores,
+    *,
     layout: str = "dhf1k",
     shuffled_pool: str = "others",
     videos: Sequence[str] = (),
@@ -129,7 +130,16 @@ def evaluate_folders(
         raise ConfigError(f"on_bad_frame must be one of raise, skip, got {on_bad_frame!r}")
     problems, read = Problems(on_bad_frame), partial(read_fixations, maxima=fixation_maxima)
     settings = {**scores.settings(), "layout": layout, "shuffled_pool": _pool_name(shuffled_pool)}
-    job = _plan(Path(predictions), Path(ground_truth), scores, layout, shuffled_pool, videos, problems, read)
+    job = _plan(
+        Path(predictions),
+        Path(ground_truth),
+        scores,
+        layout=layout,
+        shuffled_pool=shuffled_pool,
+        chosen=videos,
+        problems=problems,
+        fixations=read,
+    )
     for video in tqdm(job.videos, desc="videos", disable=None, leave=False):
         _score_video(job, video, scores, problems)
     if not len(scores):
@@ -170,6 +180,7 @@ def _plan(
     predictions: Path,
     ground_truth: Path,
     scores: SaliencyScores,
+    *,
     layout: str,
     shuffled_pool: str,
     chosen: Sequence[str],
@@ -189,7 +200,14 @@ def _plan(
         problems.add(relative(predictions / name, predictions), "a video that the ground truth does not have")
     videos = [video for name, video in everything.items() if name in given]
     for video in videos:
-        _match(video, predicted.get(video.name), predictions, root, needs_fixations, problems)
+        _match(
+            video,
+            predicted.get(video.name),
+            predictions,
+            root=root,
+            needs_fixations=needs_fixations,
+            problems=problems,
+        )
     pool, own = None, shuffled_pool == "others"
     if "auc_shuffled" in scores.metrics and shuffled_pool != "none":
         pool_root = root if own else _truth_root(Path(shuffled_pool), layout)
@@ -243,6 +261,7 @@ def _match(
     video: TruthVideo,
     predicted: Files | None,
     predictions: Path,
+    *,
     root: Path,
     needs_fixations: bool,
     problems: Problems,

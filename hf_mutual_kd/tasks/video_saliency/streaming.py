@@ -73,7 +73,7 @@ def stream_saliency(
     window = _window(ClipPolicy(config.num_frames, config.frame_stride, target), start)
     view = _View(model.eval(), processor, target)
     requests = _requests(_shots(frames, cut_threshold), view, window, stride)
-    return _answers(requests, view, processor, kind, size, batch_size)
+    return _answers(requests, view, processor, kind=kind, size=size, batch_size=batch_size)
 
 
 def cut_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -208,6 +208,7 @@ def _answers(
     requests: Iterable[_Request],
     view: _View,
     processor: VideoSaliencyProcessor,
+    *,
     kind: MapKind,
     size: tuple[int, int] | None,
     batch_size: int,

@@ -114,9 +114,10 @@ def test_layouts(folders, tmp_path):
     both.mkdir()
     truth.rename(both / "testing")
     assert (
-        evaluate_folders(predictions, both, SaliencyScores(), "hollywood2")["frame_mean"] == expected()["frame_mean"]
+        evaluate_folders(predictions, both, SaliencyScores(), layout="hollywood2")["frame_mean"]
+        == expected()["frame_mean"]
     )
-    one = evaluate_folders(predictions / "10", both / "testing" / "10", SaliencyScores(), "frames")
+    one = evaluate_folders(predictions / "10", both / "testing" / "10", SaliencyScores(), layout="frames")
     assert one["per_video"]["10"]["mean"]["cc"] == expected()["per_video"]["10"]["mean"]["cc"]
     assert one["left_out"]["auc_shuffled"] == 2
     assert "–" in scores_table(one)

@@ -75,6 +75,7 @@ class SaliencyScores(StreamingMetric):
         metrics: Sequence[str] | None = None,
         protocol: Protocol = "raw",
         resize: bool = False,
+        *,
         sim: Literal["mit", "tuebingen"] = "mit",
         ddof: Literal[0, 1] = 1,
         baseline: Any = None,
