@@ -73,6 +73,11 @@ class MutualKDConfig(TransferOptions, TrainingArguments):
         metadata={"help": "What selects each peer's best weights, as accuracy or loss; unset: the task's metric."},
     )
 
+    control: bool = field(
+        default=False,
+        metadata={"help": "In Python: first train the control, see `MutualKDTrainer.train_control`."},
+    )
+
     _metric_is_given = True
 
     def __post_init__(self):

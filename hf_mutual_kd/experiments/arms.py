@@ -13,8 +13,8 @@ from ..training.run_state import SUMMARY, last_checkpoint
 CONTROL: dict[str, Any] = {"transfer_weight": 0.0, "role_table": None, "pre_flight": False}
 """What differs in the control: nothing but the transfer."""
 
-UNIFIED: dict[str, Any] = {"input_column": None, "label_column": None}
-"""What the trainer need not know of the rows: their columns have been found and named alike."""
+UNIFIED: dict[str, Any] = {"input_column": None, "label_column": None, "control": False}
+"""What the trainer need not know: the columns have been found and named alike, and the control is an arm."""
 
 
 class Arms:

@@ -53,7 +53,7 @@ from ..training.pushing import push_settings
 from ..training.run_state import SUMMARY, full_disk_told, how_to_go_on
 from ..training.trainer import MutualKDTrainer
 from ..training.ways import check_staged, first_way
-from .arms import Arms
+from .arms import UNIFIED, Arms
 from .checks import check_options, check_training
 from .drawing import add_usage, draw_samples
 from .estimate import estimated
@@ -274,7 +274,7 @@ class Experiment:
             return
         record = cohort_facts(cohort) | self._facts(splits) | {"recipe": portable(self.given)}
         for name, spec in cohort.specs.items():
-            record["peers"][name] |= {"source": portable(spec.source), "base": base_facts(spec.source, spec.revision)}
+            record["peers"][name]["base"] = base_facts(spec.source, spec.revision)
         record["objective"] = objective_facts(objective)
         record["hyperparameters"] = portable(hyperparameter_facts(self.given, self.config.resolved(), self.options))
         if self.changes:
@@ -310,7 +310,7 @@ class Experiment:
         """What is to come; of several runs also the pre-flight report, which is then not repeated by each."""
         seconds = None
         if self._reports_start:
-            changes: dict[str, Any] = {"push_to_hub": False}
+            changes: dict[str, Any] = {"push_to_hub": False} | UNIFIED
             config = dataclasses.replace(self.config, **changes)
             seconds = seconds_of_run(self._trainer(config, specs, splits, objective.fresh()), objective, splits)
         if self.state.is_main_process and self.arms.count > 1:
@@ -333,7 +333,7 @@ class Experiment:
         if not self.config.teaching:
             return [self._arm(name, seed, specs, splits, objective) for name in self.arms.names]
         folder = self.arms.folder_of("mutual", seed)
-        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": False}
+        changes: dict[str, Any] = {"output_dir": str(folder), "seed": seed, "push_to_hub": False} | UNIFIED
         if self.state.is_main_process:
             print(f"\nstages, seed {seed}", flush=True)
         trainer = self._trainer(dataclasses.replace(self.config, **changes), specs, splits)

@@ -15,7 +15,7 @@ from ..peers.cohort_record import COHORT
 from ..reports.results import RESULTS
 from ..run_lock import LOCK
 from ..training.checkpoint_state import ROLES
-from ..training.run_state import SUMMARY, arms_of, peers_on_record, resumable
+from ..training.run_state import SUMMARY, arms_of, peers_on_record, refuse_links, resumable
 from ..training.stage_state import STAGES
 from ..training.table_refresh import REFRESHED
 
@@ -86,7 +86,7 @@ class RunFolder:
         aside = self.folder / REPLACED
         note = f"; the earlier run lies in {aside} until this one has its results" if aside.is_dir() else ""
         if self.resumes:
-            self._refuse_links()
+            refuse_links(self.folder, peers_on_record(self.folder))
             if self.resumes is True and not any(map(resumable, arms_of(self.folder))):
                 raise ResumeError(
                     f"resume_from_checkpoint: there is no checkpoint in {self.folder}{note}; "
@@ -189,14 +189,6 @@ class RunFolder:
             if not _is_ours(path, peers):
                 raise OutputFolderError(
                     f"--overwrite_output_dir replaces runs only, and {path} is no part of one; {way_out}"
-                )
-
-    def _refuse_links(self) -> None:
-        for name in peers_on_record(self.folder):
-            if (self.folder / name).is_symlink():
-                raise OutputFolderError(
-                    f"{self.folder / name} is a link, which the peer's new weights would replace by a folder; put "
-                    "the folder itself there"
                 )
 
 

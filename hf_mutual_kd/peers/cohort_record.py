@@ -12,6 +12,7 @@ from ..config.peers import PeerSpec, parse_entries
 from ..config.places import near_path
 from ..errors import PeerError
 from ..files import read_json, write_json
+from ..reports.text import portable
 from .adapters import adapter_facts, base_of
 from .quantization import count_parameters
 
@@ -53,7 +54,7 @@ def cohort_facts(cohort: Cohort) -> dict[str, Any]:
         "labels": cohort.label_names,
         "peers": {
             name: {
-                "source": spec.source,
+                "source": portable(spec.source),
                 "revision": spec.revision,
                 "architecture": type(base_of(cohort.peers[name])).__name__,
                 "parameters": count_parameters(cohort.peers[name]),

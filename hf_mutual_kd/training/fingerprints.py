@@ -25,7 +25,7 @@ NOT_TRAINED = re.compile(
     r"|per_device_eval_batch_size|prediction_loss_only|eval_on_start|eval_do_.*|eval_use_.*|eval_accumulation_steps"
     r"|batch_eval_metrics|full_eval|.*_full_eval|use_cpu|enable_jit_checkpoint|ignore_data_skip|restore_callback_.*"
     r"|torch_empty_cache_steps|pre_flight|cache_frozen|peer_checkpointing|.*_checkpointing|.*_checkpointing_kwargs"
-    r"|merge_adapters|remove_unused_columns|label_names|auto_find_batch_size|full_determinism|preset|role_table"
+    r"|merge_adapters|remove_unused_columns|label_names|auto_find_batch_size|full_determinism|preset|role_table|control"
     r"|score_table|max_steps|num_train_epochs|per_device_train_batch_size|gradient_accumulation_steps|_.*"
 )
 """Options without effect on what is learned, and those that [`made_with`] says otherwise; every other one counts."""

@@ -6,18 +6,22 @@ import json
 from collections import defaultdict
 from typing import Any
 
+from ..config.training_config import MutualKDConfig
 from ..distillation.objective import Objective
 from ..errors import ConfigError, HubError
 from ..files import write_json
 from ..hub.push import PushReport, push_run
-from ..peers.cohort_record import COHORT, cohort_facts
+from ..peers.cohort_record import COHORT
+from ..reports.html_report import write_report
 from ..reports.model_card import write_cards
 from ..reports.results import MUTUAL, RESULTS, Arm, collect
-from ..reports.run_facts import objective_facts
+from ..reports.samples import SAMPLES_FILE, write_samples
+from ..scoring.score_table import plain_rows
 from .evaluation import Evaluation
 from .peer_bests import PeerBests
 from .processes import CohortProcesses
 from .pushing import PushCheckpoints, push_settings
+from .python_run import run_record
 from .training_record import TrainingRecord
 
 
@@ -32,6 +36,13 @@ class CohortRecords(CohortProcesses):
     """By the prefix of the metrics: `eval`, `test`, …"""
     pushes: PushCheckpoints | None
     """Of checkpoints; `None` where none are pushed."""
+    given_args: MutualKDConfig
+    recipe_data: str | None = None
+    """Fingerprint of all rows, where a recipe has made one; else the trainer makes one of what it is given."""
+    is_part: bool = False
+    """Whether this training lies in the folder of another one, which has the whole record."""
+    control_arms: dict[str, Arm] | None = None
+    """What was measured of the control by the prefix of the metrics, where one was trained."""
 
     def push_to_hub(
         self,
@@ -72,7 +83,7 @@ class CohortRecords(CohortProcesses):
         )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write each peer's card into its folder, from what the run has recorded."""
+        """Write each peer's card into its folder, and the page of the run, from what it has recorded."""
         if not self.is_world_process_zero():
             return
         if not all((self.folder / name).is_dir() for name in self.peer_names):
@@ -80,6 +91,8 @@ class CohortRecords(CohortProcesses):
         self._write_cohort_record()
         self._write_results()
         write_cards(self.folder)
+        if not self._is_recipes(RESULTS):
+            write_report(self.folder, task=self.task)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Nothing: the push makes one repository per peer."""
@@ -89,7 +102,10 @@ class CohortRecords(CohortProcesses):
 
     def _write_cohort_record(self) -> None:
         if self.args.should_save and not self._is_recipes(COHORT):
-            record = cohort_facts(self.cohort) | {"objective": objective_facts(self.objective)}
+            validation = self._main_eval_dataset() if self.eval_dataset is not None else None
+            rows = {"train": plain_rows(self.train_dataset), "validation": plain_rows(validation)}
+            whole = not self.is_part and self.recipe_data is None
+            record = run_record(self.cohort, self.given_args, self.objective, rows if whole else {})
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / COHORT, record)
 
@@ -104,13 +120,17 @@ class CohortRecords(CohortProcesses):
 
     def _write_results(self) -> None:
         """What the last evaluation found, on the test split where it was measured, against the start."""
-        split = next((name for name in ("test", "eval") if self.evaluations[name].is_whole), None)
+        split = next((name for name in ("test", self._eval_prefix) if self.evaluations[name].is_whole), None)
         if split is None or self._is_recipes(RESULTS):
             return
         arm = self.arm(MUTUAL, split, seconds=0.0)
-        measured_on = "validation" if split == "eval" else split
+        measured_on = split if split == "test" else "validation"
         facts = {"task": self.task.name, "seeds": [self.args.seed], "measured_on": measured_on}
-        collect([arm], facts, self.task.words).write(self.folder)
+        control = [self.control_arms[split]] if self.control_arms and split in self.control_arms else []
+        collect([*control, arm], facts, self.task.words).write(self.folder)
+        before, after = (one.evaluator for one in self.evaluations[split].both(split))
+        outcomes = {"outcomes": after.outcome_facts()}
+        write_samples(self.folder / SAMPLES_FILE, self.peer_names, before.records(), after.records(), outcomes)
 
     def arm(self, name: str, split: str, seconds: float) -> Arm:
         """This training as one arm of a comparison, measured on `split` before and after.
@@ -119,7 +139,7 @@ class CohortRecords(CohortProcesses):
             [`ConfigError`]: the split was not measured.
         """
         start, end = self.evaluations[split].both(split)
-        validation = self.evaluations["eval"].start if split != "eval" else None
+        validation = self.evaluations[self._eval_prefix].start if split == "test" else None
         return Arm(
             name=name,
             seed=self.args.seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from transformers.trainer_utils import get_last_checkpoint
@@ -51,6 +51,16 @@ def peers_on_record(folder: Path) -> list[str]:
         return [name for name in record["peers"] if isinstance(name, str)] if "task" in record else []
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
+
+
+def refuse_links(folder: Path, peers: Sequence[str]) -> None:
+    """Raise [`OutputFolderError`] where a peer's folder is a link, which its new weights would replace."""
+    for name in peers:
+        if (folder / name).is_symlink():
+            raise OutputFolderError(
+                f"{folder / name} is a link, which the peer's new weights would replace by a folder; put the folder "
+                "itself there"
+            )
 
 
 def how_to_go_on(folder: Path) -> str:

@@ -45,8 +45,7 @@ class CohortSaving(CohortEvaluation):
     bests: PeerBests
     record: TrainingRecord
     start_fingerprint: str
-    recipe_data: str | None = None
-    """Fingerprint of all rows, where a recipe has made one; else the trainer makes one of what it is given."""
+    recipe_data: str | None
     changes: list[Change]
     """Options that had other values before this training was resumed, with the step from which the new one held."""
     _made: dict[str, Any] | None = None

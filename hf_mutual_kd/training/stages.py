@@ -204,14 +204,16 @@ class Stages:
 
     def _stage_trainer(self, folder: Path, options: MutualKDConfig, only_labels: bool, tries: bool) -> MutualKDTrainer:
         outer, share = self.trainer, self._share
-        options = changed(options, output_dir=str(folder), labelled_share=share)
+        options = changed(
+            options, output_dir=str(folder), labelled_share=share, input_column=None, label_column=None, control=False
+        )
         self.cohort.drop_starts()
         trainer = type(outer)(
             self.cohort, options, train_dataset=outer.train_dataset, eval_dataset=self.rows, view=outer.view,
             callbacks=[*self.callbacks, *([StopAt()] if tries else [])], compute_metrics=outer.compute_metrics,
             optimizer_cls_and_kwargs=outer.optimizer_cls_and_kwargs,
         )  # fmt: skip
-        trainer.fit_rows = self.fit_rows
+        trainer.fit_rows, trainer.is_part = self.fit_rows, True
         trainer.data_collator.labelled_only = (
             only_labels and share is not None and not isinstance(outer.train_dataset, IterableDataset)
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalPrediction, TrainOutput
@@ -23,19 +24,21 @@ from ..files import clear_staging
 from ..peers.cohort import Cohort
 from ..peers.first_look import look_at_rows
 from ..peers.weights_hash import fingerprint
+from ..run_lock import claimed
 from ..scoring.score_table import plain_rows
 from ..scoring.table_teacher import TableCollator, TableTeacher, open_table
 from . import checkpoint_state as checkpoints
+from .control import CohortControl
 from .evaluation import Evaluation
 from .host_features import check_arguments, check_callback, selection_of
 from .labelled_batches import check_share, share_stream
 from .objective_options import objective_for
 from .peer_bests import PeerBests
 from .pre_flight import start_table
-from .processes import check_processes
+from .processes import check_processes, on_main_process
 from .progress import CohortProgress
 from .pushing import PushCheckpoints
-from .run_records import CohortRecords
+from .run_state import refuse_links
 from .saving import CohortSaving
 from .stages import Stages
 from .start_cache import StartCache
@@ -48,7 +51,7 @@ from .ways import check_staged, first_way
 logger = logging.get_logger(__name__)
 
 
-class MutualKDTrainer(CohortUpdates, CohortRecords, CohortSaving):
+class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
     """Trains a [`Cohort`] so that its peers teach each other.
 
     Args:
@@ -102,7 +105,7 @@ class MutualKDTrainer(CohortUpdates, CohortRecords, CohortSaving):
         for callback in callbacks or []:
             check_callback(callback)
         self.selects_by, greater_is_better = selection_of(args, model.task, model.names)
-        args = args.resolved()
+        self.given_args, args = args, args.resolved()
         args.check_peers(model.specs)
         train_dataset, eval_dataset = self._take_rows(model, args, train_dataset, eval_dataset)
         self.task = model.task = model.task.configured(args)
@@ -261,6 +264,14 @@ class MutualKDTrainer(CohortUpdates, CohortRecords, CohortSaving):
         """As `transformers.Trainer.train`; first measures the peers as they start, or checks what it resumes from."""
         if self.train_dataset is None:
             raise DataError("there is nothing to train on; give train_dataset")
+        state = PartialState()
+        with on_main_process(state, claimed(self.folder)):
+            refuse_links(self.folder, self.peer_names)
+            return self._train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _train(self, resume_from_checkpoint: Any, trial: Any, ignore_keys_for_eval: Any) -> TrainOutput:
+        if self.args.control:
+            resume_from_checkpoint = self._control_first(resume_from_checkpoint)
         if self.args.teaching:
             return self._train_in_stages(resume_from_checkpoint)
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
