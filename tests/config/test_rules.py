@@ -32,7 +32,7 @@ CALLS = {
     "SharedView": (kd.SharedView, {"min_area": (0, 1.1, math.nan), "color_jitter": (-1,)}),
     "ClipRows": (lambda **given: kd.ClipRows([None], **given), {"every": (0,)}),
     "stream_saliency": (
-        lambda **given: kd.stream_saliency(torch.nn.Module(), None, [], **given),
+        lambda **given: kd.stream_saliency(torch.nn.Module(), None, frames=[], **given),
         {"stride": (0,), "batch_size": (-2,), "cut_threshold": (-1, math.nan)},
     ),
     "PeerSpec": (lambda **given: kd.PeerSpec("x", **given), {"learning_rate": (-1, math.nan), "weight_decay": (-1,)}),

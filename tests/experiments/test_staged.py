@@ -35,7 +35,7 @@ def test_a_recipe_adapts_teaches_and_chooses(place, tmp_path, capsys):
     assert shown["kept"]["vit"][0]["what"] == facts["kept"]["vit"]["what"]
     assert shown["labelled_share"] == facts["labelled_share"]
     printed = capsys.readouterr().out
-    assert "Δ of kept against the best control" in printed
+    assert "Δ of kept against best control" in printed
     assert " keep what the others taught" in printed or " keeps what the others taught" in printed
     card = (tmp_path / "vit" / "README.md").read_text()
     assert "These weights are " in card
