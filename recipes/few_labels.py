@@ -88,18 +88,36 @@ def run(cell: Cell, seed: int, folder: Path, options: argparse.Namespace) -> Non
         return
     print(f"{cell.title}, seed {seed}", flush=True)
     config = MutualKDConfig(
-        output_dir=str(folder), teaching="auto", control_learning_rates=list(options.rates),
+        output_dir=str(folder),
+        teaching="auto",
+        control_learning_rates=list(options.rates),
         learning_rate=options.learning_rate,
-        lr_scheduler_type="cosine", num_train_epochs=options.epochs, per_device_train_batch_size=64,
-        per_device_eval_batch_size=500, augment=False, eval_strategy="epoch", save_strategy="no",
-        load_best_model_at_end=True, seed=seed, data_seed=seed, use_cpu=True, report_to="none", disable_tqdm=True,
-        logging_strategy="no", pre_flight=False,
-    )  # fmt: skip
+        lr_scheduler_type="cosine",
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=64,
+        per_device_eval_batch_size=500,
+        augment=False,
+        eval_strategy="epoch",
+        save_strategy="no",
+        load_best_model_at_end=True,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        logging_strategy="no",
+        pre_flight=False,
+    )
     recipe = RecipeOptions(
-        peers={name: PeerSpec(source(name)) for name in cell.peers}, dataset=DATA,
-        max_train_samples=options.rows, max_eval_samples=options.measured, labels_per_class=cell.labels,
-        label_alignment="new_head" if cell.heads == "new" else "exact", overwrite_output_dir=True, seeds=[seed],
-    )  # fmt: skip
+        peers={name: PeerSpec(source(name)) for name in cell.peers},
+        dataset=DATA,
+        max_train_samples=options.rows,
+        max_eval_samples=options.measured,
+        labels_per_class=cell.labels,
+        label_alignment="new_head" if cell.heads == "new" else "exact",
+        overwrite_output_dir=True,
+        seeds=[seed],
+    )
     SuiteArm("image-classification", recipe, config=config).run()
     for stage in (folder / STAGES).iterdir():
         if stage.is_dir():
@@ -154,8 +172,14 @@ def spread(differences: Sequence[float]) -> str:
     return f" ± {half_width(differences):.2f}" if len(differences) > 1 else ""
 
 
-COLUMNS = {"start": "start", "adapted": "adapted", "control": "labels alone, tuned", "self": "self-trained",
-           "taught": "mutual", "mutual": "**kept**"}  # fmt: skip
+COLUMNS = {
+    "start": "start",
+    "adapted": "adapted",
+    "control": "labels alone, tuned",
+    "self": "self-trained",
+    "taught": "mutual",
+    "mutual": "**kept**",
+}
 
 
 def table(cell: Cell, runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -233,19 +257,26 @@ def _cost(run: Mapping[str, Any]) -> float:
 def page(cells: Mapping[Cell, Sequence[Mapping[str, Any]]], options: argparse.Namespace) -> str:
     """docs/FEW_LABELS.md."""
     lines = [
-        "# Few labels, many rows without", "",
-        "Made by `make few-labels`; no number is written by hand.", "",
+        "# Few labels, many rows without",
+        "",
+        "Made by `make few-labels`; no number is written by hand.",
+        "",
         f"Embedded peers and Fashion-MNIST rows: {options.rows:,} training rows of which few have a label, "
         f"{options.measured:,} validation rows of which a third calibrates and two thirds choose, as many test "
         f"rows that nothing was chosen on; seeds draw rows, labels, order and new heads, {options.epochs:g} epochs, "
         f"batches of 64, learning rate {options.learning_rate:g}; the control's rate is the best on validation of "
         f"{', '.join(f'{rate:g}' for rate in options.rates)}. Accuracy in %, mean over seeds; Δ in points with half "
-        "of its 95 % interval over seeds (paired t-test; of one seed none); in brackets the best control.", "",
+        "of its 95 % interval over seeds (paired t-test; of one seed none); in brackets the best control.",
+        "",
         "**Sizes are what two shared cores do in minutes**: three small peers of one data set, fewer settings than "
         "the goal asks for (8 peers, 12 cohorts, 10 to 100 labels), no label smoothing, FixMatch or preset "
-        "`reference` beside. More: `python recipes/few_labels.py --rows 8000 --epochs 20 --seeds 0 1 2 3 4`.", "",
-        "## What was reached", "", *summary(cells), "",
-    ]  # fmt: skip
+        "`reference` beside. More: `python recipes/few_labels.py --rows 8000 --epochs 20 --seeds 0 1 2 3 4`.",
+        "",
+        "## What was reached",
+        "",
+        *summary(cells),
+        "",
+    ]
     for cell, runs in cells.items():
         count = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
         lines += [f"## {cell.title[0].upper()}{cell.title[1:]}: {count}", "", *table(cell, runs)]
@@ -255,18 +286,25 @@ def page(cells: Mapping[Cell, Sequence[Mapping[str, Any]]], options: argparse.Na
 def drawn_page(cells: Mapping[Cell, Sequence[Mapping[str, Any]]], options: argparse.Namespace) -> str:
     """docs/FEW_LABELS_COHORTS.md."""
     lines = [
-        "# Few labels: cohorts drawn from eight peers", "",
-        "Made by `python recipes/few_labels.py --drawn`; no number is written by hand.", "",
+        "# Few labels: cohorts drawn from eight peers",
+        "",
+        "Made by `python recipes/few_labels.py --drawn`; no number is written by hand.",
+        "",
         f"{len(cells)} cohorts of two to four peers, drawn from {', '.join(DRAWN_FROM)} (small classifiers of three "
         f"families, see `recipes/suites/make_peers.py`), one seed each; {options.rows:,} training rows of "
         f"Fashion-MNIST, {options.measured:,} validation and as many test rows, {options.epochs:g} epochs, otherwise "
         "as in [FEW_LABELS.md](FEW_LABELS.md). Accuracy in %, Δ in points against the best of start, tuned labels "
-        "alone and self-training **on the same test rows**, which favours that reference.", "",
-        "## What was reached", "", *summary(cells), "",
-        "## Every peer", "",
+        "alone and self-training **on the same test rows**, which favours that reference.",
+        "",
+        "## What was reached",
+        "",
+        *summary(cells),
+        "",
+        "## Every peer",
+        "",
         "| labels | heads | peer | start | labels alone, tuned | self-trained | mutual | **kept** | Δ | kept |",
         f"| --- | --- | --- |{' --: |' * 6} --- |",
-    ]  # fmt: skip
+    ]
     for cell, runs in cells.items():
         for peer in cell.peers:
             means = [values(runs, arm, peer) for arm in ("start", "control", "self", "taught", "mutual")]

@@ -141,10 +141,11 @@ def share_table(setting: Setting, share: int, runs: Sequence[Run]) -> list[str]:
     labels = setting.labels(share)
     several = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
     lines = [
-        f"### {share} %: {'all' if labels is None else labels} of {setting.rows} {setting.unit}, {several}", "",
+        f"### {share} %: {'all' if labels is None else labels} of {setting.rows} {setting.unit}, {several}",
+        "",
         f"| peer | {' | '.join(titles[arm] for arm in arms)} | Δ of kept against the best control | kept is |",
         f"| --- |{' --: |' * (len(arms) + 1)} --- |",
-    ]  # fmt: skip
+    ]
     for peer in runs[0]["kept"]:
         shown = " | ".join(f"{mean(runs, arm, peer):.{setting.digits}f}" for arm in arms)
         delta, width = gains(runs, peer), half_width(gains(runs, peer))
@@ -173,14 +174,16 @@ def section(setting: Setting, shares: Mapping[int, Sequence[Run]], given: Sequen
     )
     options = f" with `{' '.join(given)}`" if given else ""
     lines = [
-        HEADING, "",
+        HEADING,
+        "",
         f"Made by `python recipes/few_labels_maps.py`{options}; no number is written by hand. `{setting.config}`, of "
         "whose training rows a share keeps its label; seeds draw these, order and augmentation. "
         f"{setting.metric} on the test split, which chose nothing, mean over seeds; Δ with half of its 95 % interval "
         "over seeds (paired t-test; of one seed none), in brackets the best control. What is kept of each peer was "
-        f"chosen on the validation split. {reached}", "",
+        f"chosen on the validation split. {reached}",
+        "",
         *(line for share, runs in shares.items() for line in share_table(setting, share, runs)),
-    ]  # fmt: skip
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 

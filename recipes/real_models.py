@@ -54,8 +54,14 @@ def fetch_peer(name: str, folder: Path) -> Path:
     pairs = list(zip(ours.items(), theirs.values(), strict=True))
     if any(own.shape != other.shape for (_, own), other in pairs):
         raise SystemExit(f"{file} has other weights than timm's {architecture}")
-    view = {"input_size": [3, SIZE, SIZE], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0,
-            "interpolation": "bicubic", "num_classes": 1000}  # fmt: skip
+    view = {
+        "input_size": [3, SIZE, SIZE],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "num_classes": 1000,
+    }
     config = TimmWrapperConfig(architecture=architecture, num_labels=1000, pretrained_cfg=view)
     model = TimmWrapperForImageClassification(config)
     model.timm_model.load_state_dict({key: other for (key, _), other in pairs})
@@ -107,18 +113,36 @@ def run(data: str, seed: int, options: argparse.Namespace) -> None:
         return
     print(f"{data}, seed {seed}", flush=True)
     config = MutualKDConfig(
-        output_dir=str(folder), teaching="auto", control_learning_rates=list(options.rates),
-        learning_rate=options.rates[-1], lr_scheduler_type="cosine", num_train_epochs=options.epochs,
-        per_device_train_batch_size=32, per_device_eval_batch_size=100, augment=False, eval_strategy="epoch",
-        save_strategy="no", load_best_model_at_end=True, seed=seed, data_seed=seed, use_cpu=True, report_to="none",
-        disable_tqdm=True, logging_strategy="no", pre_flight=False,
-    )  # fmt: skip
+        output_dir=str(folder),
+        teaching="auto",
+        control_learning_rates=list(options.rates),
+        learning_rate=options.rates[-1],
+        lr_scheduler_type="cosine",
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=100,
+        augment=False,
+        eval_strategy="epoch",
+        save_strategy="no",
+        load_best_model_at_end=True,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        logging_strategy="no",
+        pre_flight=False,
+    )
     recipe = RecipeOptions(
         peers={name: PeerSpec(str(fetch_peer(name, options.output_dir))) for name in PEERS},
-        dataset=str(tiles(options.output_dir) if data == "tiles" else FASHION), labels_per_class=options.labels,
-        max_train_samples=options.rows, max_eval_samples=options.measured, label_alignment="new_head",
-        overwrite_output_dir=True, seeds=[seed],
-    )  # fmt: skip
+        dataset=str(tiles(options.output_dir) if data == "tiles" else FASHION),
+        labels_per_class=options.labels,
+        max_train_samples=options.rows,
+        max_eval_samples=options.measured,
+        label_alignment="new_head",
+        overwrite_output_dir=True,
+        seeds=[seed],
+    )
     SuiteArm("image-classification", recipe, config).run()
 
 
@@ -126,14 +150,17 @@ def page(options: argparse.Namespace) -> str:
     """docs/REAL_MODELS.md."""
     rates = ", ".join(f"{rate:g}" for rate in options.rates)
     lines = [
-        "# Real ImageNet classifiers, real pictures, few labels", "",
-        "Made by `python recipes/real_models.py`; no number is written by hand.", "",
+        "# Real ImageNet classifiers, real pictures, few labels",
+        "",
+        "Made by `python recipes/real_models.py`; no number is written by hand.",
+        "",
         f"EfficientNet-Lite 0, 1 and 2 with ImageNet's weights, {SIZE} pixels, new heads; {options.labels} labels per "
         f"class of at most {options.rows:,} training rows, at most {options.measured:,} validation and as many test "
         f"rows, {options.epochs:g} epochs of batches of 32, `--teaching auto`; the control's learning rate is the "
         f"best on validation of {rates}. Accuracy in %; Δ in points against the best of start, tuned labels alone and "
-        "self-training on the same test rows, which favours that reference.", "",
-    ]  # fmt: skip
+        "self-training on the same test rows, which favours that reference.",
+        "",
+    ]
     for data, title in {"tiles": "Satellite tiles", "fashion": "Fashion-MNIST"}.items():
         found = [read_stages(options.output_dir / data / f"seed-{seed}") for seed in options.seeds]
         runs = [one for one in found if one is not None]
@@ -141,10 +168,11 @@ def page(options: argparse.Namespace) -> str:
             continue
         arms = [arm for arm in COLUMNS if values(runs, arm, "lite0")]
         lines += [
-            f"## {title}: {len(runs)} seed{'s' * (len(runs) > 1)}", "",
+            f"## {title}: {len(runs)} seed{'s' * (len(runs) > 1)}",
+            "",
             f"| peer | {' | '.join(COLUMNS[arm] for arm in arms)} | Δ | kept is |",
             f"| --- |{' --: |' * (len(arms) + 1)} --- |",
-        ]  # fmt: skip
+        ]
         for peer in PEERS:
             means = [f"{statistics.fmean(values(runs, arm, peer)):.1f}" for arm in arms]
             delta = f"{statistics.fmean(gain(runs, 'mutual', peer)):+.2f} ({best_control(runs, peer)})"

@@ -24,10 +24,20 @@ def main(out: str, batch: str) -> None:
         {name: PeerSpec(str(base), peft="lora") for name in ("a", "b")}, label_names=LABELS
     )
     args = MutualKDConfig(
-        out, max_steps=3, per_device_train_batch_size=int(batch), learning_rate=0.1, optim="sgd", save_strategy="no",
-        lr_scheduler_type="constant", use_cpu=True, report_to="none", disable_tqdm=True, logging_steps=3,
-        peer_checkpointing=True, pre_flight=False,
-    )  # fmt: skip
+        out,
+        max_steps=3,
+        per_device_train_batch_size=int(batch),
+        learning_rate=0.1,
+        optim="sgd",
+        save_strategy="no",
+        lr_scheduler_type="constant",
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=3,
+        peer_checkpointing=True,
+        pre_flight=False,
+    )
     trainer = MutualKDTrainer(cohort, args, train_dataset=make_rows(48))
     trainer.train()
     saved = AutoModelForImageClassification.from_pretrained(base)

@@ -27,8 +27,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.spec import PeerSpec
+from hf_mutual_kd import LoadedPeer, PeerSpec
 
 pytest_plugins = ["hub_run", "recipe_run", "edge_cases"]
 
@@ -38,26 +37,41 @@ SIZE = 16
 
 def tiny_vit(dropout: float = 0.0, **changes) -> ViTForImageClassification:
     config = ViTConfig(
-        image_size=SIZE, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16, hidden_dropout_prob=dropout, id2label=dict(enumerate(LABELS)),
-        label2id={name: index for index, name in enumerate(LABELS)}, **changes,
-    )  # fmt: skip
+        image_size=SIZE,
+        patch_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        hidden_dropout_prob=dropout,
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: index for index, name in enumerate(LABELS)},
+        **changes,
+    )
     return ViTForImageClassification(config)
 
 
 def tiny_resnet() -> ResNetForImageClassification:
     config = ResNetConfig(
-        embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", id2label=dict(enumerate(LABELS)),
+        embedding_size=4,
+        hidden_sizes=[4, 8],
+        depths=[1, 1],
+        layer_type="basic",
+        id2label=dict(enumerate(LABELS)),
         label2id={name: index for index, name in enumerate(LABELS)},
-    )  # fmt: skip
+    )
     return ResNetForImageClassification(config)
 
 
 def tiny_convnext() -> ConvNextForImageClassification:
     config = ConvNextConfig(
-        patch_size=4, hidden_sizes=[4, 8], depths=[1, 1], num_stages=2, id2label=dict(enumerate(LABELS)),
+        patch_size=4,
+        hidden_sizes=[4, 8],
+        depths=[1, 1],
+        num_stages=2,
+        id2label=dict(enumerate(LABELS)),
         label2id={name: index for index, name in enumerate(LABELS)},
-    )  # fmt: skip
+    )
     return ConvNextForImageClassification(config)
 
 
@@ -144,8 +158,18 @@ def in_two_processes(words) -> str:
     """What a command of the package's prints as two processes on the CPU."""
     root = Path(__file__).parents[1]
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint",
-              "localhost:0", "-m", "hf_mutual_kd"]  # fmt: skip
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+        "-m",
+        "hf_mutual_kd",
+    ]
     done = subprocess.run(
         [sys.executable, *launch, *map(str, words)], env=env, capture_output=True, text=True, timeout=120
     )

@@ -9,8 +9,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hf_mutual_kd.config.options import RecipeOptions
-from hf_mutual_kd.data.splits import Splits, decode_image, load_splits
+from hf_mutual_kd import RecipeOptions, Splits, load_splits
+from hf_mutual_kd.data.splits import decode_image
 
 ROOT = Path(__file__).parents[1]
 FEATURES = Features({"image": ImageFeature(), "label": ClassLabel(names=["cat", "dog"])})

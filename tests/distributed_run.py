@@ -17,9 +17,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from conftest import LABELS, MAKERS, make_rows, tiny_processor
 from transformers import TrainerCallback
 
-from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.spec import PeerSpec
+from hf_mutual_kd import Cohort, LoadedPeer, MutualKDConfig, MutualKDTrainer, PeerSpec
 from hf_mutual_kd.training.processes import leave_together
 
 ROWS = 41
@@ -43,9 +41,12 @@ class SplitTrainer(MutualKDTrainer):
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
         AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
-            fsdp_version=2, reshard_after_forward=True, auto_wrap_policy="transformer_based_wrap",
-            cpu_ram_efficient_loading=False, state_dict_type="SHARDED_STATE_DICT",
-        )  # fmt: skip
+            fsdp_version=2,
+            reshard_after_forward=True,
+            auto_wrap_policy="transformer_based_wrap",
+            cpu_ram_efficient_loading=False,
+            state_dict_type="SHARDED_STATE_DICT",
+        )
         for state in (AcceleratorState, PartialState):
             state._shared_state["distributed_type"] = DistributedType.FSDP
         self.is_fsdp_enabled = True
@@ -63,18 +64,33 @@ def train(out: str, batch: str, *options: str) -> None:
         peers[name] = LoadedPeer(MAKERS[name](), tiny_processor(), PeerSpec(name))
     rows = make_rows(ROWS).map(lambda row, i: {"label": -1 if i % 5 == 0 else row["label"]}, with_indices=True)
     args = MutualKDConfig(
-        out, max_steps=6, per_device_train_batch_size=int(batch), per_device_eval_batch_size=4,
-        learning_rate=0.1, lr_scheduler_type="constant", optim="sgd",
-        use_cpu=True, report_to="none", disable_tqdm=True, logging_steps=3,
-        eval_strategy="steps", eval_steps=3, save_strategy="steps", save_steps=3, **settings,
-    )  # fmt: skip
+        out,
+        max_steps=6,
+        per_device_train_batch_size=int(batch),
+        per_device_eval_batch_size=4,
+        learning_rate=0.1,
+        lr_scheduler_type="constant",
+        optim="sgd",
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=3,
+        eval_strategy="steps",
+        eval_steps=3,
+        save_strategy="steps",
+        save_steps=3,
+        **settings,
+    )
     if source and PartialState().is_main_process:
         shutil.copytree(Path(source, "checkpoint-3"), Path(out, "checkpoint-3"))
     PartialState().wait_for_everyone()
     trainer = (SplitTrainer if splits else MutualKDTrainer)(
-        Cohort(peers, label_names=LABELS), args, train_dataset=rows.to_iterable_dataset() if streams else rows,
-        eval_dataset=make_rows(21, 1), callbacks=dies,
-    )  # fmt: skip
+        Cohort(peers, label_names=LABELS),
+        args,
+        train_dataset=rows.to_iterable_dataset() if streams else rows,
+        eval_dataset=make_rows(21, 1),
+        callbacks=dies,
+    )
     trainer.measure_start(make_rows(21, 2), "test")
     trainer.train(resume_from_checkpoint=bool(source))
     metrics = trainer.evaluate(make_rows(21, 2), metric_key_prefix="test")

@@ -35,10 +35,30 @@ import pytest
 from conftest import write_place
 
 FAST = [
-    "--max_steps", "2", "--per_device_train_batch_size", "8", "--save_strategy", "steps", "--save_steps", "1",
-    "--eval_strategy", "no", "--load_best_model_at_end", "false", "--control", "false", "--use_cpu",
-    "--lr_scheduler_type", "constant", "--report_to", "none", "--disable_tqdm", "true", "--pre_flight", "false",
-]  # fmt: skip
+    "--max_steps",
+    "2",
+    "--per_device_train_batch_size",
+    "8",
+    "--save_strategy",
+    "steps",
+    "--save_steps",
+    "1",
+    "--eval_strategy",
+    "no",
+    "--load_best_model_at_end",
+    "false",
+    "--control",
+    "false",
+    "--use_cpu",
+    "--lr_scheduler_type",
+    "constant",
+    "--report_to",
+    "none",
+    "--disable_tqdm",
+    "true",
+    "--pre_flight",
+    "false",
+]
 START = ["vit_classify", "--peers", "vit={place}/vit", "cnx={place}/cnx", "--dataset", "{place}/data", *FAST]
 RECIPE = [*START, "--output_dir", "{here}/out"]
 """Two steps of two peers on the tiny rows; runs as it is, into a folder that is not there yet."""
@@ -104,9 +124,13 @@ class Entry:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         env["PYTHONPATH"] = str(tests.parent)
         self._process = subprocess.Popen(
-            [sys.executable, str(tests / "edge_server.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, cwd=tests.parent, env=env,
-        )  # fmt: skip
+            [sys.executable, str(tests / "edge_server.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=tests.parent,
+            env=env,
+        )
         assert self._ask(None) == "ready"
 
     def _ask(self, job):
@@ -125,9 +149,17 @@ class Entry:
         filled = [_filled(word, names) for word in row.words]
         out, err = _filled(row.stdout, names), f"{here}.stderr"
         answer = self._ask(
-            {"words": filled, "folder": str(here), "stdout": out, "stderr": err, "env": row.env,
-             "encoding": row.encoding, "file_size": row.file_size, "timeout": row.timeout}
-        )  # fmt: skip
+            {
+                "words": filled,
+                "folder": str(here),
+                "stdout": out,
+                "stderr": err,
+                "env": row.env,
+                "encoding": row.encoding,
+                "file_size": row.file_size,
+                "timeout": row.timeout,
+            }
+        )
         self.seconds.append(answer["seconds"])
         said = Path(out).read_text(encoding=row.encoding, errors="replace") if Path(out).is_file() else ""
         return Ended(answer["code"], said, Path(err).read_text(errors="replace"), here)

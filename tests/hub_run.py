@@ -12,9 +12,9 @@ from hub_server import HubServer
 from made_up_run import words_of
 from safetensors.numpy import save_file
 
+from hf_mutual_kd import PushReport, push_run
 from hf_mutual_kd.hub.calls import Patience
 from hf_mutual_kd.hub.names import PushTarget
-from hf_mutual_kd.hub.push import PushReport, push_run
 from hf_mutual_kd.reports.readme_merge import BEGIN, END
 
 TOKEN = "hf_adaTokenThatMustNeverLeave0123456789"

@@ -47,8 +47,12 @@ def singles(gain: float) -> dict[str, np.ndarray]:
 def segmentation_records(gain: float) -> dict[str, np.ndarray]:
     """Of 100 pixels of each class the first peer has 60 right at the start, and 20 more or 10 more after."""
     right = 60 + round(100 * gain)
-    rows = [[peer, c, g, n] for peer in (0, 1) for c in (0, 1)
-            for g, n in ((c, right if peer == 0 else 50), (1 - c, 100 - right if peer == 0 else 50))]  # fmt: skip
+    rows = [
+        [peer, c, g, n]
+        for peer in (0, 1)
+        for c in (0, 1)
+        for g, n in ((c, right if peer == 0 else 50), (1 - c, 100 - right if peer == 0 else 50))
+    ]
     sums = np.zeros((2, 3, BINS))
     sums[:, :, -1] = 100, 98, right
     found = {"confusions": np.array(rows), "reliability": sums, "sample/loss": 1 - scores(gain), **singles(gain)}
@@ -80,8 +84,11 @@ def segmented(place: int, peers: list[str]) -> SampleImages:
     truth[:, place:] = 1
     truth[0] = -1
     wrong = np.where(truth < 0, 0, 1 - truth)
-    maps = {f"{phase}/{name}": class_map(wrong if phase == "before" else truth.clip(0))
-            for name in peers for phase in ("before", "after")}  # fmt: skip
+    maps = {
+        f"{phase}/{name}": class_map(wrong if phase == "before" else truth.clip(0))
+        for name in peers
+        for phase in ("before", "after")
+    }
     image = np.full((20, 24, 3), 40 * place, np.uint8)
     return SampleImages(place, f"sample {place}", photograph(image), class_map(truth), maps, class_map(truth))
 

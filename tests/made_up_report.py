@@ -56,8 +56,12 @@ def write_report_run(folder: Path, record: dict | None = None, results: dict | N
     taught = [{"step": step, **{f"{name}/taught": 0.4 + step / 5000 for name in peers}} for step in (100, 500)]
     with open(folder / "history.jsonl", "a", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in taught)
-    columns = {"sample_id": range(60), "label": [i % classes if i % 10 else None for i in range(60)],
-               "decisions": [4] * 60, "taught/<mean>": [0 if i % 10 else 4 for i in range(60)]}  # fmt: skip
+    columns = {
+        "sample_id": range(60),
+        "label": [i % classes if i % 10 else None for i in range(60)],
+        "decisions": [4] * 60,
+        "taught/<mean>": [0 if i % 10 else 4 for i in range(60)],
+    }
     columns |= {f"taught/{name}": [2 if i % 10 else 0 for i in range(60)] for name in peers}
     pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), folder / "roles.parquet")
     return folder

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
-from hf_mutual_kd.tasks.registry import TASKS
+from hf_mutual_kd import TASKS
 
 SHA = {"vit": "1" * 40, "cnn": "2" * 40, "data": "3" * 40}
 MODEL_TYPES = {"seg": "segformer", "m2f": "mask2former", "mae": "video_saliency", "s3d": "video_saliency"}
@@ -86,12 +86,16 @@ def made_up_record() -> dict:
     }
     splits = {"train": "train", "validation": "a tenth of train (seed 0)", "test": "test"}
     dataset = {
-        "name": "someone/clothes", "config": "small", "revision": SHA["data"], "splits": splits,
+        "name": "someone/clothes",
+        "config": "small",
+        "revision": SHA["data"],
+        "splits": splits,
         "rows": {"train": 45000, "validation": 5000, "test": 10000},
         "labelled": {"train": 1000, "validation": 5000, "test": 10000},
-        "fingerprint": "0123456789abcdef", "fingerprint_of": "all bytes",
+        "fingerprint": "0123456789abcdef",
+        "fingerprint_of": "all bytes",
         "skipped_images": {"train": 2, "validation": 0, "test": 0},
-    }  # fmt: skip
+    }
     rule = {"name": "mean", "description": "The mean teaches.", "citation": "Lan, Zhu, Gong: ONE, NeurIPS 2018"}
     return {
         "task": "image-classification",
@@ -105,14 +109,20 @@ def made_up_record() -> dict:
         "recipe": {"learning_rate": 1e-5, "output_dir": "/home/ann/runs/x"},
         "hyperparameters": {"changed": {"learning_rate": 1e-5}, "defaults": {"optim": "adamw_torch", "seed": 42}},
         "objective": {
-            "rule": rule, "source": {"name": "frozen", "description": "Teachers are frozen."}, "score": None,
-            "retain": True, "detach": "teacher", "temperature": 1.0, "weight": 1.0, "labels": True,
+            "rule": rule,
+            "source": {"name": "frozen", "description": "Teachers are frozen."},
+            "score": None,
+            "retain": True,
+            "detach": "teacher",
+            "temperature": 1.0,
+            "weight": 1.0,
+            "labels": True,
         },
         "hardware": {"device": "A Made-up CPU", "processes": 2, "cores": 4},
         "co2_kg": 0.0123,
         "usage": {"vit": "Coat: 0.812\nDress: 0.100\nPullover: 0.050"},
         "example": {"row": 7, "label": "Coat"},
-    }  # fmt: skip
+    }
 
 
 def results_json(flat: dict) -> dict:
@@ -145,8 +155,10 @@ def with_intervals(results: dict) -> dict:
     """Made up: what a run adds that kept single outcomes and had rows without a label."""
     for name, low, high in (("vit", 0.0021, 0.0118), ("cnn", -0.0041, 0.0046)):
         results["peers"][name]["delta"] |= {"low": low, "high": high}
-    arms = {arm: {"metrics": {"accuracy": value}, "per_seed": [value] * 3 if arm != "start" else []}
-            for arm, value in (("start", 0.8888), ("control", 0.8931), ("mutual", 0.8954))}  # fmt: skip
+    arms = {
+        arm: {"metrics": {"accuracy": value}, "per_seed": [value] * 3 if arm != "start" else []}
+        for arm, value in (("start", 0.8888), ("control", 0.8931), ("mutual", 0.8954))
+    }
     gain = {"mean": 0.0023, "sd": 0.0, "low": -0.001, "high": 0.006}
     labelled = {"vit": 30, "cnn": 50, "<mean>": 0, "<all>": 0, "nobody": 20}
     unlabelled = {"vit": 0, "cnn": 0, "<mean>": 900, "<all>": 0, "nobody": 0}
@@ -165,16 +177,28 @@ def segmentation_results() -> dict:
 
     def peer(start: float, control: list[float], mutual: list[float], delta: dict[str, float]) -> dict:
         def metrics(value: float) -> dict[str, float]:
-            return {"mIoU": value, "fwIoU": value + 0.2, "mACC": value + 0.1, "pACC": value + 0.3,
-                    "loss": 1 - value, "expected_share": 0.5, "agreement": 0.8}  # fmt: skip
+            return {
+                "mIoU": value,
+                "fwIoU": value + 0.2,
+                "mACC": value + 0.1,
+                "pACC": value + 0.3,
+                "loss": 1 - value,
+                "expected_share": 0.5,
+                "agreement": 0.8,
+            }
 
         return {
-            "start": metrics(start), "control": metrics(sum(control) / 3), "mutual": metrics(sum(mutual) / 3),
-            "positive_flips": None, "negative_flips": None,
-            "control_flips": {"positive_flips": None, "negative_flips": None}, "share_taught": 0.4,
+            "start": metrics(start),
+            "control": metrics(sum(control) / 3),
+            "mutual": metrics(sum(mutual) / 3),
+            "positive_flips": None,
+            "negative_flips": None,
+            "control_flips": {"positive_flips": None, "negative_flips": None},
+            "share_taught": 0.4,
             "by_class": {"start": [0.8, 0.3, None], "control": [0.82, 0.32, None], "mutual": [0.83, 0.31, None]},
-            "per_seed": {"mutual": mutual, "control": control}, "delta": delta,
-        }  # fmt: skip
+            "per_seed": {"mutual": mutual, "control": control},
+            "delta": delta,
+        }
 
     return {
         "peers": {
@@ -182,34 +206,53 @@ def segmentation_results() -> dict:
             "m2f": peer(0.47, [0.49, 0.50, 0.48], [0.46, 0.47, 0.45], {"mean": -0.03, "sd": 0.001}),
         },
         "cohort": {"start": {"ensemble_mIoU": 0.5, "oracle_pACC": 0.9, "samples": 66}},
-        "steps": 300, "seconds": {"mutual": [90.0] * 3, "control": [80.0] * 3}, "seeds": [0, 1, 2],
-        "task": "semantic-segmentation", "usage": {"seg": "water: 61.0% of the pixels"}, "example": {"row": 0},
+        "steps": 300,
+        "seconds": {"mutual": [90.0] * 3, "control": [80.0] * 3},
+        "seeds": [0, 1, 2],
+        "task": "semantic-segmentation",
+        "usage": {"seg": "water: 61.0% of the pixels"},
+        "example": {"row": 0},
         "examples": {"rows": [0, 17, 34, 51]},
-    }  # fmt: skip
+    }
 
 
 def saliency_results() -> dict:
     """Made up: one seed with a control, and a metric of which less is better."""
 
     def metrics(value: float) -> dict[str, float]:
-        return {"CC": value, "SIM": value - 0.1, "NSS": 4 * value, "AUC-J": 0.9, "sAUC": 0.7, "KLD": 2 - value,
-                "loss": 2 - 2 * value, "expected_share": 0.5}  # fmt: skip
+        return {
+            "CC": value,
+            "SIM": value - 0.1,
+            "NSS": 4 * value,
+            "AUC-J": 0.9,
+            "sAUC": 0.7,
+            "KLD": 2 - value,
+            "loss": 2 - 2 * value,
+            "expected_share": 0.5,
+        }
 
     def peer(start: float, control: float, mutual: float) -> dict:
         return {
-            "start": metrics(start), "control": metrics(control), "mutual": metrics(mutual),
-            "positive_flips": None, "negative_flips": None, "share_taught": 0.5,
+            "start": metrics(start),
+            "control": metrics(control),
+            "mutual": metrics(mutual),
+            "positive_flips": None,
+            "negative_flips": None,
+            "share_taught": 0.5,
             "control_flips": {"positive_flips": None, "negative_flips": None},
             "by_class": {"start": [], "control": [], "mutual": []},
             "per_seed": {"mutual": [mutual], "control": [control]},
             "delta": {"mean": mutual - control, "sd": None},
-        }  # fmt: skip
+        }
 
     return {
         "peers": {"mae": peer(0.41, 0.44, 0.4625), "s3d": peer(0.51, 0.52, 0.505)},
         "cohort": {"start": {"ensemble_CC": 0.55, "centre_prior_CC": 0.2, "samples": 40}},
-        "steps": 100, "seconds": {"mutual": [60.0], "control": [50.0]}, "seeds": [0], "task": "video-saliency",
-    }  # fmt: skip
+        "steps": 100,
+        "seconds": {"mutual": [60.0], "control": [50.0]},
+        "seeds": [0],
+        "task": "video-saliency",
+    }
 
 
 def record_of(task: str, peers: dict[str, tuple[str, str]], labels: list[str], seeds: list[int]) -> dict:
@@ -219,8 +262,13 @@ def record_of(task: str, peers: dict[str, tuple[str, str]], labels: list[str], s
         for name, (source, architecture) in peers.items()
     }
     splits = {"train": "train", "validation": "validation", "test": "test"}
-    dataset = {"name": "someone/data", "config": None, "revision": SHA["data"], "splits": splits,
-               "rows": {"train": 280, "validation": 30, "test": 66 if labels else 40}}  # fmt: skip
+    dataset = {
+        "name": "someone/data",
+        "config": None,
+        "revision": SHA["data"],
+        "splits": splits,
+        "rows": {"train": 280, "validation": 30, "test": 66 if labels else 40},
+    }
     facts = {"task": task, "words": words_of(task), "seeds": seeds, "dataset": dataset}
     return facts | {"peers": described, "labels": labels}
 

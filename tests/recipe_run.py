@@ -5,15 +5,33 @@ from pathlib import Path
 import pytest
 from conftest import write_place
 
-from hf_mutual_kd.experiments.launch import launch
+from hf_mutual_kd import launch
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "vit_classify.py"
 FAST = [
-    "--max_steps", "4", "--per_device_train_batch_size", "8", "--learning_rate", "1e-2",
-    "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2",
-    "--teacher_rule", "best", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true",
-]  # fmt: skip
+    "--max_steps",
+    "4",
+    "--per_device_train_batch_size",
+    "8",
+    "--learning_rate",
+    "1e-2",
+    "--eval_strategy",
+    "steps",
+    "--eval_steps",
+    "2",
+    "--save_strategy",
+    "steps",
+    "--save_steps",
+    "2",
+    "--teacher_rule",
+    "best",
+    "--use_cpu",
+    "--report_to",
+    "none",
+    "--disable_tqdm",
+    "true",
+]
 
 
 def main(words: list[str]) -> int:

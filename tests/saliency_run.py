@@ -7,10 +7,15 @@ from saliency_files import H, W, mp4
 from saliency_peers import FRAMES, SIDE, tiny_saliency
 from task_run import SETTINGS, run_still
 
-from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, VideoSaliencyProcessor
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.spec import PeerSpec
-from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows
+from hf_mutual_kd import (
+    ClipRows,
+    Cohort,
+    LoadedPeer,
+    MutualKDConfig,
+    MutualKDTrainer,
+    PeerSpec,
+    VideoSaliencyProcessor,
+)
 from hf_mutual_kd.tasks.video_saliency.data.fixations import FixationList
 from hf_mutual_kd.tasks.video_saliency.data.truth import PointTruth, SaliencyVideo
 

@@ -10,26 +10,46 @@ TASK_LENGTH = 7
 
 _LABELS = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}}
 _VIT = {
-    "image_size": SIZE, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16,
-}  # fmt: skip
+    "image_size": SIZE,
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
 _BEIT = {"patch_size": 8, "out_indices": [1, 2, 3, 4], "pool_scales": [1, 2], "use_auxiliary_head": False}
 _DPT = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
 _ASPP = {"aspp_out_channels": 8, "atrous_rates": [1, 2, 3], "image_size": SIZE}
 _STAGES = {"depths": [1, 1, 1, 1], "out_features": ["stage1", "stage2", "stage3", "stage4"]}
 _DETR = {
-    "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16,
-    "encoder_attention_heads": 8, "decoder_attention_heads": 8, "num_queries": 6,
-}  # fmt: skip
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_ffn_dim": 16,
+    "decoder_ffn_dim": 16,
+    "encoder_attention_heads": 8,
+    "decoder_attention_heads": 8,
+    "num_queries": 6,
+}
 _MASKED = {
-    "hidden_dim": 32, "encoder_feedforward_dim": 16, "encoder_layers": 1, "decoder_layers": 2,
-    "num_attention_heads": 2, "dim_feedforward": 16, "num_queries": 6,
-}  # fmt: skip
+    "hidden_dim": 32,
+    "encoder_feedforward_dim": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "num_attention_heads": 2,
+    "dim_feedforward": 16,
+    "num_queries": 6,
+}
 _EOMT = {"patch_size": 16, "num_blocks": 1, "num_queries": 6, "num_upscale_blocks": 2, "num_register_tokens": 1}
 _TEXT = {
-    "text_encoder_width": 16, "text_encoder_num_layers": 1, "text_encoder_vocab_size": 20,
-    "text_encoder_proj_layers": 1, "text_encoder_n_ctx": 2, "text_encoder_context_length": TASK_LENGTH,
-    "task_seq_len": TASK_LENGTH, "query_dec_layers": 1,
-}  # fmt: skip
+    "text_encoder_width": 16,
+    "text_encoder_num_layers": 1,
+    "text_encoder_vocab_size": 20,
+    "text_encoder_proj_layers": 1,
+    "text_encoder_n_ctx": 2,
+    "text_encoder_context_length": TASK_LENGTH,
+    "task_seq_len": TASK_LENGTH,
+    "query_dec_layers": 1,
+}
 
 
 def _swin():
@@ -58,30 +78,54 @@ CONFIGS = {
     "dpt": lambda: hf.DPTConfig(patch_size=16, backbone_out_indices=[0, 1, 2, 3], **_DPT, **_VIT, **_LABELS),
     "mobilenet_v2": lambda: hf.MobileNetV2Config(depth_multiplier=0.1, image_size=SIZE, output_stride=8, **_LABELS),
     "mobilevit": lambda: hf.MobileViTConfig(
-        hidden_sizes=[8, 8, 8], neck_hidden_sizes=[4, 4, 8, 8, 8, 8, 16], num_attention_heads=2, mlp_ratio=1.0,
-        output_stride=8, **_ASPP, **_LABELS,
+        hidden_sizes=[8, 8, 8],
+        neck_hidden_sizes=[4, 4, 8, 8, 8, 8, 16],
+        num_attention_heads=2,
+        mlp_ratio=1.0,
+        output_stride=8,
+        **_ASPP,
+        **_LABELS,
     ),
     "mobilevitv2": lambda: hf.MobileViTV2Config(
-        width_multiplier=0.1, n_attn_blocks=[1, 1, 1], base_attn_unit_dims=[16, 16, 16], output_stride=8,
-        initializer_range=0.3, **_ASPP, **_LABELS,  # with the default's 0.02 the signal dies on its way
+        width_multiplier=0.1,
+        n_attn_blocks=[1, 1, 1],
+        base_attn_unit_dims=[16, 16, 16],
+        output_stride=8,
+        initializer_range=0.3,
+        **_ASPP,
+        **_LABELS,  # with the default's 0.02 the signal dies on its way
     ),
     "sapiens2": lambda: hf.Sapiens2Config(
-        patch_size=16, num_first_full_attention_layers=1, num_last_full_attention_layers=1,
-        num_key_value_attention_heads=1, head_config={"upsample_out_channels": [8], "conv_out_channels": [8]},
-        **_VIT, **_LABELS,
+        patch_size=16,
+        num_first_full_attention_layers=1,
+        num_last_full_attention_layers=1,
+        num_key_value_attention_heads=1,
+        head_config={"upsample_out_channels": [8], "conv_out_channels": [8]},
+        **_VIT,
+        **_LABELS,
     ),
     "segformer": lambda: hf.SegformerConfig(
-        hidden_sizes=[4, 8, 8, 16], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=8,
+        hidden_sizes=[4, 8, 8, 16],
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=8,
         **_LABELS,
     ),
     "tipsv2_dpt": lambda: hf.Tipsv2DptConfig(backbone_config=_tips(), **_DPT, **_LABELS),
     "upernet": lambda: hf.UperNetConfig(
-        backbone_config=_convnext(), hidden_size=8, pool_scales=[1, 2], auxiliary_channels=4, auxiliary_in_channels=8,
+        backbone_config=_convnext(),
+        hidden_size=8,
+        pool_scales=[1, 2],
+        auxiliary_channels=4,
+        auxiliary_in_channels=8,
         **_LABELS,
     ),
     "maskformer": lambda: hf.MaskFormerConfig(
-        backbone_config=_swin(), decoder_config=hf.DetrConfig(backbone_config=_resnet(), **_DETR),
-        fpn_feature_size=32, mask_feature_size=16, **_LABELS,
+        backbone_config=_swin(),
+        decoder_config=hf.DetrConfig(backbone_config=_resnet(), **_DETR),
+        fpn_feature_size=32,
+        mask_feature_size=16,
+        **_LABELS,
     ),
     "mask2former": lambda: hf.Mask2FormerConfig(
         backbone_config=_swin(), feature_size=32, mask_feature_size=32, **_MASKED, **_LABELS
@@ -93,7 +137,7 @@ CONFIGS = {
     ),
     "detr": lambda: hf.DetrConfig(backbone_config=_resnet(), **_DETR, **_LABELS),
     "videomt": lambda: hf.VideomtConfig(mlp_ratio=1, **_EOMT, **_VIT, **_LABELS),
-}  # fmt: skip
+}
 CLASSES_OF = {
     "beit": hf.BeitForSemanticSegmentation,
     "data2vec-vision": hf.Data2VecVisionForSemanticSegmentation,

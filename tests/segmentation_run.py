@@ -10,9 +10,7 @@ from segmentation_peers import CLASSES, SIZE, tiny_segmenter
 from task_run import SETTINGS, run_still
 from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
-from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.spec import PeerSpec
+from hf_mutual_kd import Cohort, LoadedPeer, MutualKDConfig, MutualKDTrainer, PeerSpec
 
 PEERS = ("segformer", "mask2former")
 SQUARE = {"height": SIZE, "width": SIZE}

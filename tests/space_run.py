@@ -34,7 +34,9 @@ def write_record(folder: Path, task: str, labels: list[str], sources: dict[str, 
     result = {"arms": {"start": {"metrics": {}}, "mutual": {"metrics": {}}}}
     results = {"peers": dict.fromkeys(sources, result), "seeds": [0], "steps": 1, "task": task}
     record = {
-        "task": task, "words": words_of(task), "labels": labels,
+        "task": task,
+        "words": words_of(task),
+        "labels": labels,
         "peers": {name: {"source": source, "revision": None, "parameters": 1234} for name, source in sources.items()},
         "recipe": {"dataset": str(folder / "data")},
         "objective": {
@@ -43,7 +45,7 @@ def write_record(folder: Path, task: str, labels: list[str], sources: dict[str, 
         },
         "dataset": {"name": "someone/shapes & <b>forms", "rows": rows, "skipped_images": dict.fromkeys(rows, 0)},
         "versions": {"python": "3.11.2", "torch": "2.15.0+cpu", "torchvision": "0.29.2", "transformers": "5.23.0"},
-    }  # fmt: skip
+    }
     run = folder / "run"
     (run / "cohort.json").write_text(json.dumps(record), encoding="utf-8")
     (run / "results.json").write_text(json.dumps(results), encoding="utf-8")

@@ -9,10 +9,20 @@ from safetensors.torch import load_file
 from hf_mutual_kd.training.processes import leave_together
 
 SETTINGS = {
-    "max_steps": 4, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 2, "learning_rate": 1e-3,
-    "use_cpu": True, "report_to": "none", "disable_tqdm": True, "pre_flight": False, "logging_steps": 2,
-    "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
-}  # fmt: skip
+    "max_steps": 4,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 2,
+    "learning_rate": 1e-3,
+    "use_cpu": True,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "pre_flight": False,
+    "logging_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+}
 
 
 def check_resume(make_trainer, folder: Path, peers) -> None:

@@ -33,9 +33,15 @@ SHORTER = {
 }
 """What differs between a page and its test in Python: peers that are here, and fewer steps."""
 SHORTER_RUN = {
-    "max_steps": "1", "seeds": "0", "max_eval_samples": "12", "per_device_train_batch_size": "8", "control": "false",
-    "pre_flight": "false", "report_to": "none", "disable_tqdm": "true",
-}  # fmt: skip
+    "max_steps": "1",
+    "seeds": "0",
+    "max_eval_samples": "12",
+    "per_device_train_batch_size": "8",
+    "control": "false",
+    "pre_flight": "false",
+    "report_to": "none",
+    "disable_tqdm": "true",
+}
 """What is added to a recipe's command where it does not say it itself."""
 ROWS = {"train": 48, "validation": 16, "test": 16}
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from hf_mutual_kd.errors import ConfigError, OutputFolderError
-from hf_mutual_kd.files import read_json, whole, write_bytes, write_json, write_text
+from hf_mutual_kd import ConfigError, OutputFolderError, whole, write_bytes, write_json, write_text
+from hf_mutual_kd.files import read_json
 
 
 @dataclass

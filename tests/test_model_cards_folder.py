@@ -8,9 +8,7 @@ import pytest
 from hub_cards import check_card
 from made_up_run import RUNS, write_full_run
 
-from hf_mutual_kd.reports.closing_table import markdown
-from hf_mutual_kd.reports.model_card import write_cards
-from hf_mutual_kd.reports.run_record import read_run
+from hf_mutual_kd import markdown, read_run, write_cards
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/cohort.json"))

@@ -14,8 +14,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from hf_mutual_kd import Cohort, PeerSpec
-from hf_mutual_kd.peers.loading import LoadedPeer
+from hf_mutual_kd import Cohort, LoadedPeer, PeerSpec
 
 TOPICS = ["games", "mail", "sound"]
 WORDS = {
@@ -35,9 +34,14 @@ def word_tokenizer(longest: int = 16) -> PreTrainedTokenizerFast:
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, model_max_length=longest, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
-        sep_token="[SEP]", model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )  # fmt: skip
+        tokenizer_object=made,
+        model_max_length=longest,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
 
 
 def letter_tokenizer(end: str | None = "<end>") -> PreTrainedTokenizerFast:
@@ -62,15 +66,26 @@ def tiny_text_peer(kind: str, names=TOPICS):
     if kind == "roberta":
         tokenizer = word_tokenizer(longest=12)
         config = RobertaConfig(
-            vocab_size=len(tokenizer), max_position_embeddings=14, pad_token_id=0, bos_token_id=2, eos_token_id=3,
-            **SMALL, **labels_of(names),
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            max_position_embeddings=14,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+            **SMALL,
+            **labels_of(names),
+        )
         return RobertaForSequenceClassification(config), tokenizer
     tokenizer = letter_tokenizer()
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0,
+        vocab_size=len(tokenizer),
+        n_positions=64,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
         **labels_of(names),
-    )  # fmt: skip
+    )
     return GPT2ForSequenceClassification(config), tokenizer
 
 

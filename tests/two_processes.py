@@ -12,8 +12,12 @@ def launch(*words: str, script: str = "distributed_run.py") -> subprocess.Comple
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
     return subprocess.run(
         [*launcher, str(tests.parent / "recipes/accelerate/ddp_cpu.yaml"), str(tests / script), *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
 
 
 def two(out: Path, *options: str, script: str, batch: int) -> dict:

@@ -8,11 +8,25 @@ import transformers as hf
 from conftest import SIZE, tiny_processor
 
 LETTERS = string.ascii_lowercase + string.digits + ".,'-/"
-VISION = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
-          "image_size": SIZE, "patch_size": 8}  # fmt: skip
-TEXT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
-        "vocab_size": 100, "max_position_embeddings": 77, "bos_token_id": 0, "eos_token_id": 1,
-        "pad_token_id": 1}  # fmt: skip
+VISION = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "image_size": SIZE,
+    "patch_size": 8,
+}
+TEXT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 100,
+    "max_position_embeddings": 77,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
 
 
 def letter_tokenizer() -> hf.CLIPTokenizer:
@@ -48,8 +62,14 @@ def _siglip2():
     return hf.Siglip2Model(hf.Siglip2Config(vision_config=vision, text_config=TEXT))
 
 
-KINDS = {"clip": _clip, "siglip": _siglip, "siglip2": _siglip2, "altclip": _altclip, "chinese_clip": _chinese_clip,
-         "metaclip": _metaclip}  # fmt: skip
+KINDS = {
+    "clip": _clip,
+    "siglip": _siglip,
+    "siglip2": _siglip2,
+    "altclip": _altclip,
+    "chinese_clip": _chinese_clip,
+    "metaclip": _metaclip,
+}
 
 
 def write_reader(folder: Path, kind: str = "clip", tokenizer: bool = True) -> str:

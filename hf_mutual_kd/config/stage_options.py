@@ -83,8 +83,16 @@ UNSET: dict[str, Any] = {"adapt": None, "self_training": True, "control_learning
 OF_WAYS = ("preset", "teacher_rule", "teacher_source", "calibrate", "retain")
 
 DECIDED: dict[str, Any] = {
-    "preset": "default", "teacher_rule": None, "teacher_source": None, "calibrate": False, "retain": None,
-    "detach": None, "role_score": None, "score_table": None, "refresh_epochs": None,
-    "role_table": None, "labels": True,
-}  # fmt: skip
+    "preset": "default",
+    "teacher_rule": None,
+    "teacher_source": None,
+    "calibrate": False,
+    "retain": None,
+    "detach": None,
+    "role_score": None,
+    "score_table": None,
+    "refresh_epochs": None,
+    "role_table": None,
+    "labels": True,
+}
 """What a training in stages decides itself, or cannot do, as it is left alone."""

@@ -139,9 +139,15 @@ def measure(make: MakeTrainer, config: MutualKDConfig, splits: Splits) -> tuple[
     step_s, row_s, weights, trained, stages = {}, 0.0, 0, 0, None
     with tempfile.TemporaryDirectory() as folder:
         short: dict[str, Any] = {
-            "output_dir": folder, "max_steps": WARM + TIMED, "eval_strategy": "no", "save_strategy": "no",
-            "load_best_model_at_end": False, "push_to_hub": False, "report_to": [], "resume_from_checkpoint": None,
-        }  # fmt: skip
+            "output_dir": folder,
+            "max_steps": WARM + TIMED,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "load_best_model_at_end": False,
+            "push_to_hub": False,
+            "report_to": [],
+            "resume_from_checkpoint": None,
+        }
         for kind in (LABELS, TAUGHT):
             trainer = make(changed(config, output_dir=folder, push_to_hub=False))
             if config.teaching:
@@ -173,24 +179,33 @@ def table(config: MutualKDConfig, trainings: Sequence[Training], costs: Costs, s
         measuring = costs.row_s * one.times * (one.share * evaluations * len(splits.validation) + len(splits.test))
         total += stepping + measuring
         name = one.name if one.times == 1 else f"{one.name} ({one.times})"
-        rows.append((name, f"{one.times * one.share * steps:,.0f}", f"{1000 * costs.step_s[one.kind]:,.0f}",
-                     duration(stepping), duration(measuring)))  # fmt: skip
+        rows.append(
+            (
+                name,
+                f"{one.times * one.share * steps:,.0f}",
+                f"{1000 * costs.step_s[one.kind]:,.0f}",
+                duration(stepping),
+                duration(measuring),
+            )
+        )
     checkpoint = costs.weights + OPTIMIZER_COPIES * costs.trained
     kept = config.save_total_limit or max(1, round(evaluations))
     disk = seeds * len(trainings) * (kept * checkpoint + 2 * costs.weights)
     devices = config.world_size
     head = ("training", "steps", "ms a step", "steps take", "evaluations take")
-    return "\n".join([
-        render(head, rows, title="Estimate for one seed"),
-        f"time = Σ steps × s/step + evaluated rows × s/row ({1000 * costs.row_s:.2f} ms); ×  {seeds} "
-        f"seed{'s' * (seeds > 1)}: about {duration(seeds * total)} on {devices} "
-        f"device{'s' * (devices > 1)}, {seeds * total * devices / 3600:.2f} device-hours.",
-        f"memory: {costs.peak / 2**30:.2f} GiB at most on a device while these steps ran.",
-        f"disk: at most {disk / 2**30:.2f} GiB = {seeds} × {len(trainings)} trainings × ({kept} checkpoint"
-        f"{'s' * (kept > 1)} of {checkpoint / 2**20:.0f} MiB + best and last weights of "
-        f"{costs.weights / 2**20:.0f} MiB each).",
-        f"Timed: {TIMED} steps of each kind after {WARM}; nothing was trained to an end, nothing was written.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            render(head, rows, title="Estimate for one seed"),
+            f"time = Σ steps × s/step + evaluated rows × s/row ({1000 * costs.row_s:.2f} ms); ×  {seeds} "
+            f"seed{'s' * (seeds > 1)}: about {duration(seeds * total)} on {devices} "
+            f"device{'s' * (devices > 1)}, {seeds * total * devices / 3600:.2f} device-hours.",
+            f"memory: {costs.peak / 2**30:.2f} GiB at most on a device while these steps ran.",
+            f"disk: at most {disk / 2**30:.2f} GiB = {seeds} × {len(trainings)} trainings × ({kept} checkpoint"
+            f"{'s' * (kept > 1)} of {checkpoint / 2**20:.0f} MiB + best and last weights of "
+            f"{costs.weights / 2**20:.0f} MiB each).",
+            f"Timed: {TIMED} steps of each kind after {WARM}; nothing was trained to an end, nothing was written.",
+        ]
+    )
 
 
 def _wait() -> None:

@@ -94,13 +94,15 @@ def table(results: Results, words: TaskWords) -> tuple[tuple[str, ...], list[tup
     rows = []
     for name, peer in results.peers.items():
         delta = delta_of(results, peer, words)
-        rows.append((
-            name,
-            *(reached(peer, arm, words) for arm in results.arms),
-            difference(delta, seeds, words) if delta else NONE,
-            *(share_of(results, part, name) for part in parts),
-            flips(peer.arms[MUTUAL]),
-        ))  # fmt: skip
+        rows.append(
+            (
+                name,
+                *(reached(peer, arm, words) for arm in results.arms),
+                difference(delta, seeds, words) if delta else NONE,
+                *(share_of(results, part, name) for part in parts),
+                flips(peer.arms[MUTUAL]),
+            )
+        )
     rows += _together(results, words, parts)
     kept = [index for index in range(len(columns)) if any(row[index] != NONE for row in rows)]
     return tuple(columns[index] for index in kept), [tuple(row[index] for index in kept) for row in rows]
@@ -115,13 +117,15 @@ def _together(results: Results, words: TaskWords, parts: Sequence[str]) -> list[
         if ensemble is None and not any(taught):
             continue
         delta = delta_of(results, ensemble, words) if ensemble else None
-        rows.append((
-            TOGETHER[who],
-            *(reached(ensemble, arm, words) if ensemble else NONE for arm in results.arms),
-            difference(delta, len(results.seeds), words) if delta else NONE,
-            *(share_of(results, part, who) for part in parts),
-            NONE,
-        ))  # fmt: skip
+        rows.append(
+            (
+                TOGETHER[who],
+                *(reached(ensemble, arm, words) if ensemble else NONE for arm in results.arms),
+                difference(delta, len(results.seeds), words) if delta else NONE,
+                *(share_of(results, part, who) for part in parts),
+                NONE,
+            )
+        )
     return rows
 
 

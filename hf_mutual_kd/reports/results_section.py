@@ -175,13 +175,17 @@ def tiles(data: ReportData) -> list[dict[str, str]]:
         if value is None or start is None or delta is None:
             continue
         word = verdict(delta, len(results.seeds))
-        found.append({
-            "peer": name,
-            "value": number(value, share) + (" %" if share else ""),
-            "start": number(start, share),
-            "delta": f"{run.words.text(delta.mean, sign=True)}{spread(delta, run.words)} {run.words.points}",
-            "against": against,
-            "verdict": said.get(word, f"{word}: no verdict"),
-            "mark": {"better": "up", "worse": "down"}.get(word, "flat") if results.reference == CONTROL else "flat",
-        })  # fmt: skip
+        found.append(
+            {
+                "peer": name,
+                "value": number(value, share) + (" %" if share else ""),
+                "start": number(start, share),
+                "delta": f"{run.words.text(delta.mean, sign=True)}{spread(delta, run.words)} {run.words.points}",
+                "against": against,
+                "verdict": said.get(word, f"{word}: no verdict"),
+                "mark": {"better": "up", "worse": "down"}.get(word, "flat")
+                if results.reference == CONTROL
+                else "flat",
+            }
+        )
     return found

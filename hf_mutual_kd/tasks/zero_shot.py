@@ -102,8 +102,11 @@ class ZeroShot(nn.Module):
     def reads(self) -> dict[str, Any]:
         """What its classifier was made of, ready for JSON."""
         config = self.config
-        return {"labels": list(config.id2label.values()), "prompt_templates": config.prompt_templates,
-                "model_type": config.model_type}  # fmt: skip
+        return {
+            "labels": list(config.id2label.values()),
+            "prompt_templates": config.prompt_templates,
+            "model_type": config.model_type,
+        }
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """As of the stock model, its tokenizer beside it."""

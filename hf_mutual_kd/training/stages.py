@@ -191,9 +191,11 @@ class Stages:
             facts = dict(self.state.facts.get("stages", {}))
             seconds = round(time.perf_counter() - began, 1)
             facts[stage] = {
-                "steps": trainer.state.global_step, "best_steps": trainer.bests.steps, "seconds": seconds,
+                "steps": trainer.state.global_step,
+                "best_steps": trainer.bests.steps,
+                "seconds": seconds,
                 "rule": {} if self.cohort.rule is None else self.cohort.rule.facts(),
-            }  # fmt: skip
+            }
             self.state.finish(stage, stages=facts)
         self.cohort.set_objective(None)
         self.cohort.drop_starts()
@@ -209,10 +211,15 @@ class Stages:
         )
         self.cohort.drop_starts()
         trainer = type(outer)(
-            self.cohort, options, train_dataset=outer.train_dataset, eval_dataset=self.rows, view=outer.view,
-            callbacks=[*self.callbacks, *([StopAt()] if tries else [])], compute_metrics=outer.compute_metrics,
+            self.cohort,
+            options,
+            train_dataset=outer.train_dataset,
+            eval_dataset=self.rows,
+            view=outer.view,
+            callbacks=[*self.callbacks, *([StopAt()] if tries else [])],
+            compute_metrics=outer.compute_metrics,
             optimizer_cls_and_kwargs=outer.optimizer_cls_and_kwargs,
-        )  # fmt: skip
+        )
         trainer.fit_rows, trainer.is_part = self.fit_rows, True
         trainer.data_collator.labelled_only = (
             only_labels and share is not None and not isinstance(outer.train_dataset, IterableDataset)

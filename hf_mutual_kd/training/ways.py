@@ -52,9 +52,16 @@ def one_training(args: MutualKDConfig, task: Task, **changes: Any) -> MutualKDCo
     """A configuration of one training, without what only stages have."""
     weight = task.teaching_weight if args.transfer_weight is None else args.transfer_weight
     unset: dict[str, Any] = {
-        "teaching": None, "adapt": None, "self_training": True, "keep": "best", "control_learning_rates": [],
-        "transfer_weight": weight, "pre_flight": False, "push_to_hub": False, "merge_adapters": False,
-    }  # fmt: skip
+        "teaching": None,
+        "adapt": None,
+        "self_training": True,
+        "keep": "best",
+        "control_learning_rates": [],
+        "transfer_weight": weight,
+        "pre_flight": False,
+        "push_to_hub": False,
+        "merge_adapters": False,
+    }
     return changed(args, **(unset | changes))
 
 

@@ -29,11 +29,8 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from transformers import ViTConfig, ViTForImageClassification
 
-from hf_mutual_kd import BestRule, Cohort, LiveSource, Objective
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.spec import PeerSpec
-from hf_mutual_kd.reports.card_figures import BLUE, ORANGE, png
-from hf_mutual_kd.reports.terminal import render
+from hf_mutual_kd import BestRule, Cohort, LiveSource, LoadedPeer, Objective, PeerSpec, png, render
+from hf_mutual_kd.reports.card_figures import BLUE, ORANGE
 
 DOCS = Path(__file__).parents[2] / "docs"
 BATCH, CLASSES = 16, 100
@@ -89,8 +86,15 @@ def loss_row(panel: str, value: float, case: Case) -> Row:
 def vit(size: int) -> torch.nn.Module:
     names = [f"class {index}" for index in range(CLASSES)]
     named = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    config = ViTConfig(image_size=size, patch_size=8, hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
-                       intermediate_size=256, **named)  # fmt: skip
+    config = ViTConfig(
+        image_size=size,
+        patch_size=8,
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=256,
+        **named,
+    )
     return ViTForImageClassification(config)
 
 
@@ -147,8 +151,16 @@ def processes(quick: bool) -> Iterator[Row]:
 
 
 def process_step(count: int, quick: bool) -> float:
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(count), "--rdzv-backend", "c10d",
-              "--rdzv-endpoint", "localhost:0"]  # fmt: skip
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(count),
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+    ]
     child = [__file__, "--child", *(["--quick"] if quick else [])]
     done = subprocess.run([sys.executable, *launch, *child], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
@@ -180,8 +192,14 @@ def figure(rows: list[Row]) -> bytes:
                 shown = sorted((row for row in of_panel if row.case.startswith(name)), key=lambda row: row.value)
                 values = [row.value for row in shown]
                 label = f" {name}" if name else ""
-                axes.plot(values, [row.other for row in shown], style, marker=".", color=ORANGE,
-                          label=shown[0].compared + label)  # fmt: skip
+                axes.plot(
+                    values,
+                    [row.other for row in shown],
+                    style,
+                    marker=".",
+                    color=ORANGE,
+                    label=shown[0].compared + label,
+                )
                 axes.plot(values, [row.ours for row in shown], style, marker=".", color=BLUE, label=f"ours{label}")
             if "loss" in panel:
                 axes.set_xscale("log")

@@ -30,9 +30,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
-from hf_mutual_kd import transfer_loss
+from hf_mutual_kd import SegmentationScores, transfer_loss
 from hf_mutual_kd.tasks.semantic_segmentation.collator import DenseCollator
-from hf_mutual_kd.tasks.semantic_segmentation.metrics import SegmentationScores
 from hf_mutual_kd.tasks.semantic_segmentation.scores import image_scores
 from hf_mutual_kd.tasks.semantic_segmentation.transfer import mean_over_pixels
 from hf_mutual_kd.tasks.semantic_segmentation.view import DenseView
@@ -163,8 +162,10 @@ def bench_input(repeats: int) -> bool:
         collators[name].label_names = [str(index) for index in range(CLASSES)]
     rows = file_rows()
     seconds = alternate({name: (lambda made=made: made(rows)) for name, made in collators.items()}, repeats)
-    print(f"input, one peer: {1000 * seconds['one'] / IMAGES:.0f} ms an image; Mask2Former beside it adds "
-          f"{1000 * (seconds['one beside'] - seconds['one']) / IMAGES:.0f} ms")  # fmt: skip
+    print(
+        f"input, one peer: {1000 * seconds['one'] / IMAGES:.0f} ms an image; Mask2Former beside it adds "
+        f"{1000 * (seconds['one beside'] - seconds['one']) / IMAGES:.0f} ms"
+    )
     held = []
     for what, suffix in (("4 per-pixel peers / 1", ""), ("4 and Mask2Former / 1 and Mask2Former", " beside")):
         ratio = seconds[f"one{suffix}"] / seconds[f"four{suffix}"]

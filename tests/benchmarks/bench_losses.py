@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_mutual_kd.distillation.losses import transfer_loss
-from hf_mutual_kd.distillation.roles import assign_roles, margin_scores
+from hf_mutual_kd import assign_roles, margin_scores, transfer_loss
 
 
 class Case(NamedTuple):

@@ -23,13 +23,14 @@ from PIL import Image
 from transformers import ConvNextConfig
 
 from hf_mutual_kd import (
+    ClipRows,
     VideoSaliencyConfig,
     VideoSaliencyModel,
     VideoSaliencyProcessor,
     stream_saliency,
 )
 from hf_mutual_kd.tasks.video_saliency.collator import ClipCollator
-from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows, ClipView
+from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipView
 from hf_mutual_kd.tasks.video_saliency.data.truth import PointTruth, SaliencyVideo
 
 FRAMES = 16

@@ -28,10 +28,17 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_mutual_kd import BestRule, Cohort, LiveSource, Objective, RoleTaggingCollator, SharedView
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.spec import PeerSpec
-from hf_mutual_kd.reports.terminal import render
+from hf_mutual_kd import (
+    BestRule,
+    Cohort,
+    LiveSource,
+    LoadedPeer,
+    Objective,
+    PeerSpec,
+    RoleTaggingCollator,
+    SharedView,
+    render,
+)
 
 BATCH, SIZE, CLASSES = 32, 64, 100
 LABELS = [f"class {index}" for index in range(CLASSES)]
@@ -41,8 +48,15 @@ ROWS: list[tuple[str, str, str, str]] = []
 def models() -> dict[str, torch.nn.Module]:
     torch.manual_seed(0)
     named = {"id2label": dict(enumerate(LABELS)), "label2id": {name: index for index, name in enumerate(LABELS)}}
-    vit = ViTConfig(image_size=SIZE, patch_size=8, hidden_size=192, num_hidden_layers=6, num_attention_heads=4,
-                    intermediate_size=256, **named)  # fmt: skip
+    vit = ViTConfig(
+        image_size=SIZE,
+        patch_size=8,
+        hidden_size=192,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=256,
+        **named,
+    )
     resnet = ResNetConfig(embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic", **named)
     return {"vit": ViTForImageClassification(vit), "cnn": ResNetForImageClassification(resnet)}
 

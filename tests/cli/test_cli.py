@@ -86,8 +86,17 @@ def test_a_dry_run_lists_files_sizes_and_metadata_without_the_network(hub, run, 
 def test_the_command_in_a_failures_message_continues(hub, run, tmp_path):
     """Advice that does not work as printed is worse than none."""
     hub.fail("POST", "/b-beans-mutual/commit/", status=403)
-    failed = command("push", run, "--namespace", "ada", "--private", "--name_template", "{peer}-{dataset}-mutual",
-                     hub=hub, cwd=tmp_path)  # fmt: skip
+    failed = command(
+        "push",
+        run,
+        "--namespace",
+        "ada",
+        "--private",
+        "--name_template",
+        "{peer}-{dataset}-mutual",
+        hub=hub,
+        cwd=tmp_path,
+    )
     assert failed.returncode == 2
     assert failed.stdout == ""
     assert failed.stderr.count("Traceback") == 0

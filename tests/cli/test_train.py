@@ -38,8 +38,9 @@ def test_options_of_another_task_are_unknown(capsys):
     with pytest.raises(ConfigError, match="unknown option eval_frame_step"):
         train("semantic-segmentation", ["--eval_frame_step", "2"])
     for task, own, others in (
-        ("semantic-segmentation", "crop_size", "eval_frame_step"), ("video-saliency", "eval_frame_step", "crop_size")
-    ):  # fmt: skip
+        ("semantic-segmentation", "crop_size", "eval_frame_step"),
+        ("video-saliency", "eval_frame_step", "crop_size"),
+    ):
         with pytest.raises(SystemExit):
             train(task, ["--help-all"])
         shown = capsys.readouterr().out

@@ -13,12 +13,10 @@ from typing import Any, Literal
 
 import pytest
 
+from hf_mutual_kd import ConfigError, PeerSpec, RecipeOptions, TransferOptions
 from hf_mutual_kd.config.fields import option
-from hf_mutual_kd.config.options import RecipeOptions, TransferOptions
-from hf_mutual_kd.config.peers import PeerSpec
 from hf_mutual_kd.config.recipe import HIDDEN, Recipe, parse_recipe, to_command
 from hf_mutual_kd.config.values import convert, from_word
-from hf_mutual_kd.errors import ConfigError
 from hf_mutual_kd.experiments.launch import defaults_for
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import hf_mutual_kd as kd
+from hf_mutual_kd import ConfigError
 from hf_mutual_kd.config.rules import FUNCTIONS
-from hf_mutual_kd.errors import ConfigError
 from hf_mutual_kd.hub.calls import Patience
 from hf_mutual_kd.scoring.score_peers import score_peers
 

@@ -6,10 +6,9 @@ import typing
 
 import pytest
 
-from hf_mutual_kd import MutualKDConfig, PeerSpec
-from hf_mutual_kd.config.options import PRESETS, RecipeOptions, TransferOptions
+from hf_mutual_kd import ConfigError, MutualKDConfig, PeerSpec, RecipeOptions, TransferOptions
+from hf_mutual_kd.config.options import PRESETS
 from hf_mutual_kd.config.rules import choices_of
-from hf_mutual_kd.errors import ConfigError
 
 CPU = {"use_cpu": True, "report_to": "none"}
 
@@ -109,8 +108,9 @@ def test_choices_of_optional_literals():
 
 def test_config_is_training_arguments_that_keep_the_image(tmp_path):
     """`remove_unused_columns` would drop the image, and the step of saving has no say in what is best."""
-    config = MutualKDConfig(str(tmp_path), temperature=2, load_best_model_at_end=True, eval_strategy="epoch",
-                            save_strategy="no", **CPU)  # fmt: skip
+    config = MutualKDConfig(
+        str(tmp_path), temperature=2, load_best_model_at_end=True, eval_strategy="epoch", save_strategy="no", **CPU
+    )
     assert not config.remove_unused_columns
     assert config.load_best_model_at_end
     assert (config.teacher_rule, config.metric_for_best_model) == (None, None), "as it was given"
@@ -168,9 +168,10 @@ def test_a_rule_of_an_unknown_peer_and_a_cohort_that_learns_nothing_are_refused(
     MutualKDConfig(str(tmp_path), **CPU).check_peers({"vit": held, "cnn": learns})
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("peer_learning_rates", {"vit": 1.0}), ("peer_weight_decays", {}), ("frozen_peers", []), ("peer_processors", {})
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("peer_learning_rates", {"vit": 1.0}), ("peer_weight_decays", {}), ("frozen_peers", []), ("peer_processors", {})],
+)
 def test_former_options_say_what_they_are_now(name, value, tmp_path):
     """Python's own message for an unknown keyword names no way on."""
     with pytest.raises(

@@ -12,11 +12,10 @@ from datasets import Features, Value
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
-from hf_mutual_kd import RoleTable, RoleTaggingCollator, SharedView
-from hf_mutual_kd.data.collator import IdentifiedRows, IdentifiedStream, identified
+from hf_mutual_kd import DataError, IdentifiedRows, RoleTable, RoleTaggingCollator, SharedView, identified
+from hf_mutual_kd.data.collator import IdentifiedStream
 from hf_mutual_kd.data.images import content_id
 from hf_mutual_kd.distillation.roles import UNDECIDED
-from hf_mutual_kd.errors import DataError
 
 PROCESSORS = {"vit": tiny_processor(), "cnx": tiny_processor(), "cnn": tiny_processor(0.2)}
 BAD = {"bytes": b"no image", "path": "broken.png"}

@@ -12,10 +12,10 @@ from datasets import Array2D, ClassLabel, Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image as PILImage
 
+from hf_mutual_kd import DataError, LabelError
 from hf_mutual_kd.data.class_labels import class_numbers
 from hf_mutual_kd.data.masks import read_mask
 from hf_mutual_kd.data.splits import decode_image
-from hf_mutual_kd.errors import DataError, LabelError
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from hf_mutual_kd import DataError, LabelError
 from hf_mutual_kd.config.data_options import ColumnOptions
 from hf_mutual_kd.data.class_labels import class_number
 from hf_mutual_kd.data.given_rows import GivenRows
-from hf_mutual_kd.errors import DataError, LabelError
 
 
 def given(labels=True, target="class", names=None, **columns) -> GivenRows:
@@ -145,9 +145,18 @@ def test_what_is_no_data_set(data, message):
 
 @pytest.mark.parametrize(
     ("value", "number"),
-    [(True, 1), (np.int64(2), 2), (torch.tensor(1), 1), (np.float32(2), 2), (float("nan"), -1), (None, -1), (-100, -1),
-     ("owl", 2), ("", -1)],
-)  # fmt: skip
+    [
+        (True, 1),
+        (np.int64(2), 2),
+        (torch.tensor(1), 1),
+        (np.float32(2), 2),
+        (float("nan"), -1),
+        (None, -1),
+        (-100, -1),
+        ("owl", 2),
+        ("", -1),
+    ],
+)
 def test_labels_of_one_meaning(value, number):
     """bools crashed in the role table, NaN is what pandas makes of a missing number."""
     assert class_number(value, ["cat", "dog", "owl"]) == number

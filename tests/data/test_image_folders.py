@@ -5,9 +5,9 @@ import os
 import pytest
 from data_sets import load, png
 
+from hf_mutual_kd import DataError
 from hf_mutual_kd.data.image_folders import read_image_folder, role_of, split_folders
 from hf_mutual_kd.data.splits import found_in_words
-from hf_mutual_kd.errors import DataError
 
 NOBODY_ASKED = {"train": "train", "validation": None, "test": None}
 
@@ -26,9 +26,18 @@ def splits_of(root):
 
 @pytest.mark.parametrize(
     ("name", "role"),
-    [("Train", "train"), ("TRAINING", "train"), ("val", "validation"), ("Valid", "validation"), ("eval", "validation"),
-     ("Testing", "test"), ("test", "test"), ("tests", None), ("cat", None)],
-)  # fmt: skip
+    [
+        ("Train", "train"),
+        ("TRAINING", "train"),
+        ("val", "validation"),
+        ("Valid", "validation"),
+        ("eval", "validation"),
+        ("Testing", "test"),
+        ("test", "test"),
+        ("tests", None),
+        ("cat", None),
+    ],
+)
 def test_names_of_splits(name, role):
     """`Train` beside `Test` was two classes."""
     assert role_of(name) == role

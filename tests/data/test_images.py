@@ -10,8 +10,8 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from hf_mutual_kd import DataError
 from hf_mutual_kd.data.splits import check_inputs, decode_image
-from hf_mutual_kd.errors import DataError
 
 
 def test_unreadable_image_names_its_row(tmp_path):

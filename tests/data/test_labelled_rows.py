@@ -5,8 +5,8 @@ import pytest
 from conftest import make_rows
 from datasets import Dataset, Features, Image, Value
 
+from hf_mutual_kd import ConfigError, DataError
 from hf_mutual_kd.data.labelled_rows import LabelledShareSampler, default_share, hide_labels, which_labelled
-from hf_mutual_kd.errors import ConfigError, DataError
 
 FEW = np.arange(60) % 12 == 0
 

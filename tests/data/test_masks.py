@@ -9,11 +9,10 @@ from datasets import Dataset, Features
 from datasets import Image as ImageColumn
 from PIL import Image
 
-from hf_mutual_kd import DataError, LabelError
+from hf_mutual_kd import IGNORE, DataError, LabelError
 from hf_mutual_kd.data.mask_columns import check_masks, numbers_of, settle_binary
 from hf_mutual_kd.data.masks import (
     COLORS,
-    IGNORE,
     IS_COLOR,
     OUTSIDE,
     REDUCE,

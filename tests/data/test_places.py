@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from data_sets import load, pixels, png
 
+from hf_mutual_kd import DataError
 from hf_mutual_kd.data.images import decode_image
 from hf_mutual_kd.data.places import Places, cached
-from hf_mutual_kd.errors import DataError
 
 
 def naming(folder, path, rows=30):

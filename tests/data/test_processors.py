@@ -8,9 +8,8 @@ from conftest import draw, tiny_processor
 from PIL import Image
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from hf_mutual_kd import SharedView
+from hf_mutual_kd import PeerError, SharedView
 from hf_mutual_kd.data.processors import PeerInputs, PeerProcessors
-from hf_mutual_kd.errors import PeerError
 
 
 @pytest.fixture
@@ -29,8 +28,12 @@ def test_draw_depends_on_seed_epoch_and_sample_alone(image):
 
 def test_draws_differ_over_samples_epochs_and_seeds(image):
     """One draw for all samples or epochs is no augmentation."""
-    draws = {SharedView(min_area=0.2, seed=seed)(image, sample, epoch).tobytes()
-             for seed in range(2) for sample in (0, 1, 2**62 + 3, 2**63 - 1) for epoch in range(4)}  # fmt: skip
+    draws = {
+        SharedView(min_area=0.2, seed=seed)(image, sample, epoch).tobytes()
+        for seed in range(2)
+        for sample in (0, 1, 2**62 + 3, 2**63 - 1)
+        for epoch in range(4)
+    }
     assert len(draws) == 32
 
 

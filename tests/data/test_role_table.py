@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hf_mutual_kd.data.role_table import RoleTable
+from hf_mutual_kd import DataError, PeerError, ResumeError, RoleTable
 from hf_mutual_kd.distillation.roles import ALL, MEAN, NOBODY, UNDECIDED
-from hf_mutual_kd.errors import DataError, PeerError, ResumeError
 
 BIG = 2**62
 
@@ -93,8 +92,14 @@ def test_columns_are_what_other_programs_expect(table, tmp_path):
     table.save(tmp_path / "t.parquet")
     stored = pq.read_table(tmp_path / "t.parquet")
     assert stored.schema.names == [
-        "sample_id", "label", "teacher", "decisions", "taught/vit", "taught/cnn", "taught/<mean>",
-    ]  # fmt: skip
+        "sample_id",
+        "label",
+        "teacher",
+        "decisions",
+        "taught/vit",
+        "taught/cnn",
+        "taught/<mean>",
+    ]
     assert stored.column("sample_id").to_pylist() == [-5, 3, BIG]
     assert stored.column("label").to_pylist() == [0, 1, 2]
     assert stored.column("teacher").to_pylist() == ["cnn", "<mean>", "vit"]

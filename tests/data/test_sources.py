@@ -15,9 +15,8 @@ import pytest
 from data_sets import ROOT, load, pixels, png, save, table, write_parquet
 from datasets import Array2D, Dataset, Features, IterableDataset, Value
 
-from hf_mutual_kd.config.options import RecipeOptions
-from hf_mutual_kd.data.splits import check_inputs, load_splits
-from hf_mutual_kd.errors import DataError
+from hf_mutual_kd import DataError, RecipeOptions, load_splits
+from hf_mutual_kd.data.splits import check_inputs
 
 
 @pytest.fixture(autouse=True)

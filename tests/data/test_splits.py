@@ -7,10 +7,10 @@ from data_sets import load, pixels, png, save, table
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 
+from hf_mutual_kd import DataError, LabelError
 from hf_mutual_kd.data import fingerprint as fingerprint_module
 from hf_mutual_kd.data.masks import read_mask
 from hf_mutual_kd.data.splits import check_masks
-from hf_mutual_kd.errors import DataError, LabelError
 
 
 @pytest.fixture(autouse=True)

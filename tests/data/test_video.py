@@ -10,9 +10,9 @@ from datasets import Dataset, Features, Video
 from PIL import Image
 from saliency_files import H, W, mp4, numbers_of, picture, save_grey
 
+from hf_mutual_kd import DataError
 from hf_mutual_kd.data.frame_readers import frame_files
 from hf_mutual_kd.data.video import PyAVReader, open_frames
-from hf_mutual_kd.errors import DataError
 
 ASKED = [7, 7, 0, 19, 13, 12, 11, 5, 18]
 
@@ -26,9 +26,19 @@ def file(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "codec"),
-    [("mp4", "libx264"), ("mp4", "mpeg4"), ("avi", "mpeg4"), ("avi", "libx264"), ("matroska", "ffv1"),
-     ("webm", "libvpx-vp9"), ("webm", "libvpx"), ("mpegts", "libx264"), ("mov", "libx264"), ("gif", "gif")],
-)  # fmt: skip
+    [
+        ("mp4", "libx264"),
+        ("mp4", "mpeg4"),
+        ("avi", "mpeg4"),
+        ("avi", "libx264"),
+        ("matroska", "ffv1"),
+        ("webm", "libvpx-vp9"),
+        ("webm", "libvpx"),
+        ("mpegts", "libx264"),
+        ("mov", "libx264"),
+        ("gif", "gif"),
+    ],
+)
 def test_frames_have_the_right_numbers(kind, codec):
     """Seeking by time lands on a neighbour, and AVI counts in the order of decoding: the truth of another frame."""
     if codec == "gif":

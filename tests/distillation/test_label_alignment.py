@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_mutual_kd.distillation.label_alignment import align_labels
-from hf_mutual_kd.errors import ConfigError, LabelError
+from hf_mutual_kd import ConfigError, LabelError, align_labels
 
 
 @pytest.mark.parametrize(

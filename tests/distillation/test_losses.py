@@ -8,16 +8,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_mutual_kd.distillation.losses import (
-    gather_teacher,
+from hf_mutual_kd import (
+    ConfigError,
+    DataError,
+    assign_roles,
     kl_to_target,
-    mean_log_probs,
+    margin_scores,
     softened_log_probs,
     teacher_log_probs,
     transfer_loss,
 )
-from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED, assign_roles, margin_scores
-from hf_mutual_kd.errors import ConfigError, DataError
+from hf_mutual_kd.distillation.losses import gather_teacher, mean_log_probs
+from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED
 
 
 def peers_of(n, *shape, dtype=torch.float32, scale=2.0, seed=0):

@@ -6,9 +6,8 @@ import math
 import pytest
 import torch
 
-from hf_mutual_kd import SOURCES, BestRule, LiveSource, Objective
-from hf_mutual_kd.config.options import TransferOptions
-from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED, margin_scores
+from hf_mutual_kd import SOURCES, BestRule, LiveSource, Objective, TransferOptions, margin_scores
+from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED
 from hf_mutual_kd.distillation.teacher_rules import RULES
 
 UNITS, CLASSES = 4, 3
@@ -203,9 +202,14 @@ def test_options_become_the_objective():
 
 @pytest.mark.parametrize(
     ("changes", "needs"),
-    [({}, False), ({"retain": True}, True), ({"source": "frozen"}, True), ({"unlabelled_rows": True}, True),
-     ({"retain": True, "weight": 0.0}, False)],
-)  # fmt: skip
+    [
+        ({}, False),
+        ({"retain": True}, True),
+        ({"source": "frozen"}, True),
+        ({"unlabelled_rows": True}, True),
+        ({"retain": True, "weight": 0.0}, False),
+    ],
+)
 def test_starts_are_kept_only_where_they_are_needed(changes, needs):
     """Needless copies double the memory of every peer; missing ones end the run at the first step."""
     assert objective(**{"unlabelled_rows": False} | changes).needs_starts is needs

@@ -5,11 +5,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hf_mutual_kd import BestRule, FixedRule, FrozenSource, GatedRule, LiveSource, MeanRule, Objective, TableSource
-from hf_mutual_kd.distillation.cohort_batch import CohortBatch
-from hf_mutual_kd.distillation.losses import transfer_loss
-from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED, assign_roles, margin_scores
-from hf_mutual_kd.errors import ConfigError
+from hf_mutual_kd import (
+    BestRule,
+    CohortBatch,
+    ConfigError,
+    FixedRule,
+    FrozenSource,
+    GatedRule,
+    LiveSource,
+    MeanRule,
+    Objective,
+    TableSource,
+    assign_roles,
+    margin_scores,
+    transfer_loss,
+)
+from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED
 
 TRUTH = torch.tensor([0, 2, 1, 2, -1])
 

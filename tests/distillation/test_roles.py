@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from hf_mutual_kd import LabelError, assign_roles, confidence_scores, loss_scores, margin_scores
 from hf_mutual_kd.distillation import roles
-from hf_mutual_kd.distillation.roles import NOBODY, assign_roles, confidence_scores, loss_scores, margin_scores
-from hf_mutual_kd.errors import LabelError
+from hf_mutual_kd.distillation.roles import NOBODY
 
 
 def random_logits(*shape, scale=3.0):

@@ -6,21 +6,28 @@ import math
 import pytest
 import torch
 
-from hf_mutual_kd import SOURCES, ClassRule, FixedRule, GatedRule, Objective, make_rule
-from hf_mutual_kd.data.masks import IGNORE, UNLABELLED
-from hf_mutual_kd.distillation.deep_mutual_learning import kl_from_others
-from hf_mutual_kd.distillation.losses import kl_to_target, mean_log_probs, softened_log_probs
-from hf_mutual_kd.distillation.roles import ALL, MEAN, NOBODY, loss_scores
-from hf_mutual_kd.distillation.rule_fitting import (
-    best_temperatures,
-    class_sums,
-    class_trust,
-    temperature_sums,
+from hf_mutual_kd import (
+    IGNORE,
+    SOURCES,
+    ClassRule,
+    ConfigError,
+    DataError,
+    FixedRule,
+    GatedRule,
+    Objective,
+    SemanticSegmentation,
+    kl_to_target,
+    loss_scores,
+    make_rule,
+    softened_log_probs,
     total_of,
 )
+from hf_mutual_kd.data.masks import UNLABELLED
+from hf_mutual_kd.distillation.deep_mutual_learning import kl_from_others
+from hf_mutual_kd.distillation.losses import mean_log_probs
+from hf_mutual_kd.distillation.roles import ALL, MEAN, NOBODY
+from hf_mutual_kd.distillation.rule_fitting import best_temperatures, class_sums, class_trust, temperature_sums
 from hf_mutual_kd.distillation.teacher_rules import RULES
-from hf_mutual_kd.errors import ConfigError, DataError
-from hf_mutual_kd.tasks.registry import SemanticSegmentation
 
 CLASSES = 3
 SHAPES = {"images": (5,), "maps": (2, 3, 2)}

@@ -20,10 +20,18 @@ def test_a_stream_goes_on_in_the_epoch_where_it_stopped(save_at, make_cohort, tm
 
     def trainer(out, **changes):
         args = MutualKDConfig(
-            str(tmp_path / out), max_steps=8, per_device_train_batch_size=8, lr_scheduler_type="constant",
-            use_cpu=True, report_to="none", disable_tqdm=True, pre_flight=False, save_strategy="steps",
-            save_steps=save_at, **changes,
-        )  # fmt: skip
+            str(tmp_path / out),
+            max_steps=8,
+            per_device_train_batch_size=8,
+            lr_scheduler_type="constant",
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            pre_flight=False,
+            save_strategy="steps",
+            save_steps=save_at,
+            **changes,
+        )
         rows = make_rows(24).to_iterable_dataset().shuffle(seed=3, buffer_size=8)
         return MutualKDTrainer(make_cohort("vit", "cnx"), args, train_dataset=rows)
 
@@ -49,10 +57,23 @@ def test_a_broken_peer_keeps_its_best_and_is_named(entry):
     """A run would go on with NaN, or end, because of one of its peers."""
     row = Row(
         "",
-        but(RECIPE, "--peers.vit.learning_rate", "1e300", "--eval_strategy", "steps", "--eval_steps", "1",
-            "--load_best_model_at_end", "true", "--eval_delay", "0"),
-        says="peer 'vit' is broken", code=0, writes=True,
-    )  # fmt: skip
+        but(
+            RECIPE,
+            "--peers.vit.learning_rate",
+            "1e300",
+            "--eval_strategy",
+            "steps",
+            "--eval_steps",
+            "1",
+            "--load_best_model_at_end",
+            "true",
+            "--eval_delay",
+            "0",
+        ),
+        says="peer 'vit' is broken",
+        code=0,
+        writes=True,
+    )
     ended = entry.check(row)
     assert "peer 'vit' is broken: its weights are not finite, as was found at step 1; what is kept" in ended.out
     for path in entry.here.rglob("*.safetensors"):

@@ -86,7 +86,9 @@ ROWS = [
     *[
         Row(f"{name}: {what}", words(folder), says=[option, says], make=make)
         for name, option, words in (
-            ("recipe", "output_dir", into), ("score", "--out", score_into), ("scout", "--out", scout_into)
+            ("recipe", "output_dir", into),
+            ("score", "--out", score_into),
+            ("scout", "--out", scout_into),
         )
         for what, folder, says, make in (
             ("a file", "{here}/file", "is a file", a_file),
@@ -107,16 +109,23 @@ ROWS = [
     Row("a linked run", into("{run}") + OVERWRITE, says="does not replace a link", make=a_linked_run),
     Row("in use", into("{run}"), says="--overwrite_output_dir true"),
     Row("resume: a linked peer", RESUME, says="vit is a link", make=a_linked_peer),
-    Row("resume: no checkpoint", [*RECIPE, "--resume_from_checkpoint", "true"], says="there is no checkpoint",
-        make=no_checkpoint),
+    Row(
+        "resume: no checkpoint",
+        [*RECIPE, "--resume_from_checkpoint", "true"],
+        says="there is no checkpoint",
+        make=no_checkpoint,
+    ),
     Row("resume: no folder", [*RECIPE, "--resume_from_checkpoint", "true"], says="there is no checkpoint"),
-    Row("resume: a path that is not there", [*RECIPE, "--resume_from_checkpoint", "{here}/no/check/point"],
-        says="neither a folder nor a repository"),
+    Row(
+        "resume: a path that is not there",
+        [*RECIPE, "--resume_from_checkpoint", "{here}/no/check/point"],
+        says="neither a folder nor a repository",
+    ),
     Row("locked by another host", RESUME, says=["4711", "another-host", "remove", ".lock"], make=held_by_another_host),
     Row("locked by a process", RESUME, says=[str(os.getpid()), "of this machine"], make=held_by_this_host),
     Row("a typo destroys nothing", into("{run}") + [*OVERWRITE, "--learning_rate", "x"], says="learning_rate"),
     Row("nor does a missing peer", [*into("{run}"), *OVERWRITE, "--peers.zoe.frozen", "true"], says="zoe"),
-]  # fmt: skip
+]
 
 
 def own_files_in(folder):

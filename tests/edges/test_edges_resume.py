@@ -106,54 +106,80 @@ SLOW = pytest.mark.slow
 ALIKE = ("--lr_scheduler_type", "--transfer_weight", "--temperature", "--retain", "--weight_decay")
 
 IN_STATE, IN_COHORT = "trainer_state.json is damaged", "cohort_state.json is damaged"
-DAMAGED = [
-    pytest.param(Row(f"{name}: {how}", RESUME, says=[name, says], make=make(name)),
-                 marks=SLOW if name != "cohort_state.json" and how not in ("missing", "cut") else ())
-    for name in ("trainer_state.json", "cohort_state.json")
-    for how, says, make in (
-        ("missing", "", without),
-        ("cut", "is damaged", lambda name: holding(name, 40)),
-        ("empty", "is damaged", lambda name: holding(name, 0)),
-        ("a list", "is damaged", lambda name: holding(name, b"[1]")),
-        ("nested", "is damaged", lambda name: holding(name, DEEP)),
-        ("no UTF-8", "is damaged", lambda name: holding(name, b"\xff\xfe\x00")),
-    )
-] + [
-    pytest.param(Row(f"{name}: {how}", RESUME, says=[name, "is damaged"], make=make(name)),
-                 marks=SLOW if name != "optimizer.pt" and how != "other keys" else ())
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-    for how, make in (
-        ("cut", lambda name: holding(name, 300)),
-        ("empty", lambda name: holding(name, 0)),
-        ("text", lambda name: holding(name, b"hello")),
-        ("another type", lambda name: pickled(name, [1, 2])),
-        ("other keys", lambda name: pickled(name, {"a": 1})),
-    )
-] + [
-    Row("a step that is text", RESUME, says=IN_STATE, make=with_state( global_step="2")),
-    Row("a step below 0", RESUME, says=IN_STATE, make=with_state( global_step=-2)),
-    Row("unknown keys", RESUME, says=IN_STATE, make=with_state( zoe=1)),
-    Row("peers are a number", RESUME, says=IN_COHORT, make=with_cohort( peers=2)),
-    Row("bests are a list", RESUME, says=IN_COHORT, make=with_cohort( bests=[])),
-    Row("bests of other keys", RESUME, says=IN_COHORT, make=with_cohort( bests={"x": {}})),
-    Row("no optimizer", RESUME, says=["no optimizer", "--resume_changes allow"], make=without("optimizer.pt")),
-    Row("no schedule", RESUME, says="no schedule", make=without("scheduler.pt")),
-    Row("no random states", RESUME, says="no random states", make=without("rng_state.pth")),
-    Row("saved with save_only_model", RESUME, says="no optimizer, schedule, random states (was it saved",
-        make=without("optimizer.pt", "scheduler.pt", "rng_state.pth")),
-    Row("no peer", RESUME, says="checkpoint-2/vit is missing", make=without("vit")),
-    Row("a peer without weights", RESUME, says="vit holds no weights", make=without("vit/model.safetensors")),
-    Row("a peer with cut weights", RESUME, says="vit/model.safetensors is damaged",
-        make=holding("vit/model.safetensors", 99)),
-    Row("a peer without config", RESUME, says="checkpoint-2/vit has no config.json", make=without("vit/config.json")),
-    Row("no roles", RESUME, says="roles.parquet", make=without("roles.parquet")),
-    Row("cut roles", RESUME, says="roles.parquet", make=holding("roles.parquet", 50)),
-]  # fmt: skip
+DAMAGED = (
+    [
+        pytest.param(
+            Row(f"{name}: {how}", RESUME, says=[name, says], make=make(name)),
+            marks=SLOW if name != "cohort_state.json" and how not in ("missing", "cut") else (),
+        )
+        for name in ("trainer_state.json", "cohort_state.json")
+        for how, says, make in (
+            ("missing", "", without),
+            ("cut", "is damaged", lambda name: holding(name, 40)),
+            ("empty", "is damaged", lambda name: holding(name, 0)),
+            ("a list", "is damaged", lambda name: holding(name, b"[1]")),
+            ("nested", "is damaged", lambda name: holding(name, DEEP)),
+            ("no UTF-8", "is damaged", lambda name: holding(name, b"\xff\xfe\x00")),
+        )
+    ]
+    + [
+        pytest.param(
+            Row(f"{name}: {how}", RESUME, says=[name, "is damaged"], make=make(name)),
+            marks=SLOW if name != "optimizer.pt" and how != "other keys" else (),
+        )
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+        for how, make in (
+            ("cut", lambda name: holding(name, 300)),
+            ("empty", lambda name: holding(name, 0)),
+            ("text", lambda name: holding(name, b"hello")),
+            ("another type", lambda name: pickled(name, [1, 2])),
+            ("other keys", lambda name: pickled(name, {"a": 1})),
+        )
+    ]
+    + [
+        Row("a step that is text", RESUME, says=IN_STATE, make=with_state(global_step="2")),
+        Row("a step below 0", RESUME, says=IN_STATE, make=with_state(global_step=-2)),
+        Row("unknown keys", RESUME, says=IN_STATE, make=with_state(zoe=1)),
+        Row("peers are a number", RESUME, says=IN_COHORT, make=with_cohort(peers=2)),
+        Row("bests are a list", RESUME, says=IN_COHORT, make=with_cohort(bests=[])),
+        Row("bests of other keys", RESUME, says=IN_COHORT, make=with_cohort(bests={"x": {}})),
+        Row("no optimizer", RESUME, says=["no optimizer", "--resume_changes allow"], make=without("optimizer.pt")),
+        Row("no schedule", RESUME, says="no schedule", make=without("scheduler.pt")),
+        Row("no random states", RESUME, says="no random states", make=without("rng_state.pth")),
+        Row(
+            "saved with save_only_model",
+            RESUME,
+            says="no optimizer, schedule, random states (was it saved",
+            make=without("optimizer.pt", "scheduler.pt", "rng_state.pth"),
+        ),
+        Row("no peer", RESUME, says="checkpoint-2/vit is missing", make=without("vit")),
+        Row("a peer without weights", RESUME, says="vit holds no weights", make=without("vit/model.safetensors")),
+        Row(
+            "a peer with cut weights",
+            RESUME,
+            says="vit/model.safetensors is damaged",
+            make=holding("vit/model.safetensors", 99),
+        ),
+        Row(
+            "a peer without config",
+            RESUME,
+            says="checkpoint-2/vit has no config.json",
+            make=without("vit/config.json"),
+        ),
+        Row("no roles", RESUME, says="roles.parquet", make=without("roles.parquet")),
+        Row("cut roles", RESUME, says="roles.parquet", make=holding("roles.parquet", 50)),
+    ]
+)
 
 CHANGED = [
-    pytest.param(Row(" ".join(changes[:2]), but(RESUME, *changes),
-                     says=["made with other options", says, "--resume_changes allow"]),
-                 marks=SLOW if changes[0] in ALIKE else ())
+    pytest.param(
+        Row(
+            " ".join(changes[:2]),
+            but(RESUME, *changes),
+            says=["made with other options", says, "--resume_changes allow"],
+        ),
+        marks=SLOW if changes[0] in ALIKE else (),
+    )
     for says, *changes in (
         ("learning_rate was 5e-05, now 0.001", "--learning_rate", "1e-3"),
         ('lr_scheduler_type was "constant", now "linear"', "--lr_scheduler_type", "linear"),
@@ -176,13 +202,17 @@ CHANGED = [
     Row("frozen peers", but(RESUME, "--peers.vit.frozen", "true"), says="vit.frozen was false, now true"),
     Row("frozen, allowed", but(RESUME, "--peers.vit.frozen", "true", *ALLOW), says="vit.frozen was"),
     Row("a processor", but(RESUME, *VIT), says="another processor of peer 'vit'", make=other_processor),
-    pytest.param(Row("a configuration", but(RESUME, *VIT), says="another configuration of peer 'vit'",
-                     make=other_configuration), marks=SLOW),
+    pytest.param(
+        Row(
+            "a configuration", but(RESUME, *VIT), says="another configuration of peer 'vit'", make=other_configuration
+        ),
+        marks=SLOW,
+    ),
     Row("the weights", but(RESUME, *VIT), says="other starting weights", make=other_weights),
     pytest.param(Row("a label", but(RESUME, *NEW_DATA), says="other data", make=other_rows(with_label)), marks=SLOW),
     Row("two images", but(RESUME, *NEW_DATA), says="other data", make=other_rows(with_image)),
     pytest.param(Row("fewer rows", but(RESUME, "--max_train_samples", "20"), says="other data"), marks=SLOW),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("row", DAMAGED, ids=str)

@@ -15,8 +15,14 @@ SPLITS = SimpleNamespace(train=range(800), validation=range(100), test=range(50)
 
 def test_the_sum_is_the_one_by_hand(tmp_path):
     """An estimate that leaves out seeds, arms or evaluations promises an hour and takes a day."""
-    config = MutualKDConfig(str(tmp_path), num_train_epochs=2, per_device_train_batch_size=8, eval_strategy="epoch",
-                            save_total_limit=1, use_cpu=True)  # fmt: skip
+    config = MutualKDConfig(
+        str(tmp_path),
+        num_train_epochs=2,
+        per_device_train_batch_size=8,
+        eval_strategy="epoch",
+        save_total_limit=1,
+        use_cpu=True,
+    )
     plan = trainings_of(config, ("control", "mutual"), None)
     assert plan == [Training("control", LABELS), Training("mutual", TAUGHT)]
     said = table(config, plan, COSTS, SPLITS, seeds=2)
@@ -34,8 +40,15 @@ def test_stages_are_counted(tmp_path, adapts, ways):
     """Stages that are forgotten are the longest part of a training."""
     stages = SimpleNamespace(adapts=adapts, ways=ways, controls={"a": 1, "b": 2}, trains_itself=True)
     plan = trainings_of(MutualKDConfig(str(tmp_path), use_cpu=True), (), stages)
-    expected = [Training("adapt", LABELS), Training("ways that are tried", TAUGHT, 0.25, 2),
-                Training("the best way", TAUGHT, 0.75)] if ways else []  # fmt: skip
+    expected = (
+        [
+            Training("adapt", LABELS),
+            Training("ways that are tried", TAUGHT, 0.25, 2),
+            Training("the best way", TAUGHT, 0.75),
+        ]
+        if ways
+        else []
+    )
     assert plan == [*expected, Training("control", LABELS, times=2), Training("self-training", TAUGHT)]
 
 

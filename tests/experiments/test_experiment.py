@@ -157,13 +157,44 @@ def test_configurations_of_the_paper_run_with_stand_ins(config, place, tmp_path)
     names = list(yaml.safe_load(config.read_text())["peers"])
     stand_ins = [f"{name}={place / ('vit' if index % 2 else 'cnx')}" for index, name in enumerate(names)]
     words = [
-        "--config", str(config), "--peers", *stand_ins, "--dataset", str(place / "data"),
-        "--output_dir", str(tmp_path / "run"), "--input_column", "image", "--label_column", "label",
-        "--train_split", "train", "--validation_split", "validation", "--test_split", "test",
-        "--dataset_config", "null", "--dataset_revision", "null", "--streaming", "false",
-        "--max_steps", "2", "--bf16", "false", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true",
-        "--per_device_train_batch_size", "8", "--dataloader_num_workers", "0",
-    ]  # fmt: skip
+        "--config",
+        str(config),
+        "--peers",
+        *stand_ins,
+        "--dataset",
+        str(place / "data"),
+        "--output_dir",
+        str(tmp_path / "run"),
+        "--input_column",
+        "image",
+        "--label_column",
+        "label",
+        "--train_split",
+        "train",
+        "--validation_split",
+        "validation",
+        "--test_split",
+        "test",
+        "--dataset_config",
+        "null",
+        "--dataset_revision",
+        "null",
+        "--streaming",
+        "false",
+        "--max_steps",
+        "2",
+        "--bf16",
+        "false",
+        "--use_cpu",
+        "--report_to",
+        "none",
+        "--disable_tqdm",
+        "true",
+        "--per_device_train_batch_size",
+        "8",
+        "--dataloader_num_workers",
+        "0",
+    ]
     assert main(words) == 0
     assert set(json.loads((tmp_path / "run" / "results.json").read_text())["peers"]) == set(names)
 
@@ -328,9 +359,17 @@ def test_streams_are_drawn_from_and_resume_exactly(place, tmp_path):
     DatasetDict(splits).save_to_disk(tmp_path / "sorted")
     out = tmp_path / "run"
     words = argv(
-        place, out, "--streaming", "true", "--label_alignment", "new_head", "--control", "false",
-        "--save_total_limit", "5",
-    )  # fmt: skip
+        place,
+        out,
+        "--streaming",
+        "true",
+        "--label_alignment",
+        "new_head",
+        "--control",
+        "false",
+        "--save_total_limit",
+        "5",
+    )
     words[words.index("--dataset") + 1] = str(tmp_path / "sorted")
     assert main(words) == 0
     first = RoleTable.load(out / "checkpoint-2" / "roles.parquet")

@@ -10,17 +10,23 @@ from pathlib import Path
 import pytest
 from conftest import write_place
 
+from hf_mutual_kd import (
+    TASKS,
+    ConfigError,
+    Experiment,
+    OutputFolderError,
+    RecipeOptions,
+    Splits,
+    SuiteArm,
+    TransferOptions,
+)
 from hf_mutual_kd.cli.main import main
 from hf_mutual_kd.config.fields import GROUPS
-from hf_mutual_kd.config.options import RecipeOptions, TransferOptions, names_in
-from hf_mutual_kd.data.splits import Splits
-from hf_mutual_kd.errors import ConfigError, OutputFolderError
-from hf_mutual_kd.experiments.experiment import Experiment
-from hf_mutual_kd.experiments.run_suite import ArmFailed, SuiteArm, is_finished, run_arm, run_suite
+from hf_mutual_kd.config.options import names_in
+from hf_mutual_kd.experiments.run_suite import ArmFailed, is_finished, run_arm, run_suite
 from hf_mutual_kd.experiments.suite import read_suite
 from hf_mutual_kd.experiments.suite_report import FinishedArm, compare
 from hf_mutual_kd.reports.results import Arm
-from hf_mutual_kd.tasks.registry import TASKS
 
 ROOT = Path(__file__).parents[2]
 BASE = """
@@ -124,9 +130,15 @@ def test_shipped_suites_can_be_read(monkeypatch):
     monkeypatch.chdir(ROOT)
     suites = {path.stem: read_suite(path) for path in sorted((ROOT / "recipes" / "suites").glob("*.yaml"))}
     assert set(suites) == {
-        "headline", "teachers", "temperature_weight", "n_peers", "label_free", "few_labels", "weak_with_strong",
+        "headline",
+        "teachers",
+        "temperature_weight",
+        "n_peers",
+        "label_free",
+        "few_labels",
+        "weak_with_strong",
         "pairs",
-    }  # fmt: skip
+    }
     assert len({arm.pair for arm in suites["pairs"].arms}) >= 20
     assert len({peer for arm in suites["pairs"].arms for peer in arm.pair}) >= 7
     assert {len(arm.recipe.options.peers) for arm in suites["n_peers"].arms} == {2, 3, 4, 5, 6}
@@ -216,8 +228,9 @@ OTHER = {
 """Another value than the default, by the type of that."""
 
 
-@pytest.mark.parametrize("item", [*dataclasses.fields(RecipeOptions), *dataclasses.fields(TransferOptions)],
-                         ids=lambda item: item.name)  # fmt: skip
+@pytest.mark.parametrize(
+    "item", [*dataclasses.fields(RecipeOptions), *dataclasses.fields(TransferOptions)], ids=lambda item: item.name
+)
 def test_arms_share_rows_only_where_every_option_of_the_data_is_equal(item, place, tmp_path, monkeypatch):
     """Settings that differ in eval_frame_step got each other's rows: the list of names had forgotten it."""
     assert item.metadata["group"] in GROUPS
@@ -233,10 +246,14 @@ def test_arms_share_rows_only_where_every_option_of_the_data_is_equal(item, plac
     assert len(loads) == (2 if item.metadata["group"] == "data" else 1)
 
 
-@pytest.mark.parametrize(("task", "data"), [
-    ("image-classification", "embedded/fashion_mnist"), ("semantic-segmentation", "embedded_segmentation/land_cover"),
-    ("video-saliency", "embedded_saliency/synthetic_gaze"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "data"),
+    [
+        ("image-classification", "embedded/fashion_mnist"),
+        ("semantic-segmentation", "embedded_segmentation/land_cover"),
+        ("video-saliency", "embedded_saliency/synthetic_gaze"),
+    ],
+)
 def test_loading_rows_reads_no_option_of_another_group(task, data):
     """An option that says which rows there are but is no `data`: rows would be shared where it differs."""
     read = set()

@@ -4,8 +4,7 @@ import pytest
 import torch
 from conftest import SIZE, make_rows, tiny_processor
 
-from hf_mutual_kd import MutualKDConfig, MutualKDTrainer, RoleTaggingCollator
-from hf_mutual_kd.data.collator import IdentifiedRows
+from hf_mutual_kd import IdentifiedRows, MutualKDConfig, MutualKDTrainer, RoleTaggingCollator
 from hf_mutual_kd.experiments import suite_trainer as suite_inputs
 from hf_mutual_kd.experiments.suite_trainer import KeepingCollator, KeepingProcessors, SuiteTrainer
 
@@ -66,9 +65,17 @@ def test_training_is_the_plain_trainers(augment, make_cohort, train_rows, eval_r
 
     def losses(trainer_class, folder):
         args = MutualKDConfig(
-            str(tmp_path / folder), max_steps=4, per_device_train_batch_size=8, augment=augment, pre_flight=False,
-            use_cpu=True, report_to="none", disable_tqdm=True, logging_steps=1, save_strategy="no",
-        )  # fmt: skip
+            str(tmp_path / folder),
+            max_steps=4,
+            per_device_train_batch_size=8,
+            augment=augment,
+            pre_flight=False,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            logging_steps=1,
+            save_strategy="no",
+        )
         torch.manual_seed(0)
         trainer = trainer_class(make_cohort("vit", "cnx"), args, train_dataset=train_rows, eval_dataset=eval_rows)
         trainer.train()

@@ -8,10 +8,9 @@ from conftest import LABELS, make_rows
 from recipe_run import argv, main
 from zero_shot_peers import write_reader
 
-from hf_mutual_kd import Cohort
+from hf_mutual_kd import Cohort, export_peers
 from hf_mutual_kd.cli.main import main as command
 from hf_mutual_kd.data.images import decode_image
-from hf_mutual_kd.export.onnx import export_peers
 from hf_mutual_kd.hub.files import select
 from hf_mutual_kd.reports.reader_folder import reads_of
 
@@ -23,10 +22,21 @@ def run(place, tmp_path_factory):
     write_reader(place / "siglip", "siglip")
     out = tmp_path_factory.mktemp("zero") / "run"
     words = argv(
-        place, out, "--peers.clip.prompt_templates", "{} as a drawing.", "--peers.siglip.peft", "lora",
-        "--peers.siglip.prompt_templates", "a {}.", "one {}.", "--control", "false", "--pre_flight", "false",
+        place,
+        out,
+        "--peers.clip.prompt_templates",
+        "{} as a drawing.",
+        "--peers.siglip.peft",
+        "lora",
+        "--peers.siglip.prompt_templates",
+        "a {}.",
+        "one {}.",
+        "--control",
+        "false",
+        "--pre_flight",
+        "false",
         peers=("vit", "clip", "siglip"),
-    )  # fmt: skip
+    )
     assert main(words) == 0
     return out
 

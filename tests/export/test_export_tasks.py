@@ -15,19 +15,21 @@ from segmentation_peers import CLASSES, QUERY, SIZE, oneformer_processor, tiny_s
 from segmentation_run import SQUARE, segmentation_rows
 from transformers import EomtImageProcessor, Mask2FormerImageProcessor, SegformerImageProcessor
 
-from hf_mutual_kd import VideoSaliencyProcessor
+from hf_mutual_kd import (
+    TASKS,
+    ClipRows,
+    ExportError,
+    IdentifiedRows,
+    SemanticSegmentation,
+    VideoSaliency,
+    VideoSaliencyProcessor,
+)
 from hf_mutual_kd.cli.export import export_table
-from hf_mutual_kd.data.collator import IdentifiedRows
 from hf_mutual_kd.data.masks import read_mask
-from hf_mutual_kd.errors import ExportError
 from hf_mutual_kd.export.checks import Checked, Runner, measure
 from hf_mutual_kd.export.onnx import _find, _refusal, export_peer
-from hf_mutual_kd.tasks.registry import TASKS
 from hf_mutual_kd.tasks.semantic_segmentation.export import SegmentationExport
-from hf_mutual_kd.tasks.semantic_segmentation.task import SemanticSegmentation
-from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows
 from hf_mutual_kd.tasks.video_saliency.export import SaliencyExport
-from hf_mutual_kd.tasks.video_saliency.task import VideoSaliency
 
 BACKWARDS = CLASSES[::-1]
 

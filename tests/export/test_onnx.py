@@ -13,21 +13,17 @@ from PIL import Image
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from hf_mutual_kd import ConfigError, DataError, ExportError, ImageClassification, PeerSpec, export_peers, write_cards
 from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.cli.export import export_table
 from hf_mutual_kd.data.images import decode_image
-from hf_mutual_kd.errors import ConfigError, DataError, ExportError
 from hf_mutual_kd.export import checks as export_checks
 from hf_mutual_kd.export import onnx as module
 from hf_mutual_kd.export import onnx_files
-from hf_mutual_kd.export.onnx import export_peers
 from hf_mutual_kd.hub.files import select
 from hf_mutual_kd.peers.loading import load_peer
-from hf_mutual_kd.peers.spec import PeerSpec
-from hf_mutual_kd.reports.model_card import write_cards
 from hf_mutual_kd.tasks.classification.export import ClassificationExport
 from hf_mutual_kd.tasks.exporting import Traceable
-from hf_mutual_kd.tasks.registry import ImageClassification
 
 SECRET_PLACE = "a_folder_of_mine"
 
@@ -48,11 +44,13 @@ def run(tmp_path_factory, _models):
         tiny_processor().save_pretrained(folder / "run" / name)
     rows = {name: len(split) for name, split in splits.items()}
     record = {
-        "task": "image-classification", "words": words_of("image-classification"),
-        "peers": {"vit": {}, "cnn": {}}, "labels": LABELS,
+        "task": "image-classification",
+        "words": words_of("image-classification"),
+        "peers": {"vit": {}, "cnn": {}},
+        "labels": LABELS,
         "recipe": {"dataset": str(folder / "data")},
         "dataset": {"name": "shapes", "rows": rows, "skipped_images": dict.fromkeys(rows, 0)},
-    }  # fmt: skip
+    }
     (folder / "run" / "cohort.json").write_text(json.dumps(record), encoding="utf-8")
     return folder / "run"
 

@@ -130,10 +130,16 @@ def train(
     """A short training; its last loss, seconds and peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {
-            "max_steps": 6, "per_device_train_batch_size": scale.batch, "learning_rate": 1e-3,
-            "use_cpu": scale.device == "cpu", "report_to": "none", "disable_tqdm": True, "logging_steps": 1,
-            "save_strategy": "no", "pre_flight": False,
-        }  # fmt: skip
+            "max_steps": 6,
+            "per_device_train_batch_size": scale.batch,
+            "learning_rate": 1e-3,
+            "use_cpu": scale.device == "cpu",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "pre_flight": False,
+        }
         args = MutualKDConfig(folder, **settings | changes)
         trainer = MutualKDTrainer(
             cohort or cohort_of(scale), args, train_dataset=rows(scale, 4 * scale.batch), callbacks=[*callbacks]

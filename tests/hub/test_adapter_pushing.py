@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from test_pushing import TOKEN, run
 from torch.testing import assert_close
 
+from hf_mutual_kd import write_cards
 from hf_mutual_kd.hub.files import select
 from hf_mutual_kd.reports.adapter_folder import (
     ADAPTER_CONFIG,
@@ -23,7 +24,6 @@ from hf_mutual_kd.reports.adapter_folder import (
     read_adapter,
     without_local_base,
 )
-from hf_mutual_kd.reports.model_card import write_cards
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

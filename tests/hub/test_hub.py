@@ -16,7 +16,7 @@ from hub_server import HubServer
 from made_up_run import made_up_record, made_up_results, write_run
 from safetensors.numpy import save_file
 
-from hf_mutual_kd.errors import HubError, OutputFolderError
+from hf_mutual_kd import HubError, OutputFolderError
 from hf_mutual_kd.hub.files import PushFile, refuse_secrets, select
 from hf_mutual_kd.hub.names import PushTarget
 from hf_mutual_kd.hub.push import check_rights

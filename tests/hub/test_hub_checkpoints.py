@@ -11,8 +11,7 @@ import torch
 from conftest import make_rows
 from hub_run import BRISK, PUSHED, REPOS, TOKEN, contents, destination, write_record
 
-from hf_mutual_kd import MutualKDTrainer
-from hf_mutual_kd.errors import HubError
+from hf_mutual_kd import HubError, MutualKDTrainer
 from hf_mutual_kd.hub.checkpoints import PushInBackground, pull_checkpoint, push_checkpoint
 
 
@@ -21,10 +20,20 @@ def train(make_cohort, folder, steps, resume=None, **changes):
 
     torch.manual_seed(0)
     args = MutualKDConfig(
-        str(folder), max_steps=steps, per_device_train_batch_size=8, learning_rate=1e-2, save_steps=3,
-        save_strategy="steps", eval_strategy="steps", eval_steps=3, use_cpu=True, report_to="none", disable_tqdm=True,
-        pre_flight=False, **changes,
-    )  # fmt: skip
+        str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=8,
+        learning_rate=1e-2,
+        save_steps=3,
+        save_strategy="steps",
+        eval_strategy="steps",
+        eval_steps=3,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        pre_flight=False,
+        **changes,
+    )
     trainer = MutualKDTrainer(make_cohort("vit", "cnx"), args, make_rows(48), make_rows(9, 1))
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -57,8 +66,12 @@ def test_training_resumes_exactly_from_a_pushed_checkpoint(hub, make_cohort, tmp
     resumed = train(make_cohort, tmp_path / "resumed", 6, resume=str(pulled))
     for key, value in whole.cohort.peers.state_dict().items():
         assert torch.equal(value, resumed.cohort.peers.state_dict()[key]), key
-    assert torch.equal(*(torch.load(tmp_path / run / "checkpoint-6/rng_state.pth", weights_only=False)["cpu"]
-                         for run in ("whole", "resumed")))  # fmt: skip
+    assert torch.equal(
+        *(
+            torch.load(tmp_path / run / "checkpoint-6/rng_state.pth", weights_only=False)["cpu"]
+            for run in ("whole", "resumed")
+        )
+    )
     assert contents(tmp_path / "whole" / "vit") == contents(tmp_path / "resumed" / "vit")
     with pytest.raises(HubError, match="checkpoint-3 exists already"):
         pull_checkpoint("ada/vit-shapes-mutual", tmp_path / "resumed", token=TOKEN, endpoint=hub.url, patience=BRISK)
@@ -95,8 +108,11 @@ def test_strategies_push_what_their_names_say(hub, run):
     assert json.loads(first["last-checkpoint/a/config.json"])["step"] == json.loads(first["config.json"])["step"] == 2
     state = {name for name in first if name.startswith("last-checkpoint/") and name.count("/") == 1}
     assert {Path(name).name for name in state} == {
-        "trainer_state.json", "optimizer.pt.json", "optimizer.pt.safetensors", "pushed_checkpoint.json",
-    }  # fmt: skip
+        "trainer_state.json",
+        "optimizer.pt.json",
+        "optimizer.pt.safetensors",
+        "pushed_checkpoint.json",
+    }
     assert {name.split("/")[1] for name in second if name.startswith("last-checkpoint/")} == {"b"}
     for step in (3, 4):
         push_checkpoint(run, fake_checkpoint(run, step), "all_checkpoints", destination(hub), BRISK)

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 from hub_run import push
 
-from hf_mutual_kd.errors import HubError
+from hf_mutual_kd import HubError, RunRecord
 from hf_mutual_kd.hub.names import PushTarget, names_of, slug
-from hf_mutual_kd.reports.run_record import RunRecord
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_mutual_kd.errors import HubError
+from hf_mutual_kd import HubError
 from hf_mutual_kd.hub.plain_state import from_plain, to_plain
 
 

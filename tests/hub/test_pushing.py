@@ -121,9 +121,7 @@ def test_peers_that_cannot_be_pulled_are_explained(hub, place, tmp_path):
     hub.add_model("ada/open", place / "vit")
     env = {**os.environ, **hub.env(cache=tmp_path / "cache")}
     script = PULL.format(tests=str(Path(__file__).parents[1]))
-    gated, private, revision = run(
-        "-c", script, "ada/gated", "ada/private", "ada/open@nowhere", env=env
-    ).splitlines()  # fmt: skip
+    gated, private, revision = run("-c", script, "ada/gated", "ada/private", "ada/open@nowhere", env=env).splitlines()
     assert "ada/gated is gated" in gated
     assert "hf auth login" in gated
     assert "ada/private is neither a folder nor a model" in private

@@ -10,11 +10,19 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import FullyShardedDataParallelPlugin, prepare_multi_gpu_env
 from conftest import LABELS, MAKERS, tiny_processor
 
-from hf_mutual_kd import BestRule, Cohort, EmaSource, GatedRule, LiveSource, MutualKDConfig, Objective
-from hf_mutual_kd.errors import ConfigError
-from hf_mutual_kd.peers.loading import LoadedPeer
+from hf_mutual_kd import (
+    BestRule,
+    Cohort,
+    ConfigError,
+    EmaSource,
+    GatedRule,
+    LiveSource,
+    LoadedPeer,
+    MutualKDConfig,
+    Objective,
+    PeerSpec,
+)
 from hf_mutual_kd.peers.sharding import check_sharded, check_zero, layers_to_split, zero_with_graph
-from hf_mutual_kd.peers.spec import PeerSpec
 
 CONFIGS = sorted((Path(__file__).parents[2] / "recipes" / "accelerate").glob("*.yaml"))
 

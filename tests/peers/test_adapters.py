@@ -18,15 +18,27 @@ from transformers import (
     pipeline,
 )
 
-from hf_mutual_kd import BestRule, Cohort, LiveSource, MutualKDConfig, MutualKDTrainer, Objective, PeerSpec
+from hf_mutual_kd import (
+    BestRule,
+    Cohort,
+    ConfigError,
+    ImageClassification,
+    LiveSource,
+    MutualKDConfig,
+    MutualKDError,
+    MutualKDTrainer,
+    Objective,
+    PeerError,
+    PeerSpec,
+    ResumeError,
+    SemanticSegmentation,
+)
 from hf_mutual_kd.data.images import decode_image
-from hf_mutual_kd.errors import ConfigError, MutualKDError, PeerError, ResumeError
 from hf_mutual_kd.peers.adapter_settings import read_setting, with_adapters
 from hf_mutual_kd.peers.adapters import adapter_weights, merged
 from hf_mutual_kd.peers.loading import load_peer, load_weights, save_peer
 from hf_mutual_kd.reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, relabelled
 from hf_mutual_kd.tasks.image_classification.words import SNIPPET
-from hf_mutual_kd.tasks.registry import ImageClassification, SemanticSegmentation
 
 TASK = ImageClassification()
 QUIET = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "pre_flight": False, "logging_steps": 2}
@@ -110,8 +122,9 @@ def test_segmentation_peer(place, tmp_path):
     """Heads with batch norms and convolutions; the saved adapter must give the same maps on the stock base."""
     cohort = Cohort.from_pretrained(
         {name: PeerSpec(str(place / "seg"), peft="lora") for name in ("a", "b")},
-        task="semantic-segmentation", label_names=CLASSES,
-    )  # fmt: skip
+        task="semantic-segmentation",
+        label_names=CLASSES,
+    )
     before = {name: own(peer) for name, peer in cohort.peers.items()}
     settings = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "save_strategy": "no"}
     args = MutualKDConfig(str(tmp_path), crop_size=SIZE, **QUIET | settings)
@@ -224,8 +237,15 @@ def trained(place, tmp_path_factory):
     """A run of two adapters over one base, with checkpoints and best weights."""
     out = tmp_path_factory.mktemp("run")
     cohort = cohort_of(place, a="lora", b={"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "v_proj"]})
-    trainer_of(cohort, out, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
-               load_best_model_at_end=True).train()  # fmt: skip
+    trainer_of(
+        cohort,
+        out,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+    ).train()
     return out, cohort
 
 
@@ -273,8 +293,11 @@ def test_several_methods_make_peers_of_one_base(place):
     specs = {"vit": PeerSpec(str(place / "vit")), "own": PeerSpec(str(place / "vit"), peft="lora")}
     found = with_adapters(specs, ["lora", "ia3", "bitfit"])
     assert {name: spec.peft for name, spec in found.items()} == {
-        "vit-lora": "lora", "vit-ia3": "ia3", "vit-bitfit": "bitfit", "own": "lora"
-    }  # fmt: skip
+        "vit-lora": "lora",
+        "vit-ia3": "ia3",
+        "vit-bitfit": "bitfit",
+        "own": "lora",
+    }
     cohort = Cohort.from_pretrained(found, label_names=LABELS)
     bases = [next(cohort.peers[name].get_base_model().parameters()) for name in found]
     assert len({weight.data_ptr() for weight in bases}) == 1

@@ -9,9 +9,8 @@ from conftest import LABELS, tiny_processor
 from segmentation_peers import CLASSES, SIZE, tiny_segmenter
 from torch import nn
 
-from hf_mutual_kd import Cohort, PeerSpec
+from hf_mutual_kd import Cohort, LoadedPeer, PeerSpec
 from hf_mutual_kd.peers.batch_norms import batch_norms, rest_on_single_values
-from hf_mutual_kd.peers.loading import LoadedPeer
 
 
 class Pooled(nn.Module):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_mutual_kd.errors import ResumeError
-from hf_mutual_kd.files import STAGING, clear_staging, link_tree, staged, write_json, write_text
+from hf_mutual_kd import ResumeError, staged, write_json, write_text
+from hf_mutual_kd.files import STAGING, clear_staging, link_tree
 from hf_mutual_kd.peers.weights_hash import fingerprint
 from hf_mutual_kd.training import checkpoint_state as checkpoints
 

@@ -10,10 +10,21 @@ from conftest import LABELS, SIZE, tiny_processor, tiny_vit
 from torch import nn
 from torchvision.models import shufflenet_v2_x0_5
 
-from hf_mutual_kd import BestRule, Cohort, FrozenSource, LiveSource, MeanRule, Objective, PeerSpec
+from hf_mutual_kd import (
+    BestRule,
+    Cohort,
+    ConfigError,
+    FrozenSource,
+    LabelError,
+    LiveSource,
+    LoadedPeer,
+    MeanRule,
+    Objective,
+    PeerError,
+    PeerSpec,
+)
 from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED
-from hf_mutual_kd.errors import ConfigError, LabelError, PeerError
-from hf_mutual_kd.peers.loading import LoadedPeer, load_weights, save_peer
+from hf_mutual_kd.peers.loading import load_weights, save_peer
 from hf_mutual_kd.peers.weights_hash import fingerprint
 
 BEST = Objective(BestRule(), LiveSource(), retain=False)

@@ -13,23 +13,31 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as MAPPING
 
-from hf_mutual_kd import Cohort, PeerSpec, RoleTaggingCollator
-from hf_mutual_kd.data.collator import identified
+from hf_mutual_kd import Cohort, ImageClassification, LoadedPeer, PeerError, PeerSpec, RoleTaggingCollator, identified
 from hf_mutual_kd.distillation.label_alignment import ClassColumns
-from hf_mutual_kd.errors import PeerError
-from hf_mutual_kd.peers.loading import LoadedPeer, load_peer, load_weights
-from hf_mutual_kd.tasks.registry import ImageClassification
+from hf_mutual_kd.peers.loading import load_peer, load_weights
 
 TASK = ImageClassification()
 SIZE = 32
-VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
-       "image_size": SIZE, "patch_size": 16}  # fmt: skip
+VIT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "image_size": SIZE,
+    "patch_size": 16,
+}
 DINO = {key: value for key, value in VIT.items() if key != "intermediate_size"} | {"mlp_ratio": 2}
 TEXT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
 FOUR = {"hidden_sizes": [4, 8, 8, 8], "depths": [1, 1, 1, 1]}
 SWIN = {"image_size": SIZE, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
-PVT = {"image_size": SIZE, "hidden_sizes": [8] * 4, "depths": [1] * 4, "num_attention_heads": [1] * 4,
-       "mlp_ratios": [1] * 4}  # fmt: skip
+PVT = {
+    "image_size": SIZE,
+    "hidden_sizes": [8] * 4,
+    "depths": [1] * 4,
+    "num_attention_heads": [1] * 4,
+    "mlp_ratios": [1] * 4,
+}
 NAFLEX = {key: value for key, value in VIT.items() if key != "image_size"} | {"num_patches": 4}
 
 
@@ -54,68 +62,156 @@ CASES = {
     "clip": Case({"vision_config": VIT, "text_config": TEXT}),
     "convnext": Case(FOUR),
     "convnextv2": Case(FOUR),
-    "cvt": Case({"embed_dim": [8, 8, 8], "num_heads": [1, 1, 1], "depth": [1, 2, 3], "mlp_ratio": [1.0, 1.0, 1.0],
-                 "drop_path_rate": [0.0, 0.0, 0.0]}),
+    "cvt": Case(
+        {
+            "embed_dim": [8, 8, 8],
+            "num_heads": [1, 1, 1],
+            "depth": [1, 2, 3],
+            "mlp_ratio": [1.0, 1.0, 1.0],
+            "drop_path_rate": [0.0, 0.0, 0.0],
+        }
+    ),
     "data2vec-vision": Case(VIT),
     "deit": Case(VIT),
     "dinat": Case({}, refused="natten"),
     "dinov2": Case(DINO),
     "dinov2_with_registers": Case(DINO),
     "donut-swin": Case(SWIN),
-    "efficientnet": Case({
-        "image_size": SIZE, "width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128, "strides": [1, 2],
-        "kernel_sizes": [3, 3], "in_channels": [8, 8], "out_channels": [8, 8], "num_block_repeats": [1, 1],
-        "expand_ratios": [1, 2]}),
-    "focalnet": Case({"image_size": SIZE, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "focal_levels": [1, 1],
-                      "focal_windows": [3, 3]}),
-    "hgnet_v2": Case({
-        "embedding_size": 8, "depths": [1] * 4, "hidden_sizes": [8, 8, 8, 16], "stem_channels": [3, 4, 8],
-        "stage_in_channels": [8] * 4, "stage_mid_channels": [4] * 4, "stage_out_channels": [8, 8, 8, 16],
-        "stage_num_blocks": [1] * 4, "stage_downsample": [False, True, True, True], "stage_kernel_size": [3] * 4,
-        "stage_light_block": [False] * 4, "stage_numb_of_layers": [1] * 4}),
-    "hiera": Case({
-        "image_size": [SIZE, SIZE], "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "mlp_ratio": 2.0,
-        "num_query_pool": 1, "masked_unit_size": [4, 4], "masked_unit_attention": [True, False]}),
+    "efficientnet": Case(
+        {
+            "image_size": SIZE,
+            "width_coefficient": 0.1,
+            "depth_coefficient": 0.1,
+            "hidden_dim": 128,
+            "strides": [1, 2],
+            "kernel_sizes": [3, 3],
+            "in_channels": [8, 8],
+            "out_channels": [8, 8],
+            "num_block_repeats": [1, 1],
+            "expand_ratios": [1, 2],
+        }
+    ),
+    "focalnet": Case(
+        {
+            "image_size": SIZE,
+            "patch_size": 4,
+            "embed_dim": 8,
+            "depths": [1, 1],
+            "focal_levels": [1, 1],
+            "focal_windows": [3, 3],
+        }
+    ),
+    "hgnet_v2": Case(
+        {
+            "embedding_size": 8,
+            "depths": [1] * 4,
+            "hidden_sizes": [8, 8, 8, 16],
+            "stem_channels": [3, 4, 8],
+            "stage_in_channels": [8] * 4,
+            "stage_mid_channels": [4] * 4,
+            "stage_out_channels": [8, 8, 8, 16],
+            "stage_num_blocks": [1] * 4,
+            "stage_downsample": [False, True, True, True],
+            "stage_kernel_size": [3] * 4,
+            "stage_light_block": [False] * 4,
+            "stage_numb_of_layers": [1] * 4,
+        }
+    ),
+    "hiera": Case(
+        {
+            "image_size": [SIZE, SIZE],
+            "embed_dim": 8,
+            "depths": [1, 1],
+            "num_heads": [1, 2],
+            "mlp_ratio": 2.0,
+            "num_query_pool": 1,
+            "masked_unit_size": [4, 4],
+            "masked_unit_attention": [True, False],
+        }
+    ),
     "ijepa": Case(VIT),
     "imagegpt": Case({"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": 17}, 8, clusters),
-    "levit": Case({
-        "image_size": 64, "hidden_sizes": [16] * 3, "num_attention_heads": [1] * 3, "depths": [1] * 3,
-        "key_dim": [8] * 3, "attention_ratio": [1] * 3, "mlp_ratio": [1] * 3}, size=64),
+    "levit": Case(
+        {
+            "image_size": 64,
+            "hidden_sizes": [16] * 3,
+            "num_attention_heads": [1] * 3,
+            "depths": [1] * 3,
+            "key_dim": [8] * 3,
+            "attention_ratio": [1] * 3,
+            "mlp_ratio": [1] * 3,
+        },
+        size=64,
+    ),
     "metaclip_2": Case({"vision_config": VIT, "text_config": TEXT | {"eos_token_id": 2}}),
     "mobilenet_v1": Case({"image_size": SIZE, "depth_multiplier": 0.125}, no_adapter="tf_padding"),
     "mobilenet_v2": Case({"image_size": SIZE, "depth_multiplier": 0.1}, no_adapter="tf_padding"),
-    "mobilevit": Case({
-        "image_size": SIZE, "hidden_sizes": [8] * 3, "neck_hidden_sizes": [4, 4, 8, 8, 8, 8, 16], "mlp_ratio": 1.0,
-        "num_attention_heads": 2}),
-    "mobilevitv2": Case({"image_size": 64, "width_multiplier": 0.1, "n_attn_blocks": [1] * 3,
-                         "base_attn_unit_dims": [16] * 3}, size=64),
-    "perceiver": Case({
-        "num_latents": 4, "d_latents": 8, "d_model": 8, "num_blocks": 1, "num_self_attends_per_block": 1,
-        "num_self_attention_heads": 1, "num_cross_attention_heads": 1, "image_size": SIZE}),
+    "mobilevit": Case(
+        {
+            "image_size": SIZE,
+            "hidden_sizes": [8] * 3,
+            "neck_hidden_sizes": [4, 4, 8, 8, 8, 8, 16],
+            "mlp_ratio": 1.0,
+            "num_attention_heads": 2,
+        }
+    ),
+    "mobilevitv2": Case(
+        {"image_size": 64, "width_multiplier": 0.1, "n_attn_blocks": [1] * 3, "base_attn_unit_dims": [16] * 3}, size=64
+    ),
+    "perceiver": Case(
+        {
+            "num_latents": 4,
+            "d_latents": 8,
+            "d_model": 8,
+            "num_blocks": 1,
+            "num_self_attends_per_block": 1,
+            "num_self_attention_heads": 1,
+            "num_cross_attention_heads": 1,
+            "image_size": SIZE,
+        }
+    ),
     "poolformer": Case(FOUR | {"patch_sizes": [7, 3, 3, 3]}),
     "pp_lcnet": Case({"scale": 0.25, "class_expand": 16}),
     "pvt": Case(PVT | {"sequence_reduction_ratios": [2, 2, 1, 1]}),
     "pvt_v2": Case(PVT),
     "regnet": Case({"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "groups_width": 4}),
     "resnet": Case({"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}),
-    "segformer": Case({"hidden_sizes": [4, 8, 8, 16], "depths": [1] * 4, "num_attention_heads": [1, 1, 2, 2],
-                       "decoder_hidden_size": 8}),
+    "segformer": Case(
+        {
+            "hidden_sizes": [4, 8, 8, 16],
+            "depths": [1] * 4,
+            "num_attention_heads": [1, 1, 2, 2],
+            "decoder_hidden_size": 8,
+        }
+    ),
     "shieldgemma2": Case({}, refused="asks a language model"),
     "siglip": Case({"vision_config": VIT, "text_config": TEXT}),
-    "siglip2": Case({"vision_config": NAFLEX, "text_config": TEXT},
-                    processor=lambda: hf.Siglip2ImageProcessor(patch_size=16, max_num_patches=4)),
+    "siglip2": Case(
+        {"vision_config": NAFLEX, "text_config": TEXT},
+        processor=lambda: hf.Siglip2ImageProcessor(patch_size=16, max_num_patches=4),
+    ),
     "swiftformer": Case({"image_size": SIZE, "depths": [1] * 4, "embed_dims": [8] * 4, "mlp_ratio": 1}),
     "swin": Case(SWIN),
     "swinv2": Case(SWIN),
-    "textnet": Case({
-        "stem_num_channels": 3, "stem_out_channels": 4, "hidden_sizes": [4, 4, 4, 8, 8],
-        "conv_layer_kernel_sizes": [[[3, 3]]] * 4, "conv_layer_strides": [[2]] * 4}),
-    "timm_wrapper": Case({"architecture": "test_vit", "pretrained_cfg": {
-        "num_classes": 3, "input_size": [3, SIZE, SIZE], "mean": [0.5] * 3, "std": [0.5] * 3}, "model_args": {
-        "img_size": SIZE}}),
+    "textnet": Case(
+        {
+            "stem_num_channels": 3,
+            "stem_out_channels": 4,
+            "hidden_sizes": [4, 4, 4, 8, 8],
+            "conv_layer_kernel_sizes": [[[3, 3]]] * 4,
+            "conv_layer_strides": [[2]] * 4,
+        }
+    ),
+    "timm_wrapper": Case(
+        {
+            "architecture": "test_vit",
+            "pretrained_cfg": {"num_classes": 3, "input_size": [3, SIZE, SIZE], "mean": [0.5] * 3, "std": [0.5] * 3},
+            "model_args": {"img_size": SIZE},
+        }
+    ),
     "vit": Case(VIT),
     "vit_msn": Case(VIT),
-}  # fmt: skip
+}
 QUICK = [
     "imagegpt",
     "levit",

@@ -11,10 +11,9 @@ from segmentation_run import segmentation_rows
 from torch import nn
 from transformers import SegformerImageProcessor
 
-from hf_mutual_kd import Cohort, PeerSpec
-from hf_mutual_kd.errors import PeerError
+from hf_mutual_kd import Cohort, LoadedPeer, PeerError, PeerSpec
 from hf_mutual_kd.peers.first_look import look_at_rows
-from hf_mutual_kd.peers.loading import LoadedPeer, save_peer
+from hf_mutual_kd.peers.loading import save_peer
 
 
 def cohort_with(processor=None, model=None):

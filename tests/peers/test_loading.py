@@ -16,13 +16,10 @@ from transformers import (
     ViTModel,
 )
 
-from hf_mutual_kd import PeerSpec, RoleTaggingCollator
-from hf_mutual_kd.data.collator import identified
+from hf_mutual_kd import ImageClassification, PeerError, PeerSpec, RoleTaggingCollator, identified
 from hf_mutual_kd.distillation.label_alignment import label_list
-from hf_mutual_kd.errors import PeerError
 from hf_mutual_kd.peers.loading import load_peer, load_weights, save_peer
 from hf_mutual_kd.peers.spec import check_peer_names, parse_peers
-from hf_mutual_kd.tasks.registry import ImageClassification
 
 TASK = ImageClassification()
 
@@ -53,9 +50,33 @@ def change_config(folder, **changes):
 
 @pytest.mark.parametrize(
     "name",
-    ["a.b", "../x", "a/b", "keys", "training", "con trol", "checkpoint-3", "Checkpoint-3", "seed-1", "control",
-     "Control", "report", "runs", "best", "mean", "nobody", "cohort", "", "-x", "_x", "x" * 65, "vit\n", "größe", "."],
-)  # fmt: skip
+    [
+        "a.b",
+        "../x",
+        "a/b",
+        "keys",
+        "training",
+        "con trol",
+        "checkpoint-3",
+        "Checkpoint-3",
+        "seed-1",
+        "control",
+        "Control",
+        "report",
+        "runs",
+        "best",
+        "mean",
+        "nobody",
+        "cohort",
+        "",
+        "-x",
+        "_x",
+        "x" * 65,
+        "vit\n",
+        "größe",
+        ".",
+    ],
+)
 def test_unsafe_names_are_refused(name):
     """A peer's name is a folder: it must stay inside the run and not be one that the run uses."""
     with pytest.raises(PeerError, match="no safe folder name"):
@@ -269,12 +290,22 @@ def test_missing_weight_is_refused(tmp_path):
 
 def tiny_timm():
     pytest.importorskip("timm")
-    settings = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear",
-                "crop_pct": 1.0, "num_classes": 3}  # fmt: skip
+    settings = {
+        "input_size": [3, 32, 32],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "num_classes": 3,
+    }
     config = TimmWrapperConfig(
-        architecture="resnet10t", num_labels=3, do_pooling=True, pretrained_cfg=settings,
-        id2label=dict(enumerate(LABELS)), label2id={name: index for index, name in enumerate(LABELS)},
-    )  # fmt: skip
+        architecture="resnet10t",
+        num_labels=3,
+        do_pooling=True,
+        pretrained_cfg=settings,
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: index for index, name in enumerate(LABELS)},
+    )
     torch.manual_seed(0)
     return TimmWrapperForImageClassification(config).eval()
 

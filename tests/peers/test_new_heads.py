@@ -10,18 +10,26 @@ from conftest import LABELS, SIZE, tiny_processor, tiny_vit
 from safetensors.torch import load_file, save_file
 from saliency_peers import FRAME, VIDEO
 
-from hf_mutual_kd import Cohort, PeerSpec
+from hf_mutual_kd import TASKS, Cohort, PeerError, PeerSpec
 from hf_mutual_kd.distillation.label_alignment import label_list
-from hf_mutual_kd.errors import PeerError
 from hf_mutual_kd.peers.loading import load_peer, save_peer
-from hf_mutual_kd.tasks.registry import TASKS
 
-VIT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16,
-       "image_size": 2 * SIZE, "patch_size": 16}  # fmt: skip
+VIT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "image_size": 2 * SIZE,
+    "patch_size": 16,
+}
 DINO = {key: value for key, value in VIT.items() if key != "intermediate_size"} | {"mlp_ratio": 2}
 TEXT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
-MAE = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2,
-       "decoder_intermediate_size": 16}  # fmt: skip
+MAE = {
+    "decoder_hidden_size": 16,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 16,
+}
 STAGES = {"hidden_sizes": [4, 4, 8, 8], "depths": [1, 1, 1, 1]}
 
 ENCODERS = {

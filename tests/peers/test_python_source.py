@@ -5,11 +5,9 @@ import sys
 import pytest
 import torch
 
-from hf_mutual_kd import PeerSpec
-from hf_mutual_kd.errors import PeerError
+from hf_mutual_kd import ImageClassification, PeerError, PeerSpec
 from hf_mutual_kd.peers.loading import load_peer, load_weights, save_peer
 from hf_mutual_kd.peers.spec import parse_peers
-from hf_mutual_kd.tasks.registry import ImageClassification
 
 TASK = ImageClassification()
 

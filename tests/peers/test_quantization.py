@@ -9,12 +9,10 @@ from conftest import LABELS, make_rows, tiny_processor
 from peft import PeftModel
 from transformers import AutoModelForImageClassification, BitsAndBytesConfig, ViTConfig, ViTForImageClassification
 
-from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec
-from hf_mutual_kd.errors import ConfigError, PeerError
+from hf_mutual_kd import Cohort, ConfigError, ImageClassification, MutualKDConfig, MutualKDTrainer, PeerError, PeerSpec
 from hf_mutual_kd.peers.adapters import adapter_weights
 from hf_mutual_kd.peers.loading import load_peer, save_peer
 from hf_mutual_kd.peers.quantization import count_parameters, is_quantized
-from hf_mutual_kd.tasks.registry import ImageClassification
 
 KINDS = {"4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "8bit": {"load_in_8bit": True}}
 PIXELS = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -27,9 +25,16 @@ def place(tmp_path_factory):
     pytest.importorskip("bitsandbytes")
     folder = tmp_path_factory.mktemp("quantized")
     torch.manual_seed(0)
-    config = ViTConfig(image_size=16, patch_size=8, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
-                       intermediate_size=128, id2label=dict(enumerate(LABELS)),
-                       label2id={name: index for index, name in enumerate(LABELS)})  # fmt: skip
+    config = ViTConfig(
+        image_size=16,
+        patch_size=8,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: index for index, name in enumerate(LABELS)},
+    )
     save_peer(ViTForImageClassification(config), tiny_processor(), folder / "whole", None)
     for name, settings in KINDS.items():
         quantized = BitsAndBytesConfig(llm_int8_skip_modules=["classifier"], **settings)
@@ -53,10 +58,18 @@ def cohort_of(spec) -> Cohort:
 
 def trainer_of(cohort, folder, rows=32, **changes) -> MutualKDTrainer:
     settings = {
-        "max_steps": 6, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "lr_scheduler_type": "constant",
-        "save_strategy": "no", "use_cpu": True, "report_to": "none", "disable_tqdm": True, "pre_flight": False,
-        "logging_steps": 1, "retain": True,
-    }  # fmt: skip
+        "max_steps": 6,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "no",
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "pre_flight": False,
+        "logging_steps": 1,
+        "retain": True,
+    }
     args = MutualKDConfig(str(folder), **settings | changes)
     return MutualKDTrainer(cohort, args, train_dataset=make_rows(rows), eval_dataset=make_rows(9, 1))
 
@@ -144,8 +157,14 @@ def test_both_and_no_bitsandbytes_are_refused(tmp_path, monkeypatch):
     """transformers' own message names an upgrade, not the option that asked for it."""
     with pytest.raises(PeerError, match="exclude each other"):
         PeerSpec("x", peft="lora", load_in_4bit=True, load_in_8bit=True)
-    save_peer(ViTForImageClassification(ViTConfig(image_size=16, hidden_size=16, num_hidden_layers=1,
-              num_attention_heads=1, intermediate_size=16)), tiny_processor(), tmp_path / "vit", None)  # fmt: skip
+    save_peer(
+        ViTForImageClassification(
+            ViTConfig(image_size=16, hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)
+        ),
+        tiny_processor(),
+        tmp_path / "vit",
+        None,
+    )
     monkeypatch.setattr("transformers.quantizers.quantizer_bnb_4bit.is_bitsandbytes_available", lambda: False)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(PeerError, match="needs bitsandbytes; `pip install bitsandbytes`"):

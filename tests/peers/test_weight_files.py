@@ -8,15 +8,22 @@ import torch
 from conftest import tiny_processor, tiny_vit
 from saliency_peers import tiny_saliency
 
-from hf_mutual_kd import PeerSpec
+from hf_mutual_kd import ImageClassification, PeerError, PeerSpec
 from hf_mutual_kd.cli.saliency import load_for_prediction
-from hf_mutual_kd.errors import PeerError
 from hf_mutual_kd.peers.loading import load_peer, load_weights, save_peer
-from hf_mutual_kd.tasks.registry import ImageClassification
 
 TASK = ImageClassification()
-ODD = ["weights.bin", "../outside.safetensors", "/etc/passwd", "..\\outside.safetensors", "a/b.safetensors",
-       ".safetensors", "x.safetensors\n", 5, None]  # fmt: skip
+ODD = [
+    "weights.bin",
+    "../outside.safetensors",
+    "/etc/passwd",
+    "..\\outside.safetensors",
+    "a/b.safetensors",
+    ".safetensors",
+    "x.safetensors\n",
+    5,
+    None,
+]
 
 
 class Ran:

@@ -9,11 +9,9 @@ import transformers as hf
 from conftest import LABELS, make_rows
 from zero_shot_peers import KINDS, write_reader
 
-from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec
+from hf_mutual_kd import TASKS, Cohort, MutualKDConfig, MutualKDTrainer, PeerError, PeerSpec
 from hf_mutual_kd.data.images import decode_image
-from hf_mutual_kd.errors import PeerError
 from hf_mutual_kd.peers.loading import load_peer, save_peer
-from hf_mutual_kd.tasks.registry import TASKS
 
 IMAGES = [decode_image(row["image"]) for row in make_rows(4)]
 
@@ -63,8 +61,16 @@ def test_several_templates_are_the_mean_of_their_logits(readers):
 
 
 def trained(folder, cohort, **options):
-    options = {"learning_rate": 0.01, "num_train_epochs": 1, "per_device_train_batch_size": 12, "augment": False,
-               "report_to": "none", "disable_tqdm": True, "pre_flight": False, **options}  # fmt: skip
+    options = {
+        "learning_rate": 0.01,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 12,
+        "augment": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "pre_flight": False,
+        **options,
+    }
     trainer = MutualKDTrainer(cohort, MutualKDConfig(str(folder), **options), make_rows(48), make_rows(21, 1))
     trainer.train(resume_from_checkpoint=options.get("resume_from_checkpoint"))
     return trainer
@@ -78,8 +84,9 @@ def test_what_is_trained_is_what_the_stock_pipeline_loads(kind, readers, tmp_pat
     trained(tmp_path / "run", cohort, num_train_epochs=6)
     peer = cohort.peers["mine"]
     changed = {key for key, weight in peer.named_parameters() if not torch.equal(weight, before[key])}
-    resting = {key for key in before if key.split(".")[0] in ("text_model", "text_projection", "logit_scale",
-                                                              "logit_bias")}  # fmt: skip
+    resting = {
+        key for key in before if key.split(".")[0] in ("text_model", "text_projection", "logit_scale", "logit_bias")
+    }
     assert changed
     assert not changed & resting
     images = [decode_image(row["image"]) for row in make_rows(21, 1)]
@@ -119,8 +126,10 @@ def test_it_teaches_and_learns_without_any_label(readers, tmp_path):
     """A reader that waits for labels, as a new head does, has nothing to say where there are none."""
     peers = {"mine": readers["clip"], "other": readers["siglip"]}
     cohort = Cohort.from_pretrained(peers, label_names=LABELS)
-    before = {name: cohort.peers[name].state_dict()["vision_model.embeddings.patch_embedding.weight"].clone()
-              for name in peers}  # fmt: skip
+    before = {
+        name: cohort.peers[name].state_dict()["vision_model.embeddings.patch_embedding.weight"].clone()
+        for name in peers
+    }
     rows = make_rows(24).remove_columns("label")
     config = MutualKDConfig(
         str(tmp_path), labels=False, learning_rate=0.01, num_train_epochs=1, report_to="none", disable_tqdm=True

@@ -7,8 +7,7 @@ import pytest
 from datasets import Dataset, Image
 from transformers import pipeline
 
-from hf_mutual_kd import MutualKDConfig
-from hf_mutual_kd.config.options import RecipeOptions, TransferOptions
+from hf_mutual_kd import MutualKDConfig, RecipeOptions, TransferOptions
 from hf_mutual_kd.config.recipe import parse_recipe
 from hf_mutual_kd.data.images import decode_image
 

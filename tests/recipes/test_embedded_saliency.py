@@ -8,13 +8,10 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoProcessor
 
 import hf_mutual_kd.tasks.video_saliency.model.auto  # noqa: F401
-from hf_mutual_kd.config.options import RecipeOptions, TransferOptions
+from hf_mutual_kd import ClipRows, RecipeOptions, TransferOptions, cc, load_videos
 from hf_mutual_kd.config.recipe import parse_recipe
 from hf_mutual_kd.tasks.video_saliency.collator import ClipCollator, ClipProcessors
-from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows
-from hf_mutual_kd.tasks.video_saliency.data.layouts import load_videos
 from hf_mutual_kd.tasks.video_saliency.data.truth_batches import split_truths
-from hf_mutual_kd.tasks.video_saliency.metrics.functions import cc
 from hf_mutual_kd.tasks.video_saliency.model.losses import resample_log_density
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -13,11 +13,10 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 
-from hf_mutual_kd.config.options import RecipeOptions, TransferOptions
+from hf_mutual_kd import RecipeOptions, TransferOptions, dense_log_probs
 from hf_mutual_kd.config.recipe import parse_recipe
 from hf_mutual_kd.distillation.label_alignment import label_list
 from hf_mutual_kd.tasks.semantic_segmentation.heads import head_of
-from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONFIGS = RECIPES.parent / "hf_mutual_kd" / "configs"

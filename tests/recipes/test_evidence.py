@@ -19,9 +19,7 @@ import evidence_data
 from evidence_models import Perceptron, Start
 from evidence_settings import SETTINGS, Bar, Plan, objective_of
 
-from hf_mutual_kd import Cohort, PeerSpec
-from hf_mutual_kd.errors import DataError
-from hf_mutual_kd.peers.loading import LoadedPeer
+from hf_mutual_kd import Cohort, DataError, LoadedPeer, PeerSpec
 
 has_embedded = pytest.mark.skipif(
     not (RECIPES / "embedded/fashion_mnist/train.parquet").exists(), reason="made by a script"

@@ -88,10 +88,17 @@ def test_gains_by_hand():
 
 def test_predictors_by_hand():
     """A number that never varies has no correlation, and one that is the gain itself has 1."""
-    by_name = {line[0]: line[1:] for line in predictors(found(known={
-        pair: {peer: {"good": sum(gains), "same": 1.0} for peer, gains in peers.items()}
-        for pair, peers in found().pairs.items()
-    }))}  # fmt: skip
+    by_name = {
+        line[0]: line[1:]
+        for line in predictors(
+            found(
+                known={
+                    pair: {peer: {"good": sum(gains), "same": 1.0} for peer, gains in peers.items()}
+                    for pair, peers in found().pairs.items()
+                }
+            )
+        )
+    }
     assert by_name["good"][0] == pytest.approx(1.0)
     assert by_name["same"][0] != by_name["same"][0]
     assert rank_correlation([[(1.0, 2.0), (2.0, 1.0)]]) == pytest.approx(-1.0)

@@ -21,8 +21,7 @@ sys.path.insert(0, str(RECIPES))
 
 import land_cover
 
-from hf_mutual_kd.config.options import RecipeOptions
-from hf_mutual_kd.errors import DataError
+from hf_mutual_kd import DataError, RecipeOptions
 
 WORLD = 512, 256
 """Width and height of the made-up world, in pixels of 0.7 degrees."""

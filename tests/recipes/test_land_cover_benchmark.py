@@ -22,9 +22,8 @@ import land_cover_report as report
 from land_cover_report import Benchmark, Place
 from land_cover_training import Job, objective_of, run
 
+from hf_mutual_kd import SemanticSegmentation, dense_log_probs
 from hf_mutual_kd.distillation.label_alignment import ClassColumns
-from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs
-from hf_mutual_kd.tasks.semantic_segmentation.task import SemanticSegmentation
 
 SPECIALISTS = "segformer", "mask2former"
 
@@ -60,10 +59,18 @@ def made_up_benchmark() -> Benchmark:
     train = [Place(-100.0, 40.0, {"segformer": 5, "mask2former": 2}), Place(100.0, 40.0, {"mask2former": 7})]
     test = [Place(-60.0, -20.0, {"mask2former": 1}), Place(10.0, 10.0, {"segformer": 1}), Place(30.0, 0.0, {})]
     facts = {
-        "command": "python recipes/land_cover_benchmark.py", "machine": "a made-up machine", "seeds": [0, 1, 2],
-        "seconds": 90, "steps": 301, "batch": 8, "epochs": 7, "border": 20.0, "teacher": "segformer",
-        "rows": {"train": 344, "validation": 101, "test": 377}, "versions": {"torch": "2"},
-    }  # fmt: skip
+        "command": "python recipes/land_cover_benchmark.py",
+        "machine": "a made-up machine",
+        "seeds": [0, 1, 2],
+        "seconds": 90,
+        "steps": 301,
+        "batch": 8,
+        "epochs": 7,
+        "border": 20.0,
+        "teacher": "segformer",
+        "rows": {"train": 344, "validation": 101, "test": 377},
+        "versions": {"torch": "2"},
+    }
     tried = [("control seed 0 (segformer 0.001)", 0.231, True), ("control seed 0 (segformer 0.003)", 0.2, False)]
     return Benchmark(
         scores, tried, {peer: [0.5] * 3 for peer in SPECIALISTS}, {"train": train, "test": test}, SPECIALISTS, facts
@@ -157,8 +164,15 @@ def test_settings_are_chosen_on_validation_alone_and_every_seed_gets_them(tmp_pa
     lab.do(dataclasses.replace(job, seed=seed) for seed in (0, 1) for job in chosen)
     found = benchmark.collect(lab, (0, 1), chosen, tried)
     assert {arm: len(peers["mask2former"]) for arm, peers in found.scores.items()} == {
-        "start": 1, "control": 2, "pixel": 2, "self": 2, "fixed": 2, "mutual": 2, "bare": 2, "pair": 2,
-    }  # fmt: skip
+        "start": 1,
+        "control": 2,
+        "pixel": 2,
+        "self": 2,
+        "fixed": 2,
+        "mutual": 2,
+        "bare": 2,
+        "pair": 2,
+    }
     assert [one.taught for one in found.places["train"]] == [{"segformer": 1}, {"mask2former": 2}]
     assert sum(chosen for *_, chosen in found.tried) == 9
     found.facts |= {"command": "", "machine": ""}

@@ -6,10 +6,9 @@ from typing import get_type_hints
 
 import pytest
 
-from hf_mutual_kd.config.options import RecipeOptions, TransferOptions
+from hf_mutual_kd import ConfigError, RecipeOptions, TransferOptions
 from hf_mutual_kd.config.recipe import parse_recipe
 from hf_mutual_kd.config.values import accepts, convert, from_word
-from hf_mutual_kd.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "hf_mutual_kd" / "configs"
 

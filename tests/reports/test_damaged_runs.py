@@ -6,15 +6,18 @@ import shutil
 import pytest
 from made_up_run import write_full_run
 
-from hf_mutual_kd.errors import MutualKDError
-from hf_mutual_kd.export.onnx import export_peers
-from hf_mutual_kd.hub.push import push_run
-from hf_mutual_kd.hub.space.build import write_space
+from hf_mutual_kd import (
+    MutualKDError,
+    compare_runs,
+    export_peers,
+    push_run,
+    read_run,
+    write_cards,
+    write_report,
+    write_space,
+)
 from hf_mutual_kd.reports.card_figures import read_history
-from hf_mutual_kd.reports.html_report import compare_runs, write_report
-from hf_mutual_kd.reports.model_card import write_cards
 from hf_mutual_kd.reports.report_data import read_report_data, read_teaching
-from hf_mutual_kd.reports.run_record import read_run
 
 FILES = ("cohort.json", "results.json", "summary.json", "history.jsonl", "roles.parquet", "report/samples.safetensors")
 DAMAGE = {

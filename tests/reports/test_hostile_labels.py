@@ -9,13 +9,10 @@ import pytest
 from made_up_run import made_up_record, made_up_results, write_run
 from markdown_it import MarkdownIt
 
+from hf_mutual_kd import ImageClassification, read_run, write_cards, write_report
 from hf_mutual_kd.hub.space.build import _facts
 from hf_mutual_kd.hub.space.readme import readme
-from hf_mutual_kd.reports.html_report import write_report
-from hf_mutual_kd.reports.model_card import write_cards
-from hf_mutual_kd.reports.run_record import read_run
 from hf_mutual_kd.reports.text import split_readme
-from hf_mutual_kd.tasks.image_classification.task import ImageClassification
 
 BREAKING = "cat\n```\n# Buy this\n\n[here](http://evil.example)\n"
 TICKS = "dog " + "`" * 7

@@ -11,9 +11,8 @@ from hostile_text import HOSTILE
 from made_up_report import SAMPLES, rows_of_test, write_report_run
 from made_up_run import RUNS, made_up_record, made_up_results, write_full_run, write_history, write_run
 
+from hf_mutual_kd import DataError, OutputFolderError, compare_runs, make_task, read_run, write_report
 from hf_mutual_kd.cli import main as cli
-from hf_mutual_kd.errors import DataError, OutputFolderError
-from hf_mutual_kd.reports.html_report import compare_runs, write_report
 from hf_mutual_kd.reports.predictions import Beliefs, Predictions
 from hf_mutual_kd.reports.report_data import (
     MOST_SAMPLES,
@@ -25,9 +24,7 @@ from hf_mutual_kd.reports.report_data import (
     read_teaching,
     reliability,
 )
-from hf_mutual_kd.reports.run_record import read_run
 from hf_mutual_kd.reports.teaching_section import teaching_section
-from hf_mutual_kd.tasks.registry import make_task
 
 TASK = make_task("image-classification")
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from hf_mutual_kd import SegmentationScores
 from hf_mutual_kd.reports.intervals import difference_interval, means, overlaps
-from hf_mutual_kd.tasks.semantic_segmentation.metrics import SegmentationScores, confusion_matrix
+from hf_mutual_kd.tasks.semantic_segmentation.metrics import confusion_matrix
 
 
 def as_sums(values):

@@ -31,8 +31,7 @@ from made_up_run import (
 )
 from markdown_it import MarkdownIt
 
-from hf_mutual_kd.errors import OutputFolderError, PeerError
-from hf_mutual_kd.reports.model_card import write_cards
+from hf_mutual_kd import OutputFolderError, PeerError, write_cards
 from hf_mutual_kd.reports.readme_merge import BEGIN, END
 from hf_mutual_kd.reports.text import split_readme
 
@@ -258,8 +257,16 @@ def test_finished_arms_count_before_the_run_ends(tmp_path):
             for peer in record["peers"]
         } | {"cohort": {"samples": 9}}
         classes = {peer: [0.5] * 6 for peer in record["peers"]}
-        return {"name": name, "seed": seed, "steps": 3, "seconds": 1.0, "start": start, "end": end,
-                "start_by_class": classes, "end_by_class": classes}  # fmt: skip
+        return {
+            "name": name,
+            "seed": seed,
+            "steps": 3,
+            "seconds": 1.0,
+            "start": start,
+            "end": end,
+            "start_by_class": classes,
+            "end_by_class": classes,
+        }
 
     for place, arm in (
         (folder, summary("mutual", 0, 0.85)),
@@ -297,7 +304,7 @@ def test_a_timm_peer_says_how_timm_loads_it(full_run):
         ),
         ({}, {}),
     ],
-)  # fmt: skip
+)
 def test_the_licence_is_carried_by_the_hubs_rules(tmp_path, base, expected):
     """A licence that is lost on the way, or one that the Hub refuses."""
     record = made_up_record()

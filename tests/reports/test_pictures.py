@@ -6,8 +6,8 @@ from datasets import Dataset
 from made_up_maps import looked_at, segmented
 from saliency_run import gaze_videos
 
+from hf_mutual_kd import ClipRows, OutputFolderError
 from hf_mutual_kd.data.images import content_id
-from hf_mutual_kd.errors import OutputFolderError
 from hf_mutual_kd.experiments.drawing import rows_with
 from hf_mutual_kd.reports.pictures import (
     MAP_PIXELS,
@@ -18,7 +18,6 @@ from hf_mutual_kd.reports.pictures import (
     read_pictures,
     write_pictures,
 )
-from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows
 
 
 def test_class_ids_survive():

@@ -10,8 +10,15 @@ from hf_mutual_kd.reports.samples import SampleRecorder, read_samples, write_sam
 
 def batch(ids, labels, guess, confidence, loss):
     top5 = np.array(guess)[:, :, None]
-    return single_beliefs({"sample_ids": np.array(ids), "labels": np.array(labels), "top5": top5,
-                           "confidence": np.array(confidence), "loss": np.array(loss)})  # fmt: skip
+    return single_beliefs(
+        {
+            "sample_ids": np.array(ids),
+            "labels": np.array(labels),
+            "top5": top5,
+            "confidence": np.array(confidence),
+            "loss": np.array(loss),
+        }
+    )
 
 
 def joined(folder, start, after):

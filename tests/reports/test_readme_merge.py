@@ -7,7 +7,7 @@ import pytest
 from hub_cards import check_card, front_matter
 from hub_run import CARD
 
-from hf_mutual_kd.errors import PeerError
+from hf_mutual_kd import PeerError
 from hf_mutual_kd.reports.readme_merge import BEGIN, END, merge_readme
 
 GOLDEN = Path(__file__).parents[1] / "golden"

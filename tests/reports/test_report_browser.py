@@ -5,8 +5,7 @@ from chromium import chromium, look, needs_chromium
 from made_up_maps import MAP_TASKS, SAMPLES, write_map_run
 from made_up_report import rows_of_test, write_report_run
 
-from hf_mutual_kd.reports.html_report import write_report
-from hf_mutual_kd.tasks.registry import make_task
+from hf_mutual_kd import make_task, write_report
 
 pytestmark = needs_chromium
 
@@ -168,10 +167,13 @@ def test_pages_with_maps_fit_and_say_nothing_on_the_console(browser, map_pages, 
     assert all(alt and size and shown > 50 for alt, size, shown in images)
 
 
-@pytest.mark.parametrize(("task", "key", "value", "left"), [
-    ("semantic-segmentation", "class", "0", ["0 1", "0 1", "0 1", "0 1", "0 1"]),
-    ("video-saliency", "video", "1", ["1", "1", "1"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "key", "value", "left"),
+    [
+        ("semantic-segmentation", "class", "0", ["0 1", "0 1", "0 1", "0 1", "0 1"]),
+        ("video-saliency", "video", "1", ["1", "1", "1"]),
+    ],
+)
 def test_filters_of_maps_leave_what_they_name(browser, map_pages, task, key, value, left):
     """A filter that hides nothing, everything, or samples of another class, video or teacher."""
     look(browser, map_pages[task], 1280, 900, prefers_color_scheme="light", prefers_reduced_motion="reduce")

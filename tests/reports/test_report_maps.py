@@ -11,15 +11,12 @@ from made_up_run import segmentation_record
 from PIL import Image
 from test_html_report import Page
 
-from hf_mutual_kd.errors import OutputFolderError
-from hf_mutual_kd.reports.html_report import write_report
+from hf_mutual_kd import TASKS, OutputFolderError, make_task, read_run, write_report
 from hf_mutual_kd.reports.making_section import making_section
 from hf_mutual_kd.reports.pictures import PICTURES
 from hf_mutual_kd.reports.report_data import read_report_data
 from hf_mutual_kd.reports.results_section import results_section
-from hf_mutual_kd.reports.run_record import read_run
 from hf_mutual_kd.reports.samples import SAMPLES_FILE
-from hf_mutual_kd.tasks.registry import TASKS, make_task
 from hf_mutual_kd.tasks.semantic_segmentation.report import (
     classes_section,
     pixel_confusion_section,

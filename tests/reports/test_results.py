@@ -7,13 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hf_mutual_kd.errors import OutputFolderError
+from hf_mutual_kd import TASKS, Difference, OutputFolderError, markdown, verdict
 from hf_mutual_kd.files import read_json
-from hf_mutual_kd.reports.closing_table import difference, headline, interval_note, markdown, results_table, verdict
-from hf_mutual_kd.reports.results import Arm, Difference, Results, collect
+from hf_mutual_kd.reports.closing_table import difference, headline, interval_note, results_table
+from hf_mutual_kd.reports.results import Arm, Results, collect
 from hf_mutual_kd.reports.results_section import tiles
 from hf_mutual_kd.reports.samples import Samples
-from hf_mutual_kd.tasks.registry import TASKS
 
 CLASSES, VIDEO = TASKS["image-classification"].words, TASKS["video-saliency"].words
 TAUGHT = {"labelled": {"vit": 1, "<mean>": 0, "nobody": 3}, "unlabelled": {"vit": 0, "<mean>": 12, "nobody": 0}}
@@ -26,10 +25,17 @@ def arm(name, seed, start, end, flips=(0.1, 0.05)):
         measured |= {"positive_flips": flips[0], "negative_flips": flips[1]}
     cohort = {"ensemble_accuracy": start, "oracle_accuracy": 1.0, "samples": 10}
     return Arm(
-        name, seed, steps=40, seconds=1.5 + seed, start={"vit": {"accuracy": start, "loss": 2.0}, "cohort": cohort},
-        end={"vit": measured, "cohort": cohort}, start_by_class={"vit": [start, None]},
-        end_by_class={"vit": [end, None]}, teachers=TAUGHT if name == "mutual" else {}, best_steps={},
-    )  # fmt: skip
+        name,
+        seed,
+        steps=40,
+        seconds=1.5 + seed,
+        start={"vit": {"accuracy": start, "loss": 2.0}, "cohort": cohort},
+        end={"vit": measured, "cohort": cohort},
+        start_by_class={"vit": [start, None]},
+        end_by_class={"vit": [end, None]},
+        teachers=TAUGHT if name == "mutual" else {},
+        best_steps={},
+    )
 
 
 def three():
@@ -87,8 +93,11 @@ def test_one_seed_with_control_claims_nothing():
     """One seed of which no single outcome was kept has no spread, so no verdict."""
     results = collect(three()[:2], {"seeds": [1]}, CLASSES)
     assert asdict(results.peers["vit"].delta("control", "accuracy")) == {
-        "mean": pytest.approx(0.02), "sd": None, "low": None, "high": None,
-    }  # fmt: skip
+        "mean": pytest.approx(0.02),
+        "sd": None,
+        "low": None,
+        "high": None,
+    }
     assert "+2.00 (1 seed)" in results_table(results, Path("runs/x"), CLASSES)
 
 
@@ -187,19 +196,33 @@ def test_flips_that_were_not_measured_are_left_out():
 def other_arm(name, seed, metric, end, **more):
     """One arm of one peer of another task, without flips and classes."""
     cohort = {f"ensemble_{metric}": end, "samples": 10}
-    return Arm(name, seed, steps=40, seconds=1.0, start={"seg": {metric: 0.25} | more, "cohort": cohort},
-               end={"seg": {metric: end} | more, "cohort": cohort})  # fmt: skip
+    return Arm(
+        name,
+        seed,
+        steps=40,
+        seconds=1.0,
+        start={"seg": {metric: 0.25} | more, "cohort": cohort},
+        end={"seg": {metric: end} | more, "cohort": cohort},
+    )
 
 
 @pytest.mark.parametrize(
     ("task", "metric", "title", "row"),
     [
-        ("semantic-segmentation", "mIoU", "On the test split: mIoU in %, 3 seeds, 40 steps",
-         "| seg | 25.0 | 30.0 | 32.0 | +2.00 ± 0.00 (better) |"),
-        ("video-saliency", "CC", "On the test split: CC, 3 seeds, 40 steps",
-         "| seg | 0.250 | 0.300 | 0.320 | +0.020 ± 0.000 (better) |"),
+        (
+            "semantic-segmentation",
+            "mIoU",
+            "On the test split: mIoU in %, 3 seeds, 40 steps",
+            "| seg | 25.0 | 30.0 | 32.0 | +2.00 ± 0.00 (better) |",
+        ),
+        (
+            "video-saliency",
+            "CC",
+            "On the test split: CC, 3 seeds, 40 steps",
+            "| seg | 0.250 | 0.300 | 0.320 | +0.020 ± 0.000 (better) |",
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_task_is_compared_by_its_own_metric(task, metric, title, row):
     """A CC of 0.32 shown as 32 %, differences of a metric that does not decide, or a column of dashes."""
     arms = [
@@ -220,11 +243,16 @@ def test_every_task_is_compared_by_its_own_metric(task, metric, title, row):
 @pytest.mark.parametrize(
     ("mean", "sd", "seeds", "said"),
     [
-        (0.03, 0.01, 3, "better"), (-0.03, 0.01, 3, "worse"), (0.01, 0.01, 3, "within noise"),
-        (-0.0248, 0.01, 3, "within noise"), (0.0249, 0.01, 3, "better"), (0.0, 0.0, 3, "within noise"),
-        (0.01, 0.0, 2, "2 seeds"), (0.5, None, 1, "1 seed"),
+        (0.03, 0.01, 3, "better"),
+        (-0.03, 0.01, 3, "worse"),
+        (0.01, 0.01, 3, "within noise"),
+        (-0.0248, 0.01, 3, "within noise"),
+        (0.0249, 0.01, 3, "better"),
+        (0.0, 0.0, 3, "within noise"),
+        (0.01, 0.0, 2, "2 seeds"),
+        (0.5, None, 1, "1 seed"),
     ],
-)  # fmt: skip
+)
 def test_without_an_interval_the_verdict_is_a_paired_t_test(mean, sd, seeds, said):
     """A gain within the noise that is called better is the claim this table exists to prevent."""
     assert verdict(Difference(mean, sd), seeds) == said
@@ -263,16 +291,22 @@ def found(deltas):
 @pytest.mark.parametrize(
     ("deltas", "said"),
     [
-        ({"a": (0.01, 0.005, 0.015), "b": (0.02, 0.01, 0.03), "c": (0.008, 0.001, 0.015)},
-         "All three peers beat their control, by 0.80 to 2.00 points"),
-        ({"a": (0.01, 0.005, 0.015), "b": (-0.02, -0.03, -0.01), "c": (0.001, -0.01, 0.012)},
-         "a beats its control, by 1.00 points; b fell below its control, by 2.00 points; "
-         "c differs from its control by no more than noise (+0.10 points)"),
-        ({"a": (-0.01, -0.02, 0.01), "b": (0.01, -0.01, 0.02)},
-         "Both peers differ from their control by no more than noise (-1.00 to +1.00 points)"),
+        (
+            {"a": (0.01, 0.005, 0.015), "b": (0.02, 0.01, 0.03), "c": (0.008, 0.001, 0.015)},
+            "All three peers beat their control, by 0.80 to 2.00 points",
+        ),
+        (
+            {"a": (0.01, 0.005, 0.015), "b": (-0.02, -0.03, -0.01), "c": (0.001, -0.01, 0.012)},
+            "a beats its control, by 1.00 points; b fell below its control, by 2.00 points; "
+            "c differs from its control by no more than noise (+0.10 points)",
+        ),
+        (
+            {"a": (-0.01, -0.02, 0.01), "b": (0.01, -0.01, 0.02)},
+            "Both peers differ from their control by no more than noise (-1.00 to +1.00 points)",
+        ),
         ({"a": (0.01, None, None)}, "a is +1.00 points above its control, which 1 seed cannot tell from noise"),
     ],
-)  # fmt: skip
+)
 def test_the_headline_is_made_from_the_results(deltas, said):
     """Closing words that praise a run which gained nothing."""
     assert headline(found(deltas), CLASSES) == said

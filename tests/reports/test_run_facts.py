@@ -11,6 +11,7 @@ from made_up_run import SHA
 from segmentation_peers import CLASSES, tiny_segmenter
 from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
+from hf_mutual_kd import TASKS
 from hf_mutual_kd.data.images import image_file
 from hf_mutual_kd.reports.run_facts import (
     base_facts,
@@ -20,7 +21,6 @@ from hf_mutual_kd.reports.run_facts import (
     objective_facts,
     run_snippet,
 )
-from hf_mutual_kd.tasks.registry import TASKS
 
 
 def test_base_facts_of_a_folder(tmp_path):

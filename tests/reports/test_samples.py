@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_mutual_kd.errors import OutputFolderError
+from hf_mutual_kd import OutputFolderError
 from hf_mutual_kd.reports import samples
 from hf_mutual_kd.reports.samples import SampleRecorder, Samples, choose_changes, read_samples, write_samples
 

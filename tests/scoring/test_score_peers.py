@@ -9,13 +9,20 @@ from conftest import LABELS, in_two_processes, make_rows, tiny_processor
 from datasets import Value
 from torch.testing import assert_close
 
-from hf_mutual_kd import RoleTaggingCollator
+from hf_mutual_kd import (
+    ConfigError,
+    DataError,
+    LabelError,
+    LoadedPeer,
+    OutputFolderError,
+    PeerSpec,
+    RoleTaggingCollator,
+    confidence_scores,
+    identified,
+    loss_scores,
+    margin_scores,
+)
 from hf_mutual_kd.cli import main as cli
-from hf_mutual_kd.data.collator import identified
-from hf_mutual_kd.distillation.roles import confidence_scores, loss_scores, margin_scores
-from hf_mutual_kd.errors import ConfigError, DataError, LabelError, OutputFolderError
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.spec import PeerSpec
 from hf_mutual_kd.scoring.score_peers import score_peers
 from hf_mutual_kd.scoring.score_shards import distribution
 from hf_mutual_kd.scoring.score_table import ScoreTable
@@ -55,9 +62,10 @@ def test_a_table_holds_what_the_peers_say(make_cohort, train_rows, tmp_path):
     logits, labels = direct(cohort, train_rows), torch.tensor(train_rows["label"])
     assert (table.names, len(table), table.label_names) == (["vit", "cnx"], 48, LABELS)
     for kind, expected in (
-        ("margin", margin_scores(logits, labels)), ("loss", loss_scores(logits, labels)),
+        ("margin", margin_scores(logits, labels)),
+        ("loss", loss_scores(logits, labels)),
         ("confidence", confidence_scores(logits)),
-    ):  # fmt: skip
+    ):
         assert_close(table.scores(kind), expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(table.predictions(), logits.argmax(2))
     ids = torch.tensor([47, 0, 19, 20, 20])
@@ -169,8 +177,11 @@ def test_broken_peers_and_unreadable_images_teach_nobody(make_cohort, train_rows
     cohort = make_cohort("vit", "cnx")
     with torch.no_grad():
         cohort.peers["vit"].classifier.bias[0] = float("nan")
-    rows = train_rows.map(lambda row, i: {"image": {"bytes": b"no image", "path": None}} if i == 3 else {},
-                          with_indices=True, features=train_rows.features)  # fmt: skip
+    rows = train_rows.map(
+        lambda row, i: {"image": {"bytes": b"no image", "path": None}} if i == 3 else {},
+        with_indices=True,
+        features=train_rows.features,
+    )
     table = score(cohort, rows, tmp_path, keep="topk:1")
     assert (table.predictions()[0] == -1).all()
     assert table.predictions()[1, 3] == -1
@@ -187,9 +198,20 @@ def test_two_processes_make_the_same_table(make_cohort, tmp_path):
         make_cohort(name).save_pretrained(tmp_path)
         peers[name] = tmp_path / name
     make_rows(30).to_parquet(str(tmp_path / "train.parquet"))
-    words = ["score", "--peers", *(f"{name}={folder}" for name, folder in peers.items()), "--dataset",
-             tmp_path / "train.parquet", "--max_train_samples", "20", "--shard_rows", "4", "--keep", "full",
-             "--use_cpu"]  # fmt: skip
+    words = [
+        "score",
+        "--peers",
+        *(f"{name}={folder}" for name, folder in peers.items()),
+        "--dataset",
+        tmp_path / "train.parquet",
+        "--max_train_samples",
+        "20",
+        "--shard_rows",
+        "4",
+        "--keep",
+        "full",
+        "--use_cpu",
+    ]
     assert in_two_processes([*words, "--out", tmp_path / "two"]).count("Scored 20 rows of train.parquet") == 1
     assert cli.main([*map(str, words), "--out", str(tmp_path / "one")]) == 0
     assert (tmp_path / "one" / "index.parquet").read_bytes() == (tmp_path / "two" / "index.parquet").read_bytes()

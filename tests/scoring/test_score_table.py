@@ -12,18 +12,22 @@ from torch.testing import assert_close
 
 from hf_mutual_kd import (
     BestRule,
+    ConfigError,
+    DataError,
     MeanRule,
     MutualKDConfig,
     MutualKDTrainer,
     Objective,
+    ResumeError,
     RoleTaggingCollator,
     SharedView,
     TableSource,
+    assign_roles,
+    identified,
+    kl_to_target,
+    teacher_log_probs,
 )
-from hf_mutual_kd.data.collator import identified
-from hf_mutual_kd.distillation.losses import kl_to_target, teacher_log_probs
-from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED, assign_roles
-from hf_mutual_kd.errors import ConfigError, DataError, ResumeError
+from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED
 from hf_mutual_kd.scoring.score_peers import score_peers
 from hf_mutual_kd.scoring.score_table import ScoreTable
 from hf_mutual_kd.scoring.table_teacher import TableCollator, TableTeacher
@@ -102,8 +106,10 @@ def test_a_table_goes_to_worker_processes_without_its_content(table):
     before = len(pickle.dumps(table))
     table.log_probs("vit", torch.arange(48))
     assert len(pickle.dumps(table)) == before
-    assert torch.equal(pickle.loads(pickle.dumps(table)).log_probs("vit", torch.tensor([5])),
-                       table.log_probs("vit", torch.tensor([5])))  # fmt: skip
+    assert torch.equal(
+        pickle.loads(pickle.dumps(table)).log_probs("vit", torch.tensor([5])),
+        table.log_probs("vit", torch.tensor([5])),
+    )
 
 
 def test_tables_that_cannot_be_used_are_refused(table, make_cohort, rows, tmp_path):
@@ -137,10 +143,19 @@ def test_tables_that_cannot_be_used_are_refused(table, make_cohort, rows, tmp_pa
 
 def config(folder, table, **changes):
     settings = {
-        "max_steps": 6, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "use_cpu": True, "report_to": "none",
-        "disable_tqdm": True, "pre_flight": False, "augment": False, "teacher_source": "table", "save_strategy": "no",
-        "score_table": None if table is None else str(table.folder), "logging_steps": 3,
-    }  # fmt: skip
+        "max_steps": 6,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-2,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "pre_flight": False,
+        "augment": False,
+        "teacher_source": "table",
+        "save_strategy": "no",
+        "score_table": None if table is None else str(table.folder),
+        "logging_steps": 3,
+    }
     return MutualKDConfig(str(folder), **settings | changes)
 
 
@@ -159,8 +174,7 @@ def test_one_peer_learns_from_all_without_them(make_cohort, table, rows, tmp_pat
     assert alone.cohort.starts is None
     together = make_cohort("vit", "cnx", "cnn")
     together.freeze(["cnx", "cnn"])
-    args = config(tmp_path / "together", None, teacher_source="frozen",
-                  cache_frozen=False, **plain)  # fmt: skip
+    args = config(tmp_path / "together", None, teacher_source="frozen", cache_frozen=False, **plain)
     both = train(together, args, rows)
     left, right = alone.cohort.peers["vit"].state_dict(), both.cohort.peers["vit"].state_dict()
     moved = max((left[key] - value).abs().max() for key, value in make_cohort("vit").peers["vit"].state_dict().items())
@@ -183,8 +197,15 @@ def test_roles_from_the_table_tag_batches(make_cohort, table, rows, tmp_path):
 
 def test_refreshed_tables_hold_the_trained_peers_as_they_are(make_cohort, table, rows, tmp_path):
     """A refresh that rescored the start would be none; one that is lost on resume changes the training."""
-    args = config(tmp_path / "whole", table, max_steps=-1, num_train_epochs=4, refresh_epochs=2, save_strategy="steps",
-                  save_steps=15)  # fmt: skip
+    args = config(
+        tmp_path / "whole",
+        table,
+        max_steps=-1,
+        num_train_epochs=4,
+        refresh_epochs=2,
+        save_strategy="steps",
+        save_steps=15,
+    )
     whole = train(make_cohort("vit"), args, rows)
     assert [folder.name for folder in (tmp_path / "whole" / "score_table").iterdir()] == ["epoch-0002"]
     ids = torch.arange(48)

@@ -14,17 +14,23 @@ from task_run import SETTINGS
 from torch.testing import assert_close
 from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
-from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer
+from hf_mutual_kd import (
+    ClipRows,
+    Cohort,
+    ConfigError,
+    DataError,
+    LoadedPeer,
+    MutualKDConfig,
+    MutualKDTrainer,
+    PeerSpec,
+    SemanticSegmentation,
+)
 from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.distillation.roles import NOBODY, UNDECIDED
-from hf_mutual_kd.errors import ConfigError, DataError
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.spec import PeerSpec
 from hf_mutual_kd.scoring.score_peers import score_peers
 from hf_mutual_kd.scoring.score_table import ScoreTable, counted
 from hf_mutual_kd.scoring.table_teacher import epochs_of
-from hf_mutual_kd.tasks.semantic_segmentation.task import SemanticSegmentation
-from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows, unit_parts
+from hf_mutual_kd.tasks.video_saliency.data.clip_rows import unit_parts
 
 
 class Case(NamedTuple):
@@ -114,15 +120,20 @@ def test_a_peer_learns_from_a_table_as_from_frozen_peers_in_memory(name, rule, t
     plain = {"seed": 3, "optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant"}
     teach = {"teacher_rule": rule, "temperature": 2.0, "transfer_weight": 5.0} | plain
     torch.manual_seed(0)
-    alone = trainer_of(case, case.cohort([case.student]), tmp_path / "alone", teacher_source="table",
-                       score_table=str(table.folder), **teach)  # fmt: skip
+    alone = trainer_of(
+        case,
+        case.cohort([case.student]),
+        tmp_path / "alone",
+        teacher_source="table",
+        score_table=str(table.folder),
+        **teach,
+    )
     alone.train()
     others = [name for name in table.names if name != case.student]
     torch.manual_seed(0)
     together = case.cohort()
     together.freeze(others)
-    both = trainer_of(case, together, tmp_path / "both", teacher_source="frozen",
-                      cache_frozen=False, **teach)  # fmt: skip
+    both = trainer_of(case, together, tmp_path / "both", teacher_source="frozen", cache_frozen=False, **teach)
     both.train()
     torch.manual_seed(0)
     control = trainer_of(case, case.cohort([case.student]), tmp_path / "control", transfer_weight=0.0, **plain)
@@ -278,9 +289,23 @@ def test_two_processes_make_the_same_table_of_maps(tmp_path, capsys):
     for split, seed in (("train", 0), ("validation", 1), ("test", 2)):
         rows = segmentation_rows(6, seed)
         rows.to_parquet(tmp_path / "rows" / f"{split}.parquet")
-    words = ["score", "--task", "semantic-segmentation", "--peers", *(f"{name}={tmp_path / name}" for name in (
-        "segformer", "mask2former")), "--dataset", tmp_path / "rows", "--shard_rows", "2", "--keep", "topk:2",
-        "--batch_size", "2", "--use_cpu", "--no_labels"]  # fmt: skip
+    words = [
+        "score",
+        "--task",
+        "semantic-segmentation",
+        "--peers",
+        *(f"{name}={tmp_path / name}" for name in ("segformer", "mask2former")),
+        "--dataset",
+        tmp_path / "rows",
+        "--shard_rows",
+        "2",
+        "--keep",
+        "topk:2",
+        "--batch_size",
+        "2",
+        "--use_cpu",
+        "--no_labels",
+    ]
     said = in_two_processes([*words, "--out", tmp_path / "two"])
     assert said.count("6 rows, 2 peers and 5 x 16 x 16 values take 43.0 kB (keep topk:2)") == 1
     assert cli.main([*map(str, words), "--out", str(tmp_path / "one")]) == 0

@@ -72,9 +72,14 @@ def run(tmp_path_factory):
     peers = {name: PeerSpec(str(folder / name)) for name in ("vit", "cnn")}
     options = RecipeOptions(peers=peers, dataset=str(folder / "shades"), input_column="grey", seeds=[0])
     config = MutualKDConfig(
-        str(folder / "run"), max_steps=2, per_device_train_batch_size=8, report_to="none", use_cpu=True,
-        disable_tqdm=True, pre_flight=False,
-    )  # fmt: skip
+        str(folder / "run"),
+        max_steps=2,
+        per_device_train_batch_size=8,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        pre_flight=False,
+    )
     Experiment(ShadeClassification(), options, config=config).run()
     return folder / "run"
 

@@ -8,9 +8,7 @@ import sys
 import pytest
 from hub_cards import PIPELINE_TAGS
 
-from hf_mutual_kd.errors import OutputFolderError
-from hf_mutual_kd.reports.task_words import TaskWords
-from hf_mutual_kd.tasks.registry import TASKS
+from hf_mutual_kd import TASKS, OutputFolderError, TaskWords
 from hf_mutual_kd.tasks.semantic_segmentation.heads import QUERY_HEADS
 
 WORDS = {name: task.words for name, task in TASKS.items()}

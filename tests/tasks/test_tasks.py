@@ -11,18 +11,19 @@ from conftest import LABELS, tiny_vit
 from torch import Tensor
 from transformers import AutoConfig
 
-from hf_mutual_kd.data.masks import UNLABELLED
-from hf_mutual_kd.distillation.label_alignment import ClassColumns
-from hf_mutual_kd.distillation.roles import assign_roles
-from hf_mutual_kd.errors import ConfigError, DataError
-from hf_mutual_kd.tasks.registry import (
+from hf_mutual_kd import (
     TASKS,
+    ConfigError,
+    DataError,
     ImageClassification,
     SemanticSegmentation,
     Task,
     TextClassification,
     VideoSaliency,
+    assign_roles,
 )
+from hf_mutual_kd.data.masks import UNLABELLED
+from hf_mutual_kd.distillation.label_alignment import ClassColumns
 from hf_mutual_kd.tasks.remembered_rows import RememberedRows
 
 NAN = float("nan")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_mutual_kd.errors import DataError
+from hf_mutual_kd import DataError
 from hf_mutual_kd.training.choice import Candidate, best_way, choose, paired
 
 ROWS = 400

@@ -16,8 +16,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForImageClassification
 from two_processes import launch, outcome
 
-from hf_mutual_kd import RoleTable
-from hf_mutual_kd.errors import ConfigError, ResumeError
+from hf_mutual_kd import ConfigError, ResumeError, RoleTable
 from hf_mutual_kd.training.processes import check_processes
 
 ROWS = distributed_run.ROWS
@@ -193,9 +192,14 @@ def test_the_printed_command_is_one_training(sees, tmp_path):
     words += ["--peers", f"vit={place / 'vit'}", f"cnx={place / 'cnx'}", "--dataset", str(place / "data")]
     words += ["--max_steps", "2", "--control", "false", "--output_dir", str(tmp_path / "run"), "--report_to", "none"]
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *words[2:]], cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "accelerate.commands.launch", *words[2:]],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     if sees:
         assert done.returncode == 0, done.stderr[-3000:]
         assert json.loads((tmp_path / "run" / "cohort.json").read_text())["hardware"]["processes"] == 2

@@ -5,8 +5,7 @@ from conftest import LABELS, make_rows
 from datasets import ClassLabel, Value
 from test_trainer import config
 
-from hf_mutual_kd import Cohort, MutualKDTrainer
-from hf_mutual_kd.errors import ConfigError, DataError, LabelError
+from hf_mutual_kd import Cohort, ConfigError, DataError, LabelError, MutualKDTrainer
 from hf_mutual_kd.scoring.score_table import plain_rows
 
 

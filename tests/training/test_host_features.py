@@ -7,8 +7,7 @@ from conftest import LABELS, make_rows
 from test_trainer import config
 from transformers import EarlyStoppingCallback, TrainingArguments
 
-from hf_mutual_kd import Cohort, MutualKDTrainer
-from hf_mutual_kd.errors import ConfigError, DataError, PeerError
+from hf_mutual_kd import Cohort, ConfigError, DataError, MutualKDTrainer, PeerError
 
 
 def test_predictions_of_every_peer_and_of_the_ensemble(make_cohort, tmp_path, train_rows, eval_rows):
@@ -77,7 +76,8 @@ REFUSED = {
     "a model": (lambda f: {"model": torch.nn.Linear(1, 1)}, "model must be a Cohort, got Linear"),
     "early stopping": (lambda f: {"callbacks": [EarlyStoppingCallback(1)]}, "early_stopping_patience=N"),
     "one peer's metric": (
-        lambda f: {"args": config(f, metric_for_best_model="eval_vit/accuracy")}, "own; give 'accuracy'"
+        lambda f: {"args": config(f, metric_for_best_model="eval_vit/accuracy")},
+        "own; give 'accuracy'",
     ),
     "unknown metric": (lambda f: {"args": config(f, metric_for_best_model="acuracy")}, "nearest: accuracy"),
     "collator": (lambda f: {"data_collator": list}, "data_collator is of no use to a cohort: .*`view`"),
@@ -88,7 +88,7 @@ REFUSED = {
     "noise": (lambda f: {"args": config(f, neftune_noise_alpha=5.0)}, "neftune_noise_alpha=5.0: it is noise on token"),
     "lengths": (lambda f: {"args": config(f, train_sampling_strategy="group_by_length")}, "rows are not sorted by"),
     "tokens": (lambda f: {"args": config(f, include_num_input_tokens_seen="all")}, "there are no tokens to count"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -8,8 +8,7 @@ from edge_cases import RECIPE, Row
 from sklearn.metrics import f1_score, roc_auc_score
 from transformers.trainer_utils import EvalPrediction
 
-from hf_mutual_kd.errors import ConfigError
-from hf_mutual_kd.tasks.semantic_segmentation.task import SemanticSegmentation
+from hf_mutual_kd import ConfigError, SemanticSegmentation
 from hf_mutual_kd.training.named_metrics import NamedMetrics, named_metrics
 
 # As the scripts on the Hub are: `evaluate` reads them from a folder of their name.

@@ -2,8 +2,7 @@
 
 import pytest
 
-from hf_mutual_kd import BestRule, LiveSource, Objective
-from hf_mutual_kd.tasks.registry import TASKS
+from hf_mutual_kd import TASKS, BestRule, LiveSource, Objective
 from hf_mutual_kd.training.pre_flight import expectation, start_table
 
 CLASSES = TASKS["image-classification"].words
@@ -45,9 +44,11 @@ def test_report_holds_every_figure():
     lines = [line.strip("│").split("│") for line in text.splitlines() if line.startswith("│")]
     rows = [[cell.strip() for cell in line] for line in lines]
     assert rows == [
-        ["vit", "80.0", "1.235", "40.0", "+5.00"], ["cnn", "70.0", "1.235", "40.0", "+15.00"],
-        ["ensemble (mean)", "85.0", "", "", ""], ["oracle (any is right)", "95.0", "", "", ""],
-    ]  # fmt: skip
+        ["vit", "80.0", "1.235", "40.0", "+5.00"],
+        ["cnn", "70.0", "1.235", "40.0", "+15.00"],
+        ["ensemble (mean)", "85.0", "", "", ""],
+        ["oracle (any is right)", "95.0", "", "", ""],
+    ]
     assert "on 12,345 validation samples" in text
     assert text.splitlines()[-1].startswith("The ensemble is +5.00 points")
 
@@ -59,19 +60,26 @@ def rows_of(text):
 
 def test_every_task_is_reported_in_its_own_metric():
     """A run of segmentation that ends before its first step for want of an accuracy; a CC in %."""
-    peers = {"seg": {"mIoU": 0.41, "loss": 1.0, "expected_share": 0.4}, "m2f": {"mIoU": 0.4, "loss": 1.0,
-             "expected_share": 0.6}}  # fmt: skip
+    peers = {
+        "seg": {"mIoU": 0.41, "loss": 1.0, "expected_share": 0.4},
+        "m2f": {"mIoU": 0.4, "loss": 1.0, "expected_share": 0.6},
+    }
     cohort = {"ensemble_mIoU": 0.45, "oracle_pACC": 0.9, "samples": 66}
     text = start_table(peers | {"cohort": cohort}, OBJECTIVE, TASKS["semantic-segmentation"].words)
     assert rows_of(text) == {
-        "seg": "41.0", "m2f": "40.0", "ensemble (mean)": "45.0", "oracle (any is right), pACC, %": "90.0"
-    }  # fmt: skip
+        "seg": "41.0",
+        "m2f": "40.0",
+        "ensemble (mean)": "45.0",
+        "oracle (any is right), pACC, %": "90.0",
+    }
     assert "mIoU %" in text
     assert text.endswith(
         "The ensemble is +4.00 points of mIoU above the best peer (seg): m2f, seg may gain, the first of them most."
     )
-    peers = {"mae": {"CC": 0.5, "loss": 1.0, "expected_share": 0.4}, "s3d": {"CC": 0.51, "loss": 1.0,
-             "expected_share": 0.6}}  # fmt: skip
+    peers = {
+        "mae": {"CC": 0.5, "loss": 1.0, "expected_share": 0.4},
+        "s3d": {"CC": 0.51, "loss": 1.0, "expected_share": 0.6},
+    }
     cohort = {"ensemble_CC": 0.505, "centre_prior_CC": 0.2, "centre_prior_SIM": 0.1, "samples": 40}
     text = start_table(peers | {"cohort": cohort}, OBJECTIVE, TASKS["video-saliency"].words)
     assert rows_of(text) == {"mae": "0.500", "s3d": "0.510", "ensemble (mean)": "0.505", "centre prior": "0.200"}

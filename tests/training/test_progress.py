@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_mutual_kd.tasks.registry import TASKS
+from hf_mutual_kd import TASKS
 from hf_mutual_kd.training.progress import CohortProgress
 
 PEERS = ("vit", "cnn_s")

@@ -9,8 +9,7 @@ from safetensors.torch import load_file
 from test_trainer import config
 from transformers import TrainerCallback
 
-from hf_mutual_kd import MutualKDTrainer, PeerSpec
-from hf_mutual_kd.errors import ConfigError, OutputFolderError, ResumeError
+from hf_mutual_kd import ConfigError, MutualKDTrainer, OutputFolderError, PeerSpec, ResumeError
 
 
 def weights(folder):

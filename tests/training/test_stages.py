@@ -8,8 +8,7 @@ from conftest import make_rows
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from hf_mutual_kd import MutualKDConfig, MutualKDTrainer
-from hf_mutual_kd.errors import ConfigError, DataError, ResumeError
+from hf_mutual_kd import ConfigError, DataError, MutualKDConfig, MutualKDTrainer, ResumeError
 from hf_mutual_kd.peers.loading import load_weights
 from hf_mutual_kd.training import ways
 
@@ -24,11 +23,22 @@ def few_labels(count=48, every=6):
 
 def make_trainer(cohort, folder, callbacks=(), train=None, validation=None, **changes):
     settings = {
-        "teaching": "auto", "max_steps": 4, "per_device_train_batch_size": 16, "learning_rate": 1e-2,
-        "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "augment": False,
-        "use_cpu": True, "report_to": "none", "disable_tqdm": True, "pre_flight": False, "logging_steps": 2,
+        "teaching": "auto",
+        "max_steps": 4,
+        "per_device_train_batch_size": 16,
+        "learning_rate": 1e-2,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "augment": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "pre_flight": False,
+        "logging_steps": 2,
         "load_best_model_at_end": True,
-    }  # fmt: skip
+    }
     args = MutualKDConfig(str(folder), **settings | changes)
     train = few_labels() if train is None else train
     validation = make_rows(66, 1) if validation is None else validation
@@ -52,8 +62,11 @@ def by_the_mean(monkeypatch):
 
 
 def peers_of(folder, *names):
-    return {f"{name}/{key}": value for name in names
-            for key, value in load_file(folder / name / "model.safetensors").items()}  # fmt: skip
+    return {
+        f"{name}/{key}": value
+        for name in names
+        for key, value in load_file(folder / name / "model.safetensors").items()
+    }
 
 
 class Killed(Exception):

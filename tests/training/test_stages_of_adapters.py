@@ -21,10 +21,19 @@ def test_adapters_are_kept_and_their_base_is_untouched(tmp_path, monkeypatch):
         {name: PeerSpec(str(tmp_path / "base"), peft="lora") for name in ("a", "b")}, label_names=LABELS
     )
     args = MutualKDConfig(
-        str(tmp_path / "run"), teaching="auto", max_steps=2, per_device_train_batch_size=8, learning_rate=0.1,
-        eval_strategy="no", save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True, pre_flight=False,
+        str(tmp_path / "run"),
+        teaching="auto",
+        max_steps=2,
+        per_device_train_batch_size=8,
+        learning_rate=0.1,
+        eval_strategy="no",
+        save_strategy="no",
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        pre_flight=False,
         augment=False,
-    )  # fmt: skip
+    )
     trainer = MutualKDTrainer(cohort, args, make_rows(24), make_rows(9, 1))
     trainer.train()
     saved = AutoModelForImageClassification.from_pretrained(tmp_path / "base")

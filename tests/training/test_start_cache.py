@@ -6,8 +6,7 @@ from accelerate import Accelerator
 from conftest import LABELS
 from torch.utils.data import DataLoader, IterableDataset
 
-from hf_mutual_kd import BestRule, LiveSource, Objective, RoleTaggingCollator, SharedView
-from hf_mutual_kd.data.collator import identified
+from hf_mutual_kd import BestRule, LiveSource, Objective, RoleTaggingCollator, SharedView, identified
 from hf_mutual_kd.training.start_cache import LARGEST, StartCache
 
 

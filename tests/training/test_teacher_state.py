@@ -8,8 +8,7 @@ from conftest import make_rows
 from datasets import Dataset
 from safetensors.torch import load_file
 
-from hf_mutual_kd import MutualKDConfig, MutualKDTrainer, RoleTable
-from hf_mutual_kd.errors import ConfigError, DataError, ResumeError
+from hf_mutual_kd import ConfigError, DataError, MutualKDConfig, MutualKDTrainer, ResumeError, RoleTable
 from hf_mutual_kd.training.teacher_state import TEACHERS, teacher_tensors
 
 QUIET = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "pre_flight": False, "logging_steps": 2}
@@ -85,9 +84,17 @@ def test_averages_follow_after_every_step(tmp_path, make_cohort, train_rows):
             return super().training_step(*args, **kwargs)
 
     made = Watched(
-        cohort, config(tmp_path, teacher_source="ema", ema_decay=0.75, teacher_rule="mean",
-                       gradient_accumulation_steps=1, max_steps=3), train_dataset=train_rows,
-    )  # fmt: skip
+        cohort,
+        config(
+            tmp_path,
+            teacher_source="ema",
+            ema_decay=0.75,
+            teacher_rule="mean",
+            gradient_accumulation_steps=1,
+            max_steps=3,
+        ),
+        train_dataset=train_rows,
+    )
     made.train()
     weights.append(cohort.peers.state_dict())
     parameters = dict(cohort.peers.named_parameters())
@@ -188,8 +195,9 @@ def test_everybody_teaches_is_a_decision_of_its_own(tmp_path, make_cohort, train
     assert log["vit/taught"] == log["cnx/taught"] == pytest.approx(1 / 3)
     assert cohort.starts is None  # no single peer teaches, so no start is held in memory
     replayed = make_cohort("vit", "cnn", "cnx")
-    other = trainer(replayed, tmp_path / "b", train_rows, role_table=str(tmp_path / "roles.parquet"), max_steps=3,
-                    retain=False)  # fmt: skip
+    other = trainer(
+        replayed, tmp_path / "b", train_rows, role_table=str(tmp_path / "roles.parquet"), max_steps=3, retain=False
+    )
     other.train()
     assert all(torch.equal(a, b) for a, b in zip(cohort.peers.parameters(), replayed.peers.parameters(), strict=True))
 

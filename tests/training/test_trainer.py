@@ -10,11 +10,20 @@ from conftest import LABELS, make_rows, tiny_processor, tiny_vit
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, RoleTable, RoleTaggingCollator, SharedView
-from hf_mutual_kd.data.collator import identified
-from hf_mutual_kd.errors import ConfigError, DataError, ResumeError
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.spec import PeerSpec
+from hf_mutual_kd import (
+    Cohort,
+    ConfigError,
+    DataError,
+    LoadedPeer,
+    MutualKDConfig,
+    MutualKDTrainer,
+    PeerSpec,
+    ResumeError,
+    RoleTable,
+    RoleTaggingCollator,
+    SharedView,
+    identified,
+)
 
 QUIET = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "pre_flight": False, "logging_steps": 2}
 
@@ -68,10 +77,18 @@ def test_one_peer_equals_the_plain_trainer_step_for_step(tmp_path, train_rows):
     arguments = {key: QUIET[key] for key in ("use_cpu", "report_to", "disable_tqdm", "logging_steps")}
     plain = Trainer(
         model,
-        TrainingArguments(str(tmp_path / "b"), max_steps=6, per_device_train_batch_size=8, learning_rate=1e-2,
-                          save_strategy="no", remove_unused_columns=False, **arguments),
-        data_collator=collator, train_dataset=identified(train_rows),
-    )  # fmt: skip
+        TrainingArguments(
+            str(tmp_path / "b"),
+            max_steps=6,
+            per_device_train_batch_size=8,
+            learning_rate=1e-2,
+            save_strategy="no",
+            remove_unused_columns=False,
+            **arguments,
+        ),
+        data_collator=collator,
+        train_dataset=identified(train_rows),
+    )
     plain.train()
     assert_equal(cohort.peers["vit"].state_dict(), model.state_dict())
 
@@ -136,9 +153,15 @@ def test_a_share_of_labels_that_nobody_can_know_is_refused(tmp_path, make_cohort
 def test_resume_is_exact(tmp_path, make_cohort, train_rows, save_at):
     """A resumed run that differs in one bit has lost optimizer, RNG, epoch, role or best-checkpoint state."""
     settings = {
-        "per_device_train_batch_size": 16, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps",
-        "save_steps": save_at, "load_best_model_at_end": True, "logging_steps": 5, "max_steps": 7,
-    }  # fmt: skip
+        "per_device_train_batch_size": 16,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": save_at,
+        "load_best_model_at_end": True,
+        "logging_steps": 5,
+        "max_steps": 7,
+    }
     whole = make_cohort("vit", "cnn")
     straight = train(whole, tmp_path / "a", train_rows, **settings)
     first = make_cohort("vit", "cnn")
@@ -299,9 +322,11 @@ def test_stopped_peer_rests_while_others_learn(tmp_path, make_cohort, train_rows
     cohort = make_cohort("vit", "cnn")
     kept = {}
     trainer = MutualKDTrainer(
-        cohort, config(tmp_path, eval_strategy="steps", eval_steps=1, early_stopping_patience=1, weight_decay=0.1),
-        train_dataset=train_rows, eval_dataset=make_rows(9, 1),
-    )  # fmt: skip
+        cohort,
+        config(tmp_path, eval_strategy="steps", eval_steps=1, early_stopping_patience=1, weight_decay=0.1),
+        train_dataset=train_rows,
+        eval_dataset=make_rows(9, 1),
+    )
     update = trainer.bests.update
 
     def stop_cnn(values, step):

@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
+from hf_mutual_kd import CohortOutput, ImageClassification
 from hf_mutual_kd.distillation.roles import MEAN, NOBODY
-from hf_mutual_kd.peers.cohort_output import CohortOutput
-from hf_mutual_kd.tasks.registry import ImageClassification
 from hf_mutual_kd.training.training_record import TrainingRecord
 
 
@@ -33,9 +32,15 @@ def test_averages_by_hand(record):
     record.add(output([0, 0], [1, 1], [0, 1], (3.0, 4.0), (1.5, 0.0)), torch.tensor([0, 1]), torch.tensor([0, 1]))
     logs = record.drain(lambda sums: sums, steps=2)
     assert logs == {
-        "a/supervised": 2.0, "a/transfer": 1.0, "a/accuracy": 0.8, "a/taught": round(3.5 / 6, 6),
-        "b/supervised": 3.0, "b/transfer": 0.125, "b/accuracy": 0.6, "b/taught": 0.25,
-    }  # fmt: skip
+        "a/supervised": 2.0,
+        "a/transfer": 1.0,
+        "a/accuracy": 0.8,
+        "a/taught": round(3.5 / 6, 6),
+        "b/supervised": 3.0,
+        "b/transfer": 0.125,
+        "b/accuracy": 0.6,
+        "b/taught": 0.25,
+    }
     assert record.drain(lambda sums: sums, steps=2) == {}
     assert record.role_table.counts() == {"a": 3, "b": 1, "nobody": 1, "mean": 1}
     assert record.role_table.lookup([0, 1, 2, 3, 4]).tolist() == [0, 0, NOBODY, MEAN, -2]

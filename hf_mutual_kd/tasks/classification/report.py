@@ -131,12 +131,14 @@ def confusion_section(data: ReportData) -> Section | None:
             changes = [int(counts[-1] - count) for count in counts[:-1]]
             shade = -changes[-1] / max(1, int(before[truth].sum()))
             signs = [f"{change:+d}".replace("-", "−") for change in changes]
-            rows.append([
-                f"{data.label(truth)} → {data.label(guess)}",
-                *(f"{count:,}" for count in counts),
-                *signs[:-1],
-                Cell(signs[-1], float(np.clip(4 * shade, -1, 1))),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    f"{data.label(truth)} → {data.label(guess)}",
+                    *(f"{count:,}" for count in counts),
+                    *signs[:-1],
+                    Cell(signs[-1], float(np.clip(4 * shade, -1, 1))),
+                ]
+            )
         if rows:
             columns = ("truth → taken for", *bases, "after", *(f"after − {base}" for base in bases))
             blocks.append(Table(f"{name}: confusions", columns, rows))

@@ -22,16 +22,23 @@ from segmentation_peers import tiny_segmenter
 from segmentation_run import PEERS, segmentation_rows
 from space_run import write_classifiers, write_segmenters
 
+from hf_mutual_kd import (
+    ConfigError,
+    DataError,
+    HubError,
+    OutputFolderError,
+    PeerError,
+    dense_log_probs,
+    loss_scores,
+    margin_scores,
+    write_space,
+)
 from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.data.images import decode_image
-from hf_mutual_kd.distillation.roles import loss_scores, margin_scores
-from hf_mutual_kd.errors import ConfigError, DataError, HubError, OutputFolderError, PeerError
-from hf_mutual_kd.hub.space.build import write_space
 from hf_mutual_kd.hub.space.push import find_pushed, push_space, serve
 from hf_mutual_kd.peers import weight_files
 from hf_mutual_kd.reports.samples import SAMPLES_FILE, write_samples
 from hf_mutual_kd.reports.text import split_readme
-from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs
 from hf_mutual_kd.tasks.space import FILES
 
 pytest.importorskip("gradio", reason="needs `pip install 'hf-mutual-kd[space]'`")
@@ -89,8 +96,12 @@ def test_readme_and_requirements_are_what_the_hub_takes(space):
     assert "license" not in metadata, "no peer states its licence"
     assert "<b>forms" not in body
     lines = (space / "requirements.txt").read_text().splitlines()
-    assert lines[1:] == [f"gradio=={metadata['sdk_version']}", "torch==2.15.0", "torchvision==0.29.2",
-                         "transformers==5.23.0"]  # fmt: skip
+    assert lines[1:] == [
+        f"gradio=={metadata['sdk_version']}",
+        "torch==2.15.0",
+        "torchvision==0.29.2",
+        "transformers==5.23.0",
+    ]
     assert "cpu" in lines[0]
 
 
@@ -312,10 +323,15 @@ def test_hostile_uploads_are_refused_in_words(app, tmp_path):
     """A traceback for the visitor, or a file that fills the memory before anybody looks at its size."""
     uploads, files = app("uploads"), hostile(tmp_path)
     words = {
-        "text.png": "no image", "page.svg": "no image", "page.eps": "no image", "large.png": "larger than 10 MB",
-        "long.png": "more than 10 times", "cut.jpg": "damaged", "bomb.png": "6,000 x 6,000",
+        "text.png": "no image",
+        "page.svg": "no image",
+        "page.eps": "no image",
+        "large.png": "larger than 10 MB",
+        "long.png": "more than 10 times",
+        "cut.jpg": "damaged",
+        "bomb.png": "6,000 x 6,000",
         "large_bomb.png": "too many pixels",
-    }  # fmt: skip
+    }
     assert set(files) == set(words)
     for name, said in words.items():
         with pytest.raises(uploads.Refused, match=said) as refusal:

@@ -10,7 +10,7 @@ from space_app import least_contrast, pick, result, serving, show, upload, wait_
 from space_run import write_classifiers
 from test_space import bomb
 
-from hf_mutual_kd.hub.space.build import write_space
+from hf_mutual_kd import write_space
 
 pytest.importorskip("gradio", reason="needs `pip install 'hf-mutual-kd[space]'`")
 pytestmark = needs_chromium

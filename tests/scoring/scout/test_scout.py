@@ -11,12 +11,12 @@ from conftest import LABELS, MAKERS, make_rows, tiny_processor, tiny_vit
 from hub_server import HubServer
 from scipy import stats
 
+from hf_mutual_kd import ConfigError, complement, ensemble_right
 from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.cli.scout import quantity
-from hf_mutual_kd.errors import ConfigError
 from hf_mutual_kd.scoring.scout.candidates import Pulled, name_for
 from hf_mutual_kd.scoring.scout.figure import scout_figure
-from hf_mutual_kd.scoring.scout.ranking import choose_partners, complement, ensemble_gain, ensemble_right, phi, wilson
+from hf_mutual_kd.scoring.scout.ranking import choose_partners, ensemble_gain, phi, wilson
 from hf_mutual_kd.scoring.scout.report import cohort_choice_table, count
 
 
@@ -66,8 +66,9 @@ def test_complement_by_hand():
 
 def test_partners_are_the_best_that_the_budget_allows():
     """Greedy where exact is cheap misses the pair; a budget that is not kept costs the user's memory."""
-    covers = np.array([[1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 1, 1],
-                       [0, 1, 1, 0, 1, 0, 0, 0]], bool)  # fmt: skip
+    covers = np.array(
+        [[1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 1, 1], [0, 1, 1, 0, 1, 0, 0, 0]], bool
+    )
     costs = [10, 10, 10, 1]
     best = choose_partners(covers, costs, most=2)
     assert (best.partners, best.covered, best.errors, best.exact) == ([1, 2], 8, 8, True)
@@ -88,8 +89,17 @@ def test_words_of_the_report():
     assert [count(number) for number in (950, 111_818, 86_567_656, 2e9)] == ["950", "112k", "86.6M", "2G"]
     nobody = {"partners": [], "left_out": ["a"], "budget": None}
     assert cohort_choice_table(nobody).startswith("No candidate is worth training with")
-    some = {"partners": ["a"], "left_out": [], "budget": 3e6, "exact": False, "covered_errors": 3, "errors": 9,
-            "lift": {"value": -0.01, "low": -0.03, "high": 0.01}, "best": "a", "gain": {"high": 0.0}}  # fmt: skip
+    some = {
+        "partners": ["a"],
+        "left_out": [],
+        "budget": 3e6,
+        "exact": False,
+        "covered_errors": 3,
+        "errors": 9,
+        "lift": {"value": -0.01, "low": -0.03, "high": 0.01},
+        "best": "a",
+        "gain": {"high": 0.0},
+    }
     text = cohort_choice_table(some)
     assert "fixed:" not in text
     assert "(--teacher_rule fixed:a)" in cohort_choice_table(some | {"gain": {"high": -0.01}})
@@ -226,10 +236,25 @@ def test_candidates_are_found_on_the_hub(hub, data, tmp_path, capsys):
     add(hub, tmp_path, "bob/second", "cnx", 2, downloads=80)
     add(hub, tmp_path, "bob/animals", "vit", 3, downloads=70, save={"labels": ["cat", "dog", "owl"]})
     add(hub, tmp_path, "bob/gated", "cnx", 4, downloads=60, gated="auto")
-    add(hub, tmp_path, "bob/own-code", "vit", 5, downloads=50, files={
-        "config.json": json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}})})  # fmt: skip
-    add(hub, tmp_path, "bob/pickled", "vit", 6, downloads=40, files={"pytorch_model.bin": "x"},
-        without=["model.safetensors"])  # fmt: skip
+    add(
+        hub,
+        tmp_path,
+        "bob/own-code",
+        "vit",
+        5,
+        downloads=50,
+        files={"config.json": json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}})},
+    )
+    add(
+        hub,
+        tmp_path,
+        "bob/pickled",
+        "vit",
+        6,
+        downloads=40,
+        files={"pytorch_model.bin": "x"},
+        without=["model.safetensors"],
+    )
     index = json.dumps({"weight_map": {"a": "weights.bin"}})
     add(hub, tmp_path, "bob/sharded", "vit", 8, downloads=30, files={"model.safetensors.index.json": index})
     add(hub, tmp_path, "eve/paid", "vit", 7, downloads=99, license="other")
@@ -239,8 +264,9 @@ def test_candidates_are_found_on_the_hub(hub, data, tmp_path, capsys):
     assert scout(data, tmp_path / "out", *words) == 0, capsys.readouterr().err
     report = json.loads((tmp_path / "out" / "scout.json").read_text())
     assert {one["source"]: one["license"] for one in report["candidates"].values()} == {
-        "ada/good": "mit", "bob/second": "mit",
-    }  # fmt: skip
+        "ada/good": "mit",
+        "bob/second": "mit",
+    }
     assert report["candidates"]["ada-good"]["revision"] == hub.commits("ada/good")[0].id
     assert report["candidates"]["ada-good"]["downloads"] == 90
     reasons = report["unusable"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_mutual_kd.errors import DataError
+from hf_mutual_kd import DataError
 from hf_mutual_kd.tasks.classification.metrics import Agreement, Flips, Mean, TopK
 
 RANKED = [[2, 0, 1], [1, 2, 0], [0, 1, 2], [2, 1, 0]]

@@ -9,11 +9,9 @@ from segmentation_peers import TASK_LENGTH, oneformer_processor, tiny_segmenter
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hf_mutual_kd.data.collator import identified
-from hf_mutual_kd.data.masks import IGNORE, OUTSIDE, UNLABELLED, UNREADABLE
+from hf_mutual_kd import IGNORE, DataError, LabelError, PeerError, SemanticSegmentation, identified
+from hf_mutual_kd.data.masks import OUTSIDE, UNLABELLED, UNREADABLE
 from hf_mutual_kd.distillation.label_alignment import ClassColumns
-from hf_mutual_kd.errors import DataError, LabelError, PeerError
-from hf_mutual_kd.tasks.registry import SemanticSegmentation
 from hf_mutual_kd.tasks.semantic_segmentation.batches import run_alone
 from hf_mutual_kd.tasks.semantic_segmentation.collator import DenseCollator, load_dense_processor
 from hf_mutual_kd.tasks.semantic_segmentation.labels import image_sizes, labels_for_peer

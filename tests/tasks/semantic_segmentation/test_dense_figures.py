@@ -9,11 +9,8 @@ from PIL import Image
 from segmentation_peers import CLASSES, SIZE, tiny_segmenter
 from transformers import SegformerImageProcessor
 
-from hf_mutual_kd import Cohort
+from hf_mutual_kd import Cohort, LoadedPeer, PeerSpec, SemanticSegmentation
 from hf_mutual_kd.distillation.roles import NOBODY
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.spec import PeerSpec
-from hf_mutual_kd.tasks.registry import SemanticSegmentation
 from hf_mutual_kd.tasks.semantic_segmentation.figures import (
     CHUNK,
     NONE,
@@ -129,8 +126,10 @@ def test_a_class_keeps_its_colour_and_the_rarest_of_many_share_one():
 def test_the_figure_is_the_same_for_the_same_arrays_and_takes_any_name(peers):
     """A push that commits a figure anew each time; a class called `$x` that ends a run in a parser's error."""
     names = ["$\\frac{$", "_hidden", "a" * 200]
-    drawn = [examples_figure([example(peers=peers, seed=seed) for seed in (0, 1)], list("abcd")[:peers], names)
-             for _ in range(2)]  # fmt: skip
+    drawn = [
+        examples_figure([example(peers=peers, seed=seed) for seed in (0, 1)], list("abcd")[:peers], names)
+        for _ in range(2)
+    ]
     assert drawn[0] == drawn[1]
     width, height = Image.open(io.BytesIO(drawn[0])).size
     assert width > 500
@@ -146,10 +145,20 @@ def test_no_two_colours_are_closer_than_two_of_okabe_and_ito():
         [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
         [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
     ]
-    to_lms = np.array([[0.41222147, 0.53633254, 0.05144599], [0.2119035, 0.68069955, 0.10739696],
-                       [0.08830246, 0.28171884, 0.62997870]])  # fmt: skip
-    to_lab = np.array([[0.21045426, 0.79361779, -0.00407205], [1.9779985, -2.42859221, 0.45059371],
-                       [0.02590404, 0.78277177, -0.80867577]])  # fmt: skip
+    to_lms = np.array(
+        [
+            [0.41222147, 0.53633254, 0.05144599],
+            [0.2119035, 0.68069955, 0.10739696],
+            [0.08830246, 0.28171884, 0.62997870],
+        ]
+    )
+    to_lab = np.array(
+        [
+            [0.21045426, 0.79361779, -0.00407205],
+            [1.9779985, -2.42859221, 0.45059371],
+            [0.02590404, 0.78277177, -0.80867577],
+        ]
+    )
     rgb = np.array([list(bytes.fromhex(colour[1:])) for colour in PALETTE]) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     seen = [np.cbrt(np.clip(linear @ np.array(eye).T, 0, 1) @ to_lms.T) @ to_lab.T for eye in eyes]

@@ -15,10 +15,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
 )
 
-from hf_mutual_kd import Cohort, PeerSpec
+from hf_mutual_kd import Cohort, LabelError, LoadedPeer, PeerError, PeerSpec
 from hf_mutual_kd.distillation.label_alignment import label_list
-from hf_mutual_kd.errors import LabelError, PeerError
-from hf_mutual_kd.peers.loading import LoadedPeer
 from hf_mutual_kd.tasks.semantic_segmentation.heads import head_of, with_task_input
 
 TINY = {"hidden_sizes": [4, 4, 4, 4], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 1, 1]}

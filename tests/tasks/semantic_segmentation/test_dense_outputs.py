@@ -11,20 +11,28 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_mutual_kd.errors import ConfigError, DataError, PeerError
-from hf_mutual_kd.tasks.semantic_segmentation.outputs import dense_log_probs, semantic_map
+from hf_mutual_kd import ConfigError, DataError, PeerError, dense_log_probs
+from hf_mutual_kd.tasks.semantic_segmentation.outputs import semantic_map
 
 ODD = (45, 70)
 TINY = {"shortest_edge": 40, "longest_edge": 40}
 PROCESSORS = {
-    "beit": hf.BeitImageProcessor, "data2vec-vision": hf.BeitImageProcessor, "dpt": hf.DPTImageProcessor,
-    "mobilenet_v2": hf.MobileNetV2ImageProcessor, "mobilevit": hf.MobileViTImageProcessor,
-    "mobilevitv2": hf.MobileViTImageProcessor, "sapiens2": hf.Sapiens2ImageProcessor,
-    "segformer": hf.SegformerImageProcessor, "tipsv2_dpt": hf.Tipsv2DptImageProcessor,
-    "upernet": hf.SegformerImageProcessor, "maskformer": hf.MaskFormerImageProcessor,
-    "mask2former": hf.Mask2FormerImageProcessor, "eomt": hf.EomtImageProcessor,
-    "eomt_dinov3": hf.EomtImageProcessor, "oneformer": hf.OneFormerImageProcessor,
-}  # fmt: skip
+    "beit": hf.BeitImageProcessor,
+    "data2vec-vision": hf.BeitImageProcessor,
+    "dpt": hf.DPTImageProcessor,
+    "mobilenet_v2": hf.MobileNetV2ImageProcessor,
+    "mobilevit": hf.MobileViTImageProcessor,
+    "mobilevitv2": hf.MobileViTImageProcessor,
+    "sapiens2": hf.Sapiens2ImageProcessor,
+    "segformer": hf.SegformerImageProcessor,
+    "tipsv2_dpt": hf.Tipsv2DptImageProcessor,
+    "upernet": hf.SegformerImageProcessor,
+    "maskformer": hf.MaskFormerImageProcessor,
+    "mask2former": hf.Mask2FormerImageProcessor,
+    "eomt": hf.EomtImageProcessor,
+    "eomt_dinov3": hf.EomtImageProcessor,
+    "oneformer": hf.OneFormerImageProcessor,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_mutual_kd import BestRule, FrozenSource, Objective
-from hf_mutual_kd.distillation.losses import transfer_loss
-from hf_mutual_kd.distillation.roles import MEAN, NOBODY, assign_roles
-from hf_mutual_kd.errors import ConfigError, DataError
+from hf_mutual_kd import BestRule, ConfigError, DataError, FrozenSource, Objective, assign_roles, transfer_loss
+from hf_mutual_kd.distillation.roles import MEAN, NOBODY
 from hf_mutual_kd.tasks.semantic_segmentation.grids import valid_cells
 from hf_mutual_kd.tasks.semantic_segmentation.scores import SCORES, class_scores, image_scores, pixel_scores
 from hf_mutual_kd.tasks.semantic_segmentation.transfer import cell_teachers, mean_over_pixels

@@ -6,9 +6,7 @@ import torch
 import transformers as hf
 from PIL import Image
 
-from hf_mutual_kd.config.training_config import MutualKDConfig
-from hf_mutual_kd.data.masks import IGNORE
-from hf_mutual_kd.errors import ConfigError
+from hf_mutual_kd import IGNORE, ConfigError, MutualKDConfig
 from hf_mutual_kd.tasks.semantic_segmentation.view import NEUTRAL, DenseView
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_mutual_kd.distillation.roles import NOBODY, assign_roles
-from hf_mutual_kd.errors import DataError, LabelError
+from hf_mutual_kd import DataError, LabelError, assign_roles
+from hf_mutual_kd.distillation.roles import NOBODY
 from hf_mutual_kd.tasks.maps import coarsest_grid
 from hf_mutual_kd.tasks.semantic_segmentation.grids import AT_ONCE, Resampler, nearest_labels, row_chunks, valid_cells
 from hf_mutual_kd.tasks.semantic_segmentation.scores import SCORES, class_scores, image_scores, pixel_scores

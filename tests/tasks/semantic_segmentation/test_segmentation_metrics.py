@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_mutual_kd.errors import ConfigError, DataError, LabelError
-from hf_mutual_kd.tasks.semantic_segmentation.metrics import SegmentationScores, confusion_matrix
+from hf_mutual_kd import ConfigError, DataError, LabelError, SegmentationScores
+from hf_mutual_kd.tasks.semantic_segmentation.metrics import confusion_matrix
 
 
 def maps_of(*shape, classes=5, ignored=0.2, seed=0):

@@ -6,10 +6,9 @@ import torch
 from segmentation_run import segmentation_cohort, segmentation_rows
 from torch.nn import functional as F
 
-from hf_mutual_kd.data.masks import IGNORE
+from hf_mutual_kd import IGNORE, SemanticSegmentation
 from hf_mutual_kd.reports.pictures import read_map
 from hf_mutual_kd.reports.samples import BINS
-from hf_mutual_kd.tasks.registry import SemanticSegmentation
 from hf_mutual_kd.tasks.semantic_segmentation.evaluation_facts import LATTICE, cell_reliability, on_lattice
 from hf_mutual_kd.tasks.semantic_segmentation.head_losses import DenseOutput
 

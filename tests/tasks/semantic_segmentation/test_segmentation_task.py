@@ -7,15 +7,23 @@ import torch
 import torch.nn.functional as F
 from segmentation_peers import CLASSES, PIXEL, QUERY, SIZE, inputs_of, tiny_segmenter
 
-from hf_mutual_kd import BestRule, Cohort, LiveSource, Objective
-from hf_mutual_kd.config.options import TransferOptions
-from hf_mutual_kd.data.masks import IGNORE, OUTSIDE, UNLABELLED, UNREADABLE
+from hf_mutual_kd import (
+    IGNORE,
+    BestRule,
+    Cohort,
+    ConfigError,
+    LabelError,
+    LiveSource,
+    LoadedPeer,
+    Objective,
+    PeerError,
+    PeerSpec,
+    SemanticSegmentation,
+    TransferOptions,
+)
+from hf_mutual_kd.data.masks import OUTSIDE, UNLABELLED, UNREADABLE
 from hf_mutual_kd.distillation.label_alignment import ClassColumns
 from hf_mutual_kd.distillation.roles import NOBODY
-from hf_mutual_kd.errors import ConfigError, LabelError, PeerError
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.spec import PeerSpec
-from hf_mutual_kd.tasks.registry import SemanticSegmentation
 from hf_mutual_kd.tasks.semantic_segmentation.head_losses import DenseOutput
 from hf_mutual_kd.tasks.semantic_segmentation.labels import labels_for_peer, query_targets
 

@@ -14,10 +14,7 @@ from task_run import check_resume
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 from two_processes import two
 
-from hf_mutual_kd import Cohort, RoleTable
-from hf_mutual_kd.distillation.roles import assign_roles
-from hf_mutual_kd.errors import ConfigError
-from hf_mutual_kd.experiments.launch import launch
+from hf_mutual_kd import Cohort, ConfigError, RoleTable, assign_roles, launch
 from hf_mutual_kd.tasks.semantic_segmentation.scores import image_scores
 from hf_mutual_kd.training import stages, ways
 

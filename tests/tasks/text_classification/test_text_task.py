@@ -28,6 +28,7 @@ from hf_mutual_kd import (
     MutualKDTrainer,
     PeerError,
     PeerSpec,
+    TextClassification,
     export_peers,
     write_report,
     write_space,
@@ -38,13 +39,27 @@ from hf_mutual_kd.experiments.launch import train
 from hf_mutual_kd.reports.samples import SAMPLES_FILE, read_samples, write_samples
 from hf_mutual_kd.tasks.run_splits import load_run_splits
 from hf_mutual_kd.tasks.text_classification.collator import TEXTS, TextCollator
-from hf_mutual_kd.tasks.text_classification.task import TextClassification
 from hf_mutual_kd.training.fingerprints import made_with
 
 FAST = [
-    "--max_steps", "2", "--per_device_train_batch_size", "8", "--use_cpu", "--report_to", "none", "--disable_tqdm",
-    "true", "--eval_strategy", "no", "--save_strategy", "no", "--seeds", "0", "--learning_rate", "1e-2",
-]  # fmt: skip
+    "--max_steps",
+    "2",
+    "--per_device_train_batch_size",
+    "8",
+    "--use_cpu",
+    "--report_to",
+    "none",
+    "--disable_tqdm",
+    "true",
+    "--eval_strategy",
+    "no",
+    "--save_strategy",
+    "no",
+    "--seeds",
+    "0",
+    "--learning_rate",
+    "1e-2",
+]
 
 
 @pytest.fixture(scope="module")

@@ -6,23 +6,16 @@ import sys
 import numpy as np
 import pytest
 
-from hf_mutual_kd.errors import ConfigError
+from hf_mutual_kd import ClipPolicy, ConfigError, clip_frames, fixation_density
 from hf_mutual_kd.tasks.video_saliency.data.clips import (
     TMFI_NET,
     VINET_A,
     VINET_S,
-    ClipPolicy,
-    clip_frames,
     evaluation_targets,
     shot_of,
     training_target,
 )
-from hf_mutual_kd.tasks.video_saliency.data.fixations import (
-    FixationList,
-    fixation_density,
-    fixation_map,
-    fixation_points,
-)
+from hf_mutual_kd.tasks.video_saliency.data.fixations import FixationList, fixation_map, fixation_points
 
 LENGTHS = (1, 5, 31, 32, 33)
 

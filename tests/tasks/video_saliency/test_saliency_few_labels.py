@@ -10,16 +10,21 @@ from datasets import Dataset, Features, List, Value
 from saliency_files import gaze_folder, mp4
 from saliency_run import gaze_videos, saliency_cohort, saliency_trainer
 
-from hf_mutual_kd import BestRule, FrozenSource, LiveSource, Objective
-from hf_mutual_kd.config.options import RecipeOptions
+from hf_mutual_kd import (
+    BestRule,
+    ClipRows,
+    DataError,
+    FrozenSource,
+    LiveSource,
+    Objective,
+    RecipeOptions,
+    VideoSaliency,
+    load_videos,
+)
 from hf_mutual_kd.data.labelled_rows import which_labelled
 from hf_mutual_kd.distillation.label_alignment import ClassColumns
 from hf_mutual_kd.distillation.roles import MEAN, NOBODY
-from hf_mutual_kd.errors import DataError
-from hf_mutual_kd.tasks.registry import VideoSaliency
 from hf_mutual_kd.tasks.video_saliency.collator import ClipCollator
-from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows
-from hf_mutual_kd.tasks.video_saliency.data.layouts import load_videos
 from hf_mutual_kd.training import stages, ways
 
 VIDEO = {"bytes": mp4(range(1, 6)), "path": None}

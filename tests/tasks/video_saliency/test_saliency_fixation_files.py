@@ -8,12 +8,10 @@ from PIL import Image, ImageFilter
 from saliency_files import H, W, gaze_folder, picture, save_grey
 from scipy.io import savemat
 
-from hf_mutual_kd.config.options import RecipeOptions
+from hf_mutual_kd import DataError, RecipeOptions, load_videos
 from hf_mutual_kd.data.masks import decode_mask
-from hf_mutual_kd.errors import DataError
 from hf_mutual_kd.tasks.video_saliency.data.fixation_files import read_fixations
 from hf_mutual_kd.tasks.video_saliency.data.fixations import check_points
-from hf_mutual_kd.tasks.video_saliency.data.layouts import load_videos
 from hf_mutual_kd.tasks.video_saliency.data.map_files import read_map
 from hf_mutual_kd.tasks.video_saliency.data.truth import check_aspect
 from hf_mutual_kd.tasks.video_saliency.metrics.scores import SaliencyScores

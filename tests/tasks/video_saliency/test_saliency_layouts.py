@@ -12,13 +12,9 @@ import torch
 from datasets import Dataset, Features, List, Value, Video
 from saliency_files import H, W, fixated, gaze_folder, mp4, numbers_of, picture, save_grey
 
-from hf_mutual_kd.config.options import RecipeOptions
+from hf_mutual_kd import ClipPolicy, ClipRows, DataError, RecipeOptions, fixation_density, load_clip, load_videos
 from hf_mutual_kd.data.video import open_frames
-from hf_mutual_kd.errors import DataError
-from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows, ClipView, load_clip, unit_parts
-from hf_mutual_kd.tasks.video_saliency.data.clips import ClipPolicy
-from hf_mutual_kd.tasks.video_saliency.data.fixations import fixation_density
-from hf_mutual_kd.tasks.video_saliency.data.layouts import load_videos
+from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipView, unit_parts
 
 EMBEDDED = Path(__file__).parents[3] / "recipes" / "embedded_saliency" / "synthetic_gaze"
 
@@ -276,8 +272,11 @@ def test_rows(tmp_path):
 def test_rows_say_size_sigma_and_cuts(tmp_path):
     """Fixations recorded on a larger screen must not be read as pixels of the video."""
     more = FEATURES | {
-        "name": Value("string"), "size": List(Value("int32")), "sigma": Value("float32"), "cuts": List(Value("int32")),
-    }  # fmt: skip
+        "name": Value("string"),
+        "size": List(Value("int32")),
+        "sigma": Value("float32"),
+        "cuts": List(Value("int32")),
+    }
     facts = {"size": [480, 640], "sigma": 20.0, "cuts": [2]}
     rows = [row(name=name, **facts) for name in ("a", "b")]
     save_rows(tmp_path, Features(more), train=rows, test=[row(name="c", **facts)])
@@ -412,8 +411,11 @@ def test_peers_see_the_same_moment(videos, monkeypatch):
     clip = load_clip(row, policies)
     assert asked == [[0, 1, 2, 3, 4]]
     assert {peer: numbers_of(frames) for peer, frames in clip.frames.items()} == {
-        "a": [1, 2, 3, 4], "b": [2, 4, 5], "c": [1, 2, 3, 4], "d": [4],
-    }  # fmt: skip
+        "a": [1, 2, 3, 4],
+        "b": [2, 4, 5],
+        "c": [1, 2, 3, 4],
+        "d": [4],
+    }
     assert clip.frames["a"] is clip.frames["c"]
     assert clip.points.tolist() == [[1, 4]]
     view = ClipView(min_area=0.5, color_jitter=0.5, seed=3)

@@ -12,19 +12,40 @@ import numpy as np
 import pytest
 import torch
 
-from hf_mutual_kd.errors import ConfigError, DataError
+from hf_mutual_kd import ConfigError, DataError
 from hf_mutual_kd.tasks.video_saliency.metrics import functions as saliency
 from hf_mutual_kd.tasks.video_saliency.metrics.maps import dhf1k_protocol, rescale_counts, resize_map
 from hf_mutual_kd.tasks.video_saliency.metrics.scores import METRICS, SaliencyScores
 
 PYSALIENCY = {
-    "float": (0.875471753088048, 0.7928045634370782, 0.4654076614521542, 0.8126822174593462,
-              0.7986111111111112, 0.7993907745865971, 0.8055555555555556),
-    "8 bits": (0.8747330129553651, 0.792790805498748, 0.4649526395006298, 0.8139453804324293,
-               0.7983579282407408, 0.7991369306643458, 0.8066239316239316),
-    "5 levels": (0.7843569347077519, 0.7510804941167109, 0.4210380047869853, 0.948313046176462,
-                 0.6748408564814815, 0.6752973600232085, 0.6720085470085471),
-}  # fmt: skip
+    "float": (
+        0.875471753088048,
+        0.7928045634370782,
+        0.4654076614521542,
+        0.8126822174593462,
+        0.7986111111111112,
+        0.7993907745865971,
+        0.8055555555555556,
+    ),
+    "8 bits": (
+        0.8747330129553651,
+        0.792790805498748,
+        0.4649526395006298,
+        0.8139453804324293,
+        0.7983579282407408,
+        0.7991369306643458,
+        0.8066239316239316,
+    ),
+    "5 levels": (
+        0.7843569347077519,
+        0.7510804941167109,
+        0.4210380047869853,
+        0.948313046176462,
+        0.6748408564814815,
+        0.6752973600232085,
+        0.6720085470085471,
+    ),
+}
 """
 NSS, CC, SIM, KLD, AUC uniform, AUC-Judd's and shuffled negatives of [`example`], printed by pysaliency 0.2.22: `NSS`,
 `CC`, `SIM`, `MIT_KLDiv` of metrics.py and `general_roc_numba` of numba_utils.py (with numpy's trapezoid for trapz).

@@ -303,8 +303,11 @@ def test_a_saved_folder_works_without_the_package(tmp_path):
     assert type(AutoConfig.from_pretrained(tmp_path / "model")) is VideoSaliencyConfig
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_PACKAGE, str(tmp_path / "model")],
-        capture_output=True, text=True, cwd=tmp_path, env=clean_environment(tmp_path),
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=clean_environment(tmp_path),
+    )
     assert result.returncode == 0, result.stderr
     module, total, logits = json.loads(result.stdout.splitlines()[-1])
     assert module.startswith("transformers_modules.")

@@ -5,10 +5,9 @@ import pytest
 import torch
 from saliency_run import gaze_videos, saliency_cohort
 
+from hf_mutual_kd import ClipRows, VideoSaliency
 from hf_mutual_kd.reports.pictures import read_map
-from hf_mutual_kd.tasks.registry import VideoSaliency
 from hf_mutual_kd.tasks.video_saliency.collator import ClipCollator
-from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows
 
 
 def test_frames_and_videos_are_those_of_the_means():

@@ -16,9 +16,9 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
+from hf_mutual_kd import ConfigError, DataError
 from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.data.frame_readers import natural_key
-from hf_mutual_kd.errors import ConfigError, DataError
 from hf_mutual_kd.tasks.video_saliency.data.map_files import frame_files, read_map
 from hf_mutual_kd.tasks.video_saliency.metrics.maps import rescale_counts
 from hf_mutual_kd.tasks.video_saliency.metrics.scores import SaliencyScores

@@ -20,14 +20,18 @@ from saliency_files import mp4, numbers_of
 from saliency_run import gaze_videos
 from space_run import write_saliency
 
-from hf_mutual_kd import VideoSaliencyModel, VideoSaliencyProcessor
+from hf_mutual_kd import (
+    ClipPolicy,
+    ClipRows,
+    DataError,
+    VideoSaliencyModel,
+    VideoSaliencyProcessor,
+    load_clip,
+    write_space,
+)
 from hf_mutual_kd.data.video import open_frames
-from hf_mutual_kd.errors import DataError
-from hf_mutual_kd.hub.space.build import write_space
 from hf_mutual_kd.reports.text import split_readme
 from hf_mutual_kd.tasks.run_splits import load_run_splits
-from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows, load_clip
-from hf_mutual_kd.tasks.video_saliency.data.clips import ClipPolicy
 from hf_mutual_kd.tasks.video_saliency.model.losses import score
 from hf_mutual_kd.tasks.video_saliency.space import SaliencySpace
 
@@ -254,8 +258,11 @@ def test_hostile_videos_are_refused_in_words(app, tmp_path):
         assert said in found.get("refused", "nothing was refused"), name
         assert str(tmp_path) not in found["refused"]
     for path, said in (
-        (tmp_path / "text.mp4", "no video"), (tmp_path, "no video yet"), ("", "no video yet"), (None, "no video yet"),
-    ):  # fmt: skip
+        (tmp_path / "text.mp4", "no video"),
+        (tmp_path, "no video yet"),
+        ("", "no video yet"),
+        (None, "no video yet"),
+    ):
         with pytest.raises(videos.Refused, match=said):
             videos.read_film(path and str(path), OFFSETS)
     with (tmp_path / "large.mp4").open("wb") as large:

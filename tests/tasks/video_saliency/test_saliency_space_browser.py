@@ -9,7 +9,7 @@ from saliency_files import mp4
 from space_app import least_contrast, pick, result, serving, show, upload, wait_for
 from space_run import write_saliency
 
-from hf_mutual_kd.hub.space.build import write_space
+from hf_mutual_kd import write_space
 
 pytest.importorskip("gradio", reason="needs `pip install 'hf-mutual-kd[space]'`")
 pytestmark = needs_chromium

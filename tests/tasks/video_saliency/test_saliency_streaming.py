@@ -7,9 +7,17 @@ import torch
 from PIL import Image
 from saliency_peers import tiny_saliency
 
-from hf_mutual_kd import VideoSaliencyProcessor, cut_distance, predict_video, stream_saliency
+from hf_mutual_kd import (
+    ConfigError,
+    DataError,
+    OutputFolderError,
+    PeerError,
+    VideoSaliencyProcessor,
+    cut_distance,
+    predict_video,
+    stream_saliency,
+)
 from hf_mutual_kd.cli.main import main
-from hf_mutual_kd.errors import ConfigError, DataError, OutputFolderError, PeerError
 from hf_mutual_kd.tasks.video_saliency.predict import overlay
 
 SIZE = (20, 28)
@@ -135,8 +143,12 @@ def test_kinds_and_sizes_of_maps():
 def test_impossible_options_are_refused():
     """A look-ahead start for a model that looks ahead already has no meaning."""
     model, processor = pair(target="center")
-    for given, message in [({"start": "mirror"}, "start must be"), ({"start": "reverse"}, "predict the last frame"),
-                           ({"stride": 0}, "stride"), ({"batch_size": 0}, "batch_size")]:  # fmt: skip
+    for given, message in [
+        ({"start": "mirror"}, "start must be"),
+        ({"start": "reverse"}, "predict the last frame"),
+        ({"stride": 0}, "stride"),
+        ({"batch_size": 0}, "batch_size"),
+    ]:
         with pytest.raises(ConfigError, match=message):
             stream_saliency(model, processor, frames=video(2), **given)
 

@@ -8,16 +8,27 @@ from saliency_peers import FRAMES, SIDE, tiny_saliency
 from saliency_run import gaze_videos, saliency_cohort
 from torch import nn
 
-from hf_mutual_kd import BestRule, Cohort, FrozenSource, LiveSource, MeanRule, Objective, VideoSaliencyProcessor
-from hf_mutual_kd.config.options import TransferOptions
+from hf_mutual_kd import (
+    BestRule,
+    ClipPolicy,
+    ClipRows,
+    Cohort,
+    ConfigError,
+    DataError,
+    FrozenSource,
+    LiveSource,
+    LoadedPeer,
+    MeanRule,
+    Objective,
+    PeerError,
+    PeerSpec,
+    TransferOptions,
+    VideoSaliency,
+    VideoSaliencyProcessor,
+)
 from hf_mutual_kd.distillation.roles import NOBODY
-from hf_mutual_kd.errors import ConfigError, DataError, PeerError
-from hf_mutual_kd.peers.loading import LoadedPeer
-from hf_mutual_kd.peers.spec import PeerSpec
-from hf_mutual_kd.tasks.registry import VideoSaliency
 from hf_mutual_kd.tasks.video_saliency.collator import ClipCollator, ClipProcessors, clip_policy
-from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows, ClipView
-from hf_mutual_kd.tasks.video_saliency.data.clips import ClipPolicy
+from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipView
 from hf_mutual_kd.tasks.video_saliency.data.fixations import FixationList
 from hf_mutual_kd.tasks.video_saliency.data.gaze_reference import GazeReference
 from hf_mutual_kd.tasks.video_saliency.data.truth import FolderTruth, PointTruth, SaliencyVideo

@@ -13,11 +13,10 @@ from test_saliency_model import WITHOUT_PACKAGE, clean_environment
 from transformers import AutoModel, AutoProcessor
 from two_processes import two
 
-from hf_mutual_kd import Cohort, RoleTable
+from hf_mutual_kd import ClipRows, Cohort, ConfigError, PeerError, RoleTable
 from hf_mutual_kd.distillation.roles import NOBODY
-from hf_mutual_kd.errors import ConfigError, PeerError
 from hf_mutual_kd.hub.files import select
-from hf_mutual_kd.tasks.video_saliency.data.clip_rows import ClipRows, unit_parts
+from hf_mutual_kd.tasks.video_saliency.data.clip_rows import unit_parts
 
 UNITS = range(8)
 
@@ -62,8 +61,11 @@ def test_trained_peers_are_ordinary_models_with_their_code(tmp_path):
         assert "auto_map" in json.loads(config.read())
     alone = subprocess.run(
         [sys.executable, "-c", WITHOUT_PACKAGE, str(tmp_path / "videomae")],
-        capture_output=True, text=True, cwd=tmp_path, env=clean_environment(tmp_path),
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=clean_environment(tmp_path),
+    )
     assert alone.returncode == 0, alone.stderr
     assert json.loads(alone.stdout.splitlines()[-1])[0].startswith("transformers_modules.")
     again = Cohort.from_pretrained({name: tmp_path / name for name in PEERS}, task="video-saliency")
