@@ -149,6 +149,14 @@ class TransferOptions(ColumnOptions, StageOptions):
     granularity: Granularity = option(
         "teaching", "image", "Unit of who teaches; for maps also each class of an image, or pixel.", only="masks"
     )
+    temporal_weight: float = option(
+        "training",
+        0.0,
+        "Of videos: train on two neighbouring frames of each, and add so much of how far the change from one map to "
+        "the next differs from the truth's.",
+        rule=NOT_NEGATIVE,
+        only="videos",
+    )
     pixel_loss_weight: float = option(
         "training",
         0.0,

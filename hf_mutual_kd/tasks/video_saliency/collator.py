@@ -13,12 +13,27 @@ from torch import Tensor
 from ...data.collator import BLANK, SAMPLE_ID, RoleTaggingCollator
 from ...data.processors import PeerInputs, PeerProcessors, is_plain
 from ...errors import DataError
-from .data.clip_rows import Clip, load_clip
+from .data.clip_rows import BESIDE, Clip, load_clip
 from .data.clips import ClipPolicy, Policy, clip_frames
 from .data.truth_batches import NO_GAZE, UNREADABLE, as_truth, join_truths
 
 DETAIL = 2
 """Frames whose longer side is more than this many times what any peer sees are shrunk while they are decoded."""
+
+
+FOLLOWS = "follows"
+"""What a batch says beside what a model takes: bool `[B]`, the units whose target comes after that of the unit before,
+under the same view."""
+
+
+def with_neighbour(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A unit with the frame before its target as another, where that is of the same shot."""
+    frame, video = row["frame"], row["source"]
+    if frame - 1 not in video.shot(frame):
+        return [row]
+    name = f"{video.name} frame {frame - 1}"
+    before = {**row, "frame": frame - 1, SAMPLE_ID: row[SAMPLE_ID] - 1, "name": name, BESIDE: frame}
+    return [before, {**row, BESIDE: frame - 1}]
 
 
 def clip_policy(processor: Any) -> Policy:
@@ -88,6 +103,15 @@ class ClipCollator(RoleTaggingCollator):
 
     processors_class = ClipProcessors
     processors: ClipProcessors
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, PeerInputs | Tensor]:
+        if not getattr(self.view, "neighbours", False):
+            return super().__call__(rows)
+        batch: dict[str, Any] = super().__call__([unit for row in rows for unit in with_neighbour(row)])
+        ids, follows = batch["sample_ids"], torch.zeros(len(batch["sample_ids"]), dtype=torch.bool)
+        follows[1:] = ids[1:] == ids[:-1] + 1
+        inputs = {name: {**given, FOLLOWS: follows} for name, given in batch["peer_inputs"].items()}
+        return {**batch, "peer_inputs": PeerInputs(inputs)}
 
     def _read(self, row: Mapping[str, Any]) -> tuple[Clip, Tensor] | None:
         view: Any = self.view

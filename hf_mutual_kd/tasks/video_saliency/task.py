@@ -26,7 +26,7 @@ from ...reports.results_section import results_section, training_section
 from ...reports.teaching_section import teaching_section
 from ..base import Evaluator, Task
 from ..maps import coarsest_grid
-from .collator import ClipCollator
+from .collator import FOLLOWS, ClipCollator
 from .data.clip_rows import ClipRows, ClipView
 from .data.gaze_reference import GazeReference
 from .data.layouts import load_videos
@@ -36,7 +36,7 @@ from .export import SaliencyExport
 from .figures import examples_figure, read_examples
 from .metrics.scores import SaliencyScores
 from .model import auto  # noqa: F401  (the Auto classes learn our models)
-from .model.losses import FLOOR, resample_log_density, saliency_loss, score
+from .model.losses import FLOOR, resample_log_density, saliency_loss, score, temporal_change
 from .model.modeling_video_saliency import VideoSaliencyModel
 from .model.processing_video_saliency import VideoSaliencyProcessor
 from .model.token_encoders_video_saliency import TOKEN_ENCODERS
@@ -86,6 +86,7 @@ class VideoSaliency(Task):
 
     def __init__(self) -> None:
         self.reference: GazeReference | None = None
+        self.temporal_weight = 0.0
 
     def configured(self, options: TransferOptions) -> VideoSaliency:
         super().configured(options)
@@ -95,7 +96,13 @@ class VideoSaliency(Task):
             )
         if getattr(options, "label_smoothing_factor", 0):
             raise ConfigError("label_smoothing_factor: KLD - CC knows none; leave it at 0")
-        return copy.copy(self)
+        if options.temporal_weight and not options.augment:
+            raise ConfigError("temporal_weight needs the view that shows neighbouring frames; leave out augment false")
+        if options.temporal_weight and options.score_table is not None:
+            raise ConfigError("temporal_weight shows frames that a score table does not have; leave out one of them")
+        configured = copy.copy(self)
+        configured.temporal_weight = options.temporal_weight
+        return configured
 
     def load_splits(self, options: RecipeOptions, seed: int, labels: bool, on_bad_row: OnBadRow = "raise") -> Splits:
         if options.eval_frame_step < 1:
@@ -142,7 +149,8 @@ class VideoSaliency(Task):
         self.reference = getattr(train_rows, "reference", None)
 
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> ClipView:
-        return ClipView(options.crop_min_area, color_jitter=options.color_jitter, seed=seed)
+        neighbours = options.temporal_weight > 0
+        return ClipView(options.crop_min_area, color_jitter=options.color_jitter, seed=seed, neighbours=neighbours)
 
     def architectures(self) -> set[str]:
         return {VideoSaliencyModel.__name__}
@@ -157,7 +165,7 @@ class VideoSaliency(Task):
         if getattr(getattr(model, "config", None), "loss_weights", {}).get("temporal"):
             raise PeerError(
                 f"peer {name!r}: loss_weights.temporal needs the truth of every frame of a clip, which has one target "
-                "here; set it to 0"
+                "here; set it to 0, and give --temporal_weight, which is of all peers"
             )
 
     def load_processor(self, source: str, revision: str | None, code: dict[str, Any]) -> Any:
@@ -186,7 +194,7 @@ class VideoSaliency(Task):
     # One peer
 
     def outputs(self, model: nn.Module, inputs: Mapping[str, Tensor], columns: ClassColumns) -> Tensor:
-        return log_maps(columns.peer, model, model(**inputs))
+        return log_maps(columns.peer, model, model(**{key: value for key, value in inputs.items() if key != FOLLOWS}))
 
     def supervised(
         self,
@@ -197,7 +205,12 @@ class VideoSaliency(Task):
         label_smoothing: float,
     ) -> tuple[Tensor, Tensor]:
         logits = self.outputs(model, inputs, columns)
-        return logits, clip_losses(logits, labels, getattr(getattr(model, "config", None), "loss_weights", None))
+        losses = clip_losses(logits, labels, getattr(getattr(model, "config", None), "loss_weights", None))
+        if self.temporal_weight and FOLLOWS in inputs:
+            losses = losses + self.temporal_weight * changes(logits, labels, inputs[FOLLOWS])
+        elif self.temporal_weight and model.training:
+            raise ConfigError("temporal_weight needs batches with neighbouring frames: ClipView(neighbours=True)")
+        return logits, losses
 
     # All peers
 
@@ -299,6 +312,20 @@ class VideoSaliency(Task):
 def on_grid(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """The log-density on another grid, `[B, h, w]` to `[B, H * W]`: like the log-probabilities of so many classes."""
     return resample_log_density(logits, size).flatten(1)
+
+
+def changes(logits: Tensor, labels: Tensor, follows: Tensor) -> Tensor:
+    """How far the change to or from a neighbour differs from the truth's, of every unit `[B]`; 0 without one.
+
+    Both units of a pair bear it, so that the mean over units is that over pairs.
+    """
+    truths = split_truths(labels)
+    found = logits.new_zeros(len(logits))
+    for later in follows.nonzero().flatten().tolist():
+        pair = torch.tensor([later - 1, later], device=logits.device)
+        truth = torch.stack([truths[later - 1][DENSITY], truths[later][DENSITY]])
+        found = found.index_add(0, pair, temporal_change(logits[None, pair], truth[None]).expand(2))
+    return found
 
 
 def clip_losses(logits: Tensor, labels: Tensor, weights: Mapping[str, float] | None) -> Tensor:

@@ -23,6 +23,9 @@ from .fingerprint import COVERS, fingerprint_videos
 from .gaze_reference import GazeReference
 from .truth import SaliencyVideo, as_density, check_aspect
 
+BESIDE = "beside"
+"""Of a row that is seen together with a neighbouring frame: the number of that."""
+
 SHOT_BITS, FRAME_BITS = 16, 24
 """Of a unit's number, which holds video, shot and frame."""
 
@@ -203,6 +206,7 @@ def load_clip(
         [`DataError`]: a frame or its truth cannot be read (names the file).
     """
     video, target = row["source"], row["frame"]
+    beside = row.get(BESIDE, target)
     numbers = {peer: clip_frames(target, video.shot(target), policy=policy) for peer, policy in policies.items()}
     union = sorted({number for clip in numbers.values() for number in clip})
     with video.open(max_side) as reader:
@@ -213,7 +217,10 @@ def load_clip(
         density, points = video.truth.density(target), video.truth.points(target)
         check_aspect((density.shape[0], density.shape[1]), (frames.shape[1], frames.shape[2]))
     if view is not None:
-        frames, density, points = view(frames, density, points, row["sample_id"], epoch)
+        both = points if beside == target or video.truth is None else [*points, *video.truth.points(beside)]
+        # Neighbours are seen alike: drawn as the later one, and cropped only where that leaves something of both.
+        drawn = row["sample_id"] + max(beside - target, 0)
+        frames, density, points = view(frames, density, points, drawn, epoch, np.reshape(both, (-1, 2)))
     places = {number: place for place, number in enumerate(union)}
     clips: dict[tuple[int, ...], Tensor] = {}
     for clip in map(tuple, numbers.values()):
@@ -229,6 +236,7 @@ class ClipView:
     leave no fixation is not made.
 
     Args:
+        neighbours (`bool`, *optional*, defaults to `False`): show the frame before each target as a unit of its own.
         min_area (`float`, *optional*, defaults to 0.6): smallest share of the area that a crop keeps, 1 for none.
         flip (`bool`, *optional*, defaults to `True`): mirror half of the clips.
         color_jitter (`float`, *optional*, defaults to 0.0): strength of brightness, contrast and saturation changes.
@@ -242,16 +250,30 @@ class ClipView:
     ```
     """
 
-    def __init__(self, min_area: float = 0.6, flip: bool = True, color_jitter: float = 0.0, seed: int = 0):
-        self.min_area, self.flip, self.seed = min_area, flip, seed
+    def __init__(
+        self,
+        min_area: float = 0.6,
+        flip: bool = True,
+        color_jitter: float = 0.0,
+        seed: int = 0,
+        neighbours: bool = False,
+    ):
+        self.min_area, self.flip, self.seed, self.neighbours = min_area, flip, seed, neighbours
         self.color = v2.ColorJitter(*(color_jitter,) * 3) if color_jitter else None
 
     def __call__(
-        self, frames: Tensor, density: np.ndarray, points: np.ndarray, sample_id: int, epoch: int
+        self,
+        frames: Tensor,
+        density: np.ndarray,
+        points: np.ndarray,
+        sample_id: int,
+        epoch: int,
+        kept: np.ndarray | None = None,
     ) -> tuple[Tensor, np.ndarray, np.ndarray]:
-        """Frames uint8 `[T, H, W, 3]`, density `[h, w]` and points `[K, 2]`, all changed alike."""
+        """Frames uint8 `[T, H, W, 3]`, density `[h, w]` and points `[K, 2]`, all changed alike; of `kept`, the points
+        unless given, a crop leaves some."""
         with draws_of(self.seed, epoch, sample_id):
-            frames, density, points = self._cropped(frames, density, points)
+            frames, density, points = self._cropped(frames, density, points, points if kept is None else kept)
             if self.flip and torch.rand(()) < 0.5:
                 frames, density = frames.flip(2), np.ascontiguousarray(density[:, ::-1])
                 points = points * [1, -1] + [0, density.shape[1] - 1]
@@ -260,7 +282,7 @@ class ClipView:
         return frames.contiguous(), density, points.astype(np.float32)
 
     def _cropped(
-        self, frames: Tensor, density: np.ndarray, points: np.ndarray
+        self, frames: Tensor, density: np.ndarray, points: np.ndarray, kept: np.ndarray
     ) -> tuple[Tensor, np.ndarray, np.ndarray]:
         """The crop is drawn on the density's pixels; the frames', which may be finer or coarser, follow it."""
         height, width = density.shape
@@ -268,8 +290,10 @@ class ClipView:
         rows, columns = max(1, round(height * side)), max(1, round(width * side))
         top = int(torch.randint(height - rows + 1, ()))
         left = int(torch.randint(width - columns + 1, ()))
-        inside = ((points >= [top, left]) & (points <= [top + rows - 1, left + columns - 1])).all(1)
-        if len(points) and not inside.any():
+        inside, stays = (
+            ((some >= [top, left]) & (some <= [top + rows - 1, left + columns - 1])).all(1) for some in (points, kept)
+        )
+        if len(kept) and not stays.any():
             return frames, density, points
         down, across = frames.shape[1] / height, frames.shape[2] / width
         vertical = slice(round(top * down), max(round((top + rows) * down), round(top * down) + 1))
