@@ -294,3 +294,34 @@ def test_peers_own_labels_are_its_own_geometry():
     assert labels_for_peer(labels, torch.tensor([[2, 2]]), (3, 3)).tolist() == [
         [[1, 2, IGNORE], [3, 4, IGNORE], [IGNORE] * 3]
     ]
+
+
+def test_a_head_with_more_classes_meets_by_name_and_keeps_its_others():
+    """A head of another data set taken by position teaches sky as road; transfer that looks at its other classes
+    unlearns what the data set does not even name."""
+    narrow, names = tiny_segmenter("segformer"), ["tram", *reversed(CLASSES), "pole"]
+    config = copy.deepcopy(narrow.config)
+    config.id2label, config.label2id = dict(enumerate(names)), {name: place for place, name in enumerate(names)}
+    wide = type(narrow)(config).eval()
+    places = torch.tensor([names.index(name) for name in CLASSES])
+    state = narrow.state_dict()
+    for key in ("decode_head.classifier.weight", "decode_head.classifier.bias"):
+        own = wide.state_dict()[key].clone()
+        own[places] = state[key]
+        state[key] = own
+    wide.load_state_dict(state)
+    models = {"wide": wide, "narrow": narrow, "query": tiny_segmenter("mask2former")}
+    peers = {name: LoadedPeer(model, lambda images: None, PeerSpec(source=name)) for name, model in models.items()}
+    with pytest.raises(LabelError, match="'tram'"):
+        Cohort(peers, "semantic-segmentation", label_names=CLASSES)
+    cohort = Cohort(peers, "semantic-segmentation", label_names=CLASSES, label_alignment="subset")
+    cohort.set_objective(Objective(BestRule(), LiveSource(), retain=False, score="loss", labels=False, weight=1.0))
+    batch = {"peer_inputs": {name: batch_of(name) for name in models}, "labels": labels_like()}
+    roles = torch.full((2,), cohort.names.index("query"))
+    output = cohort.eval()(**batch, roles=roles)
+    torch.testing.assert_close(output.outputs["wide"].log_probs, output.outputs["narrow"].log_probs)
+    assert output.transfer[0] > 0
+    torch.testing.assert_close(output.transfer[0], output.transfer[1])
+    output.loss.backward()
+    moved = wide.decode_head.classifier.bias.grad.abs() > 0
+    assert moved.nonzero().flatten().tolist() == sorted(places.tolist())
