@@ -220,7 +220,7 @@ def load_clip(
         both = points if beside == target or video.truth is None else [*points, *video.truth.points(beside)]
         # Neighbours are seen alike: drawn as the later one, and cropped only where that leaves something of both.
         drawn = row["sample_id"] + max(beside - target, 0)
-        frames, density, points = view(frames, density, points, drawn, epoch, np.reshape(both, (-1, 2)))
+        frames, density, points = view(frames, density, points, drawn, epoch, kept=np.reshape(both, (-1, 2)))
     places = {number: place for place, number in enumerate(union)}
     clips: dict[tuple[int, ...], Tensor] = {}
     for clip in map(tuple, numbers.values()):
@@ -268,6 +268,7 @@ class ClipView:
         points: np.ndarray,
         sample_id: int,
         epoch: int,
+        *,
         kept: np.ndarray | None = None,
     ) -> tuple[Tensor, np.ndarray, np.ndarray]:
         """Frames uint8 `[T, H, W, 3]`, density `[h, w]` and points `[K, 2]`, all changed alike; of `kept`, the points
