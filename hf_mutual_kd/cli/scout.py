@@ -24,6 +24,7 @@ class ScoutOptions(ScoringOptions):
 
     model: str = option("peers", "", "Mine.", required=True, metavar="ID_OR_FOLDER[@REVISION]")
     candidates: list[str] = option("peers", [], "To look at.", metavar="ID_OR_FOLDER[@REVISION] …")
+    task: str = option("peers", "image-classification", "What the models do: a task with classes.", metavar="TASK")
     search: str | None = option("peers", None, "Words in the names of models on the Hub; the task's name for all.")
     limit: int = option("peers", 20, "Candidates that a search should bring.", rule=COUNT)
     max_params: str | None = option("peers", None, "Most parameters of a candidate.", metavar="100M")
@@ -85,7 +86,10 @@ def _scout(options: ScoutOptions, wanted: Wanted, accelerator: Any) -> None:
     folder = Path(options.out)
     if not (folder / "table").is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise OutputFolderError(f"{folder} is in use by something that is no search ({STATE}); choose another --out")
-    splits = load_checked(options, options.split)
+    task = make_task(options.task)
+    if task.target != "class":
+        raise ConfigError(f"task must be one in which every row has a class, got {task.name}")
+    splits = load_checked(options, options.split, task=task)
     if not splits.label_names:
         raise ConfigError("the data set names no classes, by which models on the Hub could be recognised")
     rows = draw_sample(getattr(splits, options.split), options.samples, options.seed)
@@ -95,14 +99,14 @@ def _scout(options: ScoutOptions, wanted: Wanted, accelerator: Any) -> None:
         rows,
         splits.label_names,
         folder=folder,
-        task=make_task("image-classification"),
+        task=task,
         accelerator=accelerator,
         data_name=name,
         batch_size=options.batch_size,
         workers=options.workers,
     )
     report = scout.run()
-    command = recipe_command(report, options.to_train())
+    command = recipe_command(report, task.name, options.to_train())
     write_json(folder / "scout.json", {**report, "command": command})
     if report["candidates"]:
         picture = scout_figure(report["candidates"], splits.label_names, report["cohort"]["partners"])
@@ -116,9 +120,7 @@ def wanted_of(options: ScoutOptions) -> Wanted:
     from ..scoring.scout.scout import Wanted
 
     if not options.candidates and options.search is None:
-        raise ConfigError(
-            "there is nobody to look at: give --candidates ID_OR_FOLDER …, or --search image-classification"
-        )
+        raise ConfigError(f"there is nobody to look at: give --candidates ID_OR_FOLDER …, or --search {options.task}")
     sizes = {name: getattr(options, name) for name in ("max_params", "max_disk", "budget")}
     most = {name: None if text is None else quantity(text, name) for name, text in sizes.items()}
     limits = Limits(most["max_params"], most["max_disk"], options.license, options.trust_remote_code)

@@ -275,6 +275,9 @@ class Experiment:
         record = cohort_facts(cohort) | self._facts(splits) | {"recipe": portable(self.given)}
         for name, spec in cohort.specs.items():
             record["peers"][name]["base"] = base_facts(spec.source, spec.revision)
+            if limits := self.task.limits(cohort.processors[name], splits):
+                record["peers"][name]["limits"] = limits
+                print(f"{name} {limits}")
         record["objective"] = objective_facts(objective)
         record["hyperparameters"] = portable(hyperparameter_facts(self.given, self.config.resolved(), self.options))
         if self.changes:

@@ -323,11 +323,12 @@ class Cohort(nn.Module):
             start[rows] = own.to(start.dtype)
         return start
 
-    def predict(self, images: Sequence[Any]) -> dict[str, Tensor]:
-        """What the peers say of images, and what they say together.
+    def predict(self, samples: Sequence[Any]) -> dict[str, Tensor]:
+        """What the peers say of images or texts, and what they say together.
 
         Args:
-            images (`list`): PIL images, paths, or rows as a data set has them (`{"bytes", "path"}`).
+            samples (`list`): PIL images, paths, texts, or what a data set has in their place (`{"bytes", "path"}`);
+                also whole rows, as of pairs of texts (`{"text", "text_pair"}`).
 
         Returns:
             `dict[str, torch.Tensor]`: of every peer its probabilities `[B, C, ...]`, classes as in `label_names`, and
@@ -343,7 +344,7 @@ class Cohort(nn.Module):
         >>> found["cohort"].argmax(1)
         ```
         """
-        return predict(self, images)
+        return predict(self, samples)
 
     def train(self, mode: bool = True) -> Cohort:
         """As `nn.Module.train`; frozen peers, starts, adapters' bases and batch norms stay in evaluation mode."""

@@ -1,16 +1,15 @@
-"""What the peers of a cohort say of images."""
+"""What the peers of a cohort say of images, texts and other inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..data.images import decode_image
-from ..data.processors import PeerProcessors
+from ..data.inputs import Inputs
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,12 +17,13 @@ if TYPE_CHECKING:
 
 
 @torch.inference_mode()
-def predict(cohort: Cohort, images: Sequence[Any]) -> dict[str, Tensor]:
+def predict(cohort: Cohort, samples: Sequence[Any]) -> dict[str, Tensor]:
     """See [`Cohort.predict`]."""
     if not cohort.task.has_classes:
         raise ConfigError(f"predict is for tasks with classes, which {cohort.task.name} has none of")
-    cells = [{"bytes": None, "path": str(one)} if isinstance(one, str | Path) else one for one in images]
-    inputs = PeerProcessors(cohort.processors)([decode_image(cell) for cell in cells])
+    kind = cohort.task.inputs
+    processors = cohort.task.collator_class.processors_class(cohort.processors)
+    inputs = processors([kind.read(_row(one, kind)) for one in samples])
     was_training, device = cohort.training, next(cohort.peers.parameters()).device
     try:
         outputs = cohort.eval()(inputs.to(device)).outputs
@@ -33,3 +33,10 @@ def predict(cohort: Cohort, images: Sequence[Any]) -> dict[str, Tensor]:
     labels = cohort.task.no_labels(logits[0])
     found = {name: one.exp() for name, one in zip(cohort.names, cohort.task.log_probs(logits, labels)[0], strict=True)}
     return {**found, "cohort": torch.stack(list(found.values())).mean(0)}
+
+
+def _row(one: Any, kind: Inputs) -> Mapping[str, Any]:
+    """What is asked about as a row of a data set."""
+    if isinstance(one, Mapping) and kind.column in one:
+        return one
+    return {kind.column: kind.cell(str(one) if isinstance(one, Path) else one)}

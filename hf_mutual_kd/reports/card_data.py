@@ -66,6 +66,7 @@ class CardData:
 
     # How it was made.
     data: Mapping[str, Any]
+    limits: str
     objective: Mapping[str, Any]
     rule: list[str]
     hyperparameters: dict[str, dict[str, str]]
@@ -126,6 +127,7 @@ def build_card(run: RunRecord, name: str, figures: Mapping[str, str]) -> CardDat
         onnx=run.onnx_facts(name),
         examples=(run.fact("examples") or {}).get("rows") or [],
         data=data_facts(run.dataset),
+        limits=peer.get("limits") or "",
         objective=run.record.get("objective") or {},
         rule=run.rule_facts,
         hyperparameters=hyperparameters(run),

@@ -289,6 +289,10 @@ class Task(Units):
             path (`Path`): where the figure goes, in a folder that exists.
         """
 
+    def limits(self, processor: Any, splits: Splits) -> str:
+        """In a sentence what a peer with this processor does not see of the rows; empty where it sees all."""
+        return ""
+
     def row_facts(self, rows: Any) -> dict[str, Any]:
         """What the report needs to know of the test split beside numbers, ready for JSON."""
         return {}

@@ -352,7 +352,9 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         skipped = torch.tensor(self.data_collator.skipped + self.eval_collator.skipped, device=self.args.device)
         count = int(self.accelerator.reduce(skipped, reduction="sum"))
         if count and self.is_world_process_zero():
-            logger.warning("unreadable images were left out of batches, %d in all, repeats counted", count)
+            logger.warning(
+                "unreadable %ss were left out of batches, %d in all, repeats counted", self.task.inputs.noun, count
+            )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each peer's averages since the last log to the Trainer's own."""

@@ -21,7 +21,7 @@ COLUMNS = (
     "accuracy %",
     "oracle %",
     "params",
-    "ms/image",
+    "ms/sample",
 )
 
 LEGEND = (
@@ -42,7 +42,7 @@ def scout_table(report: Mapping[str, Any], command: str | None, folder: Any) -> 
     mine, data = report["model"], report["data"]
     lines = [
         f"{mine['source']} has {percent(mine['accuracy'])} % of {data['rows']:,} samples right ({data['name']}); "
-        f"{count(mine['parameters'])} parameters, {mine['ms_per_image']:.3g} ms/image."
+        f"{count(mine['parameters'])} parameters, {mine['ms_per_image']:.3g} ms/sample."
     ]
     if report["candidates"]:
         lines += [render(COLUMNS, [_row(name, one) for name, one in report["candidates"].items()]), LEGEND]
@@ -88,11 +88,12 @@ def advice(cohort: Mapping[str, Any]) -> str:
     )
 
 
-def recipe_command(report: Mapping[str, Any], options: Mapping[str, Any]) -> str | None:
+def recipe_command(report: Mapping[str, Any], task: str, options: Mapping[str, Any]) -> str | None:
     """The command that trains the proposed cohort, `None` where there is none.
 
     Args:
         report (`dict`): content of `scout.json`.
+        task (`str`): what the models do.
         options (`dict`): of the data set and its labels, as the recipe takes them.
     """
     partners = report["cohort"]["partners"]
@@ -101,7 +102,7 @@ def recipe_command(report: Mapping[str, Any], options: Mapping[str, Any]) -> str
     models = {"mine": report["model"]} | {name: report["candidates"][name] for name in partners}
     peers = [f"{name}={_at_commit(model)}" for name, model in models.items()]
     given = {"peers": peers, **{name: value for name, value in options.items() if value is not None}}
-    return to_command("hf-mutual-kd train image-classification", given | {"output_dir": "runs/with_partners"})
+    return to_command(f"hf-mutual-kd train {task}", given | {"output_dir": "runs/with_partners"})
 
 
 def _at_commit(model: Mapping[str, Any]) -> str:

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import logging
 
+from ...data.splits import Splits
 from ...errors import PeerError
 from ..classification.task import Classification
 from .collator import TextCollator
@@ -21,6 +24,8 @@ from .words import WORDS
 
 logger = logging.get_logger(__name__)
 
+MOST_COUNTED = 2_000
+"""Texts of a split, evenly spaced, of which those that are cut are counted."""
 ONE_CLASS = "single_label_classification"
 """The `problem_type` of models that give each text one class."""
 
@@ -62,12 +67,30 @@ class TextClassification(Classification):
         config.problem_type = ONE_CLASS
         return super().new_head(source, config, label_names, **load)
 
+    def limits(self, processor: Any, splits: Splits) -> str:
+        if not hasattr(processor, "save_pretrained"):
+            return ""
+        parts = []
+        for role in ("train", "test"):
+            rows = getattr(splits, role)
+            if isinstance(rows, Dataset):
+                places = np.unique(np.linspace(0, len(rows) - 1, MOST_COUNTED).astype(int)).tolist()
+                cut = sum(is_cut(processor, *self.inputs.read(rows[place])) for place in places)
+                parts += [f"{cut:,} of {len(places):,} {role} texts"] if cut else []
+        longest = f"reads at most {processor.model_max_length:,} tokens; the rest is cut from"
+        return f"{longest} {' and '.join(parts)}" if parts else ""
+
     def preview(self, row: Mapping[str, Any]) -> bytes | str | None:
         return " / ".join(text for text in self.inputs.read(row) if text)
 
     def snippet_example(self, row: Mapping[str, Any], folder: Path) -> str | None:
         text, pair = self.inputs.read(row)
         return repr(text if pair is None else {"text": text, "text_pair": pair})
+
+
+def is_cut(tokenizer: Any, text: str, pair: str | None) -> bool:
+    """Whether a tokenizer cuts these texts."""
+    return len(tokenizer(text, pair, verbose=False)["input_ids"]) > tokenizer.model_max_length
 
 
 def fit_tokenizer(name: str, model: Any, tokenizer: Any) -> None:

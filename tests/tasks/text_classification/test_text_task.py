@@ -33,6 +33,7 @@ from hf_mutual_kd import (
     write_report,
     write_space,
 )
+from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.data.inputs import check_inputs
 from hf_mutual_kd.data.processors import PeerProcessors, settings_of
 from hf_mutual_kd.experiments.launch import train
@@ -171,7 +172,10 @@ def test_a_new_head_forgets_what_the_source_was_trained_for(tmp_path):
     for folder in ("language", "regressor"):
         tokenizer.save_pretrained(tmp_path / folder)
     cohort = Cohort.from_pretrained(
-        {name: str(tmp_path / name) for name in ("language", "regressor")}, "text-classification", TOPICS, "new_head"
+        {name: str(tmp_path / name) for name in ("language", "regressor")},
+        "text-classification",
+        label_names=TOPICS,
+        label_alignment="new_head",
     )
     cohort.save_pretrained(tmp_path / "out")
     for name in cohort.names:
@@ -257,14 +261,14 @@ def test_an_adapter_keeps_all_that_was_drawn_with_its_head(tmp_path):
     """A layer between encoder and classifier that is chance anew whenever the trained adapter is loaded."""
     save_text_peers(tmp_path, ("roberta",), names=["other", "labels", "of", "it"])
     specs = {"a": PeerSpec(str(tmp_path / "roberta"), peft="lora")}
-    made = Cohort.from_pretrained(specs, "text-classification", TOPICS, "new_head")
+    made = Cohort.from_pretrained(specs, "text-classification", label_names=TOPICS, label_alignment="new_head")
     trained = {key for key, weight in made.peers["a"].named_parameters() if weight.requires_grad}
     assert any("lora_A" in key for key in trained)
     args = MutualKDConfig(str(tmp_path / "run"), **{**SETTINGS, "max_steps": 2, "save_strategy": "no"})
     MutualKDTrainer(made, args, train_dataset=text_rows(16), eval_dataset=text_rows(6, 1)).train()
     batch = TextCollator(made.processors)([{**row, "sample_id": 0} for row in text_rows(3, 2)])["peer_inputs"]
     torch.manual_seed(99)
-    again = Cohort.from_pretrained({"a": str(tmp_path / "run" / "a")}, "text-classification", TOPICS)
+    again = Cohort.from_pretrained({"a": str(tmp_path / "run" / "a")}, "text-classification", label_names=TOPICS)
     torch.testing.assert_close(again.eval()(batch).outputs["a"], made.eval()(batch).outputs["a"])
 
 
@@ -283,3 +287,60 @@ def test_files_take_texts_of_any_length_as_pytorch_does(run, tmp_path):
     with torch.no_grad():
         expected = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in ("chess",)]
     torch.testing.assert_close(torch.from_numpy(found[0]), expected[0], atol=1e-5, rtol=1e-4)
+
+
+def test_texts_that_are_cut_are_counted_and_told(run, capsys):
+    """A peer that reads a quarter of every text, found out by nobody."""
+    record = json.loads((run / "cohort.json").read_text())
+    splits = load_run_splits(record)
+    tokenizer = AutoTokenizer.from_pretrained(run / "bert")
+    cut = [
+        len(tokenizer.tokenize(row["text"])) + len(tokenizer.tokenize(row["text_pair"])) > 13 for row in splits.test
+    ]
+    assert 0 < sum(cut) < len(cut)
+    said = record["peers"]["bert"]["limits"]
+    assert said.startswith("reads at most 16 tokens; the rest is cut from ")
+    assert said.endswith(f"{sum(cut)} of 15 test texts")
+    assert f"bert {said}" in (run / "bert" / "README.md").read_text()
+
+
+def test_a_cohort_predicts_texts_and_pairs(run):
+    """Texts that are opened as paths of images, or second texts that nobody reads."""
+    cohort = Cohort.from_pretrained(run)
+    alone, pair = cohort.predict(["chess"]), cohort.predict([{"text": "chess", "text_pair": "the inbox"}])
+    for found in (alone, pair):
+        assert set(found) == {"bert", "roberta", "gpt2", "cohort"}
+        torch.testing.assert_close(found["cohort"].sum(1), torch.ones(1))
+    stock = pipeline("text-classification", str(run / "bert"))({"text": "chess", "text_pair": "the inbox"}, top_k=1)
+    assert pair["bert"].max() == pytest.approx(stock["score"] if isinstance(stock, dict) else stock[0]["score"])
+    assert not torch.equal(alone["bert"], pair["bert"])
+
+
+def test_scores_and_partners_are_found_for_texts(run, tmp_path, capsys):
+    """Tables and searches that only images have, or a proposed command that trains another task."""
+    words = ["--dataset", str(run.parent / "data"), "--use_cpu"]
+    peers = [f"{name}={run / name}" for name in ("bert", "roberta")]
+    table = str(tmp_path / "table")
+    assert (
+        cli.main(
+            ["score", "--task", "text-classification", "--peers", *peers, *words, "--out", table, "--keep", "full"]
+        )
+        == 0
+    )
+    taught = ["--peers", *peers, "--dataset", words[1], "--score_table", table, "--teacher_source", "table"]
+    train("text-classification", [*taught, "--augment", "false", "--output_dir", str(tmp_path / "taught"), *FAST])
+    assert (tmp_path / "taught" / "bert" / "model.safetensors").is_file()
+    searched = [
+        "--model",
+        str(run / "bert"),
+        "--candidates",
+        str(run / "roberta"),
+        *words,
+        "--out",
+        str(tmp_path / "s"),
+    ]
+    assert cli.main(["scout", "--task", "text-classification", *searched]) == 0
+    command = json.loads((tmp_path / "s" / "scout.json").read_text())["command"]
+    assert command is None or command.startswith("hf-mutual-kd train text-classification ")
+    assert cli.main(["scout", "--task", "video-saliency", *searched[:-1], str(tmp_path / "t")]) == 2
+    assert "every row has a class" in capsys.readouterr().err
