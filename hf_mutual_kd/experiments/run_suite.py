@@ -7,9 +7,9 @@ import dataclasses
 import gc
 import json
 import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..peers.spec import PeerSpec
 from ..reports.results import Arm, Results
 from ..run_lock import claimed
 from ..training.run_state import SUMMARY
+from .executors import Job, make_executor
 from .experiment import Experiment, data_seed
 from .run_folder import COST, PLAN
 from .suite import PlannedArm, Suite, read_suite
@@ -31,6 +32,7 @@ from .suite_report import FinishedArm, write_comparison
 from .suite_trainer import SuiteTrainer
 
 PAUSE_S = 0.5
+LOGS = "logs"
 
 _splits: dict[str, Splits] = {}
 """Splits that earlier arms of this process have loaded and checked."""
@@ -62,7 +64,14 @@ class SuiteArm(Experiment):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
 
-def run_suite(path: str, processes: int = 1, output_dir: str | None = None) -> str:
+def run_suite(
+    path: str,
+    processes: int = 1,
+    *,
+    output_dir: str | None = None,
+    executor: str = "local",
+    executor_options: Mapping[str, Any] | None = None,
+) -> str:
     """
     Train all arms of a suite that have not finished, and write the comparison.
 
@@ -71,6 +80,9 @@ def run_suite(path: str, processes: int = 1, output_dir: str | None = None) -> s
         processes (`int`, *optional*, defaults to 1): 1 trains in this process; more train so many arms at a time, each
             in a process of its own. What they say goes to `logs/`.
         output_dir (`str`, *optional*): in place of the suite's.
+        executor (`str`, *optional*, defaults to `"local"`): where those processes run: `"local"`, `"slurm"` or
+            `"ray"`, whose machines share the suite's folder.
+        executor_options (`dict`, *optional*): see [`make_executor`].
 
     Returns:
         `str`: the table for the terminal.
@@ -84,20 +96,24 @@ def run_suite(path: str, processes: int = 1, output_dir: str | None = None) -> s
         raise ConfigError(f"--processes must be 1 or more, got {processes}")
     suite = read_suite(path, output_dir)
     with claimed(suite.folder):
-        return _run(suite, path, processes, output_dir)
+        todo = [arm for arm in suite.arms if not is_finished(suite, arm)]
+        print(f"{suite.folder}: {len(suite.arms)} arms, {len(suite.arms) - len(todo)} of them finished", flush=True)
+        if processes == 1 and executor == "local":
+            _run_here(suite, todo)
+        else:
+            place = make_executor(executor, executor_options or {}, suite.folder / LOGS)
+            words = [sys.executable, "-m", "hf_mutual_kd", "compare", "--config", path]
+            words += ["--output_dir", output_dir] if output_dir else []
+            _run_apart(suite, todo, processes, lambda arm: place.start([*words, "--only", arm], _log(suite, arm)))
+        return write_comparison(suite, [read_arm(suite, arm) for arm in suite.arms])
 
 
-def _run(suite: Suite, path: str, processes: int, output_dir: str | None) -> str:
-    todo = [arm for arm in suite.arms if not is_finished(suite, arm)]
-    print(f"{suite.folder}: {len(suite.arms)} arms, {len(suite.arms) - len(todo)} of them finished", flush=True)
-    if processes == 1:
-        for index, arm in enumerate(todo, start=1):
-            print(f"[{index}/{len(todo)}] {arm.name}", flush=True)
-            with open(_log(suite, arm.name), "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-                run_arm(suite, arm)
-    else:
-        _run_apart(suite, todo, path, processes, output_dir)
-    return write_comparison(suite, [read_arm(suite, arm) for arm in suite.arms])
+def _run_here(suite: Suite, todo: Sequence[PlannedArm]) -> None:
+    """One arm after the other in this process, which reads the rows once."""
+    for index, arm in enumerate(todo, start=1):
+        print(f"[{index}/{len(todo)}] {arm.name}", flush=True)
+        with open(_log(suite, arm.name), "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+            run_arm(suite, arm)
 
 
 def run_one(path: str, name: str, output_dir: str | None = None) -> None:
@@ -153,46 +169,40 @@ def _plan(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps({key: value for key, value in recipe.given.items() if key not in own}))
 
 
-def _run_apart(suite: Suite, todo: list[PlannedArm], path: str, processes: int, output_dir: str | None) -> None:
+def _run_apart(suite: Suite, todo: Sequence[PlannedArm], processes: int, start: Callable[[str], Job]) -> None:
     """Each arm in a process of its own, `processes` at a time."""
     waiting = list(todo)
-    running: dict[str, subprocess.Popen[bytes]] = {}
+    running: dict[str, Job] = {}
     try:
         while waiting or running:
             while waiting and len(running) < processes:
                 arm = waiting.pop(0)
                 print(f"[{len(todo) - len(waiting)}/{len(todo)}] {arm.name}", flush=True)
-                running[arm.name] = _start(suite, arm, path, output_dir)
+                running[arm.name] = start(arm.name)
             time.sleep(PAUSE_S)
-            for name, process in list(running.items()):
-                if process.poll() is not None:
+            for name, job in list(running.items()):
+                code = job.poll()
+                if code is not None:
                     del running[name]
-                    if process.returncode:
+                    if code:
                         log = _log(suite, name)
                         raise ArmFailed(f"{name} failed:\n{_last_lines(log)}\nall of it: {log}")
     finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
-
-
-def _start(suite: Suite, arm: PlannedArm, path: str, output_dir: str | None) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "hf_mutual_kd", "compare", "--config", path, "--only", arm.name]
-    words += ["--output_dir", output_dir] if output_dir else []
-    with open(_log(suite, arm.name), "wb") as file:
-        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
+        for job in running.values():
+            job.terminate()
+        for job in running.values():
+            job.wait()
 
 
 def _log(suite: Suite, name: str) -> Path:
     """Where the words of an arm go."""
-    path = suite.folder / "logs" / f"{name.replace('/', '.')}.txt"
+    path = suite.folder / LOGS / f"{name.replace('/', '.')}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def _last_lines(log: Path, most: int = 8) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-most:])
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-most:]) if log.is_file() else ""
 
 
 def _forget_peak() -> None:

@@ -1,0 +1,53 @@
+"""Where the arms of a suite run."""
+
+import time
+
+import pytest
+
+from hf_mutual_kd import ConfigError
+from hf_mutual_kd.experiments.executors import make_executor
+
+SAYS = ["sh", "-c", "pwd; echo said; exit 3"]
+LONG = ["sh", "-c", "echo began; sleep 60"]
+PLACES = [
+    pytest.param("local", {}),
+    pytest.param("slurm", {"cluster": "local", "timeout_min": 2}),
+    pytest.param("ray", {"num_cpus": 0.5}, marks=pytest.mark.slow),  # a cluster of its own takes a while
+]
+
+
+def ended(job, within_s=60):
+    ends = time.monotonic() + within_s
+    while (code := job.poll()) is None:
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    return code
+
+
+@pytest.mark.parametrize(("name", "options"), PLACES)
+def test_commands_run_where_they_were_sent(name, options, tmp_path, monkeypatch):
+    """An arm whose failure or words are lost counts as trained; one that runs elsewhere finds no suite."""
+    pytest.importorskip({"slurm": "submitit"}.get(name, name if name == "ray" else "subprocess"))
+    monkeypatch.chdir(tmp_path)
+    place = make_executor(name, options, tmp_path)
+    assert ended(place.start(SAYS, tmp_path / "log")) == 3
+    assert (tmp_path / "log").read_text() == f"{tmp_path}\nsaid\n"
+    assert ended(place.start(["true"], tmp_path / "log")) == 0
+    began = time.monotonic()
+    job = place.start(LONG, tmp_path / "long")
+    while not (tmp_path / "long").is_file():
+        time.sleep(0.05)
+    job.terminate()
+    job.wait()
+    assert time.monotonic() - began < 50
+
+
+def test_unknown_places_and_options_are_refused(tmp_path):
+    """A typo that is told after the first job has waited for its turn."""
+    with pytest.raises(ConfigError, match="executor must be one of local, slurm, ray, got 'slrm'"):
+        make_executor("slrm", {}, tmp_path)
+    with pytest.raises(ConfigError, match="'local' has no options, got timeout_min"):
+        make_executor("local", {"timeout_min": 1}, tmp_path)
+    pytest.importorskip("submitit")
+    with pytest.raises(ConfigError, match="do not fit executor 'slurm'.*timeout_minutes"):
+        make_executor("slurm", {"cluster": "local", "timeout_minutes": 1}, tmp_path)
