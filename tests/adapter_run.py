@@ -11,8 +11,8 @@ from transformers import AutoModelForImageClassification
 
 from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec
 from hf_mutual_kd.peers.adapters import base_of
+from hf_mutual_kd.peers.launched import leave_together
 from hf_mutual_kd.peers.loading import save_peer
-from hf_mutual_kd.training.processes import leave_together
 
 
 def main(out: str, batch: str) -> None:

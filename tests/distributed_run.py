@@ -18,7 +18,7 @@ from conftest import LABELS, MAKERS, make_rows, tiny_processor
 from transformers import TrainerCallback
 
 from hf_mutual_kd import Cohort, LoadedPeer, MutualKDConfig, MutualKDTrainer, PeerSpec
-from hf_mutual_kd.training.processes import leave_together
+from hf_mutual_kd.peers.launched import leave_together
 
 ROWS = 41
 """One more than fills the steps of 8: of two processes one gets a single row in the last, the other none."""

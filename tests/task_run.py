@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from hf_mutual_kd.training.processes import leave_together
+from hf_mutual_kd.peers.launched import leave_together
 
 SETTINGS = {
     "max_steps": 4,

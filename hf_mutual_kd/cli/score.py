@@ -75,9 +75,9 @@ def run_score(options: ScoreOptions) -> None:
     options.check()
     from accelerate import Accelerator
 
+    from ..peers.launched import check_launch, leave_together, on_main_process
     from ..run_lock import claimed
     from ..tasks.registry import make_task
-    from ..training.processes import check_launch, leave_together, on_main_process
 
     task = make_task(options.task).configured(TransferOptions(transfer_grid=options.transfer_grid))
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)

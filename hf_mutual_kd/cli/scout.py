@@ -65,8 +65,8 @@ def run_scout(options: ScoutOptions) -> None:
     options.check()
     from accelerate import Accelerator
 
+    from ..peers.launched import check_launch, on_main_process
     from ..run_lock import claimed
-    from ..training.processes import check_launch, on_main_process
 
     wanted = wanted_of(options)
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)

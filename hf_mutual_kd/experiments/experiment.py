@@ -27,6 +27,7 @@ from ..peers.adapter_settings import with_adapters
 from ..peers.cohort import Cohort
 from ..peers.cohort_record import COHORT, cohort_facts, versions
 from ..peers.first_look import look_at_rows
+from ..peers.launched import check_launch, on_main_process
 from ..peers.spec import PeerSpec, check_peer_names
 from ..reports.card_figures import results_figure
 from ..reports.closing_table import results_table
@@ -48,7 +49,6 @@ from ..tasks.registry import make_task
 from ..training.fingerprints import Change, described
 from ..training.named_metrics import NamedMetrics, named_metrics
 from ..training.objective_options import objective_for
-from ..training.processes import check_launch, on_main_process
 from ..training.pushing import push_settings
 from ..training.run_state import SUMMARY, full_disk_told, how_to_go_on
 from ..training.trainer import MutualKDTrainer

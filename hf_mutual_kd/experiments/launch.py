@@ -119,7 +119,7 @@ def train(task: str, argv: Sequence[str]) -> None:
     if recipe.options.processes > 1 and "WORLD_SIZE" not in os.environ:
         start_processes(task, argv, recipe.options.processes)
         return
-    from ..training.processes import leave_together
+    from ..peers.launched import leave_together
     from .experiment import Experiment
 
     experiment = Experiment(task, recipe.options, config=recipe.config, program=command, given=recipe.given)

@@ -26,9 +26,10 @@ from ..data.processors import settings_of
 from ..errors import ConfigError, DataError, OutputFolderError
 from ..files import whole, write_json
 from ..peers.cohort import Cohort
+from ..peers.launched import check_launch, on_main_process
 from ..peers.loading import LoadedPeer
 from ..peers.weights_hash import fingerprint
-from ..run_lock import LOCK
+from ..run_lock import LOCK, claimed
 from .score_shards import RANKED, listen, read_scores, score_shards, scoring_collator
 from .score_table import (
     FORMAT,
@@ -90,7 +91,7 @@ def score_peers(
     Raises:
         [`DataError`]: the folder holds a table of other data or of other peers of these names, or
             every epoch would draw other rows.
-        [`OutputFolderError`]: it holds something else.
+        [`OutputFolderError`]: it holds something else, or another process writes into it.
         [`LabelError`]: a label is none of the peers' classes.
         [`ConfigError`]: a value breaks its rule.
     """
@@ -98,6 +99,7 @@ def score_peers(
         raise ConfigError(f"keep must be none, full or topk:K with K of 1 or more, got {keep!r}")
     check_numbers(batch_size=batch_size, workers=workers, shard_rows=shard_rows, max_bytes=max_bytes)
     accelerator = accelerator or Accelerator()
+    check_launch(accelerator.state)
     place = Path(folder)
     facts = {peer: peer_facts(cohort, peer) for peer in cohort.names}
     _check_labels(plain_rows(rows), name, len(cohort.label_names))
@@ -114,28 +116,29 @@ def score_peers(
         size = _checked_size(manifest, max_bytes)
         if announce is not None and accelerator.is_main_process:
             announce(size)
-    if accelerator.is_main_process:
-        _prepare(place, manifest)
-    accelerator.wait_for_everyone()
-    manifest = {"together": False} | read_manifest(place)
-    todo = _unfinished(place, manifest, cohort.names)
-    accelerator.wait_for_everyone()  # Nobody adds a shard while others still look for missing ones.
-    if todo:
-        score_shards(
-            _only(cohort, list(todo)),
-            identified(rows),
-            place,
-            manifest=manifest,
-            todo=todo,
-            batch_size=batch_size,
-            workers=workers,
-            accelerator=accelerator,
-        )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        _write_index(place, manifest, rows)
-    accelerator.wait_for_everyone()
-    return ScoreTable.load(place)
+    with on_main_process(accelerator.state, claimed(place, "folder")):
+        if accelerator.is_main_process:
+            _prepare(place, manifest)
+        accelerator.wait_for_everyone()
+        manifest = {"together": False} | read_manifest(place)
+        todo = _unfinished(place, manifest, cohort.names)
+        accelerator.wait_for_everyone()  # Nobody adds a shard while others still look for missing ones.
+        if todo:
+            score_shards(
+                _only(cohort, list(todo)),
+                identified(rows),
+                place,
+                manifest=manifest,
+                todo=todo,
+                batch_size=batch_size,
+                workers=workers,
+                accelerator=accelerator,
+            )
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _write_index(place, manifest, rows)
+        accelerator.wait_for_everyone()
+        return ScoreTable.load(place)
 
 
 def _check_labels(rows: Any, name: str, classes: int) -> None:

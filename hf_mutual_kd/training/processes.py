@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers.utils import logging
@@ -18,8 +13,9 @@ from transformers.utils import logging
 from ..config.training_config import MutualKDConfig
 from ..data.labelled_rows import LabelledShareSampler
 from ..distillation.objective import Objective
-from ..errors import ConfigError, MutualKDError, ResumeError
+from ..errors import ConfigError, ResumeError
 from ..peers.cohort import Cohort
+from ..peers.launched import check_launch
 from ..peers.sharding import check_sharded, layers_to_split, share_buffers, zero_with_graph
 from ..tasks.base import Task
 from .checkpoint_state import CohortState
@@ -150,47 +146,3 @@ def check_processes(args: MutualKDConfig, train_dataset: Any) -> None:
         raise ConfigError("even_batches=false leaves a process without a batch for which others wait; leave it out")
     if isinstance(train_dataset, IterableDataset) and args.accelerator_config.dispatch_batches is False:
         raise ConfigError("dispatch_batches=false repeats rows of a stream at its end; leave it out")
-
-
-def check_launch(state: PartialState) -> None:
-    """
-    Refuse to go on where a launcher started several processes of which each would train for itself, into one folder.
-
-    Raises:
-        [`ConfigError`]: it did: without a GPU processes see each other only where all are told to use the CPU.
-    """
-    started = max(int(os.environ.get(name) or 1) for name in LAUNCHED)
-    if started > state.num_processes:
-        raise ConfigError(
-            f"the launcher started {started} processes, but each sees only {state.num_processes}; on CPUs give "
-            "--use_cpu after the script or command (accelerate does not hand on `use_cpu` of its configuration), or "
-            "start one process"
-        )
-
-
-LAUNCHED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-"""In which variables launchers say how many processes there are."""
-
-
-@contextlib.contextmanager
-def on_main_process(state: PartialState, block: AbstractContextManager[Any]) -> Iterator[None]:
-    """Enter a block on the main process alone; where that is refused, every process raises the same."""
-    refused: list[MutualKDError | None] = [None]
-    with contextlib.ExitStack() as stack:
-        if state.is_main_process:
-            try:
-                stack.enter_context(block)
-            except MutualKDError as error:
-                refused = [error]
-        if state.num_processes > 1:
-            broadcast_object_list(refused)
-        if refused[0] is not None:
-            raise refused[0]
-        yield
-
-
-def leave_together() -> None:
-    """Wait for all processes and close their connections: one that exits while others still talk aborts them."""
-    state = PartialState()
-    state.wait_for_everyone()
-    state.destroy_process_group()

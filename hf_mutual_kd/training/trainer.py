@@ -23,6 +23,7 @@ from ..errors import ConfigError, DataError, ResumeError
 from ..files import clear_staging
 from ..peers.cohort import Cohort
 from ..peers.first_look import look_at_rows
+from ..peers.launched import on_main_process
 from ..peers.weights_hash import fingerprint
 from ..run_lock import claimed
 from ..scoring.score_table import plain_rows
@@ -35,7 +36,7 @@ from .labelled_batches import check_share, share_stream
 from .objective_options import objective_for
 from .peer_bests import PeerBests
 from .pre_flight import start_table
-from .processes import check_processes, on_main_process
+from .processes import check_processes
 from .progress import CohortProgress
 from .pushing import PushCheckpoints
 from .run_state import refuse_links

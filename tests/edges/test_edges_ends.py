@@ -74,6 +74,36 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_whole(entry):
     assert not (entry.here / "full").exists()
 
 
+def test_a_disk_that_fills_later_keeps_the_checkpoint_and_says_how_to_go_on(entry):
+    """The only whole checkpoint lost to one that did not fit, or a run that nobody knows how to go on with."""
+    entry.here.mkdir()
+    entry.point.copy_finished(entry.here / "straight")
+    largest = max(path.stat().st_size for path in (entry.here / "straight" / "checkpoint-2").rglob("*"))
+    program = f"""
+import resource, signal, sys, runpy
+import hf_mutual_kd.training.trainer as trainer
+def fill(self, *a, **k):
+    if self.state.global_step == 1:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({largest - 1}, {largest - 1}))
+    return step(self, *a, **k)
+step, trainer.MutualKDTrainer.training_step = trainer.MutualKDTrainer.training_step, fill
+sys.argv = ["vit_classify.py", *{RECIPE[1:]!r}]
+runpy.run_path({str(ROOT / "recipes" / "vit_classify.py")!r}, run_name="__main__")
+"""
+    ended = entry.run(Row("", ["python", program]))
+    out = entry.here / "out"
+    assert ended.code == 2, ended.err[-3000:]
+    last = ended.err.splitlines()[-1]
+    assert f"what is there is whole: the last checkpoint is {out / 'checkpoint-1'}; go on with --resume_from" in last
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-1", "cohort.json"]
+    ended = entry.run(Row("", [*RECIPE, "--resume_from_checkpoint", "true"]))
+    assert ended.code == 0, ended.err[-3000:]
+    for name in ("vit", "cnx"):
+        weights = [(entry.here / run / name / "model.safetensors").read_bytes() for run in ("straight", "out")]
+        assert weights[0] == weights[1]
+
+
 def test_an_error_does_not_blame_codecarbon(entry):
     """Every traceback began with a module that has nothing to do with it."""
     program = f"""

@@ -129,6 +129,16 @@ def test_an_interrupted_call_goes_on(make_cohort, train_rows, tmp_path, monkeypa
     assert torch.equal(table.log_probs("cnx", ids), whole.log_probs("cnx", ids))
 
 
+def test_two_calls_do_not_write_into_one_table(make_cohort, train_rows, tmp_path):
+    """Shards of two calls in one folder, of which the manifest says one thing."""
+    folder = tmp_path / "t"
+    folder.mkdir()
+    (folder / ".lock").write_text("4711\nanother-host\n1\n")
+    with pytest.raises(OutputFolderError, match="is in use by .*4711.*another-host"):
+        score(make_cohort("vit"), train_rows, folder)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
 def test_peers_are_added_without_scoring_others_again(make_cohort, train_rows, tmp_path):
     """The scout adds one candidate after the other; each must cost only itself."""
     score(make_cohort("vit"), train_rows, tmp_path)
