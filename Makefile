@@ -63,6 +63,8 @@ cards: run
 	$(BIN)/python recipes/collect_cards.py model_cards $(CARD_RUNS)
 
 $(VENV)/.run: pyproject.toml
+	@test -x $(BIN)/python || echo "Installing into $(VENV): about 6 GB, most of it CUDA's libraries. Without a GPU torch's CPU" \
+	    "build is enough: PIP_INDEX_URL=https://download.pytorch.org/whl/cpu PIP_EXTRA_INDEX_URL=https://pypi.org/simple"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[timm]'
 	touch $@

