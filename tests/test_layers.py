@@ -1,6 +1,7 @@
 """Who may import whom, and how large a thing may be, where ruff and import-linter (pyproject.toml) cannot look."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,16 @@ def test_files_and_functions_stay_small():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     assert {name: lines for name, lines in functions.items() if lines > LONGEST} == {}
+
+
+def test_the_map_leads_somewhere():
+    """A map that names what has moved, or a folder that nobody told newcomers of, costs each of them an hour."""
+    root = PACKAGE.parent
+    text = (root / "AGENTS.md").read_text(encoding="utf-8")
+    places = [line for line in text.partition("## Where things are")[2].partition("\nWords:")[0].splitlines() if line]
+    named = [name for line in places for name in re.findall(r"`([\w./]+(?:/|\.py|\.md))`", line)]
+    assert len(named) > 20
+    inside = [PACKAGE, root, *(path for path in PACKAGE.rglob("*") if path.is_dir()), root / "docs"]
+    assert [name for name in named if not any((folder / name).exists() for folder in inside)] == []
+    folders = {f"{path.name}/" for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders - set(named) == set()
