@@ -201,11 +201,11 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
 
 def draw_peer(panel: Any, place: int, outcome: Outcome, peer: str) -> None:
     """One peer's dots: transfer to the left, the authors' form to the right."""
-    for arm, side, colour, label in (("arm", -0.15, "C0", "this package"), ("reference", 0.15, "C3", "authors' form")):
+    for arm, side, color, label in (("arm", -0.15, "C0", "this package"), ("reference", 0.15, "C3", "authors' form")):
         deltas = outcome.deltas(peer, arm)
         if deltas:
-            panel.bar(place + side, statistics.fmean(deltas), width=0.28, color=colour, alpha=0.45, label=label)
-            panel.plot([place + side] * len(deltas), deltas, "o", color=colour, markersize=3)
+            panel.bar(place + side, statistics.fmean(deltas), width=0.28, color=color, alpha=0.45, label=label)
+            panel.plot([place + side] * len(deltas), deltas, "o", color=color, markersize=3)
     if peer in outcome.setting.bar.mean:
         height = outcome.setting.bar.mean[peer]
         panel.hlines(height, place - 0.4, place + 0.4, color="k", linestyles="--", label="figure to reach")

@@ -227,14 +227,14 @@ def draw(found: Mapping[tuple[str, str], Found], path: Path) -> None:
         panel.set_axis_off()
     for panel, ((regime, data), one) in zip(panels, found.items(), strict=False):
         panel.axhline(0, color="0.4", linewidth=0.8)
-        for weak, colour, label in ((False, "C0", "an ordinary peer"), (True, "C1", "a weak peer")):
+        for weak, color, label in ((False, "C0", "an ordinary peer"), (True, "C1", "a weak peer")):
             points = [
                 (100 * one.known[pair][peer]["ensemble − my accuracy"], statistics.fmean(each))
                 for pair, peer, each in one.gains()
                 if peer.startswith(WEAK) is weak
             ]
             if points:
-                panel.scatter(*zip(*points, strict=True), s=14, color=colour, alpha=0.8, linewidths=0, label=label)
+                panel.scatter(*zip(*points, strict=True), s=14, color=color, alpha=0.8, linewidths=0, label=label)
         panel.set_title(f"{regime}, {data}", loc="left", fontsize=9, fontweight="bold")
         panel.tick_params(labelsize=8)
     handles = {label: h for panel in panels for h, label in zip(*panel.get_legend_handles_labels(), strict=True)}

@@ -51,8 +51,8 @@ COMPARISONS = (
     ("pair", "control"),
     ("pair", "pixel"),
 )
-COLOURS = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
-NOBODY_COLOUR, LAND_COLOUR = "#6a6a6a", "#e4e4e4"
+COLORS = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
+NOBODY_COLOR, LAND_COLOR = "#6a6a6a", "#e4e4e4"
 LATITUDES = -58.0, 88.0
 
 Scores = dict[str, dict[str, float]]
@@ -294,9 +294,9 @@ def draw_peer(panel: Any, found: Benchmark, peer: str) -> None:
     panel.axhline(100 * statistics.fmean(found.values("control", peer)), color="0.75", linewidth=0.8, zorder=0)
     for place, arm in enumerate(arms):
         values = [100 * value for value in found.values(arm, peer)]
-        colour = COLOURS[0] if arm in ("mutual", "bare", "pair") else "0.45"
-        panel.hlines(statistics.fmean(values), place - 0.3, place + 0.3, color=colour, linewidth=2.5)
-        panel.plot([place] * len(values), values, "o", color=colour, markersize=4, alpha=0.7)
+        color = COLORS[0] if arm in ("mutual", "bare", "pair") else "0.45"
+        panel.hlines(statistics.fmean(values), place - 0.3, place + 0.3, color=color, linewidth=2.5)
+        panel.plot([place] * len(values), values, "o", color=color, markersize=4, alpha=0.7)
     panel.set_xticks(range(len(arms)), [ARMS[arm][0] for arm in arms], rotation=40, ha="right", fontsize=8)
     panel.set_xlim(-0.6, len(arms) - 0.4)
     panel.tick_params(axis="y", labelsize=8)
@@ -311,17 +311,17 @@ def draw_map(found: Benchmark, sides: Mapping[str, float], land: np.ndarray | No
         sides (`dict[str, float]`): side of a square in degrees, for `"train"` and `"test"`.
         land (`np.ndarray` `[rows, columns]` bool, *optional*): the world from 180 W and 90 N on, drawn in grey.
     """
-    colours = dict(zip((*found.specialists, None), (*COLOURS[:2], NOBODY_COLOUR), strict=True))
+    colors = dict(zip((*found.specialists, None), (*COLORS[:2], NOBODY_COLOR), strict=True))
 
     def paint(figure: Any) -> None:
         titles = {"train": "taught most often, training tiles", "test": "lower loss before transfer, test tiles"}
         for panel, (split, title) in zip(figure.subplots(2, 1), titles.items(), strict=True):
             if land is not None:
-                panel.imshow(land, extent=(-180, 180, -90, 90), cmap=ListedColormap(["white", LAND_COLOUR]))
-            draw_places(panel, found.places[split], sides[split], colours)
+                panel.imshow(land, extent=(-180, 180, -90, 90), cmap=ListedColormap(["white", LAND_COLOR]))
+            draw_places(panel, found.places[split], sides[split], colors)
             draw_border(panel, found)
             panel.set_title(title, loc="left", fontsize=10)
-        handles = [Patch(color=colour, label=peer or "shared") for peer, colour in colours.items()]
+        handles = [Patch(color=color, label=peer or "shared") for peer, color in colors.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
 
     from matplotlib.colors import ListedColormap
@@ -330,7 +330,7 @@ def draw_map(found: Benchmark, sides: Mapping[str, float], land: np.ndarray | No
     return png(paint, width=9.0, height=7.9)
 
 
-def draw_places(panel: Any, places: Sequence[Place], side: float, colours: Mapping[str | None, str]) -> None:
+def draw_places(panel: Any, places: Sequence[Place], side: float, colors: Mapping[str | None, str]) -> None:
     """A square for every tile."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
@@ -338,7 +338,7 @@ def draw_places(panel: Any, places: Sequence[Place], side: float, colours: Mappi
     squares = [Rectangle((one.lon - side / 2, one.lat - side / 2), side, side) for one in places]
     panel.add_collection(
         PatchCollection(
-            squares, facecolors=[colours[one.teacher] for one in places], edgecolors="white", linewidths=0.3
+            squares, facecolors=[colors[one.teacher] for one in places], edgecolors="white", linewidths=0.3
         )
     )
 

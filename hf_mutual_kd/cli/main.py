@@ -77,8 +77,8 @@ def find_command(words: list[str]) -> tuple[str, list[str]]:
         print(__version__ if asked[0] == "--version" else describe_commands(among or COMMANDS))
         raise SystemExit(0)
     known, given = list(among or COMMANDS), " ".join(words[: 2 if among else 1])
-    said = f"unknown command {given}{nearest(given, known)}" if given else "no command was given"
-    raise ConfigError(f"{said}; there are {', '.join(known)}")
+    problem = f"unknown command {given}{nearest(given, known)}" if given else "no command was given"
+    raise ConfigError(f"{problem}; there are {', '.join(known)}")
 
 
 def describe_commands(commands: dict[str, Command]) -> str:

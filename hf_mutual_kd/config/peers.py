@@ -95,9 +95,9 @@ class PeerSpec:
 
     def settings(self) -> dict[str, Any]:
         """What differs from the defaults, beside source and revision."""
-        said = {item.name: getattr(self, item.name) for item in fields(self)[2:]}
+        given = {item.name: getattr(self, item.name) for item in fields(self)[2:]}
         defaults = {item.name: item.default for item in fields(self)}
-        return {name: value for name, value in said.items() if value != defaults[name]}
+        return {name: value for name, value in given.items() if value != defaults[name]}
 
     def __str__(self) -> str:
         return self.source if self.revision is None else f"{self.source}@{self.revision}"
@@ -163,8 +163,8 @@ def _placed_entry(written: RawValue) -> str:
 def _read_peer(written: RawValue, name: str) -> PeerSpec:
     if not isinstance(written.value, dict):
         return PeerSpec.parse(place(RawValue(source := convert(written, str, name), source, written.where, True)).text)
-    said = {key: place(item) if key in ("source", "processor") else item for key, item in written.value.items()}
-    spec: PeerSpec = convert(RawValue(said, written.text, written.where, written.typed), PeerSpec, name)
+    given = {key: place(item) if key in ("source", "processor") else item for key, item in written.value.items()}
+    spec: PeerSpec = convert(RawValue(given, written.text, written.where, written.typed), PeerSpec, name)
     if not spec.source:
         raise Mismatch(f"{written.where}: {name} has no source; write source: ID_OR_FOLDER[@REVISION]")
     parsed = PeerSpec.parse(spec.source)
@@ -211,10 +211,10 @@ def peer_words(peers: list[str] | Mapping[str, Any]) -> list[str]:
         return ["--peers", *peers]
     words = [
         "--peers",
-        *(f"{name}={said['source'] if isinstance(said, Mapping) else said}" for name, said in peers.items()),
+        *(f"{name}={given['source'] if isinstance(given, Mapping) else given}" for name, given in peers.items()),
     ]
-    for name, said in peers.items():
-        for field, value in said.items() if isinstance(said, Mapping) else ():
+    for name, given in peers.items():
+        for field, value in given.items() if isinstance(given, Mapping) else ():
             if field != "source":
                 parts = value if isinstance(value, list) else [value]
                 words += [f"--peers.{name}.{field}"]

@@ -186,15 +186,15 @@ def _values(
     Raises:
         [`ConfigError`]: of all problems, those that were found before and those with values.
     """
-    said: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for layer in layers:
         # A value that a later layer replaces is still checked: the file is wrong either way.
         for name in sorted(layer, key=lambda name: "." in name):
-            _take(said, options, name, layer[name], problems)
-    found = copy.deepcopy(dict(defaults(said) if callable(defaults) else defaults))
+            _take(given, options, name, layer[name], problems)
+    found = copy.deepcopy(dict(defaults(given) if callable(defaults) else defaults))
     problems += [f"default of this recipe: {unknown(name, options)}" for name in found if name not in options]
     _raise_if_any(problems)
-    return found | said
+    return found | given
 
 
 def _recipe(own_class: type, config_class: type, values: dict[str, Any]) -> Recipe:
@@ -314,8 +314,8 @@ def _take(
         elif _is_of_peers(option):
             values[name] = read_peers(written)
         else:
-            said = place(written) if option.metadata.get("place") else written
-            values[name] = convert(said, option.hint, name if written.typed else f"--{name}")
+            given = place(written) if option.metadata.get("place") else written
+            values[name] = convert(given, option.hint, name if written.typed else f"--{name}")
     except (Mismatch, MutualKDError) as problem:
         problems.append(str(problem))
 

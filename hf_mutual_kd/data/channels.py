@@ -12,17 +12,17 @@ CHANNELS = "num_channels"
 """Attribute of a processor; three where it is absent."""
 
 
-def sees_grey(processor: Any) -> bool:
+def sees_gray(processor: Any) -> bool:
     """Whether a processor is given images of one channel."""
     return getattr(processor, CHANNELS, 3) == 1
 
 
-def in_grey(image: Any) -> Any:
+def in_gray(image: Any) -> Any:
     """An image of one channel, by the weights of luminance; of a tensor `[3, H, W]` a tensor `[1, H, W]`."""
     return vision.rgb_to_grayscale(image) if isinstance(image, Tensor) else image.convert("L")
 
 
-def grey_processor(processor: Any) -> Any:
+def gray_processor(processor: Any) -> Any:
     """A copy of an image processor for images of one channel, whose statistics are the mean of those of all three."""
     if hasattr(processor, "data_config"):
         settings = dict(processor.data_config)

@@ -98,14 +98,14 @@ def unify_masks(
     split = split.select_columns(list(found)).rename_columns(found)
     for role, kind in undecoded.items():
         split = split.cast_column(role, kind)
-    for column, said in told.items():
-        split = with_told(split, column, said)
+    for column, value in told.items():
+        split = with_told(split, column, value)
     return split
 
 
-def with_told(split: Dataset, column: str, said: Any) -> Dataset:
+def with_told(split: Dataset, column: str, value: Any) -> Dataset:
     """The split with a column that says the same of every mask."""
-    values = pa.array([said] * len(split))
+    values = pa.array([value] * len(split))
     return split.add_column(column, values, feature=TOLD[column])  # type: ignore[call-arg, arg-type]
 
 

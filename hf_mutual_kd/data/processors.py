@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import PeerError
-from .channels import in_grey, sees_grey
+from .channels import in_gray, sees_gray
 
 
 class PeerInputs(dict):
@@ -73,8 +73,8 @@ class PeerProcessors:
 
     def run(self, processor: Any, images: Sequence[Any]) -> dict[str, Tensor]:
         """What one processor makes of the images."""
-        if sees_grey(processor):
-            images = [in_grey(image) for image in images]
+        if sees_gray(processor):
+            images = [in_gray(image) for image in images]
         return dict(processor(images) if is_plain(processor) else processor(images=images, return_tensors="pt"))
 
 

@@ -55,12 +55,12 @@ def kl_from_others(
     teachers = students if source is None else list(source)
     with torch.set_grad_enabled(torch.is_grad_enabled() and detach == "none"):
         usable = [has_distribution(z) for z in teachers]
-        said = [
+        theirs = [
             softened_log_probs(z.where(u.unsqueeze(1), 0.0), temperature)
             for z, u in zip(teachers, usable, strict=True)
         ]
-        probs = [row.exp() * u.unsqueeze(1) for row, u in zip(said, usable, strict=True)]
-        certain = [_expected(p, row) for p, row in zip(probs, said, strict=True)]
+        probs = [row.exp() * u.unsqueeze(1) for row, u in zip(theirs, usable, strict=True)]
+        certain = [_expected(p, row) for p, row in zip(probs, theirs, strict=True)]
         mass, total, count = torch.stack(certain).sum(0), sum(probs[1:], probs[0]), torch.stack(usable).sum(0)
     pulls = []
     for student, own, sure, counts in zip(students, probs, certain, usable, strict=True):

@@ -221,10 +221,10 @@ class Objective:
     def pull(self, starts: Sequence[Tensor] | None, scored: Tensor) -> Pull:
         """[`Objective.transfer`] for a task to run over its maps; `starts` and `scored` as there."""
         return Pull(
-            lambda live, said, teacher, classes: self.transfer(
-                live, said, teacher=teacher, labelled=scored, classes=classes
+            lambda live, source, teacher, classes: self.transfer(
+                live, source, teacher=teacher, labelled=scored, classes=classes
             ),
-            said=starts,
+            source=starts,
             knows_classes=self.rule.knows_classes,
         )
 
@@ -235,8 +235,8 @@ class Objective:
             raise ConfigError("teacher_source 'table' needs batches that a TableCollator made")
         labels, taught = batch.truth, batch.table["taught"]
 
-        def towards_table(own: list[Tensor], said: Any, teacher: Tensor, classes: Any) -> Tensor:
-            return self.transfer_from_table(own, said[0], taught=taught, where=teacher != NOBODY)
+        def towards_table(own: list[Tensor], source: Any, teacher: Tensor, classes: Any) -> Tensor:
+            return self.transfer_from_table(own, source[0], taught=taught, where=teacher != NOBODY)
 
         pull = Pull(towards_table, target=batch.table["targets"])
         anybody = torch.where(taught.any(1), 0, NOBODY)
@@ -330,8 +330,8 @@ class Objective:
 
     def _towards_all(self, live, starts, where: Tensor) -> Tensor:
         """The mean pull towards every other peer, 0 outside `where`."""
-        said = self.rule.speak(starts if self.source.frozen else live)
-        return kl_from_others(live, temperature=self.temperature, detach=self.detach, source=said, where=where)
+        source = self.rule.speak(starts if self.source.frozen else live)
+        return kl_from_others(live, temperature=self.temperature, detach=self.detach, source=source, where=where)
 
     def transfer_from_table(
         self, live: Sequence[Tensor], targets: Tensor, *, taught: Tensor, where: Tensor | None = None

@@ -31,8 +31,8 @@ def temperature_sums(units: Iterable[tuple[list[Tensor], Tensor]]) -> dict[str, 
     """
     losses: Any = 0.0
     count: Any = 0
-    for said, classes in units:
-        tried = [-loss_scores([z / t for z in said], classes).clamp(min=LEAST) for t in TEMPERATURES.tolist()]
+    for logits, classes in units:
+        tried = [-loss_scores([z / t for z in logits], classes).clamp(min=LEAST) for t in TEMPERATURES.tolist()]
         losses = losses + over_units(torch.stack(tried).double(), 2).permute(2, 1, 0)
         count = count + over_units(classes >= 0, 0)
     return {"losses": losses, "units": count}
@@ -77,10 +77,10 @@ def class_sums(units: Iterable[tuple[list[Tensor], Tensor]], classes: int) -> di
     """
     truths: Any = 0.0
     count: Any = 0
-    for said, labels in units:
+    for logits, labels in units:
         place = labels.long().masked_fill(labels < 0, classes).reshape(len(labels), -1)
-        values = loss_scores(said, labels).clamp(min=LEAST).double()
-        values = values.reshape(len(said), *place.shape).transpose(0, 1)
+        values = loss_scores(logits, labels).clamp(min=LEAST).double()
+        values = values.reshape(len(logits), *place.shape).transpose(0, 1)
         found = values.new_zeros(*values.shape[:2], classes + 1)
         truths = truths + found.scatter_add_(2, place.unsqueeze(1).expand_as(values), values)[..., :classes]
         seen = torch.zeros(len(labels), classes + 1, dtype=torch.long, device=labels.device)

@@ -232,8 +232,8 @@ class GatedRule(TeacherRule):
     def loss(self, units: Units) -> Tensor:
         total: Any = 0.0
         count: Any = 0
-        for said, classes in units:
-            calibrated = self.speak([z.detach() for z in said])
+        for logits, classes in units:
+            calibrated = self.speak([z.detach() for z in logits])
             truth = loss_scores(calibrated, classes)
             usable = truth.isfinite()
             counts = (classes >= 0) & usable.any(0)
@@ -297,7 +297,7 @@ class ClassRule(TeacherRule):
         return [*super().fits(), Fit(self._class_sums, self._take_trust)]
 
     def _class_sums(self, units: Units) -> dict[str, Tensor]:
-        return class_sums(((self.speak(said), classes) for said, classes in units), self.trust.shape[1])
+        return class_sums(((self.speak(logits), classes) for logits, classes in units), self.trust.shape[1])
 
     def _take_trust(self, sums: dict[str, Tensor]) -> None:
         self.trust.copy_(class_trust(sums))

@@ -23,14 +23,14 @@ class Pull:
             are; `None` where there is none), of the teacher `[B, ...]` and, where it knows classes, of the classes
             `[B, ...]` to `[N, B, ...]`. 0 where the teacher is [`~roles.NOBODY`]; a unit's value depends on that unit
             alone.
-        said (N tensors of shape `[B, C, ...]`, *optional*): what teachers say beside the peers' own logits.
+        source (N tensors of shape `[B, C, ...]`, *optional*): what teachers say beside the peers' own logits.
         target (`torch.Tensor` of shape `[B, C, ...]`, *optional*): in place of them one target for all peers, on the
             grid where they are to meet; `per_unit` sees it as the first of what teachers say.
         knows_classes (`bool`): whether `per_unit` looks at classes.
     """
 
     per_unit: Callable[[list[Tensor], list[Tensor] | None, Tensor, Tensor | None], Tensor]
-    said: Sequence[Tensor] | None = None
+    source: Sequence[Tensor] | None = None
     target: Tensor | None = None
     knows_classes: bool = False
 
@@ -66,9 +66,9 @@ class Units(ABC):
             teacher (`torch.LongTensor` of shape `[B, ...]`): who teaches, as fine as the scores are.
             labels (`torch.LongTensor` of shape `[B, ...]`): the truth.
         """
-        said = pull.said if pull.target is None else [pull.target]
-        said = None if said is None else list(said)
-        return pull.per_unit(list(logits), said, teacher, labels if pull.knows_classes else None)
+        source = pull.source if pull.target is None else [pull.target]
+        source = None if source is None else list(source)
+        return pull.per_unit(list(logits), source, teacher, labels if pull.knows_classes else None)
 
     def units(self, logits: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
         """A batch in chunks: the peers' logits, N of `[B, C, ...]`, and classes `[B, ...]`, < 0 for none."""

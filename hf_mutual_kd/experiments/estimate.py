@@ -101,8 +101,8 @@ def estimated(make: MakeTrainer, config: MutualKDConfig, splits: Splits, arms: A
     if not all(isinstance(rows, Sized) for rows in (splits.train, splits.validation, splits.test)):
         raise ConfigError("estimate counts rows, and a stream has no known number of them; leave it out")
     costs, stages = measure(make, config, splits)
-    said = table(config, trainings_of(config, arms.names, stages), costs, splits, len(arms.seeds))
-    return f"{said}\n" if config.process_index == 0 else ""
+    text = table(config, trainings_of(config, arms.names, stages), costs, splits, len(arms.seeds))
+    return f"{text}\n" if config.process_index == 0 else ""
 
 
 def trainings_of(config: MutualKDConfig, arms: Sequence[str], stages: Stages | None) -> list[Training]:

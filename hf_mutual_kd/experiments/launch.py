@@ -43,7 +43,7 @@ WAYS = {
 """The tasks of the command `train`."""
 
 
-def defaults_for(said: Mapping[str, Any]) -> dict[str, Any]:
+def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
     """[`DEFAULTS`], so far as they go with what the user set.
 
     Example:
@@ -52,25 +52,25 @@ def defaults_for(said: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(DEFAULTS)
     for kind in ("eval", "save"):
-        if f"{kind}_steps" in said:
+        if f"{kind}_steps" in given:
             found[f"{kind}_strategy"] = "steps"
-    strategy = said.get("eval_strategy", "epoch")
+    strategy = given.get("eval_strategy", "epoch")
     if getattr(strategy, "value", strategy) == "no":
         del found["load_best_model_at_end"]
     return found
 
 
-def stages_for(said: Mapping[str, Any]) -> dict[str, Any]:
+def stages_for(given: Mapping[str, Any]) -> dict[str, Any]:
     """A training adapts, teaches and chooses, unless the user says who teaches, or asks for what stages lack.
 
     Example:
         >>> stages_for({"learning_rate": 1e-4}), stages_for({"teacher_rule": "mean"})
         ({'teaching': 'auto'}, {})
     """
-    decided = said.get("labels") is False or any(name in said for name in DECIDED if name != "labels")
-    lacks = said.get("control") is False or said.get("transfer_weight") == 0
-    pushes_while_it_trains = said.get("push_to_hub") and "checkpoint" in str(said.get("hub_strategy", ""))
-    elsewhere = isinstance(said.get("resume_from_checkpoint"), str)
+    decided = given.get("labels") is False or any(name in given for name in DECIDED if name != "labels")
+    lacks = given.get("control") is False or given.get("transfer_weight") == 0
+    pushes_while_it_trains = given.get("push_to_hub") and "checkpoint" in str(given.get("hub_strategy", ""))
+    elsewhere = isinstance(given.get("resume_from_checkpoint"), str)
     splits_weights = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
     plain = decided or lacks or pushes_while_it_trains or elsewhere or splits_weights
     return {} if plain else {"teaching": "auto"}
@@ -111,7 +111,7 @@ def train(task: str, argv: Sequence[str]) -> None:
         words,
         (RecipeOptions, TransferOptions),
         load_config_class,
-        defaults=lambda said: {"output_dir": f"runs/{task}"} | defaults_for(said) | stages_for(said),
+        defaults=lambda given: {"output_dir": f"runs/{task}"} | defaults_for(given) | stages_for(given),
         description=way.help,
         program=command,
         kinds=way.kinds if task in WAYS else None,

@@ -48,11 +48,11 @@ class SuiteArm(Experiment):
     trainer_class = SuiteTrainer
 
     def _load_data(self) -> Splits:
-        said = [
+        settings = [
             {name: getattr(holder, name) for name in names_in("data", kind)}
             for holder, kind in ((self.options, RecipeOptions), (self.config, TransferOptions))
         ]
-        key = json.dumps([self.task.name, data_seed(self.config), said])
+        key = json.dumps([self.task.name, data_seed(self.config), settings])
         if key not in _splits:
             _splits[key] = super()._load_data()
         return dataclasses.replace(_splits[key], facts=dict(_splits[key].facts))

@@ -222,5 +222,5 @@ def _recipe(suite: Suite, name: str, seed: int, layers: Sequence[Mapping[str, Ra
     own: dict[str, Any] = {"save_strategy": "no", "output_dir": str(suite.folder / name), "disable_tqdm": True}
     own |= {"seed": seed, "seeds": [seed], "control": False, "overwrite_output_dir": True}
     return build_recipe(
-        layers, (RecipeOptions, TransferOptions), load_config_class, defaults=lambda said: defaults_for(said) | own
+        layers, (RecipeOptions, TransferOptions), load_config_class, defaults=lambda given: defaults_for(given) | own
     )

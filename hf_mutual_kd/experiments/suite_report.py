@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..files import write_bytes, write_text
-from ..reports.card_figures import BLUE, GREY, LIGHT, ORANGE, png
+from ..reports.card_figures import BLUE, GRAY, LIGHT, ORANGE, png
 from ..reports.closing_table import verdict
 from ..reports.results import Arm, Difference
 from ..reports.task_words import TaskWords
@@ -291,16 +291,16 @@ def comparison_figure(results: Sequence[SettingResult], words: TaskWords) -> byt
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
-        axes.axvline(0, color=GREY, linewidth=0.9)
+        axes.axvline(0, color=GRAY, linewidth=0.9)
         for place, result in enumerate(results):
             values = [words.scale * value for value in result.peers.values()]
             spread = [place + 0.22 * math.sin(2.4 * index) for index in range(len(values))]
             named = {"label": "a peer, mean over seeds"} if place == 0 else {}
-            axes.scatter(values, spread, s=14, color=GREY, alpha=0.6, linewidths=0, **named)
+            axes.scatter(values, spread, s=14, color=GRAY, alpha=0.6, linewidths=0, **named)
             mean, sd = words.scale * result.delta.mean, words.scale * (result.delta.sd or 0.0)
             named = {"label": "mean ± sd over seeds"} if place == 0 else {}
-            colour = BLUE if result.against == "control" else ORANGE
-            axes.errorbar([mean], [place], xerr=[sd], fmt="o", color=colour, capsize=3, markersize=6, **named)
+            color = BLUE if result.against == "control" else ORANGE
+            axes.errorbar([mean], [place], xerr=[sd], fmt="o", color=color, capsize=3, markersize=6, **named)
         names = [one.setting + ("" if one.against == "control" else " (against start)") for one in results]
         axes.set_yticks(range(len(results)), names)
         axes.set_ylim(len(results) - 0.5, -0.5)

@@ -31,7 +31,7 @@ class Checked:
         bytes (`int`): of the file; of PyTorch's weights in memory.
         latency_ms (`float`): median of one sample on one core.
         max_difference (`float`): largest distance of a number in any output from PyTorch's.
-        agreement (`float`): how near answers are to PyTorch's, 1 where they are the same: the share of samples (of
+        agreement (`float`): how near predictions are to PyTorch's, 1 where they are the same: the share of samples (of
             maps: pixels) of the same class, or the mean CC of densities.
         accuracy (`float`, *optional*): the task's metric of [`TaskWords`]' `kept`, where
             samples have a truth that the peer knows by name.
@@ -78,9 +78,9 @@ class _Tally:
             largest = float((found[name] - value).abs().max()), float(value.abs().max())
             for kept, one in zip((self.differences, self.sizes), largest, strict=True):
                 kept[name] = float(np.maximum(kept.get(name, 0.0), one))  # unlike max, keeps NaN
-        answers = task.answers(found, batch)
-        alike, compared = task.alike(answers, task.answers(expected, batch))
-        right, judged = task.right(answers, batch)
+        predictions = task.predictions(found, batch)
+        alike, compared = task.alike(predictions, task.predictions(expected, batch))
+        right, judged = task.right(predictions, batch)
         self.alike, self.compared = self.alike + alike, self.compared + compared
         self.right, self.judged = self.right + right, self.judged + judged
 

@@ -205,13 +205,13 @@ def as_hub_error(what: str, error: BaseException, attempts: int = 1) -> HubError
     tried = f" after {attempts} attempts" if attempts > 1 else ""
     if isinstance(error, ValueError) and not isinstance(error, HTTPError | json.JSONDecodeError):
         # A card or a name; the client raises it also where the server's answer was behind it.
-        said = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return HubError(f"{what} is refused: {' '.join(said)[:LONGEST]}")
+        told = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return HubError(f"{what} is refused: {' '.join(told)[:LONGEST]}")
     status = status_of(error)
     if status is not None:
         answer = next(part for part in chain_of(error) if isinstance(part, HfHubHTTPError))
-        said = (answer.server_message or "").strip().splitlines()
-        detail = f"{status}: {said[0][:LONGEST]}" if said else str(status)
+        told = (answer.server_message or "").strip().splitlines()
+        detail = f"{status}: {told[0][:LONGEST]}" if told else str(status)
         advice = ADVICE.get(status, "the Hub has trouble; try again later" if status >= 500 else "")
         return HubError(f"{what} failed{tried} ({detail})" + (f"; {advice}" if advice else ""))
     parts = chain_of(error)

@@ -115,9 +115,9 @@ class Cohort(nn.Module):
             trust_remote_code (`bool`, *optional*, defaults to `False`): run code that a repository brings.
         """
         if isinstance(peers, str | Path):
-            peers, said = peers_of_folder(peers)
-            task, label_names = task or said.task, label_names or said.labels
-            label_alignment = label_alignment or said.label_alignment
+            peers, facts = peers_of_folder(peers)
+            task, label_names = task or facts.task, label_names or facts.labels
+            label_alignment = label_alignment or facts.label_alignment
         asked, label_alignment = with_names(peers), label_alignment or "exact"
         if not isinstance(asked, Mapping):
             raise PeerError(
@@ -234,8 +234,8 @@ class Cohort(nn.Module):
         return self._respond(CohortBatch(labels, peer_inputs, **batch), self.objective or LABELS_ALONE)
 
     def _respond(self, batch: CohortBatch, objective: Objective) -> CohortOutput:
-        said = {name: self._run(name, batch.peer_inputs[name], batch.labels) for name in self.names}
-        outputs = {name: output for name, (output, _) in said.items()}
+        ran = {name: self._run(name, batch.peer_inputs[name], batch.labels) for name in self.names}
+        outputs = {name: output for name, (output, _) in ran.items()}
         if batch.labels is None and batch.roles is None and (objective.labels or not self.training):
             return CohortOutput(outputs=outputs)
         # Without transfer nobody looks at logits, which heads with queries only make when asked.
@@ -246,7 +246,7 @@ class Cohort(nn.Module):
         found = objective.loss(
             live,
             replace(batch, labels=labels),
-            losses=torch.stack([nothing if loss is None else loss for _, loss in said.values()]),
+            losses=torch.stack([nothing if loss is None else loss for _, loss in ran.values()]),
             starts=self._starts_of(batch, live),
             learns=torch.tensor([not spec.frozen for spec in self.specs.values()], device=nothing.device),
             units=self.task,

@@ -75,7 +75,7 @@ def write_record(cohort: Cohort, folder: Path) -> None:
         write_json(path, cohort_facts(cohort))
 
 
-class Said(NamedTuple):
+class CohortFacts(NamedTuple):
     """What a record says of its cohort."""
 
     task: str
@@ -83,7 +83,7 @@ class Said(NamedTuple):
     label_alignment: LabelAlignment | None
 
 
-def peers_of_folder(folder: str | Path) -> tuple[dict[str, PeerSpec], Said]:
+def peers_of_folder(folder: str | Path) -> tuple[dict[str, PeerSpec], CohortFacts]:
     """The peers of a finished run, or of what `Cohort.save_pretrained` wrote, and what its record says of them.
 
     Raises:
@@ -103,8 +103,8 @@ def peers_of_folder(folder: str | Path) -> tuple[dict[str, PeerSpec], Said]:
             raise PeerError(f"{folder} lacks its peer {name!r}: the run has not ended, or the folder is not whole")
     # What had a new head has the data set's labels now.
     aligned = (record.get("recipe") or {}).get("label_alignment")
-    said = Said(record["task"], record.get("labels"), "subset" if aligned == "subset" else None)
-    return {name: PeerSpec(str(place / name)) for name in record["peers"]}, said
+    facts = CohortFacts(record["task"], record.get("labels"), "subset" if aligned == "subset" else None)
+    return {name: PeerSpec(str(place / name)) for name in record["peers"]}, facts
 
 
 def with_names(peers: Any) -> Any:
@@ -118,5 +118,5 @@ def with_names(peers: Any) -> Any:
     if not all(isinstance(peer, str | Path | PeerSpec) for peer in peers):
         raise PeerError("modules have no names of their own; give the peers as a mapping of names to them")
     named = parse_entries(str(peer) for peer in peers)
-    said = {name: peer for name, peer in zip(named, peers, strict=True) if isinstance(peer, PeerSpec)}
-    return {**named, **said}
+    facts = {name: peer for name, peer in zip(named, peers, strict=True) if isinstance(peer, PeerSpec)}
+    return {**named, **facts}

@@ -29,15 +29,15 @@ def read_config(name: str, spec: PeerSpec, trust_remote_code: bool) -> Any:
         if folder.is_dir()
         else hf_hub_download(spec.source, "config.json", revision=spec.revision)
     )
-    said = read_json(path, error=PeerError, advice=f"restore it, or give another model as peer {name!r}")
+    settings = read_json(path, error=PeerError, advice=f"restore it, or give another model as peer {name!r}")
     for key in ("num_labels", "num_classes"):
-        count = said.get(key)
+        count = settings.get(key)
         if count is not None and not (type(count) is int and 0 <= count <= MOST_CLASSES):
             raise PeerError(
                 f"peer {name!r}: config.json of {spec.source} says {key} {str(count)[:40]}; expected a number of "
                 f"classes up to {MOST_CLASSES:,}"
             )
-    classes = said.get("architectures")
+    classes = settings.get("architectures")
     if classes is not None and not (isinstance(classes, list) and all(isinstance(one, str) for one in classes)):
         raise PeerError(
             f"peer {name!r}: config.json of {spec.source} says architectures {str(classes)[:40]}; expected a "

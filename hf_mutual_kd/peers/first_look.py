@@ -54,10 +54,10 @@ def _look(cohort: Cohort, name: str, split: str, rows: Any) -> None:
         ) from error
     except Exception as error:
         # A processor or configuration that was edited can make a model raise anything.
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise PeerError(
-            f"peer {name!r} cannot work on a row of {split}: {said}. Its processor and its config.json must fit each "
-            "other and the data; give another processor with --peer_processors, or another model"
+            f"peer {name!r} cannot work on a row of {split}: {reason}. Its processor and its config.json must fit "
+            "each other and the data; give another processor with --peer_processors, or another model"
         ) from error
     if not bool(torch.isfinite(logits).all()):
         raise PeerError(

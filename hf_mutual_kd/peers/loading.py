@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..config.hub_ids import COMMIT
-from ..data.channels import grey_processor
+from ..data.channels import gray_processor
 from ..errors import PeerError
 from ..files import read_json
 from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS
@@ -213,8 +213,8 @@ def load_adapted(
         config = saved_config(name, adapter)
         base_spec = replace(spec, source=str(config.base_model_name_or_path), revision=config.revision)
         if labels.renewed is None and (adapter / LABELS).is_file():
-            said = json.loads((adapter / LABELS).read_text(encoding="utf-8"))
-            labels = HeadLabels([said[index] for index in sorted(said, key=int)])
+            names = json.loads((adapter / LABELS).read_text(encoding="utf-8"))
+            labels = HeadLabels([names[index] for index in sorted(names, key=int)])
             base_spec = replace(base_spec, zero_shot=False)
         if (adapter / READS).is_file():
             read = read_json(adapter / READS, error=PeerError)
@@ -328,7 +328,7 @@ def fitting(name: str, config: Any, processor: Any) -> Any:
     channels = input_channels(config)
     if channels not in (1, 3) and hasattr(processor, "save_pretrained"):
         raise PeerError(f"peer {name!r} takes images of {channels} channels; data sets give colour or grey, 3 or 1")
-    return grey_processor(processor) if channels == 1 and hasattr(processor, "save_pretrained") else processor
+    return gray_processor(processor) if channels == 1 and hasattr(processor, "save_pretrained") else processor
 
 
 def check_finite(name: str, model: nn.Module) -> None:

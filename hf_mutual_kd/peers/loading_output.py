@@ -29,9 +29,9 @@ def reported_once(name: str) -> Iterator[None]:
     transformers reports the same weights that do not fit or are new."""
 
     def is_new(record: LogRecord) -> bool:
-        said = (name, record.getMessage())
-        known = said in _reported
-        _reported.add(said)
+        message = (name, record.getMessage())
+        known = message in _reported
+        _reported.add(message)
         return not known
 
     logger = getLogger("transformers.modeling_utils")

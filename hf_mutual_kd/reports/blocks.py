@@ -69,7 +69,7 @@ class Links:
 
 @dataclass(frozen=True)
 class Samples:
-    """Single test samples with every peer's belief before and after, and what they can be filtered by."""
+    """Single test samples with every peer's outputs before and after, and what they can be filtered by."""
 
     kind: ClassVar[str] = "samples"
     items: Sequence[Mapping[str, Any]]

@@ -24,10 +24,10 @@ def calibration_of(peers: Sequence[str], units: str, found: Sequence[Mapping[str
     rows, figures = [], []
     for name, arms in zip(peers, found, strict=True):
         errors = {arm: [one.error for one in parts] for arm, parts in arms.items()}
-        said = {arm: number(statistics.fmean(each), True) for arm, each in errors.items() if each}
-        rows.append([name, *(said[arm] + spread(errors[arm], True) if arm in said else "–" for arm in errors)])
+        shown = {arm: number(statistics.fmean(each), True) for arm, each in errors.items() if each}
+        rows.append([name, *(shown[arm] + spread(errors[arm], True) if arm in shown else "–" for arm in errors)])
         alt = f"{name}, accuracy over confidence; calibration error " + ", ".join(
-            f"{a} {v} %" for a, v in said.items()
+            f"{a} {v} %" for a, v in shown.items()
         )
         paint = paint_reliability({arm: parts[0] for arm, parts in arms.items() if parts})
         figures.append(draw(f"reliability-{name}", f"{alt}.", paint, (3.6, 3.3), name))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .adapter_folder import ADAPTER_CONFIG, relabelled
-from .card_metadata import licence_of, non_commercial
+from .card_metadata import license_of, non_commercial
 from .closing_table import PARTS, TOGETHER, interval_note, spread, verdict
 from .kept import kept_lines
 from .reader_folder import Reads, reads_of
@@ -79,7 +79,7 @@ class CardData:
     versions: Mapping[str, str]
 
     # Whose it is.
-    licence: str | None
+    license: str | None
     non_commercial: list[tuple[str, str]]
     base_citation: str | None
 
@@ -138,7 +138,7 @@ def build_card(run: RunRecord, name: str, figures: Mapping[str, str]) -> CardDat
         command=scrub_command(str(run.fact("command") or "")),
         command_is_cut=bool(ABSOLUTE.search(str(run.fact("command") or ""))),
         versions=run.fact("versions") or {},
-        licence=licence_of(peer),
+        license=license_of(peer),
         non_commercial=non_commercial(run, name),
         base_citation=(peer.get("base") or {}).get("citation"),
         figures=figures,
@@ -259,7 +259,7 @@ def teacher_rows(run: RunRecord, name: str) -> list[dict[str, Any]]:
             "own": other == name,
             "link": link(other, run.address(other)),
             "source": source_link(peer),
-            "licence": licence_of(peer),
+            "licence": license_of(peer),
             **shares(other),
         }
         for other, peer in run.peers.items()

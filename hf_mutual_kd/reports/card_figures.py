@@ -16,7 +16,7 @@ from .task_words import TaskWords
 
 Points = list[tuple[int, float]]
 
-BLUE, ORANGE, GREY, LIGHT = "#0b62a4", "#d1620a", "#8a8f98", "#d9dce1"
+BLUE, ORANGE, GRAY, LIGHT = "#0b62a4", "#d1620a", "#8a8f98", "#d9dce1"
 """Apart also for colour-blind readers and in print; the card's words never rely on colour alone."""
 
 DPI = 110
@@ -109,8 +109,8 @@ def teacher_figure(shares: Sequence[tuple[str, float]], own: str) -> bytes:
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         rows = range(len(shares))
-        colours = [ORANGE if who == own else GREY if who == "nobody" else BLUE for who, _ in shares]
-        axes.barh(rows, [100 * share for _, share in shares], color=colours, height=0.62)
+        colors = [ORANGE if who == own else GRAY if who == "nobody" else BLUE for who, _ in shares]
+        axes.barh(rows, [100 * share for _, share in shares], color=colors, height=0.62)
         axes.set_yticks(rows, [f"{who} (this model)" if who == own else who for who, _ in shares])
         axes.invert_yaxis()
         for row, (_, share) in zip(rows, shares, strict=True):
@@ -159,8 +159,8 @@ def training_figure(curves: Curves, metric: str, chosen: int | None = None) -> b
         axes.set_ylabel(f"validation {metric}")
 
     def draw_losses(axes: Any) -> None:
-        for (label, points), colour in zip(curves.losses.items(), (GREY, BLUE), strict=False):
-            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, label=label)
+        for (label, points), color in zip(curves.losses.items(), (GRAY, BLUE), strict=False):
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=1.2, label=label)
         axes.set_ylabel("training loss, nats")
 
     return png(draw, width=9.6 if curves.losses and (curves.mutual or curves.control) else 5.4, height=3.3)
@@ -183,7 +183,7 @@ def results_figure(peers: Mapping[str, PeerResult], words: TaskWords) -> bytes:
         for row, peer in enumerate(peers.values()):
             axes.axhline(row, color=LIGHT, linewidth=0.8, zorder=0)
             for label, values, offset, style in (
-                ("start", [peer.arms[START].metrics[words.metric]], 0.0, {"color": GREY, "marker": "|", "s": 160}),
+                ("start", [peer.arms[START].metrics[words.metric]], 0.0, {"color": GRAY, "marker": "|", "s": 160}),
                 ("control", _seeds(peer, CONTROL), 0.14, {"color": ORANGE, "marker": "s", "s": 22}),
                 ("with its peers", _seeds(peer, MUTUAL), -0.14, {"color": BLUE, "marker": "o", "s": 26}),
             ):

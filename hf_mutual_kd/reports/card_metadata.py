@@ -18,7 +18,7 @@ TAGS = ("mutual-knowledge-transfer", "knowledge-distillation", "hf_mutual_kd")
 LEFT_TAGS = ("generated_from_trainer", "autotrain_compatible", "endpoints_compatible", "safetensors", "model-index")
 
 # https://huggingface.co/docs/hub/repositories-licenses
-_LICENCES = """
+_LICENSES = """
 apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
 afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
@@ -28,7 +28,7 @@ lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple
 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license
 fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 grok2-community gemma unknown other
 """
-LICENCES = frozenset(_LICENCES.split())
+LICENSES = frozenset(_LICENSES.split())
 NON_COMMERCIAL = re.compile(
     r"(?:^|[-_ ])nc(?:[-_ ]|$)|non-?commercial|research-only"
     r"|^(?:h-research|intel-research|apple-amlr|deepfloyd-if-license)$",
@@ -59,7 +59,7 @@ def metadata(run: RunRecord, name: str) -> dict[str, Any]:
         metrics=[kind for kind, _ in run.words.hub_metrics.values()],
         model_name=name,
         eval_results=eval_results(run, name, dataset),
-        **licence_metadata(base_facts, base, peer.get("revision")),
+        **license_metadata(base_facts, base, peer.get("revision")),
     )
     if co2 := run.fact("co2_kg"):
         card["co2_eq_emissions"] = {
@@ -79,14 +79,14 @@ def _one_line_each(value: Any) -> Any:
     return one_line(value, 200) if isinstance(value, str) else value
 
 
-def licence_metadata(base_facts: Mapping[str, Any], base: str | None, revision: str | None) -> dict[str, Any]:
+def license_metadata(base_facts: Mapping[str, Any], base: str | None, revision: str | None) -> dict[str, Any]:
     """The licence of the start as the Hub takes it: one of its ids, or `other` with a name and a link."""
-    licence = base_facts.get("license")
-    listed = licence if isinstance(licence, list) else [licence] if licence else []
+    license = base_facts.get("license")
+    listed = license if isinstance(license, list) else [license] if license else []
     if not listed:
         return {}
-    if all(item in LICENCES - {"other"} for item in listed):
-        return {"license": licence}
+    if all(item in LICENSES - {"other"} for item in listed):
+        return {"license": license}
     found = {"license": "other", "license_name": base_facts.get("license_name") or ", ".join(listed)}
     address = str(base_facts.get("license_link") or "")
     if address.startswith("https://"):
@@ -123,12 +123,12 @@ def eval_results(run: RunRecord, name: str, dataset: str | None) -> list[EvalRes
     ]
 
 
-def licence_of(peer: Mapping[str, Any]) -> str | None:
+def license_of(peer: Mapping[str, Any]) -> str | None:
     """What the card of a peer's start says: the licence, or the name of one that is not on the Hub's list."""
     base = peer.get("base") or {}
-    licence = base.get("license")
-    licence = ", ".join(licence) if isinstance(licence, list) else licence
-    return base.get("license_name") or licence if licence == "other" else licence
+    license = base.get("license")
+    license = ", ".join(license) if isinstance(license, list) else license
+    return base.get("license_name") or license if license == "other" else license
 
 
 def non_commercial(run: RunRecord, name: str) -> list[tuple[str, str]]:
@@ -136,5 +136,5 @@ def non_commercial(run: RunRecord, name: str) -> list[tuple[str, str]]:
     counts = run.teachers
     together = counts.get("<mean>") or counts.get("<all>")
     taught = {other for other in run.peers if counts.get(other) or together}
-    licences = {other: licence_of(run.peers[other]) for other in run.peers if other == name or other in taught}
-    return [(other, licence) for other, licence in licences.items() if licence and NON_COMMERCIAL.search(licence)]
+    licenses = {other: license_of(run.peers[other]) for other in run.peers if other == name or other in taught}
+    return [(other, license) for other, license in licenses.items() if license and NON_COMMERCIAL.search(license)]

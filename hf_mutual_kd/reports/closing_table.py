@@ -148,8 +148,8 @@ def headline(results: Results, words: TaskWords) -> str:
         groups.setdefault(verdict(delta, len(results.seeds)), []).append(name)
     if not deltas:
         return "Nothing could be measured against labels"
-    said = [_of_group(word, names, deltas, reference_words(results), words) for word, names in groups.items()]
-    text = "; ".join(said)
+    verdicts = [_of_group(word, names, deltas, reference_words(results), words) for word, names in groups.items()]
+    text = "; ".join(verdicts)
     return text[0].upper() + text[1:] if text.startswith(("all ", "both ")) else text
 
 
@@ -218,7 +218,7 @@ def results_table(results: Results, folder: Path, words: TaskWords) -> str:
 def _advice(results: Results, words: TaskWords) -> str:
     """What a user may do with this outcome."""
     deltas = [delta_of(results, peer, words) for peer in results.peers.values()]
-    said = {verdict(delta, len(results.seeds)) for delta in deltas if delta is not None}
+    verdicts = {verdict(delta, len(results.seeds)) for delta in deltas if delta is not None}
     if results.reference == START:
         return "Without a control nobody knows what plain fine-tuning would have reached."
     best = max(float(peer.value(MUTUAL, words.metric) or -math.inf) for peer in results.peers.values())
@@ -226,8 +226,8 @@ def _advice(results: Results, words: TaskWords) -> str:
     ensemble = ""
     if together is not None and together > best:
         ensemble = f"The mean of all peers ({words.text(together)}) is above the best of them ({words.text(best)})."
-    if "worse" in said and not results.kept:
+    if "worse" in verdicts and not results.kept:
         return f"Where a peer is worse, keep the control's weights or try another rule. {ensemble}".strip()
-    if said and said <= {"within noise"}:
+    if verdicts and verdicts <= {"within noise"}:
         return f"Plain fine-tuning gives as good models here: see 'What to expect' in the README. {ensemble}".strip()
     return ensemble

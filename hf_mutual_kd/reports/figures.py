@@ -14,7 +14,7 @@ from .card_figures import Curves, Points
 from .report_data import Corrections, Reliability
 
 DPI = 144
-COLOURS = 96
+COLORS = 96
 """Of the stored PNG: a third of the bytes, and nothing that one can see."""
 
 
@@ -111,7 +111,7 @@ def _png(paint: Callable[[Any, Theme], None], theme: Theme, size: tuple[float, f
         canvas.draw()
     buffer = io.BytesIO()
     drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    drawn.quantize(COLOURS).save(buffer, "PNG", optimize=True)
+    drawn.quantize(COLORS).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -147,14 +147,14 @@ def paint_lines(
         styles = ("-", "--", "-.", ":")
         for index, (name, points) in enumerate(lines.items()):
             steps, values = zip(*points, strict=True)
-            colour = theme.peers[index % len(theme.peers)]
+            color = theme.peers[index % len(theme.peers)]
             style = "--" if name in dashed else styles[index // len(theme.peers) % len(styles)]
             marker = "o" if len(points) < 30 else None
             axes.plot(
                 steps,
                 [scale * value for value in values],
                 style,
-                color=colour,
+                color=color,
                 marker=marker,
                 markersize=3.5,
                 label=name,
@@ -235,10 +235,10 @@ def paint_gains(rows: Mapping[str, Gain], label: str, scale: float) -> Callable[
         for row, gain in enumerate(rows.values()):
             ends = [gain.mean if end is None else end for end in (gain.low, gain.high)]
             sure = (ends[0] > 0) == (ends[1] > 0) and gain.low is not None
-            colour = (theme.mutual if gain.mean > 0 else theme.control) if sure else theme.soft
-            axes.plot([scale * end for end in ends], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
-            face = colour if sure else theme.ground
-            axes.scatter([scale * gain.mean], [row], s=52, zorder=3, color=face, edgecolors=colour, linewidths=1.6)
+            color = (theme.mutual if gain.mean > 0 else theme.control) if sure else theme.soft
+            axes.plot([scale * end for end in ends], [row, row], color=color, linewidth=2.2, solid_capstyle="butt")
+            face = color if sure else theme.ground
+            axes.scatter([scale * gain.mean], [row], s=52, zorder=3, color=face, edgecolors=color, linewidths=1.6)
             axes.scatter([scale * one for one in gain.seeds], [row + 0.26] * len(gain.seeds), s=9, color=theme.soft)
         axes.set_yticks(range(len(rows)), list(rows))
         axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -261,11 +261,11 @@ def paint_flow(found: Corrections, peers: Sequence[str]) -> Callable[[Any, Theme
         right = _stack(found.flow.sum(axis=0), gap)
         out, into = left.copy(), right.copy()
         for source in range(len(peers) + 1):
-            colour = theme.soft if source == len(peers) else theme.peers[source % len(theme.peers)]
+            color = theme.soft if source == len(peers) else theme.peers[source % len(theme.peers)]
             for student in range(len(peers)):
                 width = found.flow[source, student]
                 if width:
-                    _band(axes, out[source], into[student], width, colour)
+                    _band(axes, out[source], into[student], width, color)
                     out[source] += width
                     into[student] += width
             _block(
@@ -274,11 +274,11 @@ def paint_flow(found: Corrections, peers: Sequence[str]) -> Callable[[Any, Theme
                 left[source],
                 height=found.flow[source].sum(),
                 name=[*peers, "nobody else"][source],
-                colour=colour,
+                color=color,
             )
         for student, name in enumerate(peers):
-            colour = theme.peers[student % len(theme.peers)]
-            _block(axes, (1, "left"), right[student], height=found.flow[:, student].sum(), name=name, colour=colour)
+            color = theme.peers[student % len(theme.peers)]
+            _block(axes, (1, "left"), right[student], height=found.flow[:, student].sum(), name=name, color=color)
         axes.set(xlim=(-0.42, 1.42), ylim=(total + gap * (len(peers) + 1), -0.09 * total))
         axes.text(0, -0.03 * total, "was right at the start", ha="center", color=theme.soft, fontsize=8.5)
         axes.text(1, -0.03 * total, "learned it", ha="center", color=theme.soft, fontsize=8.5)
@@ -292,19 +292,19 @@ def _stack(heights: np.ndarray, gap: float) -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(heights + gap)[:-1]])
 
 
-def _band(axes: Any, begin: float, end: float, width: float, colour: str) -> None:
+def _band(axes: Any, begin: float, end: float, width: float, color: str) -> None:
     """A smooth band between the columns, from height `begin` at the left to `end` at the right."""
     x = np.linspace(0, 1, 40)
     y = begin + (end - begin) * (3 * x**2 - 2 * x**3)
-    axes.fill_between(0.03 + 0.94 * x, y, y + width, color=colour, alpha=0.38, linewidth=0)
+    axes.fill_between(0.03 + 0.94 * x, y, y + width, color=color, alpha=0.38, linewidth=0)
 
 
-def _block(axes: Any, place: tuple[int, str], begin: float, *, height: float, name: str, colour: str) -> None:
+def _block(axes: Any, place: tuple[int, str], begin: float, *, height: float, name: str, color: str) -> None:
     """A named block of a column, which is `(x, side of its names' alignment)`; nothing where it has no height."""
     if not height:
         return
     at, side = place
-    axes.fill_between([at - 0.03, at + 0.03], begin, begin + height, color=colour, linewidth=0)
+    axes.fill_between([at - 0.03, at + 0.03], begin, begin + height, color=color, linewidth=0)
     shown = name if len(name) <= 16 else f"{name[:15]}…"
     axes.text(at + (0.05 if at else -0.05), begin + height / 2, shown, ha=side, va="center", fontsize=9)
 

@@ -136,8 +136,8 @@ def _compared_curves(runs: Mapping[str, RunRecord]) -> Section | None:
             lines |= {name: curves.mutual[0]} if curves.mutual else {}
             lines |= {f"{name}, control": curves.control[0]} if curves.control else {}
         if lines:
-            said = [f"{name} ends at {scale * points[-1][1]:.2f}" for name, points in lines.items()]
-            alt = f"{peer}, validation {label} over the steps: {'; '.join(said)}."
+            ends = [f"{name} ends at {scale * points[-1][1]:.2f}" for name, points in lines.items()]
+            alt = f"{peer}, validation {label} over the steps: {'; '.join(ends)}."
             dashed = [name for name in lines if name.endswith(", control")]
             paint = paint_lines(lines, f"validation {label}", scale, dashed)
             figures.append(draw(f"compare-{peer}", alt, paint, caption=peer))

@@ -85,8 +85,11 @@ def kept_sentence(results: Results) -> str:
     others = [f"{name} keeps {kept_words(choice)}" for name, choice in first.items() if name not in gained]
     ways = sorted({str(first[name]["way"]) for name in gained})
     by = f" (way: {', '.join(ways)})" if ways else ""
-    said = [f"{len(gained)} of {len(first)} peers keep{'s' * (len(gained) == 1)} what the others taught{by}", *others]
-    return f"{'; '.join(said)}."
+    sentences = [
+        f"{len(gained)} of {len(first)} peers keep{'s' * (len(gained) == 1)} what the others taught{by}",
+        *others,
+    ]
+    return f"{'; '.join(sentences)}."
 
 
 def columns_of(results: Results) -> Sequence[str]:

@@ -11,7 +11,7 @@ from .samples import SAMPLE, Samples
 
 
 @dataclass
-class Beliefs:
+class PeerOutputs:
     """What N peers said of R samples at one time.
 
     Args:
@@ -25,7 +25,7 @@ class Beliefs:
     truth: np.ndarray
 
 
-def single_beliefs(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def single_outputs(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
     What is recorded of a batch of readable samples.
 
@@ -53,19 +53,19 @@ class Predictions:
         peers (`list[str]`): the N peers.
         ids (`[R]`, int64): sample ids, rising.
         labels (`[R]`, int32): the truth; below 0 where there is none.
-        start, after ([`Beliefs`]): of the peers as they started, and with the weights that were kept.
+        start, after ([`PeerOutputs`]): of the peers as they started, and with the weights that were kept.
     """
 
     peers: list[str]
     ids: np.ndarray
     labels: np.ndarray
-    start: Beliefs
-    after: Beliefs
+    start: PeerOutputs
+    after: PeerOutputs
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def phase(self, name: str) -> Beliefs:
+    def phase(self, name: str) -> PeerOutputs:
         """`"start"` or `"after"`."""
         return self.start if name == "start" else self.after
 
@@ -84,6 +84,6 @@ def predictions_of(samples: Samples) -> Predictions | None:
     if f"{SAMPLE}guess" not in samples.start:
         return None
     start, after = (
-        Beliefs(*(phase[f"{SAMPLE}{name}"] for name in columns)) for phase in (samples.start, samples.after)
+        PeerOutputs(*(phase[f"{SAMPLE}{name}"] for name in columns)) for phase in (samples.start, samples.after)
     )
     return Predictions(samples.peers, samples.ids, samples.start[f"{SAMPLE}label"], start, after)

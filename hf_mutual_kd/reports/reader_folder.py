@@ -69,16 +69,16 @@ def reads_of(folder: Path) -> Reads | None:
     """What a saved peer reads; `None` where it is no such peer."""
     for name in ("config.json", READS):
         try:
-            said = json.loads((folder / name).read_text(encoding="utf-8"))
-            templates = said.get("prompt_templates")
-            by_id = said.get("id2label") or {}
-            labels = said.get("labels") or [by_id[index] for index in sorted(by_id, key=int)]
+            facts = json.loads((folder / name).read_text(encoding="utf-8"))
+            templates = facts.get("prompt_templates")
+            by_id = facts.get("id2label") or {}
+            labels = facts.get("labels") or [by_id[index] for index in sorted(by_id, key=int)]
         except (OSError, ValueError, AttributeError):
             continue
         if templates and labels:
             return Reads(
                 [str(label) for label in labels],
                 [str(one) for one in templates],
-                "siglip" in str(said.get("model_type")),
+                "siglip" in str(facts.get("model_type")),
             )
     return None

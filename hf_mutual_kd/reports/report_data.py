@@ -14,7 +14,7 @@ from ..distillation.roles import ALL_NAME, MEAN_NAME
 from ..errors import OutputFolderError
 from .card_figures import Points, read_history
 from .pictures import PICTURES, SampleImages, read_pictures
-from .predictions import Beliefs, Predictions, predictions_of
+from .predictions import PeerOutputs, Predictions, predictions_of
 from .run_record import RunRecord
 from .samples import BINS, SAMPLES_FILE, Samples, read_samples, round_robin
 
@@ -84,12 +84,12 @@ class Reliability:
     error: float
 
 
-def reliability(beliefs: Beliefs, labels: np.ndarray, peer: int) -> Reliability:
+def reliability(outputs: PeerOutputs, labels: np.ndarray, peer: int) -> Reliability:
     """
     Bin the labelled samples of one peer by its confidence.
 
     Args:
-        beliefs ([`Beliefs`]): of R samples.
+        outputs ([`PeerOutputs`]): of R samples.
         labels (`[R]`): those below 0 are left out, and so are outputs that are not finite.
         peer (`int`): index.
 
@@ -98,12 +98,12 @@ def reliability(beliefs: Beliefs, labels: np.ndarray, peer: int) -> Reliability:
     Two samples of confidence 0.8, one of them right: they are 0.3 too sure.
 
     ```python
-    >>> beliefs = Beliefs(np.array([[1], [1]]), np.array([[0.8], [0.8]]), np.array([[0.8], [0.1]]))
-    >>> round(reliability(beliefs, np.array([1, 0]), 0).error, 3)
+    >>> outputs = PeerOutputs(np.array([[1], [1]]), np.array([[0.8], [0.8]]), np.array([[0.8], [0.1]]))
+    >>> round(reliability(outputs, np.array([1, 0]), 0).error, 3)
     0.3
     ```
     """
-    probability, guess = beliefs.probability[:, peer], beliefs.guess[:, peer]
+    probability, guess = outputs.probability[:, peer], outputs.guess[:, peer]
     known = (labels >= 0) & np.isfinite(probability)
     sure, right = probability[known].astype(np.float64), guess[known] == labels[known]
     place = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
@@ -244,7 +244,7 @@ def corrections(parts: Sequence[Predictions]) -> Corrections | None:
 
     ```python
     >>> wrong_right, right = np.array([[0, 1]]), np.array([[1, 1]])
-    >>> start, after = (Beliefs(guess, np.ones((1, 2)), np.ones((1, 2))) for guess in (wrong_right, right))
+    >>> start, after = (PeerOutputs(guess, np.ones((1, 2)), np.ones((1, 2))) for guess in (wrong_right, right))
     >>> corrections([Predictions(["a", "b"], np.array([7]), np.array([1]), start, after)]).flow
     array([[0., 0.],
            [1., 0.],

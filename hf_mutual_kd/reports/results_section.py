@@ -82,11 +82,11 @@ def _gains(results: Results, run: RunRecord) -> Any:
     found = [delta_of(results, peer, run.words) for peer in everybody.values()]
     with_interval = any(delta is not None and delta.low is not None for delta in found)
     bars = "95 % interval" if with_interval else "spread over seeds"
-    said = "; ".join(
+    sentences = "; ".join(
         f"{name} {run.words.text(gain.mean, sign=True)}{spread(delta, run.words)}"
         for (name, gain), delta in zip(gains.items(), [one for one in found if one is not None], strict=True)
     )
-    alt = f"Difference to the {against}, {run.words.points}: {said}."
+    alt = f"Difference to the {against}, {run.words.points}: {sentences}."
     paint = paint_gains(gains, f"after − {against}, {run.words.points}", run.words.scale)
     size = (4.8, 0.9 + 0.42 * len(gains))
     return draw("gains", alt, paint, size, f"After − {against}, with its {bars}; small marks are seeds")
@@ -132,16 +132,18 @@ def training_section(data: ReportData) -> Section | None:
         curves = read_curves(run.arm_folders(), name, run.words.metric).from_start(start)
         arms = {arm: lines for arm, lines in (("with its peers", curves.mutual), ("control", curves.control)) if lines}
         if arms:
-            said = [
+            sentences = [
                 f"{arm} from {number(lines[0][0][1], share)} to {number(lines[0][-1][1], share)}"
                 for arm, lines in arms.items()
             ]
-            alt = f"{name}, {label} on the validation split over the steps: {'; '.join(said)}."
+            alt = f"{name}, {label} on the validation split over the steps: {'; '.join(sentences)}."
             paint = paint_curves(curves, label, run.selected_step(name))
             measured.append(draw(f"curve-{name}", alt, paint, caption=name))
         if curves.losses:
-            said = [f"{what} from {points[0][1]:.3f} to {points[-1][1]:.3f}" for what, points in curves.losses.items()]
-            alt = f"{name}, training losses in nats: {'; '.join(said)}."
+            sentences = [
+                f"{what} from {points[0][1]:.3f} to {points[-1][1]:.3f}" for what, points in curves.losses.items()
+            ]
+            alt = f"{name}, training losses in nats: {'; '.join(sentences)}."
             paint = paint_lines(curves.losses, "training loss, nats")
             losses.append(draw(f"losses-{name}", alt, paint, caption=f"{name}, losses"))
     words = Text(
@@ -164,7 +166,7 @@ def tiles(data: ReportData) -> list[dict[str, str]]:
     if results is None:
         return []
     metric, share, against = run.words.metric, run.words.share, reference_words(results)
-    said = {
+    sentences = {
         "better": f"better than the {against}",
         "worse": f"worse than the {against}",
         "within noise": "within noise",
@@ -182,7 +184,7 @@ def tiles(data: ReportData) -> list[dict[str, str]]:
                 "start": number(start, share),
                 "delta": f"{run.words.text(delta.mean, sign=True)}{spread(delta, run.words)} {run.words.points}",
                 "against": against,
-                "verdict": said.get(word, f"{word}: no verdict"),
+                "verdict": sentences.get(word, f"{word}: no verdict"),
                 "mark": {"better": "up", "worse": "down"}.get(word, "flat")
                 if results.reference == CONTROL
                 else "flat",

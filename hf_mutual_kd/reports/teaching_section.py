@@ -20,10 +20,10 @@ def teaching_section(data: ReportData) -> Section | None:
     blocks: list[Any] = []
     lines = {name: points for name, points in taught_over_time(data.run).items() if len(points) > 1}
     if lines:
-        said = [
+        sentences = [
             f"{name} from {100 * points[0][1]:.1f} to {100 * points[-1][1]:.1f} %" for name, points in lines.items()
         ]
-        alt = f"Share of samples taught by each peer over the steps: {'; '.join(said)}."
+        alt = f"Share of samples taught by each peer over the steps: {'; '.join(sentences)}."
         paint = paint_lines(lines, "share taught, %", 100, floor=0)
         caption = "Share of samples that each peer taught, first seed; all or their mean count for each equally"
         blocks.append(Figures([draw("taught", alt, paint, (4.8, 3.1), caption)]))
@@ -84,11 +84,11 @@ def corrections_section(data: ReportData) -> Section | None:
     for arm, drawn in (("with-peers", mutual), ("control", control)):
         if drawn is not None and drawn.counts.sum():
             title = arm.replace("-", " ")
-            said = [
+            sentences = [
                 f"{name} learned {drawn.counts[index]:,}, {drawn.known[index]:,} of them known to another peer"
                 for index, name in enumerate(data.peers)
             ]
-            alt = f"Flow of learned test samples {title}: {'; '.join(said)}."
+            alt = f"Flow of learned test samples {title}: {'; '.join(sentences)}."
             figures.append(
                 draw(f"flow-{arm}", alt, paint_flow(drawn, data.peers), (4.8, 3.5), f"Learned test samples, {title}")
             )

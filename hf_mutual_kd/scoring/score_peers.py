@@ -166,9 +166,9 @@ def _kept(cohort: Cohort, rows: Any, keep: str, accelerator: Accelerator) -> dic
     was_training = cohort.training
     cohort.to(accelerator.device).eval()
     with torch.no_grad():
-        said, shape = cohort.task.log_probs(*listen(cohort, collator([counted[0]]), accelerator))
+        log_probs, shape = cohort.task.log_probs(*listen(cohort, collator([counted[0]]), accelerator))
     cohort.train(was_training)
-    classes, *cells = said[0].shape[1:]
+    classes, *cells = log_probs[0].shape[1:]
     full = keep == "full" or int(keep.removeprefix("topk:")) >= classes
     return {"keep": "full" if full else keep, "distribution": [classes, *cells], "shape": list(shape)}
 

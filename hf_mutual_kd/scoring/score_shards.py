@@ -78,16 +78,16 @@ def _score_batch(
     """All that is kept of one batch, per peer, on the CPU."""
     task, keep = cohort.task, manifest["keep"]
     logits, labels = listen(cohort, batch, accelerator)
-    scores = task.kept_scores(logits, labels)
-    said = task.log_probs(logits, labels)[0] if keep != "none" else []
+    scores = task.table_scores(logits, labels)
+    log_probs = task.log_probs(logits, labels)[0] if keep != "none" else []
     kept = {}
     for place, name in enumerate(cohort.names):
         facts = {kind: values[place] for kind, values in scores.items()}
         if set(scores) == set(MAP_SCORES):
             facts[RANKED] = task.ranked(labels)
-        if said:
-            _check_shape(said[place], manifest["distribution"], batch["sample_ids"])
-            facts |= distribution(said[place], keep)
+        if log_probs:
+            _check_shape(log_probs[place], manifest["distribution"], batch["sample_ids"])
+            facts |= distribution(log_probs[place], keep)
         kept[name] = {key: value.cpu().contiguous() for key, value in facts.items()}
     return kept
 
@@ -104,12 +104,12 @@ def listen(cohort: Cohort, batch: dict[str, Any], accelerator: Accelerator) -> t
     return [one.masked_fill(blank.view(-1, *[1] * (one.ndim - 1)), float("nan")) for one in logits], labels
 
 
-def _check_shape(said: Tensor, expected: list[int], sample_ids: Tensor) -> None:
-    if list(said.shape[1:]) != expected:
+def _check_shape(log_probs: Tensor, expected: list[int], sample_ids: Tensor) -> None:
+    if list(log_probs.shape[1:]) != expected:
         raise DataError(
-            f"maps are {list(said.shape[1:])} for sample {int(sample_ids[0])} and {expected} for the first one; to "
-            "keep log-probabilities of maps, give every peer a processor that brings all images to one size, or keep "
-            "none"
+            f"maps are {list(log_probs.shape[1:])} for sample {int(sample_ids[0])} and {expected} for the first one; "
+            "to keep log-probabilities of maps, give every peer a processor that brings all images to one size, or "
+            "keep none"
         )
 
 

@@ -78,14 +78,14 @@ class TableTeacher:
         targets = torch.full((len(ids), *shape), float("nan"))
         for place in teacher[teacher >= 0].unique().tolist():
             here = teacher == place
-            targets[here] = self._said(self.table.names[place], ids[here]).view(-1, *shape)
+            targets[here] = self._log_probs(self.table.names[place], ids[here]).view(-1, *shape)
         here = teacher == MEAN
         if here.any():
-            said = torch.stack([self._said(name, ids[here]) for name in self.table.names])
-            targets[here] = mean_log_probs(said, ~said.isnan().any(2)).view(-1, *shape)
+            log_probs = torch.stack([self._log_probs(name, ids[here]) for name in self.table.names])
+            targets[here] = mean_log_probs(log_probs, ~log_probs.isnan().any(2)).view(-1, *shape)
         return targets
 
-    def _said(self, name: str, ids: Tensor) -> Tensor:
+    def _log_probs(self, name: str, ids: Tensor) -> Tensor:
         return softened_log_probs(self.table.log_probs(name, ids), self.temperature)
 
 

@@ -251,7 +251,7 @@ class Task(Units):
         """A batch in parts in which no sample changes what is kept of another."""
         return [batch]
 
-    def kept_scores(self, logits: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+    def table_scores(self, logits: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
         """What a table's index holds of every peer, `[N, B]` each; NaN where there is no truth."""
         scores = self.scores(self.default_score, logits, labels)
         return {"score": scores.masked_fill(~self.labelled(labels), float("nan"))}

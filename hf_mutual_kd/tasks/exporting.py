@@ -1,4 +1,4 @@
-"""What an export asks of a task: samples as a peer takes them, answers from its tensors, and how good answers are."""
+"""What an export asks of a task: samples as a peer takes them, predictions from its tensors, how good they are."""
 
 from __future__ import annotations
 
@@ -79,16 +79,16 @@ class TaskExport(ABC):
         return Traceable(self.model, self.outputs, list(self.inputs(batch))).eval()
 
     @abstractmethod
-    def answers(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
+    def predictions(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
         """What a user makes of the outputs, one for each sample."""
 
     @abstractmethod
-    def alike(self, answers: Sequence[Tensor], others: Sequence[Tensor]) -> Counted:
-        """How near two files' answers are: 1 for each sample, or pixel, where they are the same."""
+    def alike(self, predictions: Sequence[Tensor], others: Sequence[Tensor]) -> Counted:
+        """How near two files' predictions are: 1 for each sample, or pixel, where they are the same."""
 
     @abstractmethod
-    def right(self, answers: Sequence[Tensor], batch: Batch) -> Counted:
-        """How good answers are where there is a truth that the peer knows."""
+    def right(self, predictions: Sequence[Tensor], batch: Batch) -> Counted:
+        """How good predictions are where there is a truth that the peer knows."""
 
     def _check(self, inputs: Mapping[str, Tensor]) -> None:
         # A mask over pixels that are all there says nothing.
@@ -124,8 +124,8 @@ def _own_ids(name: str, model: Any, labels: Sequence[str]) -> Tensor | None:
     return torch.arange(len(labels)) if columns is None else torch.tensor(columns)
 
 
-def _equal(answers: Iterable[Tensor], others: Iterable[Tensor]) -> Counted:
-    pairs = list(zip(answers, others, strict=True))
+def _equal(predictions: Iterable[Tensor], others: Iterable[Tensor]) -> Counted:
+    pairs = list(zip(predictions, others, strict=True))
     return float(sum(int((one == other).sum()) for one, other in pairs)), sum(one.numel() for one, _ in pairs)
 
 

@@ -25,9 +25,9 @@ def start_table(results: Results, objective: Objective, words: TaskWords) -> str
     """
     peers, cohort = {name: values for name, values in results.items() if name != "cohort"}, results["cohort"]
     if f"ensemble_{words.metric}" not in cohort:
-        said = f"Without labels no {words.metric} can be measured."
+        sentence = f"Without labels no {words.metric} can be measured."
         agreements = [f"{name} {percent(peer['agreement'])} %" for name, peer in peers.items() if "agreement" in peer]
-        return f"{said} Agreement with the mean of the peers: {', '.join(agreements)}." if agreements else said
+        return f"{sentence} Agreement with the mean of the peers: {', '.join(agreements)}." if agreements else sentence
     together = cohort[f"ensemble_{words.metric}"]
     rows = [
         (

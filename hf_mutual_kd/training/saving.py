@@ -265,13 +265,13 @@ class CohortSaving(CohortEvaluation):
         """
         told = []
         for name, step in self.bests.broken.items():
-            said = f"peer {name!r} is broken: its weights are not finite, as was found at step {step}"
+            sentence = f"peer {name!r} is broken: its weights are not finite, as was found at step {step}"
             if name not in self.bests.found:
                 raise PeerError(
-                    f"{said}, and nothing of it is kept; what is in {self.folder} is whole. Lower its "
+                    f"{sentence}, and nothing of it is kept; what is in {self.folder} is whole. Lower its "
                     "learning_rate, or let it warm up"
                 )
-            told.append(f"{said}; what is kept are its best weights, of step {self.bests.steps[name]}")
+            told.append(f"{sentence}; what is kept are its best weights, of step {self.bests.steps[name]}")
         return told
 
     def _whole(self) -> list[str]:

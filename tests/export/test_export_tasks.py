@@ -106,9 +106,9 @@ def test_a_map_covers_the_image_and_not_its_padding():
     masks[0, 0, :4], masks[0, 1, 4:8] = 9.0, 9.0  # two queries share the upper half, where the image is
     classes = torch.full((1, 2, len(CLASSES) + 1), -9.0)
     classes[0, 0, 0] = classes[0, 1, 1] = 9.0
-    answers = peer.answers({"class_queries_logits": classes, "masks_queries_logits": masks}, batch)
+    predictions = peer.predictions({"class_queries_logits": classes, "masks_queries_logits": masks}, batch)
     assert peer.inputs(batch)["pixel_values"].shape[2:] == (SIZE, SIZE)
-    assert peer.right(answers, batch) == (mask.size, mask.size)
+    assert peer.right(predictions, batch) == (mask.size, mask.size)
 
 
 def test_a_segmentation_peer_is_checked_pixel_by_pixel(tmp_path):

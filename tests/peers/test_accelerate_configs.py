@@ -121,8 +121,8 @@ def test_what_deepspeed_cannot_do_is_refused(settings, changes, said, tmp_path):
 
 def test_every_peer_is_in_the_graph():
     """A process without labels for a peer would leave out its gradient, for which the others wait."""
-    beliefs = [torch.tensor([[1.0, float("nan")]], requires_grad=True), torch.ones(1, 2, requires_grad=True)]
-    zero = zero_with_graph(beliefs)
+    log_probs = [torch.tensor([[1.0, float("nan")]], requires_grad=True), torch.ones(1, 2, requires_grad=True)]
+    zero = zero_with_graph(log_probs)
     zero.backward()
     assert zero == 0
-    assert all((belief.grad == 0).all() for belief in beliefs)
+    assert all((logits.grad == 0).all() for logits in log_probs)

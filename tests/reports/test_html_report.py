@@ -13,7 +13,7 @@ from made_up_run import RUNS, made_up_record, made_up_results, write_full_run, w
 
 from hf_mutual_kd import DataError, OutputFolderError, compare_runs, make_task, read_run, write_report
 from hf_mutual_kd.cli import main as cli
-from hf_mutual_kd.reports.predictions import Beliefs, Predictions
+from hf_mutual_kd.reports.predictions import PeerOutputs, Predictions
 from hf_mutual_kd.reports.report_data import (
     MOST_SAMPLES,
     choose_flips,
@@ -142,7 +142,7 @@ def test_the_same_records_give_the_same_bytes_and_keep_the_images(run):
 
 
 def test_rows_of_other_data_are_refused(run, tmp_path):
-    """Images of one data set beside the beliefs about another."""
+    """Images of one data set beside the outputs about another."""
     rows = rows_of_test()
     with pytest.raises(DataError, match="give the data set of the run"):
         write_report(run, rows[1:] + rows[:1], out=tmp_path, task=TASK)
@@ -211,11 +211,13 @@ def test_a_control_claims_no_teaching(tmp_path):
 
 def test_reliability_by_hand():
     """A calibration error over the wrong bins, or one that counts samples without a label."""
-    beliefs = Beliefs(np.array([[1], [1], [0], [1]]), np.array([[0.95], [0.95], [0.55], [np.nan]]), np.zeros((4, 1)))
-    found = reliability(beliefs, np.array([1, 0, 0, 1]), 0)
+    outputs = PeerOutputs(
+        np.array([[1], [1], [0], [1]]), np.array([[0.95], [0.95], [0.55], [np.nan]]), np.zeros((4, 1))
+    )
+    found = reliability(outputs, np.array([1, 0, 0, 1]), 0)
     assert found.error == pytest.approx((2 * abs(0.5 - 0.95) + abs(1 - 0.55)) / 3)
     assert found.share.sum() == pytest.approx(1)
-    assert reliability(beliefs, np.array([-1] * 4), 0).error == 0
+    assert reliability(outputs, np.array([-1] * 4), 0).error == 0
 
 
 def test_corrections_by_hand(run):
@@ -231,8 +233,8 @@ def test_corrections_by_hand(run):
 
 def test_confusions_by_hand():
     """A change with the wrong sign, or the diagonal among the confusions."""
-    both = Beliefs(np.array([[1], [0], [1]]), np.ones((3, 1)), np.ones((3, 1)))
-    now = Beliefs(np.array([[0], [0], [0]]), np.ones((3, 1)), np.ones((3, 1)))
+    both = PeerOutputs(np.array([[1], [0], [1]]), np.ones((3, 1)), np.ones((3, 1)))
+    now = PeerOutputs(np.array([[0], [0], [0]]), np.ones((3, 1)), np.ones((3, 1)))
     part = Predictions(["a"], np.arange(3), np.array([0, 0, 1]), both, now)
     before, after = (confusion(part, phase, 0, 2) for phase in ("start", "after"))
     assert before.tolist() == [[1, 1], [0, 1]]

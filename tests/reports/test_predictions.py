@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from made_up_report import recorded
 
-from hf_mutual_kd.reports.predictions import predictions_of, single_beliefs
+from hf_mutual_kd.reports.predictions import predictions_of, single_outputs
 from hf_mutual_kd.reports.samples import SampleRecorder, read_samples, write_samples
 
 
 def batch(ids, labels, guess, confidence, loss):
     top5 = np.array(guess)[:, :, None]
-    return single_beliefs(
+    return single_outputs(
         {
             "sample_ids": np.array(ids),
             "labels": np.array(labels),
@@ -27,7 +27,7 @@ def joined(folder, start, after):
 
 
 def test_start_and_after_are_joined_by_sample_in_any_order(tmp_path):
-    """Beliefs of different samples side by side, where batches came in another order."""
+    """Outputs of different samples side by side, where batches came in another order."""
     start, after = SampleRecorder(), SampleRecorder()
     start.add(**batch([5, 2, 9], [1, 0, 1], [[1], [1], [0]], [[0.9], [0.6], [0.7]], [[0.1], [1.0], [1.2]]))
     after.add(**batch([9], [1], [[1]], [[0.8]], [[np.log(2)]]))

@@ -46,7 +46,7 @@ class Case:
     def outputs(self, rows=slice(None)) -> list[Any]:
         return [self.task.outputs(say, self.inputs(peer[rows]), ClassColumns("a")) for peer in self.logits]
 
-    def beliefs(self, logits: Tensor) -> list[Tensor]:
+    def log_probs(self, logits: Tensor) -> list[Tensor]:
         answers = [self.task.outputs(say, self.inputs(peer), ClassColumns("a")) for peer in logits]
         return [self.task.logits(answer) for answer in answers]
 
@@ -119,17 +119,17 @@ def test_scores_rank_the_peers(case):
     assert labelled.tolist() == [True, True, False, True]
     assert case.task.default_score in case.scores
     for kind in case.scores:
-        beliefs = case.beliefs(case.logits.clone().requires_grad_())
-        scores = case.task.scores(kind, beliefs, case.labels)
+        log_probs = case.log_probs(case.logits.clone().requires_grad_())
+        scores = case.task.scores(kind, log_probs, case.labels)
         assert scores.shape == (2, 4)
         assert scores.dtype == torch.float32
         assert not scores.requires_grad
         assert assign_roles(scores).tolist() == [0, 1, -1, -1]
         if kind in case.task.label_free_scores:
-            torch.testing.assert_close(case.task.scores(kind, beliefs, None), scores)
+            torch.testing.assert_close(case.task.scores(kind, log_probs, None), scores)
         else:
             with pytest.raises(ConfigError, match="needs labels"):
-                case.task.scores(kind, beliefs, None)
+                case.task.scores(kind, log_probs, None)
 
 
 @case

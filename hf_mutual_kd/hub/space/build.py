@@ -131,7 +131,7 @@ def _facts(
 ) -> dict[str, Any]:
     """All that the app shows and is no file."""
     objective = run.record.get("objective") or {}
-    said = [(objective.get(part) or {}).get("description", "") for part in ("rule", "source")]
+    descriptions = [(objective.get(part) or {}).get("description", "") for part in ("rule", "source")]
     dataset = run.dataset
     data = last_part(str(dataset.get("name") or "the data set"))
     names = ", ".join(peer["name"] for peer in peers)
@@ -144,7 +144,7 @@ def _facts(
             f"Give {task.thing}: on each, the peer that knows the truth best would teach the others.",
         ],
         "thing": task.thing,
-        "rule": " ".join(filter(None, said)),
+        "rule": " ".join(filter(None, descriptions)),
         "score": task.score,
         "labels": [one_line(label) for label in run.labels],
         "peers": peers,

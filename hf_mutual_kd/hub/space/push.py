@@ -98,8 +98,8 @@ def push_space(
     calls = HubCalls(to.token, to.endpoint, patience, parcel.size)
     note = ensure_repo(calls, repo_id, to, "space")
     _, changed = send(calls, parcel, to)
-    said = f"{to.url}/spaces/{repo_id}" + ("" if changed else " (unchanged)")
-    return f"{said}\nnote: {note}" if note else said
+    address = f"{to.url}/spaces/{repo_id}" + ("" if changed else " (unchanged)")
+    return f"{address}\nnote: {note}" if note else address
 
 
 def serve(folder: Path) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...reports.card_data import dataset_link, source_link
-from ...reports.card_metadata import LICENCES, TAGS
-from ...reports.card_metadata import licence_of as licence
+from ...reports.card_metadata import LICENSES, TAGS
+from ...reports.card_metadata import license_of as license
 from ...reports.readme_merge import BEGIN, END
 from ...reports.run_record import RunRecord, hub_id
 from ...reports.text import Markdown, dump_front_matter, escape, last_part, link, one_line, sentence
@@ -16,7 +16,7 @@ from ...tasks.space import SpaceTask
 GRADIO = "6.31.0"
 """The version that the tests drive."""
 LONGEST_TITLE, LONGEST_DESCRIPTION = 60, 60
-APP_LICENCE = "apache-2.0"
+APP_LICENSE = "apache-2.0"
 
 
 def readme(
@@ -36,7 +36,7 @@ def readme(
     dataset = dataset_link(facts)
     rows = [
         f"| {link(peer['name'], peer['card'])} | {source_link(run.peers[peer['name']]) or ''} | "
-        f"{escape(licence(run.peers[peer['name']]) or 'not stated')} | {sentence(peer['said'])} |"
+        f"{escape(license(run.peers[peer['name']]) or 'not stated')} | {sentence(peer['said'])} |"
         for peer in peers
     ]
     table = "\n".join(["| peer | started from | licence | |", "| --- | --- | --- | --- |", *rows])
@@ -76,7 +76,7 @@ def metadata(run: RunRecord, names: Sequence[str], models: Sequence[str]) -> dic
         "app_file": "app.py",
         "pinned": False,
         "short_description": one_line(about, LONGEST_DESCRIPTION),
-        "license": _licences(run, names),
+        "license": _licenses(run, names),
         "models": list(dict.fromkeys(models)),
         "datasets": [dataset] if dataset else [],
         "tags": list(TAGS),
@@ -84,11 +84,11 @@ def metadata(run: RunRecord, names: Sequence[str], models: Sequence[str]) -> dic
     return {key: value for key, value in found.items() if value not in (None, "", [])}
 
 
-def _licences(run: RunRecord, names: Sequence[str]) -> str | list[str] | None:
+def _licenses(run: RunRecord, names: Sequence[str]) -> str | list[str] | None:
     """The app's licence, with those of the peers; none where a peer's is not stated or not on the Hub's list."""
-    found = [licence(run.peers[name]) for name in names]
+    found = [license(run.peers[name]) for name in names]
     stated = {part for one in found if one for part in one.split(", ")}
-    if None in found or not stated <= LICENCES:
+    if None in found or not stated <= LICENSES:
         return None
-    listed = sorted(stated | {APP_LICENCE})
+    listed = sorted(stated | {APP_LICENSE})
     return listed if len(listed) > 1 else listed[0]

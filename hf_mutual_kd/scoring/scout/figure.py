@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...reports.card_figures import BLUE, GREY, LIGHT, ORANGE, png
+from ...reports.card_figures import BLUE, GRAY, LIGHT, ORANGE, png
 
 MOST_CANDIDATES, MOST_CLASSES = 25, 20
 
@@ -30,14 +30,14 @@ def scout_figure(
 
     def draw(figure: Any) -> None:
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.5))
-        left.axvline(0, color=GREY, linewidth=0.8)
+        left.axvline(0, color=GRAY, linewidth=0.8)
         for row, name in enumerate(names):
             lift = candidates[name]["lift"]
             low, value, high = (100 * lift[key] for key in ("low", "value", "high"))
-            colour = ORANGE if name in chosen else BLUE
-            left.plot([low, high], [row, row], color=colour, linewidth=1.4)
+            color = ORANGE if name in chosen else BLUE
+            left.plot([low, high], [row, row], color=color, linewidth=1.4)
             left.scatter(
-                [value], [row], color=colour, marker="*" if name in chosen else "o", s=70 if name in chosen else 24
+                [value], [row], color=color, marker="*" if name in chosen else "o", s=70 if name in chosen else 24
             )
         left.set_yticks(
             range(len(names)), [name if len(name) <= 34 else f"{name[:33]}…" for name in names], fontsize=8
@@ -59,8 +59,8 @@ def scout_figure(
             for row, column in np.ndindex(len(names), len(shown)):
                 value = flips[row, shown[column]]
                 if np.isfinite(value):
-                    colour = "white" if value > dark else "black"
-                    right.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+                    color = "white" if value > dark else "black"
+                    right.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
         figure.colorbar(image, ax=right, pad=0.01)
 
     return png(draw, width=11.5, height=1.9 + 0.36 * len(names))

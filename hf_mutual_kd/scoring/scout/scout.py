@@ -164,8 +164,8 @@ class Scout:
             self.unusable[source] = str(reason)
         except Exception as error:
             # Whatever one stranger's model raises must not end the search among the others.
-            said = plain_reason(name, error).strip() or type(error).__name__
-            self.unusable[source] = f"failed: {said.splitlines()[0][:300]}"
+            told = plain_reason(name, error).strip() or type(error).__name__
+            self.unusable[source] = f"failed: {told.splitlines()[0][:300]}"
 
     def _score(self, name: str, spec: PeerSpec, source: str, candidate: Candidate | None = None) -> ScoreTable:
         limits = self.wanted.limits

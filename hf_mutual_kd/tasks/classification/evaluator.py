@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...data.images import UNREADABLE
 from ...errors import DataError
-from ...reports.predictions import single_beliefs
+from ...reports.predictions import single_outputs
 from ...reports.samples import UNIT, SampleRecorder
 from ..base import Evaluator
 from ..remembered_rows import RememberedRows
@@ -44,7 +44,7 @@ class ClassificationEvaluator(Evaluator):
     def add(self, facts: dict[str, Tensor]) -> None:
         readable = (facts["labels"] != UNREADABLE).cpu().numpy()
         batch = {key: value.cpu().numpy()[readable] for key, value in facts.items()}
-        self.single.add(**single_beliefs(batch))
+        self.single.add(**single_outputs(batch))
         labels, ensemble, top5 = batch["labels"], batch["ensemble"], batch["top5"]
         self.samples += len(labels)
         self.labelled += int((labels >= 0).sum())

@@ -11,19 +11,19 @@ from ..exporting import Batch, Counted, TaskExport, _equal
 
 
 class ClassificationExport(TaskExport):
-    """A classifier: an answer is a class."""
+    """A classifier: an prediction is a class."""
 
     batch_size = 32
 
-    def answers(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
+    def predictions(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
         return list(outputs["logits"].argmax(1))
 
-    def alike(self, answers: Sequence[Tensor], others: Sequence[Tensor]) -> Counted:
-        return _equal(answers, others)
+    def alike(self, predictions: Sequence[Tensor], others: Sequence[Tensor]) -> Counted:
+        return _equal(predictions, others)
 
-    def right(self, answers: Sequence[Tensor], batch: Batch) -> Counted:
+    def right(self, predictions: Sequence[Tensor], batch: Batch) -> Counted:
         if self.own_ids is None:
             return 0.0, 0
         labels = batch["labels"]
         known = labels >= 0
-        return _equal(torch.stack(list(answers))[known], self.own_ids[labels[known]])
+        return _equal(torch.stack(list(predictions))[known], self.own_ids[labels[known]])

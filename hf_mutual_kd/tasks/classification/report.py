@@ -62,7 +62,7 @@ def flips_section(data: ReportData) -> Section | None:
 
 def _sample(data: ReportData, part: Predictions, row: int) -> dict[str, Any]:
     flips = part.flips()[row].tolist()
-    beliefs = []
+    outputs = []
     for index, name in enumerate(data.peers):
         before, after = (
             {
@@ -73,17 +73,17 @@ def _sample(data: ReportData, part: Predictions, row: int) -> dict[str, Any]:
             }
             for phase in (part.start, part.after)
         )
-        beliefs.append({"peer": name, "before": before, "after": after, "flip": KINDS.get(flips[index], "")})
+        outputs.append({"peer": name, "before": before, "after": after, "flip": KINDS.get(flips[index], "")})
     identity = int(part.ids[row])
     seen = next((one for one in data.pictures if one.id == identity), None)
     return {
         "id": identity,
         "label": data.label(int(part.labels[row])),
         "class": int(part.labels[row]),
-        "flips": " ".join(f"{belief['peer']}:{belief['flip']}" for belief in beliefs if belief["flip"]),
+        "flips": " ".join(f"{output['peer']}:{output['flip']}" for output in outputs if output["flip"]),
         "image": seen.image if seen else b"",
         "text": seen.text if seen else "",
-        "beliefs": beliefs,
+        "outputs": outputs,
     }
 
 

@@ -84,7 +84,7 @@ class Classification(ClassUnits, Task):
     def no_labels(self, logits: Tensor) -> Tensor:
         return torch.full((len(logits),), NO_LABEL, device=logits.device)
 
-    def kept_scores(self, logits: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+    def table_scores(self, logits: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
         # One by one: a peer's scores must be the same whichever others are scored with it.
         confidence = torch.cat([self.scores("confidence", [one], None) for one in logits])
         chosen = torch.stack([one.argmax(1) for one in logits])

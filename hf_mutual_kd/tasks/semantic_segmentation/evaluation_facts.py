@@ -28,14 +28,14 @@ def image_facts(outputs: Sequence[DenseOutput], labels: Tensor) -> dict[str, Ten
 
     The peers meet on the coarsest of their grids of this image, whatever those of other images are.
     """
-    said, size = [output.log_probs for output in outputs], (labels.shape[1], labels.shape[2])
-    grid, truth = coarsest_grid(said), labels.masked_fill(labels < 0, IGNORE)
-    scores = image_scores(said, truth, IGNORE, size=grid).float()
-    met = [F.interpolate(one, size=grid, mode="area").log_softmax(1) for one in said]
+    log_probs, size = [output.log_probs for output in outputs], (labels.shape[1], labels.shape[2])
+    grid, truth = coarsest_grid(log_probs), labels.masked_fill(labels < 0, IGNORE)
+    scores = image_scores(log_probs, truth, IGNORE, size=grid).float()
+    met = [F.interpolate(one, size=grid, mode="area").log_softmax(1) for one in log_probs]
     ensemble = semantic_map(mean_log_probs(met), target_sizes=[size])[0]
     maps = [output.semantic_maps([size])[0] for output in outputs]
-    return confusions(truth[0], [*maps, ensemble], said[0].shape[1]) | {
-        "reliability": torch.stack([cell_reliability(one[0], truth) for one in said]),
+    return confusions(truth[0], [*maps, ensemble], log_probs[0].shape[1]) | {
+        "reliability": torch.stack([cell_reliability(one[0], truth) for one in log_probs]),
         "loss": -scores[:, 0],
         "teacher": assign_roles(scores)[0],
     }

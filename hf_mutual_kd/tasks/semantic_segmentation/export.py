@@ -15,7 +15,7 @@ from .labels import image_sizes, own_parts
 
 
 class SegmentationExport(TaskExport):
-    """A segmenter: an answer is the map of classes at the image's own size, of queries as of logits per pixel."""
+    """A segmenter: an prediction is the map of classes at the image's own size, of queries as of logits per pixel."""
 
     batch_size = 8
     # No head of transformers looks at the mask (see `dense_batches`), and the task's sentence is part of the file.
@@ -30,21 +30,21 @@ class SegmentationExport(TaskExport):
         constants = {key: given[key][:1] for key in ("task_inputs",) if key in given}
         return Traceable(self.model, self.outputs, constants=constants).eval()
 
-    def answers(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
+    def predictions(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
         given = batch["peer_inputs"][self.name]
         output = placed_output(head_of(self.model), dict(outputs), pixels_of(given), given["valid_sizes"])
         return output.semantic_maps(image_sizes(batch["labels"]))
 
-    def alike(self, answers: Sequence[Tensor], others: Sequence[Tensor]) -> Counted:
-        return _equal(answers, others)
+    def alike(self, predictions: Sequence[Tensor], others: Sequence[Tensor]) -> Counted:
+        return _equal(predictions, others)
 
-    def right(self, answers: Sequence[Tensor], batch: Batch) -> Counted:
+    def right(self, predictions: Sequence[Tensor], batch: Batch) -> Counted:
         """Over the labelled pixels of all images, as `pACC` is counted."""
         if self.own_ids is None:
             return 0.0, 0
         found, truths = [], []
-        for answer, (truth,) in zip(answers, own_parts(batch["labels"]), strict=True):
+        for prediction, (truth,) in zip(predictions, own_parts(batch["labels"]), strict=True):
             known = (truth >= 0) & (truth != IGNORE)
-            found.append(answer[known])
+            found.append(prediction[known])
             truths.append(self.own_ids[truth[known]])
         return _equal(found, truths)

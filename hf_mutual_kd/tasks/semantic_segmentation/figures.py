@@ -167,7 +167,7 @@ def examples_figure(examples: Sequence[Example], peers: Sequence[str], classes: 
         `bytes`: PNG, the same for the same arrays. Only classes that occur are in the legend; where there are more
         classes than colours, the rarest share a grey.
     """
-    colours, who = class_colours(examples, len(classes)), peer_colours(len(peers))
+    colors, who = class_colors(examples, len(classes)), peer_colors(len(peers))
     phases = [f"{peer}\n{phase}" for peer in peers for phase in ("before", "after")]
     heads = ["image", "truth", *phases, "who can\nteach"]
 
@@ -178,7 +178,7 @@ def examples_figure(examples: Sequence[Example], peers: Sequence[str], classes: 
             maps = [plane for both in zip(example.before, example.after, strict=True) for plane in both]
             cells = [
                 example.image,
-                *(painted(plane, colours) for plane in (example.truth, *maps)),
+                *(painted(plane, colors) for plane in (example.truth, *maps)),
                 painted(example.teacher, who),
             ]
             for place, cell in zip(axes, cells, strict=True):
@@ -189,14 +189,14 @@ def examples_figure(examples: Sequence[Example], peers: Sequence[str], classes: 
         for place, head in zip(grid[0], heads, strict=True):
             place.set_title(head, fontsize=8)
         # matplotlib leaves labels out that begin with "_".
-        handles = [Patch(color=colour, label=f" {label}" if label[:1] == "_" else label) for label, colour in named]
+        handles = [Patch(color=color, label=f" {label}" if label[:1] == "_" else label) for label, color in named]
         legend = figure.legend(handles=handles, frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
         for text in legend.get_texts():
             text.set_parse_math(False)
 
     from matplotlib.patches import Patch
 
-    named = legend_entries(examples, peers, classes, colours, who)
+    named = legend_entries(examples, peers, classes, colors, who)
     width = CELL * len(heads)
     columns = max(1, int(width / (0.5 + 0.075 * max(len(label) for label, _ in named))))
     heights = [example.truth.shape[0] / example.truth.shape[1] for example in examples]
@@ -207,27 +207,27 @@ def legend_entries(
     examples: Sequence[Example],
     peers: Sequence[str],
     classes: Sequence[str],
-    colours: Mapping[int, str],
+    colors: Mapping[int, str],
     who: Mapping[int, str],
 ) -> list[tuple[str, str]]:
     """`(label, colour)` of the classes that occur, of what is grey, and of the peers."""
-    entries = [(one_line(classes[index], 40), colours[index]) for index in sorted(colours) if colours[index] != OTHER]
-    if OTHER in colours.values():
+    entries = [(one_line(classes[index], 40), colors[index]) for index in sorted(colors) if colors[index] != OTHER]
+    if OTHER in colors.values():
         entries.append(("other classes", OTHER))
     if any((example.truth < 0).any() for example in examples):
         entries.append(("not counted", NONE))
     return entries + [(f"can teach: {peer}", who[index]) for index, peer in enumerate(peers)]
 
 
-def peer_colours(peers: int) -> dict[int, str]:
+def peer_colors(peers: int) -> dict[int, str]:
     """Colours that differ in lightness and are none of the classes'."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return {index: to_hex(colour) for index, colour in enumerate(colormaps["viridis"](np.linspace(0.08, 0.95, peers)))}
+    return {index: to_hex(color) for index, color in enumerate(colormaps["viridis"](np.linspace(0.08, 0.95, peers)))}
 
 
-def class_colours(examples: Sequence[Example], classes: int) -> dict[int, str]:
+def class_colors(examples: Sequence[Example], classes: int) -> dict[int, str]:
     """The colour of every class that occurs: its own by its id, or by how frequent it is where ids are too many."""
     planes = [plane for example in examples for plane in (example.truth[None], example.before, example.after)]
     counts = np.sum([np.bincount(plane[plane >= 0].ravel(), minlength=classes) for plane in planes], axis=0)
@@ -238,14 +238,14 @@ def class_colours(examples: Sequence[Example], classes: int) -> dict[int, str]:
     return {index: PALETTE[place] if place < len(PALETTE) else OTHER for place, index in enumerate(ranked)}
 
 
-def painted(plane: np.ndarray, colours: Mapping[int, str]) -> np.ndarray:
+def painted(plane: np.ndarray, colors: Mapping[int, str]) -> np.ndarray:
     """A map of ids `[H, W]` as uint8 RGB `[H, W, 3]`; ids without a colour, such as -1, in `NONE`."""
     shown = np.empty((*plane.shape, 3), np.uint8)
     shown[:] = _rgb(NONE)
-    for index, colour in colours.items():
-        shown[plane == index] = _rgb(colour)
+    for index, color in colors.items():
+        shown[plane == index] = _rgb(color)
     return shown
 
 
-def _rgb(colour: str) -> tuple[int, ...]:
-    return tuple(bytes.fromhex(colour[1:]))
+def _rgb(color: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(color[1:]))

@@ -135,8 +135,8 @@ def pixel_loss(model: nn.Module, inputs: dict[str, Tensor], truth: Tensor) -> tu
 
 def loss_of_maps(outputs: Mapping[str, Tensor], truth: Tensor) -> Tensor:
     """Mean cross-entropy over all labelled pixels of a batch, of what a head with queries says of each pixel."""
-    said = dense_log_probs(outputs, (truth.shape[1], truth.shape[2]), kind="query")
-    return F.nll_loss(said, truth, ignore_index=IGNORE)
+    log_probs = dense_log_probs(outputs, (truth.shape[1], truth.shape[2]), kind="query")
+    return F.nll_loss(log_probs, truth, ignore_index=IGNORE)
 
 
 def has_labels(truth: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
 
-from ...data.channels import in_grey, sees_grey
+from ...data.channels import in_gray, sees_gray
 from ...data.processors import PeerProcessors, is_plain
 from ...errors import PeerError
 from ..maps import padded
@@ -130,8 +130,8 @@ class DenseProcessors(PeerProcessors):
         self._unpadded: dict[tuple[int, tuple[int, int]], tuple[int, int]] = {}
 
     def run(self, processor: Any, images: Sequence[Any]) -> dict[str, Tensor]:
-        if sees_grey(processor):
-            images = [in_grey(image) for image in images]
+        if sees_gray(processor):
+            images = [in_gray(image) for image in images]
         if is_plain(processor):
             made = dict(processor(images))
             sizes = [(made["pixel_values"].shape[-2], made["pixel_values"].shape[-1])] * len(images)

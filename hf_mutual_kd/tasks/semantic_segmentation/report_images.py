@@ -11,7 +11,7 @@ from ...reports.blocks import Filter, Picture, Section, Text
 from ...reports.pictures import NO_CLASS, SampleImages, encoded, read_map
 from ...reports.report_data import ReportData
 from ...reports.scenes import Score, decoded, scenes_of
-from .figures import NONE, Example, class_colours, legend_entries, peer_colours
+from .figures import NONE, Example, class_colors, legend_entries, peer_colors
 
 CHANGES = (
     ("right before and after", "#f4f4f4"),
@@ -28,17 +28,17 @@ def images_section(data: ReportData) -> Section | None:
         return None
     labels = [data.label(index) for index in range(len(data.run.labels))]
     examples = {one.id: _example(one, data.peers) for one in data.pictures}
-    colours, who = class_colours(list(examples.values()), len(labels)), peer_colours(len(data.peers))
+    colors, who = class_colors(list(examples.values()), len(labels)), peer_colors(len(data.peers))
     large = {identity: _large(example.truth) for identity, example in examples.items()}
 
     def pictures(one: SampleImages, row: int) -> tuple[list[Picture], dict[str, str]]:
         found = [Picture(one.image, f"{one.name}, as it is", "image")]
-        found += _pictures(examples[one.id], data.peers, labels, colours, who)
+        found += _pictures(examples[one.id], data.peers, labels, colors, who)
         return found, {"class": " ".join(map(str, large[one.id]))}
 
     occurring = sorted({value for values in large.values() for value in values})
     by_class = Filter("class", "Shows", [(str(value), labels[value]) for value in occurring])
-    named = legend_entries(list(examples.values()), data.peers, labels, colours, who)
+    named = legend_entries(list(examples.values()), data.peers, labels, colors, who)
     teachers = [(peer, who[index]) for index, peer in enumerate(data.peers)]
     legend = {"Classes": named[: -len(teachers)], "Who can teach": teachers, "Changes": CHANGES}
     scenes = scenes_of(data, pictures, 3, score=Score("right, %", True, 0.1), filters=[by_class], legend=legend)
@@ -65,27 +65,27 @@ def _large(truth: np.ndarray) -> list[int]:
 
 
 def _pictures(
-    example: Example, peers: Sequence[str], labels: Sequence[str], colours: Mapping[int, str], who: Mapping[int, str]
+    example: Example, peers: Sequence[str], labels: Sequence[str], colors: Mapping[int, str], who: Mapping[int, str]
 ) -> list[Picture]:
     """The truth, who can teach where, and of every peer its maps and what became of the pixels."""
     name, truth = example.name, example.truth
     found = [
-        Picture(indexed(truth, colours), f"{name}, truth: {_in_words(truth, labels)}", "truth"),
+        Picture(indexed(truth, colors), f"{name}, truth: {_in_words(truth, labels)}", "truth"),
         Picture(
             indexed(example.teacher, who),
             f"{name}, who can teach: {_in_words(example.teacher, peers)}",
             "who can teach",
         ),
     ]
-    fates, colours_of_fates = zip(*CHANGES, strict=True)
+    fates, colors_of_fates = zip(*CHANGES, strict=True)
     for peer, before, after in zip(peers, example.before, example.after, strict=True):
         for phase, plane in (("before", before), ("after", after)):
-            said = f"{name}, {peer} {phase}: {_in_words(plane, labels)}"
-            found.append(Picture(indexed(plane, colours), said, f"{peer} {phase}"))
+            text = f"{name}, {peer} {phase}: {_in_words(plane, labels)}"
+            found.append(Picture(indexed(plane, colors), text, f"{peer} {phase}"))
         was, now = before == truth, after == truth
         changes = np.select([truth < 0, was & now, now, was], [-1, 0, 1, 2], 3)
-        said = f"{name}, {peer}, changes: {_in_words(changes, fates, len(fates))}"
-        found.append(Picture(indexed(changes, dict(enumerate(colours_of_fates))), said, "changes"))
+        text = f"{name}, {peer}, changes: {_in_words(changes, fates, len(fates))}"
+        found.append(Picture(indexed(changes, dict(enumerate(colors_of_fates))), text, "changes"))
     return found
 
 
@@ -102,10 +102,10 @@ def _example(one: SampleImages, peers: Sequence[str]) -> Example:
     return Example(one.name, decoded(one.image), truth, before, after, teacher)
 
 
-def indexed(plane: np.ndarray, colours: Mapping[int, str]) -> bytes:
+def indexed(plane: np.ndarray, colors: Mapping[int, str]) -> bytes:
     """A map of ids `[H, W]` as a PNG with a palette; ids without a colour in that of pixels that do not count."""
-    shades = sorted({NONE, *colours.values()})
-    places = {index: shades.index(colour) for index, colour in colours.items()}
+    shades = sorted({NONE, *colors.values()})
+    places = {index: shades.index(color) for index, color in colors.items()}
     pixels = np.full(plane.shape, shades.index(NONE), np.uint8)
     for index, place in places.items():
         pixels[plane == index] = place
@@ -118,5 +118,5 @@ def _in_words(plane: np.ndarray, names: Sequence[str], most: int = 3) -> str:
     """What covers most of a map: `"water 61 %, ice 20 %, forest 9 %"`."""
     values, counts = np.unique(plane[plane >= 0], return_counts=True)
     order = np.argsort(-counts, kind="stable")[:most].tolist()
-    said = [f"{names[int(values[place])]} {100 * counts[place] / plane.size:.0f} %" for place in order]
-    return ", ".join(said) or "nothing"
+    parts = [f"{names[int(values[place])]} {100 * counts[place] / plane.size:.0f} %" for place in order]
+    return ", ".join(parts) or "nothing"

@@ -231,13 +231,13 @@ class SemanticSegmentation(Task):
         return SCORES[self.granularity](list(logits), truth, IGNORE, size=self._grid(logits, truth)).float()
 
     def run_over(self, pull: Pull, logits: Sequence[Tensor], teacher: Tensor, labels: Tensor) -> Tensor:
-        taught, said = regions(labels), pull.said
+        taught, source = regions(labels), pull.source
         size = self._grid(logits, taught)
         if pull.target is not None:
-            size, said = (pull.target.shape[2], pull.target.shape[3]), [pull.target] * len(logits)
+            size, source = (pull.target.shape[2], pull.target.shape[3]), [pull.target] * len(logits)
         classes = cell_classes(scored_labels(labels), size, IGNORE) if pull.knows_classes else None
         return mean_over_pixels(
-            pull.per_unit, logits, teacher, taught, source=said, ignore_index=IGNORE, size=size, classes=classes
+            pull.per_unit, logits, teacher, taught, source=source, ignore_index=IGNORE, size=size, classes=classes
         )
 
     # What a score table keeps: of every image as if it were alone, as a batch's labels would be of the batch's size
@@ -246,7 +246,7 @@ class SemanticSegmentation(Task):
         by_label = self.grid == "label" and len(image_sizes(batch["labels"]).unique(dim=0)) > 1
         return one_by_one(batch) if by_label or is_padded(batch["peer_inputs"]) else [batch]
 
-    def kept_scores(self, logits: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+    def table_scores(self, logits: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
         scores = torch.cat(
             [
                 image_scores(alone, scored_labels(own), IGNORE, size=self._grid(alone, own))

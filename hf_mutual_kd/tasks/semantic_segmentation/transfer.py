@@ -85,7 +85,7 @@ def mean_over_pixels(
 
     Args:
         pull (`Callable`):
-            `pull(live, said, teacher, classes)` of logits N x `[B, C, h, w]`, of what teachers say (`None` without
+            `pull(live, source, teacher, classes)` of logits N x `[B, C, h, w]`, of what teachers say (`None` without
             `source`), of `[B, h, w]` and of `classes` gives `[N, B, h, w]`. A cell's value may depend on that cell
             alone, and must be 0 where nobody teaches. With chunks it runs twice and must not draw random numbers.
         log_probs (N of `torch.Tensor` `[B, C, h, w]`): the peers' log-probabilities, or logits.
@@ -110,7 +110,7 @@ def mean_over_pixels(
 
     ```python
     >>> peers, labels = torch.zeros(2, 1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
-    >>> learns = lambda live, said, teacher, classes: torch.stack([teacher != m for m in range(2)]).float()
+    >>> learns = lambda live, source, teacher, classes: torch.stack([teacher != m for m in range(2)]).float()
     >>> mean_over_pixels(learns, peers, torch.tensor([0]), labels)
     tensor([[0.],
             [1.]])

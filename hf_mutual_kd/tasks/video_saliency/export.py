@@ -16,29 +16,29 @@ from .outputs import log_maps
 
 
 class SaliencyExport(TaskExport):
-    """A model of where people look: an answer is the log-density of the target frame."""
+    """A model of where people look: an prediction is the log-density of the target frame."""
 
     batch_size = 2
 
-    def answers(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
+    def predictions(self, outputs: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
         return list(log_maps(self.name, self.model, VideoSaliencyOutput(logits=outputs["logits"])))
 
-    def alike(self, answers: Sequence[Tensor], others: Sequence[Tensor]) -> Counted:
-        pairs = zip(answers, others, strict=True)
-        found = [_cc(answer, resample_log_density(other, other.shape).exp()) for answer, other in pairs]
+    def alike(self, predictions: Sequence[Tensor], others: Sequence[Tensor]) -> Counted:
+        pairs = zip(predictions, others, strict=True)
+        found = [_cc(prediction, resample_log_density(other, other.shape).exp()) for prediction, other in pairs]
         known = [value for value in found if not math.isnan(value)]
         return sum(known), len(known)
 
-    def right(self, answers: Sequence[Tensor], batch: Batch) -> Counted:
+    def right(self, predictions: Sequence[Tensor], batch: Batch) -> Counted:
         """CC with the truth, over clips at whose target somebody looked."""
         labels = batch["labels"]
         looked_at = (is_readable(labels) & has_density(labels)).tolist()
-        clips = zip(answers, split_truths(labels), looked_at, strict=True)
-        found = [_cc(answer, truth[DENSITY]) for answer, truth, counts in clips if counts]
+        clips = zip(predictions, split_truths(labels), looked_at, strict=True)
+        found = [_cc(prediction, truth[DENSITY]) for prediction, truth, counts in clips if counts]
         return sum(found), len(found)
 
 
-def _cc(answer: Tensor, density: Tensor) -> float:
+def _cc(prediction: Tensor, density: Tensor) -> float:
     """CC of a log-density with a density, at the latter's size: 0 where it is not finite, NaN for a flat density."""
-    found = resample_log_density(answer, density.shape).exp()
+    found = resample_log_density(prediction, density.shape).exp()
     return cc(found.numpy(), density.numpy()) if bool(found.isfinite().all()) else 0.0

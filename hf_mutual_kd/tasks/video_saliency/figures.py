@@ -115,7 +115,7 @@ def overlay(frame: np.ndarray, density: np.ndarray) -> np.ndarray:
     relative = density / max(float(density.max()), np.finfo(np.float32).tiny)
     map_of_frame = Image.fromarray(relative.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     strength = np.asarray(map_of_frame)[..., None].clip(0, 1)
-    grey = frame.mean(-1, keepdims=True) * DIMMED
-    colours = colormaps["inferno"](strength[..., 0])[..., :3] * 255
+    gray = frame.mean(-1, keepdims=True) * DIMMED
+    colors = colormaps["inferno"](strength[..., 0])[..., :3] * 255
     cover = np.sqrt(strength)
-    return np.rint(grey * (1 - cover) + colours * cover).astype(np.uint8)
+    return np.rint(gray * (1 - cover) + colors * cover).astype(np.uint8)

@@ -29,7 +29,7 @@ MAP_FORMATS = ("png", "npy")
 STRONGEST = 0.7
 """Opacity of the overlay at the peak."""
 CODECS = ("libx264", "mpeg4")
-COLOURS = "inferno"
+COLORS = "inferno"
 
 
 def predict_video(
@@ -136,9 +136,9 @@ def overlay(frame: np.ndarray, density: np.ndarray) -> np.ndarray:
         `np.ndarray` of shape `[H, W, 3]`, uint8.
     """
     strength = density / max(float(density.max()), np.finfo(np.float32).tiny)
-    colours = colormaps[COLOURS](strength)[..., :3] * 255
+    colors = colormaps[COLORS](strength)[..., :3] * 255
     opacity = (STRONGEST * strength)[..., None]
-    return np.rint(frame * (1 - opacity) + colours * opacity).astype(np.uint8)
+    return np.rint(frame * (1 - opacity) + colors * opacity).astype(np.uint8)
 
 
 @contextmanager

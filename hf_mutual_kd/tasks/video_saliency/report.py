@@ -187,9 +187,9 @@ def frames_section(data: ReportData) -> Section | None:
     )
 
 
-def _seen(said: str, frame: np.ndarray, density: np.ndarray, caption: str) -> Picture:
+def _seen(sentence: str, frame: np.ndarray, density: np.ndarray, caption: str) -> Picture:
     content = encoded(Image.fromarray(overlay(frame, density.astype(np.float32))), "JPEG", quality=80)
-    return Picture(content, f"{said}; most likely {_place_of_peak(density)}", caption)
+    return Picture(content, f"{sentence}; most likely {_place_of_peak(density)}", caption)
 
 
 def _place_of_peak(density: np.ndarray) -> str:

@@ -231,12 +231,12 @@ class VideoSaliency(Task):
         return torch.stack([score(one, truths) for one in logits]).float()
 
     def run_over(self, pull: Pull, logits: Sequence[Tensor], teacher: Tensor, labels: Tensor) -> Tensor:
-        size, said = coarsest_grid(logits), None
+        size, source = coarsest_grid(logits), None
         if pull.target is not None:
-            size, said = (pull.target.shape[1], pull.target.shape[2]), [pull.target.flatten(1)]
-        elif pull.said is not None:
-            said = [on_grid(one, size) for one in pull.said]
-        return pull.per_unit([on_grid(one, size) for one in logits], said, teacher, None)
+            size, source = (pull.target.shape[1], pull.target.shape[2]), [pull.target.flatten(1)]
+        elif pull.source is not None:
+            source = [on_grid(one, size) for one in pull.source]
+        return pull.per_unit([on_grid(one, size) for one in logits], source, teacher, None)
 
     def log_probs(self, logits: Sequence[Tensor], labels: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
         size = coarsest_grid(logits)

@@ -17,7 +17,7 @@ from hf_mutual_kd.tasks.semantic_segmentation.figures import (
     OTHER,
     PALETTE,
     Example,
-    class_colours,
+    class_colors,
     examples_figure,
     painted,
     read_examples,
@@ -110,9 +110,9 @@ def test_every_id_has_its_colour_and_none_has_the_empty_one():
 
 def test_a_class_keeps_its_colour_and_the_rarest_of_many_share_one():
     """Water that is blue in one figure and red in the next; 150 classes of which two look alike."""
-    assert class_colours([example(3)], 17) == {0: PALETTE[0], 1: PALETTE[1], 2: PALETTE[2]}
+    assert class_colors([example(3)], 17) == {0: PALETTE[0], 1: PALETTE[1], 2: PALETTE[2]}
     many = example(60, 40, 40)
-    colours = class_colours([many], 150)
+    colours = class_colors([many], 150)
     assert len(colours) == 60
     assert sorted(colours.values())[-20:] != [OTHER] * 20
     assert sum(colour == OTHER for colour in colours.values()) == 60 - len(PALETTE)

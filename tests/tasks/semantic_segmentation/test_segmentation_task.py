@@ -133,8 +133,8 @@ def test_peers_of_two_families_teach_each_other():
     labels = labels_like()
     output = cohort(inputs, labels=labels)
     assert output.teacher.shape == (2,)
-    beliefs = [output.outputs[name].log_probs for name in cohort.names]
-    scores = cohort.task.scores("loss", beliefs, labels)
+    log_probs = [output.outputs[name].log_probs for name in cohort.names]
+    scores = cohort.task.scores("loss", log_probs, labels)
     assert output.teacher.tolist() == scores.argmax(0).tolist()
     teacher = int(output.teacher[0])
     assert output.teacher[1] == teacher, "these weights have one better peer"

@@ -68,8 +68,8 @@ def test_roles_of_a_run_are_those_of_the_scores(tmp_path):
     for row in rows:
         batch = trainer.eval_collator([row])
         with torch.no_grad():
-            beliefs = [answer.log_probs for answer in cohort(batch["peer_inputs"]).outputs.values()]
-        expected = assign_roles(image_scores(beliefs, batch["labels"], size=(16, 16)))
+            log_probs = [answer.log_probs for answer in cohort(batch["peer_inputs"]).outputs.values()]
+        expected = assign_roles(image_scores(log_probs, batch["labels"], size=(16, 16)))
         assert trainer.record.role_table.lookup(batch["sample_ids"]).equal(expected)
 
 

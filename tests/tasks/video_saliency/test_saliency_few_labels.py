@@ -120,7 +120,7 @@ def test_the_mean_teaches_where_no_gaze_was_recorded(source):
         loss = task.supervised(cohort.peers[name], batch["peer_inputs"][name], ClassColumns(name, 0), labels, 0.0)[1]
         assert outputs.isfinite().all()
         assert (loss[2:] == 0).all()
-    assert torch.isnan(task.kept_scores(logits, labels)["score"][:, 2:]).all()
+    assert torch.isnan(task.table_scores(logits, labels)["score"][:, 2:]).all()
     assert task.ranked(labels).tolist() == [True, True, False, False, True, True]
 
 

@@ -1,4 +1,4 @@
-"""Video saliency as a task: densities as beliefs, roles at the truth's size, blank clips, own modules."""
+"""Video saliency as a task: densities as log_probs, roles at the truth's size, blank clips, own modules."""
 
 import numpy as np
 import pytest
@@ -224,8 +224,8 @@ def test_two_encoders_teach_each_other():
     cohort.train()
     batch = batch_of(cohort, gaze_videos(2, "a"))
     output = cohort(batch["peer_inputs"], labels=batch["labels"])
-    beliefs = list(output.outputs.values())
-    expected = cohort.task.scores("loss", beliefs, batch["labels"]).argmax(0)
+    log_probs = list(output.outputs.values())
+    expected = cohort.task.scores("loss", log_probs, batch["labels"]).argmax(0)
     assert output.teacher.tolist() == expected.tolist()
     assert output.transfer.shape == (2,)
     output.loss.backward()

@@ -52,12 +52,12 @@ def alert(text: str) -> str:
 
 def teaching(ranking: Ranking) -> str:
     """Who would teach whom, and the numbers that say so."""
-    said = []
+    sentences = []
     for phase, when in (("start", "At the start"), ("end", "After the training")):
         if None not in ranking.values[phase] and len(ranking.names) > 1:
             sentence = _leader(ranking, phase) if ranking.unknown else _teacher(ranking, phase)
-            said += [f"{when} {sentence}."] if sentence else []
-    said += [ranking.unknown] if ranking.unknown else []
+            sentences += [f"{when} {sentence}."] if sentence else []
+    sentences += [ranking.unknown] if ranking.unknown else []
     teachers = {phase: None if ranking.unknown else best_of(ranking.values[phase]) for phase in PHASES}
     rows = []
     for place, name in enumerate(ranking.names):
@@ -69,7 +69,7 @@ def teaching(ranking: Ranking) -> str:
         rows.append(f"<tr><th scope=row>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     label = html.escape(ranking.head, quote=True)
     return (
-        f"<p>{html.escape(' '.join(said))}</p><p class=soft>{label}</p><div class=scroll><table aria-label="
+        f"<p>{html.escape(' '.join(sentences))}</p><p class=soft>{label}</p><div class=scroll><table aria-label="
         f'"{label}"><thead><tr><th scope=col>peer</th><th scope=col>before</th><th scope=col>after</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )

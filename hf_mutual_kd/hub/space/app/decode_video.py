@@ -203,11 +203,11 @@ def respond(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     bound()
-    said = respond(json.loads(sys.argv[1]))
-    frames = said.pop("frames", {})
+    reply = respond(json.loads(sys.argv[1]))
+    frames = reply.pop("frames", {})
     if frames:
-        said |= {"numbers": sorted(frames), "size": frames[min(frames)].shape[:2]}
-    sys.stdout.buffer.write(json.dumps(said).encode() + b"\n")
+        reply |= {"numbers": sorted(frames), "size": frames[min(frames)].shape[:2]}
+    sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
     for number in sorted(frames):
         sys.stdout.buffer.write(frames[number].tobytes())
 

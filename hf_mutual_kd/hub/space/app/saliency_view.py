@@ -201,12 +201,12 @@ def painted(frame: np.ndarray, density: np.ndarray) -> str:
     height, width = frame.shape[:2]
     relative = (density / max(float(density.max()), np.finfo(np.float32).tiny)).astype(np.float32)
     strength = np.asarray(Image.fromarray(relative).resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
-    anchors = np.array([list(bytes.fromhex(colour[1:])) for colour in INFERNO], np.float32)
+    anchors = np.array([list(bytes.fromhex(color[1:])) for color in INFERNO], np.float32)
     steps = np.linspace(0, 1, len(anchors))
-    colours = np.stack([np.interp(strength, steps, anchors[:, channel]) for channel in range(3)], -1)
+    colors = np.stack([np.interp(strength, steps, anchors[:, channel]) for channel in range(3)], -1)
     cover = np.sqrt(strength)[..., None]
-    grey = frame.mean(-1, keepdims=True) * DIMMED
-    return data_uri(Image.fromarray(np.rint(grey * (1 - cover) + colours * cover).astype(np.uint8)), "JPEG")
+    gray = frame.mean(-1, keepdims=True) * DIMMED
+    return data_uri(Image.fromarray(np.rint(gray * (1 - cover) + colors * cover).astype(np.uint8)), "JPEG")
 
 
 VIEW = SaliencyView

@@ -86,22 +86,22 @@ class SegmentationView(ImageView):
         return seen
 
     def answer(self, given: Given, seen: Looks) -> list[str]:
-        colours = colours_of(given.truth, seen)
+        colors = colors_of(given.truth, seen)
         who = teaching(self.ranking(seen, given.truth is not None))
         parts = [f"<section><h2>Who would teach whom</h2>{who}{rule_of(self.facts)}</section>"]
-        if colours:
+        if colors:
             shown = [figure("the image", data_uri(given.subject))]
-            shown += [figure("the truth", painted(given.truth, colours))] if given.truth is not None else []
+            shown += [figure("the truth", painted(given.truth, colors))] if given.truth is not None else []
             legend = "".join(
-                f'<li><i style="background:{colour}"></i>{html.escape(self.facts["labels"][index])}</li>'
-                for index, colour in colours.items()
+                f'<li><i style="background:{color}"></i>{html.escape(self.facts["labels"][index])}</li>'
+                for index, color in colors.items()
             )
             parts.append(
                 f'<section><div class="maps">{"".join(shown)}</div><ul class="legend">{legend}</ul></section>'
             )
         for peer in self.facts["peers"]:
             name = peer["name"]
-            halves = beside(seen[name], lambda one, when, name=name: map_of(one, f"{name} {when}", colours))  # type: ignore[misc]
+            halves = beside(seen[name], lambda one, when, name=name: map_of(one, f"{name} {when}", colors))  # type: ignore[misc]
             parts.append(f"<section class=peer>{about(peer)}{halves}</section>")
         return parts
 
@@ -126,13 +126,13 @@ def dense_log_probs(
     return torch.einsum("qc,qhw->chw", classes, maps[0].sigmoid()).clamp_min(1e-6).log().log_softmax(0)
 
 
-def map_of(seen: Mapped, name: str, colours: dict[int, str]) -> str:
+def map_of(seen: Mapped, name: str, colors: dict[int, str]) -> str:
     """A peer's map with its share of right pixels."""
     share = "" if seen.right is None else f": {percent(seen.right)} of the pixels right"
-    return figure(f"{name}{share}", painted(seen.classes, colours))
+    return figure(f"{name}{share}", painted(seen.classes, colors))
 
 
-def colours_of(truth: torch.Tensor | None, seen: Looks) -> dict[int, str]:
+def colors_of(truth: torch.Tensor | None, seen: Looks) -> dict[int, str]:
     """A colour for every class that occurs, the frequent ones first where there are more classes than colours."""
     maps = [one.classes for phases in seen.values() for one in phases.values() if isinstance(one, Mapped)]
     planes = [plane.flatten() for plane in [*maps, truth] if plane is not None]
@@ -145,11 +145,11 @@ def colours_of(truth: torch.Tensor | None, seen: Looks) -> dict[int, str]:
     return {index: PALETTE[place] if place < len(PALETTE) else OTHER for place, index in enumerate(ranked)}
 
 
-def painted(classes: Any, colours: dict[int, str]) -> str:
+def painted(classes: Any, colors: dict[int, str]) -> str:
     """A map of class ids as the address of a PNG."""
     height, width = classes.shape
     shown = Image.frombytes("L", (width, height), classes.to(torch.uint8).contiguous().numpy().tobytes())
-    palette = [channel for index in range(256) for channel in bytes.fromhex(colours.get(index, NONE)[1:])]
+    palette = [channel for index in range(256) for channel in bytes.fromhex(colors.get(index, NONE)[1:])]
     shown.putpalette(palette)
     return data_uri(shown)
 

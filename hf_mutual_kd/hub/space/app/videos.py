@@ -93,9 +93,9 @@ def read_film(
         print(f"decode_video: {ended.returncode} {ended.stderr.decode(errors='replace')[-500:]}", flush=True)
         raise Refused(TOO_MUCH)
     head, _, pixels = ended.stdout.partition(b"\n")
-    said: dict[str, Any] = json.loads(head)
-    if said.get("refused"):
-        raise Refused(said["refused"])
-    frames = np.frombuffer(pixels, np.uint8).reshape(len(said["numbers"]), *said["size"], 3)
-    numbered = dict(zip(said["numbers"], frames, strict=True))
-    return Film(checked, numbered, said["count"], said["targets"], cuts, said["fps"], said["goes_on"])
+    reply: dict[str, Any] = json.loads(head)
+    if reply.get("refused"):
+        raise Refused(reply["refused"])
+    frames = np.frombuffer(pixels, np.uint8).reshape(len(reply["numbers"]), *reply["size"], 3)
+    numbered = dict(zip(reply["numbers"], frames, strict=True))
+    return Film(checked, numbered, reply["count"], reply["targets"], cuts, reply["fps"], reply["goes_on"])

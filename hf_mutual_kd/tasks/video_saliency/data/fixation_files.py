@@ -67,8 +67,8 @@ def local_maxima(values: np.ndarray) -> np.ndarray:
     array([[False, False,  True, False, False, False,  True, False, False]])
     ```
     """
-    grey = torch.from_numpy(values.astype(np.float32))[None, None]
-    peaks = ((grey == F.max_pool2d(grey, 3, 1, 1)) & (grey >= grey.max() / 2) & (grey > 0))[0, 0].numpy()
+    gray = torch.from_numpy(values.astype(np.float32))[None, None]
+    peaks = ((gray == F.max_pool2d(gray, 3, 1, 1)) & (gray >= gray.max() / 2) & (gray > 0))[0, 0].numpy()
     plateaus, number = ndimage.label(peaks, np.ones((3, 3)))
     marked = np.zeros(values.shape, bool)
     for row, column in ndimage.maximum_position(values, plateaus, range(1, number + 1)) if number else ():

@@ -134,12 +134,12 @@ def _read_image(path: Path) -> np.ndarray:
         if image.mode in ("1", "L"):
             return np.asarray(image.convert("L"))
         pixels = np.asarray(image.convert("RGBA"))
-    colours, alpha = pixels[..., :3], pixels[..., 3]
+    colors, alpha = pixels[..., :3], pixels[..., 3]
     varies = bool((alpha != alpha[0, 0]).any())
-    if varies and (colours == colours[0, 0]).all():
+    if varies and (colors == colors[0, 0]).all():
         return alpha
-    if (colours != colours[..., :1]).any():
+    if (colors != colors[..., :1]).any():
         raise DataError("is a colour image; a saliency map is grey, and the colours of a heat map cannot be ordered")
-    if varies and colours[alpha < 255].any():
+    if varies and colors[alpha < 255].any():
         raise DataError("holds greys and an alpha channel that says something else; save it without one of them")
-    return colours[..., 0]
+    return colors[..., 0]
