@@ -147,7 +147,10 @@ class TransferOptions(ColumnOptions, StageOptions):
         "What ranks the peers: margin or loss of the truth, or confidence. Unset: margin; loss for maps.",
     )
     granularity: Granularity = option(
-        "teaching", "image", "Unit of who teaches; for maps also each class of an image, or pixel.", only="masks"
+        "teaching",
+        "image",
+        "Unit of who teaches; of maps and several labels also each class; of maps, pixel.",
+        only="parts",
     )
     temporal_weight: float = option(
         "training",

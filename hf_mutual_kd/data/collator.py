@@ -134,7 +134,11 @@ class RoleTaggingCollator:
         """
         if self.view is not None:
             image = self.view(image, row[SAMPLE_ID], int(self._epoch))
-        return image, class_number(row.get("label"), self.label_names or None, row=f"sample {row[SAMPLE_ID]}")
+        return image, self.label(row)
+
+    def label(self, row: Mapping[str, Any]) -> Any:
+        """The label of a row."""
+        return class_number(row.get("label"), self.label_names or None, row=f"sample {row[SAMPLE_ID]}")
 
     def blank(self) -> tuple[Any, Any]:
         """What stands in the place of an unreadable sample."""

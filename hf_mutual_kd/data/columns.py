@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import datasets
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
+from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
 from PIL.Image import Image as PILImage
 
 from ..config.data_options import ColumnOptions
@@ -23,8 +23,10 @@ from .sources import Source, as_data_error
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
 
-Target: TypeAlias = Literal["class", "mask"]
-"""What a label column holds: the class of each row, or masks with one class for each pixel."""
+Target: TypeAlias = Literal["class", "classes", "mask"]
+"""What a label column holds: the class of each row, several of each, or masks with one class for each pixel."""
+LABEL_FEATURES: dict[str, type] = {"class": ClassLabel, "classes": List, "mask": datasets.Image}
+"""By the target: the feature of a column that is found without being named."""
 
 Options = TypeVar("Options", bound=ColumnOptions)
 
@@ -71,9 +73,7 @@ def choose_columns(
         found = [key for key, held in features.items() if inputs.typical(held) and key != label]
         image = _only(found, features, inputs.column, f"split {name}: %s; choose with --input_column")
     if label is None:
-        found = [
-            key for key in _held_by(features, ClassLabel if target == "class" else datasets.Image) if key != image
-        ]
+        found = [key for key in _held_by(features, LABEL_FEATURES[target]) if key != image]
         way = "choose with --label_column, or --labels false to train without labels"
         label = _only(found, features, "label", f"split {name}: %s; {way}" if labels else None)
     made = copy.copy(options)

@@ -29,6 +29,7 @@ from .columns import (
     unify,
 )
 from .inputs import IMAGES, Inputs, is_array, kind_of
+from .label_sets import class_set, names_in_sets, unify_sets
 
 
 class GivenRows:
@@ -95,9 +96,8 @@ class GivenRows:
             options = self.columns_of(rows[0], name, trains)
         new_names = self.new_names(options)
         named = rows if all(old == new for old, new in new_names.items()) else NamedRows(rows, new_names)
-        if isinstance(rows, list | tuple) and self.target == "class":
-            for place, row in enumerate(rows):
-                class_number(row.get(options.label_column), self.names, row=f"{name} row {place}")
+        if isinstance(rows, list | tuple):
+            self._check_listed(rows, name, options)
         return named
 
     def columns_of(self, row: Any, name: str, trains: bool) -> ColumnOptions:
@@ -139,6 +139,10 @@ class GivenRows:
             if not _is_number(found[label]) or not rows.features:
                 recipe = replace(RecipeOptions(), **_columns(options))
                 return unify(rows, name, found, names=self.names, options=recipe, inputs=self.inputs)
+        if self.target == "classes" and label in found:
+            self._learn_sets(rows, found[label], label, name)
+            recipe = replace(RecipeOptions(), **_columns(options))
+            return unify_sets(rows, name, found, names=self.names, options=recipe, inputs=self.inputs)
         roles = self.new_names(options)
         taken = sorted({column for column in roles.values() if column in features} - set(roles))
         renamed = {column: role for column, role in roles.items() if column in found and column != role}
@@ -150,6 +154,27 @@ class GivenRows:
         if self.target == "mask" and label in found and not is_array(found[label]):
             rows = rows.cast_column("label", datasets.Image(decode=False))
         return rows
+
+    def _check_listed(self, rows: Sequence[Mapping[str, Any]], name: str, options: ColumnOptions) -> None:
+        for place, row in enumerate(rows):
+            value, where = row.get(options.label_column or ""), f"{name} row {place}"
+            if self.target == "class":
+                class_number(value, self.names, row=where)
+            elif self.target == "classes" and value is not None:
+                class_set(value, self.names, classes=self._count(name), row=where)
+
+    def _count(self, name: str) -> int:
+        if not self.names:
+            raise LabelError(f"{name} has several labels per row, and nobody says which: give the cohort label_names")
+        return len(self.names)
+
+    def _learn_sets(self, rows: Any, feature: Any, column: str, name: str) -> None:
+        own = names_in_sets({name: (rows, feature)}, column)
+        if own and self.names is None:
+            self.names = own
+        elif own and not is_text(feature.feature) and not _are_alike(self.names or (), own):
+            common_names({"label_names": list(self.names or ()), name: own})
+        self._count(name)
 
     def _learn_names(self, rows: Any, feature: Any, column: str, name: str) -> None:
         if not may_be_label(feature):

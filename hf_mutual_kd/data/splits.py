@@ -27,6 +27,7 @@ from .fingerprint import fingerprint, labels_of
 from .image_folders import SPLIT_ALIASES, role_of
 from .images import decode_image, row_id
 from .inputs import IMAGES, Inputs, check_inputs
+from .label_sets import find_set_names, has_sets, unify_sets
 from .labelled_rows import hide_labels, which_labelled
 from .mask_columns import check_masks, find_mask_names, has_masks, settle_binary, unify_masks
 from .places import check_places
@@ -69,6 +70,7 @@ class _Labels(NamedTuple):
 
 LABELS = {
     "class": _Labels(find_label_names, unify, has_labels),
+    "classes": _Labels(find_set_names, unify_sets, has_sets),
     "mask": _Labels(find_mask_names, unify_masks, has_masks),
 }
 

@@ -35,8 +35,10 @@ class Way(NamedTuple):
 WAYS = {
     "image-classification": Way("Image classifiers that teach each other.", "embedded", ("classes", "images")),
     "text-classification": Way("Text classifiers that teach each other.", "embedded_text", ("classes",)),
+    "multi-label-image-classification": Way("Classifiers of images with several labels.", None, ("parts", "images")),
+    "multi-label-text-classification": Way("Classifiers of texts with several labels.", None, ("parts",)),
     "semantic-segmentation": Way(
-        "Segmentation models that teach each other.", "embedded_segmentation", ("masks", "images")
+        "Segmentation models that teach each other.", "embedded_segmentation", ("masks", "parts", "images")
     ),
     "video-saliency": Way("Video saliency models that teach each other.", "embedded_saliency", ("videos", "images")),
 }

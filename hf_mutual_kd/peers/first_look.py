@@ -69,6 +69,7 @@ def _look(cohort: Cohort, name: str, split: str, rows: Any) -> None:
 def _batch_of_one(cohort: Cohort, name: str, rows: Any) -> dict[str, Any] | None:
     """The first row that can be read, as this peer sees it."""
     collator = cohort.task.collator_class({name: cohort.processors[name]}, on_bad_row="skip")
+    collator.label_names = cohort.label_names
     known: Any = identified(rows)
     if isinstance(known, IterableDataset):
         found: Any = itertools.islice(iter(known), LOOKED_AT)

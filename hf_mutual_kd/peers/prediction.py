@@ -29,9 +29,7 @@ def predict(cohort: Cohort, samples: Sequence[Any]) -> dict[str, Tensor]:
         outputs = cohort.eval()(inputs.to(device)).outputs
     finally:
         cohort.train(was_training)
-    logits = [cohort.task.logits(outputs[name]) for name in cohort.names]
-    labels = cohort.task.no_labels(logits[0])
-    found = {name: one.exp() for name, one in zip(cohort.names, cohort.task.log_probs(logits, labels)[0], strict=True)}
+    found = dict(zip(cohort.names, cohort.task.probabilities([outputs[name] for name in cohort.names]), strict=True))
     return {**found, "cohort": torch.stack(list(found.values())).mean(0)}
 
 

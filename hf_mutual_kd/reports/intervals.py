@@ -54,7 +54,27 @@ def overlaps(totals: np.ndarray) -> np.ndarray:
     )
 
 
-STATISTICS: dict[str, Statistic] = {"means": means, "overlaps": overlaps}
+def f1_of(totals: np.ndarray) -> np.ndarray:
+    """
+    Macro and micro F1 from the hits, the predicted and the true samples of C classes, `[..., 3, C]` to `[..., 2]`.
+
+    The macro one is the mean over the classes that occur; the micro one counts the decisions of all classes together.
+
+    Example:
+
+    ```python
+    >>> f1_of(np.array([[1, 2], [1, 3], [2, 2]])).round(3)  # (2/3 + 4/5) / 2; 2 * 3 / (4 + 4)
+    array([0.733, 0.75 ])
+    ```
+    """
+    hits, said, true = (np.take(totals, place, axis=-2).astype(np.float64) for place in range(3))
+    occurs = true > 0
+    each = np.where(occurs, 2 * hits / np.maximum(said + true, 1), 0.0)
+    micro = 2 * hits.sum(-1) / np.maximum((said + true).sum(-1), 1)
+    return np.stack([each.sum(-1) / np.maximum(occurs.sum(-1), 1), micro], axis=-1)
+
+
+STATISTICS: dict[str, Statistic] = {"means": means, "overlaps": overlaps, "f1": f1_of}
 """By the name under which [`Outcomes`] are kept."""
 
 

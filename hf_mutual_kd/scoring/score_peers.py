@@ -98,6 +98,8 @@ def score_peers(
     if not KEEP.fullmatch(keep):
         raise ConfigError(f"keep must be none, full or topk:K with K of 1 or more, got {keep!r}")
     check_numbers(batch_size=batch_size, workers=workers, shard_rows=shard_rows, max_bytes=max_bytes)
+    if not cohort.task.keeps_scores:
+        raise ConfigError(f"a score table holds one class or map of each row, and rows of {cohort.task.name} several")
     accelerator = accelerator or Accelerator()
     check_launch(accelerator.state)
     place = Path(folder)

@@ -247,6 +247,9 @@ class Task(Units):
 
     # What a score table keeps
 
+    keeps_scores: ClassVar[bool] = True
+    """Whether a score table can hold what its peers say."""
+
     def split_batch(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """A batch in parts in which no sample changes what is kept of another."""
         return [batch]
@@ -263,6 +266,11 @@ class Task(Units):
             `tuple` of them and of the shape in which [`Task.run_over`] wants those of one sample, said by a table.
         """
         return [one.log_softmax(1) for one in logits], tuple(logits[0].shape[1:])
+
+    def probabilities(self, outputs: Sequence[Any]) -> list[Tensor]:
+        """What the peers' outputs say, N of `[B, C, ...]` between 0 and 1."""
+        logits = [self.logits(one) for one in outputs]
+        return [one.exp() for one in self.log_probs(logits, self.no_labels(logits[0]))[0]]
 
     @abstractmethod
     def quality(self, outputs: Sequence[Any], labels: Tensor) -> Tensor:

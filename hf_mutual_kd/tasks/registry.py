@@ -2,13 +2,23 @@
 
 from ..errors import ConfigError
 from .base import Task
+from .image_classification.multi_label import MultiLabelImageClassification
 from .image_classification.task import ImageClassification
 from .semantic_segmentation.task import SemanticSegmentation
+from .text_classification.multi_label import MultiLabelTextClassification
 from .text_classification.task import TextClassification
 from .video_saliency.task import VideoSaliency
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (ImageClassification, TextClassification, SemanticSegmentation, VideoSaliency)
+    task.name: task
+    for task in (
+        ImageClassification,
+        TextClassification,
+        MultiLabelImageClassification,
+        MultiLabelTextClassification,
+        SemanticSegmentation,
+        VideoSaliency,
+    )
 }
 
 __all__ = ["TASKS", "ImageClassification", "SemanticSegmentation", "Task", "TextClassification", "VideoSaliency"]

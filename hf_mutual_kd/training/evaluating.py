@@ -46,8 +46,8 @@ class CohortEvaluation(CohortProcesses):
         """
         if not self.task.caches_starts:
             raise ConfigError(
-                f"predict keeps the logits of all rows, which are maps in {self.task.name}: evaluate measures them, "
-                "and a peer's folder gives maps by transformers.pipeline"
+                f"predict keeps the logits of all rows, as {self.task.name} does not: evaluate measures them, and a "
+                "peer's folder answers by transformers.pipeline"
             )
         if test_dataset is None:
             raise DataError("there is nothing to predict; give test_dataset")
@@ -105,8 +105,8 @@ class CohortEvaluation(CohortProcesses):
     def _checked_metrics(self, compute_metrics: Any) -> Any:
         if compute_metrics is not None and not self.task.caches_starts:
             raise ConfigError(
-                f"compute_metrics gets the logits of all rows, which are maps in {self.task.name}: its own metrics "
-                f"are {', '.join(self.task.words.shown)}"
+                f"compute_metrics gets the logits of all rows, as {self.task.name} does not keep them: its own "
+                f"metrics are {', '.join(self.task.words.shown)}"
             )
         return compute_metrics
 

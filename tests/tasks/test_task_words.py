@@ -57,6 +57,9 @@ def test_a_record_without_words_says_so(words):
 
 def test_words_need_no_torch():
     """`hf-mutual-kd push` or `card` that takes seconds to say that a folder is missing."""
-    modules = ["hf_mutual_kd.reports.task_words", *(f"{task.__module__[:-5]}.words" for task in TASKS.values())]
+    modules = [
+        "hf_mutual_kd.reports.task_words",
+        *(f"{task.__module__.rpartition('.')[0]}.words" for task in TASKS.values()),
+    ]
     code = f"import sys, {', '.join(modules)}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

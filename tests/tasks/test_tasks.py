@@ -74,6 +74,16 @@ CASES = {
         right=[2.0, 2.0],
         scores=("margin", "loss", "confidence"),
     ),
+    **{
+        f"multi-label-{kind}-classification": Case(
+            task=TASKS[f"multi-label-{kind}-classification"](),
+            logits=LOGITS,
+            labels=torch.tensor([[1, 0, 0], [0, 1, 0], [-1, -1, -1], [1, 0, 0]]),
+            right=[2.0 + 1 / 3, 2.0 + 1 / 3],
+            scores=("margin", "loss", "confidence"),
+        )
+        for kind in ("image", "text")
+    },
     "semantic-segmentation": Case(
         task=SemanticSegmentation(),
         logits=LOGITS[..., None, None].expand(-1, -1, -1, 2, 2),

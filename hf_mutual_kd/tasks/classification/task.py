@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from ...distillation.roles import assign_roles, margin_scores
 from ...distillation.units import ClassUnits
 from ...errors import PeerError
 from ...reports.making_section import making_section
+from ...reports.report_sections import SectionMaker
 from ...reports.results_section import results_section, training_section
 from ...reports.teaching_section import corrections_section, teaching_section
 from ..base import Evaluator, Task
@@ -33,6 +35,8 @@ class Classification(ClassUnits, Task):
     view, pictures for the report, an exporter and a Space are its own where there are any.
     """
 
+    problem_type: ClassVar[str] = "single_label_classification"
+    """What a model's configuration says of its head where it says it."""
     quality_name = "accuracy"
     default_score = "margin"
     has_classes = True
@@ -40,7 +44,7 @@ class Classification(ClassUnits, Task):
     option_kinds: ClassVar[tuple[str, ...]] = ("classes",)
     teaching_weight = 3.0
     collator_class = RoleTaggingCollator
-    report_sections = (
+    report_sections: ClassVar[Sequence[SectionMaker]] = (
         results_section,
         training_section,
         teaching_section,
@@ -50,6 +54,23 @@ class Classification(ClassUnits, Task):
         confusion_section,
         making_section,
     )
+
+    def check_peer(self, name: str, model: nn.Module, processor: Any) -> None:
+        said = getattr(getattr(model, "config", None), "problem_type", None)
+        if said not in (None, self.problem_type):
+            raise PeerError(
+                f"peer {name!r} was trained for {said} (problem_type), and {self.name} is {self.problem_type}; "
+                "label_alignment='new_head' puts a new head on it"
+            )
+
+    def new_head(
+        self, source: str, config: Any, label_names: Sequence[str], **load: Any
+    ) -> tuple[nn.Module, list[str]]:
+        if getattr(config, "problem_type", None) is not None:
+            # What the source was trained for would decide how pipelines read the new head.
+            config = copy.deepcopy(config)
+            config.problem_type = self.problem_type
+        return super().new_head(source, config, label_names, **load)
 
     def check_labels(self, rows: Any, name: str, classes: int) -> None:
         check_classes(rows, name, classes)
@@ -115,8 +136,6 @@ class Classification(ClassUnits, Task):
             "teacher": assign_roles(margin_scores(stacked, labels)),
         }
 
-    def evaluator(
-        self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None
-    ) -> ClassificationEvaluator:
+    def evaluator(self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None) -> Evaluator:
         start = start if isinstance(start, ClassificationEvaluator) else None
         return ClassificationEvaluator(peer_names, num_classes, start)

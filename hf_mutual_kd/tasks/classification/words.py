@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ...reports.task_words import TaskWords
@@ -31,4 +32,23 @@ def classification_words(title: str, **more: Any) -> TaskWords:
         alike="same class as PyTorch, %",
         by_class="Accuracy",
         **more,
+    )
+
+
+def multi_label_words(words: TaskWords) -> TaskWords:
+    """The words of a task of one class, for several: measured by mean average precision and F1."""
+    return replace(
+        words,
+        title=f"{words.title} with several labels",
+        metric="mAP",
+        shown={"mAP": "mAP, %", "F1": "F1 (macro), %", "micro_F1": "F1 (micro), %", "loss": "cross-entropy, nats"},
+        hub_metrics={"mAP": ("average_precision", "Mean average precision"), "F1": ("f1", "F1 (macro)")},
+        snippet=words.snippet.replace("top_k=3)", 'top_k=3, function_to_apply="sigmoid")'),
+        snippets={},
+        kept="",
+        alike="",
+        by_class="Average precision",
+        note="mAP is the mean over the classes of the average precision; F1 counts a class as said where its sigmoid "
+        "is above 0.5, the macro one is the mean over the classes that occur. Flips are shares of all decisions, one "
+        "for each sample and class.",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from transformers import AutoModelForImageClassification
@@ -16,6 +16,8 @@ from ...errors import PeerError
 from ...reports.pictures import thumbnail
 from ..classification.export import ClassificationExport
 from ..classification.task import Classification
+from ..exporting import TaskExport
+from ..space import SpaceTask
 from ..zero_shot import has_text_tower
 from .encoders import classifier_on, takes_encoder
 from .model import auto  # noqa: F401  (the Auto classes learn our classifier)
@@ -30,8 +32,8 @@ class ImageClassification(Classification):
     words = WORDS
     option_kinds = ("classes", "images")
     auto_models = (AutoModelForImageClassification,)
-    exporter = ClassificationExport
-    space = ClassificationSpace()
+    exporter: ClassVar[type[TaskExport] | None] = ClassificationExport
+    space: ClassVar[SpaceTask | None] = ClassificationSpace()
 
     def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> SharedView:
         return SharedView(min_area=options.crop_min_area, color_jitter=options.color_jitter, seed=seed)

@@ -96,7 +96,7 @@ class SemanticSegmentation(Task):
         pixel_confusion_section,
         making_section,
     )
-    option_kinds = ("masks", "images")
+    option_kinds = ("masks", "parts", "images")
     exporter = SegmentationExport
     space = SegmentationSpace()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
@@ -17,6 +17,8 @@ from transformers.utils import logging
 from ...data.splits import Splits
 from ...errors import PeerError
 from ..classification.task import Classification
+from ..exporting import TaskExport
+from ..space import SpaceTask
 from .collator import TextCollator
 from .export import TextExport
 from .space import TextSpace
@@ -26,8 +28,6 @@ logger = logging.get_logger(__name__)
 
 MOST_COUNTED = 2_000
 """Texts of a split, evenly spaced, of which those that are cut are counted."""
-ONE_CLASS = "single_label_classification"
-"""The `problem_type` of models that give each text one class."""
 
 
 class TextClassification(Classification):
@@ -38,16 +38,16 @@ class TextClassification(Classification):
     auto_models = (AutoModelForSequenceClassification,)
     processor_class = AutoTokenizer
     collator_class = TextCollator
-    exporter = TextExport
-    space = TextSpace()
+    exporter: ClassVar[type[TaskExport] | None] = TextExport
+    space: ClassVar[SpaceTask | None] = TextSpace()
 
     def check_peer(self, name: str, model: nn.Module, processor: Any) -> None:
         config: Any = model.config
-        if config.problem_type not in (None, ONE_CLASS) or config.num_labels < 2:
-            kind = config.problem_type or "regression"
+        super().check_peer(name, model, processor)
+        if config.num_labels < 2:
             raise PeerError(
-                f"peer {name!r} was trained for {kind} (problem_type, {config.num_labels} outputs), and peers here "
-                "give each text one class; label_alignment='new_head' puts a new head on it"
+                f"peer {name!r} was trained for regression ({config.num_labels} outputs), and peers here are "
+                "classifiers; label_alignment='new_head' puts a new head on it"
             )
         if hasattr(processor, "save_pretrained"):
             fit_tokenizer(name, model, processor)
@@ -64,7 +64,7 @@ class TextClassification(Classification):
     ) -> tuple[nn.Module, list[str]]:
         # What the source was trained for would decide how pipelines read the new head.
         config = copy.deepcopy(config)
-        config.problem_type = ONE_CLASS
+        config.problem_type = self.problem_type
         return super().new_head(source, config, label_names, **load)
 
     def limits(self, processor: Any, splits: Splits) -> str:

@@ -1,0 +1,16 @@
+"""Image classification with several labels of each image."""
+
+from __future__ import annotations
+
+from ..classification.multi_label import MultiLabel
+from ..classification.words import multi_label_words
+from .task import ImageClassification
+from .words import WORDS
+
+
+class MultiLabelImageClassification(MultiLabel, ImageClassification):
+    """Peers as of [`ImageClassification`], whose every logit is an answer of its own."""
+
+    name = "multi-label-image-classification"
+    words = multi_label_words(WORDS)
+    option_kinds = ("parts", "images")
