@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<kind>python|bash)\n(?P<code>.*?)^```$", re.M | re.S
 )
-NOT_RUN = 17
+NOT_RUN = 18
 """Blocks that cannot run here; another one is a decision."""
 
 SHORTER = {
@@ -69,6 +69,7 @@ def place(tmp_path_factory):
     for split, count in ROWS.items():
         table = pq.read_table(ROOT / "recipes" / "embedded" / "fashion_mnist" / f"{split}.parquet")
         pq.write_table(table.slice(0, count), data / f"{split}.parquet")
+    (folder / "recipes" / "embedded_text").symlink_to(ROOT / "recipes" / "embedded_text")
     (data.parent / "peers").symlink_to(ROOT / "recipes" / "embedded" / "peers")
     (folder / "recipes" / "vit_classify.py").symlink_to(ROOT / "recipes" / "vit_classify.py")
     (folder / "runs" / "in1k").mkdir(parents=True)
