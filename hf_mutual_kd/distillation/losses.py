@@ -277,7 +277,8 @@ class _KLToTarget(torch.autograd.Function):
     [`kl_to_target`] for N students of one target, with the gradient written out: between forward and backward it
     keeps one `[B, C, ...]` tensor, the target's probabilities, besides the students' own logits.
 
-    `nan_to_num` stands where a mask would: on CPU a boolean mask of this size costs more than a softmax.
+    `nan_to_num` stands where a mask would: on CPU a boolean mask of this size costs more than a softmax. It is a pass
+    over everything itself, so that it is left out where the sums over classes tell that there is nothing to mend.
     """
 
     @staticmethod
@@ -285,10 +286,12 @@ class _KLToTarget(torch.autograd.Function):
         probs = target.to(torch.promote_types(target.dtype, torch.float32)).exp()
         mass = probs.sum(dim=1, keepdim=True)
         buffer: Tensor | None = None
-        values, kept = [], []
+        values, kept, whole = [], [], []
         for m, logits in enumerate(students):
             buffer = _gap(logits, target, temperature, buffer)
-            value = buffer.mul_(probs).nan_to_num_(0.0, math.inf, -math.inf).sum(dim=1).mul_(temperature**2)
+            value, finite = _sum_over_classes(buffer.mul_(probs))
+            whole.append(finite)
+            value.mul_(temperature**2)
             if where is None:
                 value.masked_fill_(~has_distribution(logits) | mass.squeeze(1).isnan(), math.nan)
             else:
@@ -297,7 +300,7 @@ class _KLToTarget(torch.autograd.Function):
             values.append(value)
         ctx.save_for_backward(target if target.requires_grad else None, probs, mass, *students, *kept)
         ctx.temperature = temperature
-        ctx.students = len(students)
+        ctx.students, ctx.whole = len(students), whole
         return torch.stack(values)
 
     @staticmethod
@@ -318,7 +321,8 @@ class _KLToTarget(torch.autograd.Function):
             if ctx.needs_input_grad[3 + m]:
                 own = _softmax(_softened(logits, temperature))
                 gradient = torch.addcmul(probs, own, mass, value=-1.0, out=own)
-                for_students[m] = _scaled(gradient, -temperature * scale, where).to(logits.dtype)
+                scaled = _scaled(gradient, -temperature * scale, where, finite=ctx.whole[m])
+                for_students[m] = scaled.to(logits.dtype)
         return for_target, None, None, *for_students
 
 
@@ -341,9 +345,23 @@ def _gap(logits: Tensor, target: Tensor, temperature: float, buffer: Tensor | No
     return torch.sub(target, buffer, out=buffer)
 
 
-def _scaled(gradient: Tensor, scale: Tensor, where: Tensor | None) -> Tensor:
+def _sum_over_classes(values: Tensor) -> tuple[Tensor, bool]:
+    """Sums over dimension 1, NaN counted as 0, and whether all of them are known to have been finite without that.
+
+    A GPU would wait for the look at them, and a compiled graph must not depend on values.
+    """
+    if values.is_cpu and not torch.compiler.is_compiling():
+        total = values.sum(dim=1)
+        if bool(total.isfinite().all()):
+            return total, True
+    return values.nan_to_num_(0.0, math.inf, -math.inf).sum(dim=1), False
+
+
+def _scaled(gradient: Tensor, scale: Tensor, where: Tensor | None, finite: bool = False) -> Tensor:
     """`gradient * scale` in place; with `where`, exactly 0 outside it and for classes without a finite gradient."""
     if where is None:
         return gradient.mul_(scale.unsqueeze(1))
     scale = scale.masked_fill(~where, 0.0)
+    if finite:
+        return gradient.mul_(scale.unsqueeze(1))
     return gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(scale.unsqueeze(1))

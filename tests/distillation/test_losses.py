@@ -354,3 +354,24 @@ def test_bad_shapes_and_choices_are_refused():
         transfer_loss(torch.zeros(2, 1, 3, 4, 4), torch.tensor([0]))
     with pytest.raises(DataError, match="one shape"):
         kl_to_target(torch.zeros(1, 3), torch.zeros(1, 4))
+
+
+def test_a_broken_unit_changes_nothing_for_the_others_of_its_batch():
+    """Where all sums are finite a pass is left out: a batch in which one is not must take it, also on the way back."""
+    generator = torch.Generator().manual_seed(0)
+    whole = [torch.randn(4, 5, 3, generator=generator).requires_grad_() for _ in range(2)]
+    teacher = torch.tensor([[0, 1, 0]] * 4)
+    transfer_loss(whole, teacher).sum().backward()
+    spoiled = [one.detach().clone() for one in whole]
+    spoiled[0][1, 2, 0], spoiled[1][2, 4, 1], spoiled[0][3, :2, 2] = float("nan"), float("inf"), float("-inf")
+    for one in spoiled:
+        one.requires_grad_()
+    values = transfer_loss(spoiled, teacher)
+    values.sum().backward()
+    assert values.isfinite().all()
+    touched = torch.zeros(4, 3, dtype=torch.bool)
+    touched[[1, 2, 3], [0, 1, 2]] = True
+    for one, other in zip(whole, spoiled, strict=True):
+        assert other.grad.isfinite().all()
+        unspoiled = ~touched.unsqueeze(1).expand_as(other)
+        assert torch.equal(one.grad[unspoiled], other.grad[unspoiled])
