@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, has_length, rotate_checkpoints
 from transformers.utils import logging
 
@@ -86,6 +87,9 @@ class CohortSaving(CohortEvaluation):
         self.accelerator.wait_for_everyone()
 
     def _save_cohort_state(self, made: Path) -> None:
+        # Each peer has its own best; the Trainer's would be looked for where a checkpoint is not finished yet.
+        self.state.best_model_checkpoint = None
+        self.state.save_to_json(str(made / TRAINER_STATE_NAME))
         self.record.role_table.save(made / checkpoints.ROLES)
         save_teachers(self.cohort, made)
         for peer in self.bests.found:

@@ -182,6 +182,9 @@ def test_resume_is_exact(tmp_path, make_cohort, train_rows, save_at):
     broken.training_step = interrupted
     with pytest.raises(Stop):
         broken.train()
+    # A path in which the checkpoint no longer lies is told as a loss at every resume.
+    state = json.loads((tmp_path / "b" / f"checkpoint-{save_at}" / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] is None
     again = make_cohort("vit", "cnn")
     resumed = train(again, tmp_path / "b", train_rows, resume=True, **settings)
     assert_equal(weights(whole), weights(again))
