@@ -147,10 +147,7 @@ class TransferOptions(ColumnOptions, StageOptions):
         "What ranks the peers: margin or loss of the truth, or confidence. Unset: margin; loss for maps.",
     )
     granularity: Granularity = option(
-        "teaching",
-        "image",
-        "Unit of who teaches; of maps and several labels also each class; of maps, pixel.",
-        only="parts",
+        "teaching", "image", "Unit of who teaches; also class, of maps and several labels, or pixel.", only="parts"
     )
     temporal_weight: float = option(
         "training",

@@ -120,6 +120,13 @@ class Task(Units):
         return self.collator_class.processors_class.noun
 
     @property
+    def not_gathered(self) -> str | None:
+        """What its answers to rows are, in words, where those to all rows are not gathered for metrics."""
+        if not self.caches_starts:
+            return "maps"
+        return None if self.keeps_scores else "several to each row"
+
+    @property
     def metric(self) -> str:
         """The metric that selects each peer's best checkpoint."""
         return self.words.metric

@@ -44,10 +44,10 @@ class CohortEvaluation(CohortProcesses):
             [`ConfigError`]: the task has maps, of which those of all rows do not fit in memory.
             [`DataError`]: there are no rows.
         """
-        if not self.task.caches_starts:
+        if kind := self.task.not_gathered:
             raise ConfigError(
-                f"predict keeps the logits of all rows, as {self.task.name} does not: evaluate measures them, and a "
-                "peer's folder answers by transformers.pipeline"
+                f"predict keeps the answers to all rows, which are {kind} in {self.task.name}: evaluate measures "
+                "them, and a peer's folder gives them by transformers.pipeline"
             )
         if test_dataset is None:
             raise DataError("there is nothing to predict; give test_dataset")
@@ -103,9 +103,9 @@ class CohortEvaluation(CohortProcesses):
         return measured, gathered
 
     def _checked_metrics(self, compute_metrics: Any) -> Any:
-        if compute_metrics is not None and not self.task.caches_starts:
+        if compute_metrics is not None and (kind := self.task.not_gathered):
             raise ConfigError(
-                f"compute_metrics gets the logits of all rows, as {self.task.name} does not keep them: its own "
+                f"compute_metrics gets the answers to all rows, which are {kind} in {self.task.name}: its own "
                 f"metrics are {', '.join(self.task.words.shown)}"
             )
         return compute_metrics

@@ -121,9 +121,9 @@ def named_metrics(cohort: Cohort, names: Sequence[str], trust_remote_code: bool 
         [`ConfigError`]: see [`NamedMetrics`]; the task has maps, or has one of them itself.
     """
     words = cohort.task.words
-    if not cohort.task.caches_starts:
+    if kind := cohort.task.not_gathered:
         raise ConfigError(
-            f"metrics get the answers to all rows, which are maps in {cohort.task.name}: its own are "
+            f"metrics get the answers to all rows, which are {kind} in {cohort.task.name}: its own are "
             f"{', '.join(words.shown)}"
         )
     found = NamedMetrics(names, len(cohort.label_names), trust_remote_code)

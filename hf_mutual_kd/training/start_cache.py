@@ -34,7 +34,7 @@ class StartCache:
         if isinstance(dataset, IterableDataset):
             return "the rows of a stream have no place in a cache; set cache_frozen=false"
         if not cohort.task.caches_starts:
-            return f"outputs of {cohort.task.name} are not kept for every sample; set cache_frozen=false"
+            return f"the maps of {cohort.task.name} are too large to keep for every sample; set cache_frozen=false"
         if view is not None:
             return "outputs for one random view do not fit the next; set augment=false, or cache_frozen=false"
         size = len(dataset) * len(cohort.names) * len(cohort.label_names) * 4

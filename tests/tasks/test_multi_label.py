@@ -19,6 +19,7 @@ from hf_mutual_kd.data.label_sets import class_set
 from hf_mutual_kd.data.splits import load_splits
 from hf_mutual_kd.errors import ConfigError, LabelError, PeerError
 from hf_mutual_kd.experiments.launch import launch
+from hf_mutual_kd.scoring.score_peers import score_peers
 from hf_mutual_kd.tasks.classification.multi_label_evaluator import MultiLabelEvaluator, average_precision
 from hf_mutual_kd.tasks.registry import TASKS
 
@@ -168,6 +169,15 @@ def test_what_makes_no_sense_is_refused_by_name(tmp_path):
         Cohort.from_pretrained({"clip": reader}, TASK, label_names=LABELS)
     siglip = write_reader(tmp_path / "siglip", "siglip")
     Cohort.from_pretrained({"siglip": siglip}, TASK, label_names=LABELS)
+    cohort = cohort_of(tmp_path, "vit")
+    args = MutualKDConfig(str(tmp_path / "run"), report_to="none", disable_tqdm=True)
+    with pytest.raises(ConfigError, match="several to each row"):
+        MutualKDTrainer(cohort, args, rows_of(9)).predict(rows_of(9))
+    with pytest.raises(ConfigError, match="several to each row"):
+        MutualKDTrainer(cohort, args, rows_of(9), compute_metrics=lambda found: {})
+    with pytest.raises(ConfigError, match="a score table holds one class"):
+        score_peers(cohort, rows_of(9), tmp_path / "table")
+    assert not (tmp_path / "table").exists()
     model = MAKERS["vit"]()
     model.config.problem_type = "single_label_classification"
     with pytest.raises(PeerError, match="was trained for single_label"):

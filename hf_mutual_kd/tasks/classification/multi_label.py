@@ -52,7 +52,6 @@ class MultiLabel(MultiLabelUnits, Classification):
     default_score = "loss"
     target = "classes"
     option_kinds: ClassVar[tuple[str, ...]] = ("parts",)
-    caches_starts = False
     keeps_scores = False
     collator_class = SetCollator
     report_sections = (results_section, training_section, teaching_section, making_section)
