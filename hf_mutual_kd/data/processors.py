@@ -48,6 +48,8 @@ class PeerProcessors:
     """What messages call one."""
     makes = "images -> {'pixel_values': [B, 3, H, W]}"
     """What a callable in the place of one does."""
+    fixed_size = False
+    """Whether all batches have one size, where inputs differ in theirs."""
 
     def __init__(self, processors: Mapping[str, Any]):
         self.groups: list[tuple[Any, list[str]]] = []

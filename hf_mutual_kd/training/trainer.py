@@ -221,6 +221,9 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
             dataset = share_stream(self.args, dataset, self.get_total_train_batch_size(self.args))
         training_collator = self.data_collator
         self.data_collator = self._collator(dataset, is_training)
+        if self.args.world_size > 1 and isinstance(dataset, IdentifiedStream):
+            # Accelerate joins the batches of all processes.
+            self.data_collator.processors.fixed_size = True
         try:
             return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
         finally:

@@ -71,7 +71,8 @@ class Tokenizers(PeerProcessors):
             return dict(processor(inputs))
         # One by one, as a pair is tokenized otherwise than a text, whatever else is in the batch.
         rows = [processor(text, pair, truncation=True) for text, pair in inputs]
-        return dict(processor.pad(rows, return_tensors="pt"))
+        size = {"padding": "max_length", "max_length": processor.model_max_length} if self.fixed_size else {}
+        return dict(processor.pad(rows, **size, return_tensors="pt"))
 
 
 class TextCollator(RoleTaggingCollator):

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
+import text_run
 import torch
 from task_run import SETTINGS, check_resume
 from text_peers import (
@@ -19,6 +20,7 @@ from text_peers import (
     tiny_text_peer,
 )
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM, pipeline
+from two_processes import outcome, two
 
 from hf_mutual_kd import (
     Cohort,
@@ -344,3 +346,17 @@ def test_scores_and_partners_are_found_for_texts(run, tmp_path, capsys):
     assert command is None or command.startswith("hf-mutual-kd train text-classification ")
     assert cli.main(["scout", "--task", "video-saliency", *searched[:-1], str(tmp_path / "t")]) == 2
     assert "every row has a class" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", [pytest.param((), marks=pytest.mark.slow), ("streams",)], ids=["rows", "streams"])
+def test_two_processes_train_as_one(tmp_path, rows):
+    """Batches of texts that each process pads to another length, which cannot be joined or change what is learned."""
+    text_run.main(str(tmp_path / "one"), "8", *rows)
+    found = [
+        outcome(tmp_path / "one")["metrics"],
+        two(tmp_path / "two", *rows, script="text_run.py", batch=4)["metrics"],
+    ]
+    compared = [key for key in found[0] if key.split("/")[-1] in ("loss", "accuracy", "agreement")]
+    assert len(compared) > 5
+    for key in compared:
+        assert found[1][key] == pytest.approx(found[0][key], abs=2e-5), key
