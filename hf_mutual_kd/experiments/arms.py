@@ -9,6 +9,7 @@ from typing import Any
 
 from ..config.training_config import MutualKDConfig
 from ..training.run_state import SUMMARY, last_checkpoint
+from ..training.stage_state import FILE, STAGES
 
 CONTROL: dict[str, Any] = {"transfer_weight": 0.0, "role_table": None, "pre_flight": False}
 """What differs in the control: nothing but the transfer."""
@@ -56,18 +57,19 @@ class Arms:
     def checkpoint_of(self, name: str, seed: int) -> Path | None:
         """What it goes on from: a path that was given is the first mutual run's, others look into their folder."""
         folder, resume = self.folder_of(name, seed), self.config.resume_from_checkpoint
+        if self.config.teaching:
+            return folder / STAGES if resume and (folder / STAGES / FILE).is_file() else None
         if isinstance(resume, str) and folder == self.folder:
             # On the Hub it is until all else has been checked.
             return Path(resume) if Path(resume).is_dir() else None
         return last_checkpoint(folder) if resume and folder.is_dir() else None
 
     def resumed(self) -> list[tuple[Path, MutualKDConfig]]:
-        """The checkpoints that trainings go on from, with their configurations."""
+        """The checkpoints that trainings go on from, with their configurations; of a run in stages their folder."""
         found = []
-        if not self.config.resume_from_checkpoint or self.config.teaching:
-            # Each of the stages of a training checks its own.
+        if not self.config.resume_from_checkpoint:
             return []
-        for name, seed in itertools.product(self.names, self.seeds):
+        for name, seed in itertools.product(("mutual",) if self.config.teaching else self.names, self.seeds):
             done = (self.folder_of(name, seed) / SUMMARY).is_file()
             checkpoint = None if done else self.checkpoint_of(name, seed)
             if checkpoint is not None:

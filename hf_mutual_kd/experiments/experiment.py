@@ -46,7 +46,7 @@ from ..reports.text import portable, portable_command
 from ..run_lock import claimed
 from ..tasks.base import Task
 from ..tasks.registry import make_task
-from ..training.fingerprints import Change, described
+from ..training.fingerprints import Change, record_changes
 from ..training.named_metrics import NamedMetrics, named_metrics
 from ..training.objective_options import objective_for
 from ..training.pushing import push_settings
@@ -280,11 +280,7 @@ class Experiment:
                 print(f"{name} {limits}")
         record["objective"] = objective_facts(objective)
         record["hyperparameters"] = portable(hyperparameter_facts(self.given, self.config.resolved(), self.options))
-        if self.changes:
-            record["changes"] = self.changes
-            for option, text in described(self.changes).items():
-                record["hyperparameters"]["defaults"].pop(option, None)
-                record["hyperparameters"]["changed"][option] = text
+        record_changes(record, self.changes)
         record["hardware"] = hardware_facts(self.state.num_processes)
         write_json(self.folder / COHORT, record)
 

@@ -16,6 +16,7 @@ from ..peers.weights_hash import fingerprint
 from ..training.checkpoint_state import check_state, read_state
 from ..training.fingerprints import Change, check_checkpoint, check_parts, made_with, options_of
 from ..training.saving import load_peers
+from ..training.stage_state import check_stages, read_stages
 
 Resumed = Sequence[tuple[Path, MutualKDConfig]]
 """The checkpoints that arms go on from, with the arms' configurations, resolved."""
@@ -26,7 +27,8 @@ def check_checkpoints(resumed: Resumed, task: str, specs: Mapping[str, PeerSpec]
     own: list[Change] = []
     for checkpoint, config in resumed:
         identity = {"task": task, "peers": list(specs)}
-        changes = check_checkpoint(checkpoint, identity, options_of(config, specs), config)
+        check = check_stages if config.teaching else check_checkpoint
+        changes = check(checkpoint, identity, options_of(config, specs), config)
         own = changes if Path(str(config.output_dir)) == folder else own
     return own
 
@@ -39,7 +41,9 @@ def check_resumed(resumed: Resumed, folder: Path, cohort: Cohort, data: str | No
         check_state(folder, record | {"peers": list(record.get("peers") or ())}, identity)
     identity["starting_weights"] = fingerprint(cohort.peers) if resumed else ""
     for checkpoint, config in resumed:
-        check_state(checkpoint, vars(read_state(checkpoint)), identity)
-        check_parts(checkpoint, made_with(cohort, config, {}, data))
-    for checkpoint, _ in resumed:
+        then = read_stages(checkpoint) if config.teaching else vars(read_state(checkpoint))
+        check_state(checkpoint, then, identity)
+        check_parts(checkpoint, made_with(cohort, config, {}, data), then["made_with"])
+    # Stages load what they need themselves, one after the other.
+    for checkpoint in (place for place, config in resumed if not config.teaching):
         load_peers(cohort, checkpoint, read_state(checkpoint).broken)

@@ -77,6 +77,8 @@ class Progress:
 
     global_step: int
     epoch: float | None = None
+    max_steps: int = 0
+    num_train_epochs: int = 0
 
     def __post_init__(self):
         if self.global_step < 0:

@@ -17,7 +17,7 @@ from ..data.processors import settings
 from ..errors import ResumeError
 from ..peers.adapters import base_of
 from ..peers.cohort import Cohort
-from .checkpoint_state import CohortState, check_state, check_whole, progress_of, read_state
+from .checkpoint_state import check_state, check_whole, progress_of, read_state
 
 NOT_TRAINED = re.compile(
     r"output_dir|run_name|project|trackio_.*|report_to|disable_tqdm|push_to_hub|hub_.*|resume_.*|local_rank|ddp_.*|fsdp.*"
@@ -124,43 +124,56 @@ def check_checkpoint(
     step = progress_of(checkpoint).global_step
     if 0 < args.max_steps < step:
         raise ResumeError(f"max_steps is {args.max_steps}, but {checkpoint} was made at step {step}; give more")
-    changed = _changed(checkpoint, state, options, args)
+    changed = changed_options(checkpoint, vars(state), options, args)
     missing = check_whole(checkpoint, state, args.world_size, args.resume_changes == "allow")
     changed |= dict.fromkeys(missing, ("kept", "made anew"))
     made = [{"step": step, "option": name, "from": old, "to": new} for name, (old, new) in changed.items()]
     return [*state.changes, *made]
 
 
-def check_parts(checkpoint: Path, made: Mapping[str, Any]) -> None:
+def check_parts(where: Path, made: Mapping[str, Any], then: Mapping[str, Any] | None = None) -> None:
     """
     Refuse other data, configurations or processors than a checkpoint was made with.
 
     Args:
-        checkpoint (`Path`): a `checkpoint-N`.
+        where (`Path`): a `checkpoint-N`, or what else says `then`.
         made (`dict`): what [`made_with`] says of the training that is to go on.
+        then (`dict`, *optional*): what it said before; the checkpoint's when unset.
     """
-    then = read_state(checkpoint).made_with
+    then = read_state(where).made_with if then is None else then
     for part, what in PARTS.items():
         for name, value in made[part].items():
             if then.get(part, {}).get(name, value) != value:
                 raise ResumeError(
-                    f"{checkpoint} was made with {what.format(name)}; resume with the same, or start anew in another "
+                    f"{where} was made with {what.format(name)}; resume with the same, or start anew in another "
                     "output_dir, from the peers that this run has trained"
                 )
 
 
-def _changed(
-    checkpoint: Path, state: CohortState, options: Mapping[str, Any], args: MutualKDConfig
+def changed_options(
+    where: Path, state: Mapping[str, Any], options: Mapping[str, Any], args: MutualKDConfig
 ) -> dict[str, tuple[Any, Any]]:
-    before, after = dict(state.made_with.get("options", {})), dict(options)
-    if state.processes != args.world_size:
+    """
+    Options that differ from those of an earlier part of a training, as `(before, now)`.
+
+    Args:
+        where (`Path`): of the earlier part, for messages.
+        state (`dict`): its `made_with` and `processes`.
+        options (`dict`): [`options_of`] the training that is to go on.
+        args ([`MutualKDConfig`]): its own.
+
+    Raises:
+        [`ResumeError`]: one of them cannot change, or `resume_changes` does not allow it.
+    """
+    before, after = dict(state["made_with"].get("options", {})), dict(options)
+    if state["processes"] != args.world_size:
         for name in PER_STEP:
             before.pop(name, None)
             after.pop(name, None)
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    _refuse(checkpoint, [name for name in changed if NEVER.fullmatch(name)], before, after, "")
+    _refuse(where, [name for name in changed if NEVER.fullmatch(name)], before, after, "")
     if args.resume_changes != "allow":
-        _refuse(checkpoint, changed, before, after, ", or go on with the change by --resume_changes allow")
+        _refuse(where, changed, before, after, ", or go on with the change by --resume_changes allow")
     return {name: (before.get(name), after.get(name)) for name in changed}
 
 
@@ -181,6 +194,16 @@ def described(changes: list[dict[str, Any]]) -> dict[str, str]:
         earlier = found.get(name, _brief(change["from"]))
         found[name] = f"{earlier} until step {change['step']}, then {_brief(change['to'])}"
     return found
+
+
+def record_changes(record: dict[str, Any], changes: list[Change]) -> None:
+    """Let the record of a run say from which step which value of an option held."""
+    if not changes:
+        return
+    record["changes"] = changes
+    for option, text in described(changes).items():
+        record["hyperparameters"]["defaults"].pop(option, None)
+        record["hyperparameters"]["changed"][option] = text
 
 
 def _brief(value: Any) -> str:

@@ -18,6 +18,7 @@ from ..reports.results import MUTUAL, RESULTS, Arm, collect
 from ..reports.samples import SAMPLES_FILE, write_samples
 from ..scoring.score_table import plain_rows
 from .evaluation import Evaluation
+from .fingerprints import Change, record_changes
 from .peer_bests import PeerBests
 from .processes import CohortProcesses
 from .pushing import PushCheckpoints, push_settings
@@ -36,6 +37,7 @@ class CohortRecords(CohortProcesses):
     """By the prefix of the metrics: `eval`, `test`, …"""
     pushes: PushCheckpoints | None
     """Of checkpoints; `None` where none are pushed."""
+    changes: list[Change]
     given_args: MutualKDConfig
     recipe_data: str | None = None
     """Fingerprint of all rows, where a recipe has made one; else the trainer makes one of what it is given."""
@@ -106,6 +108,7 @@ class CohortRecords(CohortProcesses):
             rows = {"train": plain_rows(self.train_dataset), "validation": plain_rows(validation)}
             whole = not self.is_part and self.recipe_data is None
             record = run_record(self.cohort, self.given_args, self.objective, rows if whole else {})
+            record_changes(record, self.changes)
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / COHORT, record)
 

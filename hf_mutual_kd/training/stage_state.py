@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..config.training_config import MutualKDConfig
 from ..errors import ResumeError
-from ..files import write_json
-from .checkpoint_state import check_state
+from ..files import read_json, write_json
+from .checkpoint_state import ANOTHER, check_state, check_whole, progress_of, read_state
+from .fingerprints import Change, changed_options, check_parts
 from .ways import steps_tried
 
 STAGES = "stages"
@@ -24,39 +29,39 @@ class StageState:
     Args:
         folder (`Path`): of the stages.
         identity (`dict`): of the cohort and its starting weights; another one is not gone on with.
-        writes (`bool`): whether this process writes.
+        made ([`Callable`]): gives what [`made_with`] says of the training; called when it is needed.
+        args ([`MutualKDConfig`]): its configuration; says whether this process writes.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], writes: bool):
-        self.folder, self.identity, self.writes = folder, identity, writes
+    def __init__(
+        self, folder: Path, identity: dict[str, Any], made: Callable[[], dict[str, Any]], args: MutualKDConfig
+    ):
+        self.folder, self.identity, self.made, self.args = folder, identity, made, args
         self.done: list[str] = []
         self.facts: dict[str, Any] = {}
+        self.changes: list[Change] = []
+        """Options that had other values before, as those of a checkpoint."""
 
     def load(self) -> None:
         """
         Go on where an earlier run stopped.
 
         Raises:
-            [`ResumeError`]: nothing was begun here, or with another cohort.
+            [`ResumeError`]: nothing was begun here, or with another cohort, other rows or options.
         """
-        path = self.folder / FILE
-        if not path.is_file():
-            raise ResumeError(
-                f"there are no stages to go on with in {self.folder.parent}; leave resume_from_checkpoint out to "
-                "start anew"
-            )
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            self.done, self.facts = list(found["done"]), dict(found["facts"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ResumeError(f"{path} is damaged: {error}; start anew in another output_dir") from None
-        check_state(self.folder.parent, found, self.identity)
+        found, made = read_stages(self.folder), self.made()
+        self.changes = check_stages(self.folder, self.identity, made["options"], self.args)
+        check_parts(self.folder.parent, made, found["made_with"])
+        self.done, self.facts = found["done"], found["facts"]
 
     def save(self) -> None:
         """Write the file whole."""
-        if self.writes:
+        if self.args.should_save:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / FILE, self.identity | {"done": self.done, "facts": self.facts})
+            made = self.made()
+            made = made | {"options": with_length(made["options"], self.args)}
+            state = {"done": self.done, "facts": self.facts, "made_with": made, "processes": self.args.world_size}
+            write_json(self.folder / FILE, self.identity | state | {"changes": self.changes})
 
     def finish(self, stage: str, **facts: Any) -> None:
         """A stage is done, and its folder holds its weights; facts are for what comes after it."""
@@ -64,6 +69,62 @@ class StageState:
         if stage not in self.done:
             self.done.append(stage)
         self.save()
+
+
+def read_stages(folder: Path) -> dict[str, Any]:
+    """What the file of a run's stages says.
+
+    Raises:
+        [`ResumeError`]: there is none, or it is damaged.
+    """
+    if not (folder / FILE).is_file():
+        raise ResumeError(
+            f"there are no stages to go on with in {folder.parent}; leave resume_from_checkpoint out to start anew"
+        )
+    found = read_json(folder / FILE, error=ResumeError, advice=ANOTHER)
+    kinds = {"done": list, "facts": dict, "made_with": dict, "processes": int, "changes": list}
+    wrong = [name for name, kind in kinds.items() if not isinstance(found.get(name), kind)]
+    if wrong:
+        raise ResumeError(f"{folder / FILE} is damaged: {wrong[0]} is missing or of another kind; {ANOTHER}")
+    return found
+
+
+def check_stages(
+    folder: Path, identity: Mapping[str, Any], options: Mapping[str, Any], args: MutualKDConfig
+) -> list[Change]:
+    """
+    Refuse stages that a training cannot go on from as if it had never stopped; nothing is loaded or changed.
+
+    Args:
+        folder (`Path`): of the stages.
+        identity (`dict`): those of task, peers, labels and starting weights that are known already.
+        options (`dict`): [`options_of`] the training that is to go on.
+        args ([`MutualKDConfig`]): its own.
+
+    Returns:
+        `list[dict]`: as [`check_checkpoint`]; steps are those of all stages together.
+
+    Raises:
+        [`ResumeError`]: other options, or a file or checkpoint that is damaged.
+    """
+    found = read_stages(folder)
+    check_state(folder.parent, found, identity)
+    changed = changed_options(folder.parent, found, with_length(options, args), args)
+    ended = found["facts"].get("stages", {})
+    steps = sum(one.get("steps", 0) for one in ended.values())
+    for stage in sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in found["done"]):
+        last = get_last_checkpoint(str(folder / stage))
+        if last is not None:
+            missing = check_whole(Path(last), read_state(Path(last)), args.world_size, args.resume_changes == "allow")
+            changed |= dict.fromkeys(missing, ("kept", "made anew"))
+            steps += progress_of(Path(last)).global_step
+    made = [{"step": steps, "option": name, "from": old, "to": new} for name, (old, new) in changed.items()]
+    return [*found["changes"], *made]
+
+
+def with_length(options: Mapping[str, Any], args: MutualKDConfig) -> dict[str, Any]:
+    """Options with how long a stage trains: all stages are compared, so that it counts whatever the schedule."""
+    return {**options, "max_steps": args.max_steps, "num_train_epochs": args.num_train_epochs}
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

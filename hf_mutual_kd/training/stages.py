@@ -65,7 +65,7 @@ class Stages:
         self.cohort, self.callbacks = trainer.cohort, list(callbacks)
         self.folder = trainer.folder / STAGES
         self.names = trainer.peer_names
-        self.state = StageState(self.folder, trainer._identity(), trainer.args.should_save)
+        self.state = StageState(self.folder, trainer._identity(), trainer._made_with, trainer.args)
         self.weights = ArmWeights(self.cohort, self.state, self.adapts, next(iter(self.controls)))
         self.choices: dict[str, Choice] = {}
         self._cache: Any = None
@@ -127,6 +127,8 @@ class Stages:
         self.check()
         if resume:
             self.state.load()
+            self.trainer.changes = self.state.changes
+            self.trainer._write_cohort_record()
         elif self.args.should_save:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.trainer.accelerator.wait_for_everyone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -298,6 +299,9 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
                 self._fit_rule()
             self._begin_with_start(checkpoint is not None)
             self._fill_start_cache()
+        if checkpoint is not None and self._was_over(Path(checkpoint)):
+            self.end_from(Path(checkpoint))
+            return TrainOutput(self.state.global_step, 0.0, {})
         if checkpoint is not None:
             self._restore_records(Path(checkpoint))
             self._resumed_at = checkpoints.epoch_of(Path(checkpoint))
@@ -311,6 +315,13 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         output = self.stages.run(bool(resume))
         self._report_skipped()
         return output
+
+    def _was_over(self, checkpoint: Path) -> bool:
+        """Whether it is this training's last checkpoint; in an epoch's midst the Trainer would do one step more."""
+        then = checkpoints.progress_of(checkpoint)
+        same = self.args.max_steps <= 0 and math.ceil(self.args.num_train_epochs) == then.num_train_epochs
+        steps = then.max_steps if same else self.args.max_steps
+        return 0 < steps <= then.global_step and not self.is_sharded
 
     def end_from(self, checkpoint: Path) -> None:
         """End a training whose last checkpoint was written, but not what comes after it."""

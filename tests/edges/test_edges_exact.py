@@ -1,6 +1,7 @@
 """What goes on exactly: streams in any epoch, runs that were killed; and weights that are not finite."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,39 @@ def test_a_stream_goes_on_in_the_epoch_where_it_stopped(save_at, make_cohort, tm
         left, right = (load_file(tmp_path / run / name / "model.safetensors") for run in "ab")
         assert all(left[key].equal(right[key]) for key in left)
     assert (tmp_path / "a" / "roles.parquet").read_bytes() == (tmp_path / "b" / "roles.parquet").read_bytes()
+
+
+def test_a_training_that_was_over_is_only_ended(make_cohort, tmp_path, train_rows):
+    """Killed between its last checkpoint and its records, a run was resumed by one step more than it was to do."""
+
+    def trainer(out, **changes):
+        settings = {
+            "max_steps": 4,
+            "lr_scheduler_type": "constant",
+            "save_strategy": "steps",
+            "save_steps": 2,
+        } | changes
+        args = MutualKDConfig(
+            str(tmp_path / out), per_device_train_batch_size=16, learning_rate=1e-2, use_cpu=True, report_to="none",
+            disable_tqdm=True, pre_flight=False, augment=False, **settings,
+        )  # fmt: skip
+        return MutualKDTrainer(make_cohort("vit", "cnx"), args, train_dataset=train_rows)
+
+    trainer("a").train()
+    shutil.copytree(tmp_path / "a" / "checkpoint-4", tmp_path / "b" / "checkpoint-4")
+    ended = trainer("b")
+    ended.train(resume_from_checkpoint=True)
+    assert ended.state.global_step == 4
+    for name in ("vit/model.safetensors", "cnx/model.safetensors", "roles.parquet", "history.jsonl"):
+        if name == "history.jsonl":
+            left, right = ([json.loads(line) for line in (tmp_path / run / name).open()] for run in "ab")
+            # The line that sums up a training is written after its last checkpoint.
+            assert [line for line in left if "loss" in line] == right
+        else:
+            assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    longer = trainer("b", max_steps=6)
+    longer.train(resume_from_checkpoint=True)
+    assert longer.state.global_step == 6
 
 
 def test_weights_that_are_not_finite_are_not_saved(entry):

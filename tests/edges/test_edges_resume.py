@@ -215,6 +215,37 @@ CHANGED = [
 ]
 
 
+STAGES = but(RESUME, "--teaching", "auto", "--control", "true", "--eval_strategy", "steps", "--eval_steps", "1",
+             "--max_steps", "2")  # fmt: skip
+
+
+def stages_of(options, **changes):
+    """The file of stages as a run leaves it, that began with these options."""
+
+    def make(here):
+        state = json.loads((here / CHECKPOINT / "cohort_state.json").read_text()) | {"done": [], "facts": {}}
+        state["made_with"]["options"] |= options
+        state |= changes
+        (here / "stopped" / "stages").mkdir()
+        (here / "stopped" / "stages" / "stages.json").write_text(json.dumps(state))
+
+    return make
+
+
+STAGED = [
+    Row("stages: another learning rate", STAGES, says=["made with other options", "learning_rate was 7"],
+        make=stages_of({"learning_rate": 7})),
+    Row("stages: other peers", STAGES, says="made with other peers", make=stages_of({}, peers=["zoe"])),
+    Row("stages: damaged", STAGES, says="stages.json is damaged: facts is missing", make=stages_of({}, facts=3)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", STAGED, ids=str)
+def test_stages_are_looked_at_before_anything_is_loaded(row, entry):
+    """Minutes of loading before a refusal, or a comparison of arms that were trained otherwise."""
+    entry.check(row)
+
+
 @pytest.mark.parametrize("row", DAMAGED, ids=str)
 def test_a_damaged_checkpoint_is_named_before_anything_is_touched(row, entry):
     """A traceback, or a training that goes on with half of its state made anew."""

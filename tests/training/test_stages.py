@@ -1,6 +1,7 @@
 """Adapt, teach, choose: what is kept is never worse, resumes wherever it was killed, and says what it did."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -155,6 +156,31 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(whole, tmp_path, step):
     assert trainer.state.global_step == again.state.global_step == 4
 
 
+def test_stages_go_on_with_what_they_were_made_with_or_say_what_changed(whole, tmp_path):
+    """Arms that were trained with other rates, rows or lengths would be compared, and the card names one of them."""
+    _, folder, fresh = whole
+    shutil.copytree(folder, tmp_path / "run")
+    state = tmp_path / "run" / "stages" / "stages.json"
+    for says, changes in (
+        ("learning_rate was 0.01, now 0.001", {"learning_rate": 1e-3}),
+        ("max_steps was 4, now 6", {"max_steps": 6}),
+        ("other data", {"train": few_labels(every=8)}),
+    ):
+        before = state.read_bytes()
+        with pytest.raises(ResumeError, match=says):
+            make_trainer(fresh(), tmp_path / "run", **changes).train(resume_from_checkpoint=True)
+        assert state.read_bytes() == before
+    again = make_trainer(fresh(), tmp_path / "run", learning_rate=1e-3, resume_changes="allow")
+    again.train(resume_from_checkpoint=True)
+    record = json.loads((tmp_path / "run" / "cohort.json").read_text())
+    # Four stages of 4 steps, and one step each of three ways that were not chosen.
+    assert record["hyperparameters"]["changed"]["learning_rate"] == "0.01 until step 19, then 0.001"
+    for damaged in (b"{", b"[]", b'{"done": 3}'):
+        state.write_bytes(damaged)
+        with pytest.raises(ResumeError, match="stages.json is damaged"):
+            make_trainer(fresh(), tmp_path / "run").train(resume_from_checkpoint=True)
+
+
 def test_trained_heads_go_without_adapting_and_one_peer_without_teachers(make_cohort, tmp_path):
     """A stage that is run where it has nothing to do costs a training, and its column says nothing."""
     trainer = make_trainer(make_cohort("vit"), tmp_path, max_steps=2)
@@ -212,7 +238,8 @@ def test_stages_of_another_run_are_not_gone_on_with(make_cohort, tmp_path):
     with pytest.raises(ResumeError, match="no stages"):
         trainer.train(resume_from_checkpoint=True)
     (tmp_path / "stages").mkdir()
-    (tmp_path / "stages" / "stages.json").write_text('{"done": [], "facts": {}, "task": "x"}')
+    state = {"done": [], "facts": {}, "made_with": {}, "processes": 1, "changes": [], "task": "x"}
+    (tmp_path / "stages" / "stages.json").write_text(json.dumps(state))
     with pytest.raises(ResumeError, match="other task"):
         trainer.train(resume_from_checkpoint=True)
 
