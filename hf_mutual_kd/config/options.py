@@ -22,12 +22,11 @@ from .rules import (
     OPEN_SHARE,
     POSITIVE,
     SEED,
-    SHARE,
-    between,
     check_choices,
     check_rules,
 )
 from .stage_options import StageOptions
+from .view_options import ViewOptions
 
 Preset = Literal["default", "reference"]
 TEACHER_RULES = ("best", "mean", "all", "fixed:NAME", "gated", "class", "self")
@@ -51,8 +50,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 WITHOUT_LABELS: dict[str, Any] = {"teacher_rule": "mean", "teacher_source": "frozen", "retain": False}
 """What takes the preset's place where there are no labels to rank the peers by."""
 
-MOST_CROPPED, MOST_SCALED = 8192, 16
-"""Pixels of a crop's side, and how many times that a scaled image may have: beyond it is a slip of the keyboard."""
 
 MOST_KEPT = 20_000_000_000
 """Bytes that the log-probabilities of a score table may take on disk unless a user says otherwise."""
@@ -70,7 +67,7 @@ def names_in(group: str, *classes: Any) -> tuple[str, ...]:
 
 
 @dataclass
-class TransferOptions(ColumnOptions, StageOptions):
+class TransferOptions(ColumnOptions, StageOptions, ViewOptions):
     """Who teaches whom, how strongly, and what differs between the peers.
 
     > Who teaches
@@ -232,34 +229,6 @@ class TransferOptions(ColumnOptions, StageOptions):
         "hub", "{peer}-{dataset}-mutual", "Names of repositories: {peer}, {dataset}, {task}."
     )
 
-    augment: bool = option("view", True, "Random crop and flip of images, the same for all peers.", often=True)
-    crop_min_area: float = option(
-        "view",
-        0.6,
-        "Smallest share of the image that a random crop keeps, above 0, at most 1.",
-        rule=SHARE,
-        only="images",
-    )
-    crop_size: int | None = option(
-        "view",
-        None,
-        "For maps: side of the random square crop; unset: the largest size of the peers' processors, else 512.",
-        rule=between(1, MOST_CROPPED),
-        only="masks",
-    )
-    scale_range: list[float] = option(
-        "view",
-        [0.5, 2.0],
-        "For maps: least and greatest shorter side of a scaled image, as multiples of crop_size.",
-        only="masks",
-    )
-    color_jitter: float = option(
-        "view",
-        0.0,
-        "Strength of random brightness, contrast and saturation changes.",
-        rule=NOT_NEGATIVE,
-        only="images",
-    )
     on_bad_row: OnBadRow = option(
         "data", "raise", "What an unreadable image, text, mask or video does: stop, or be left out and counted."
     )
@@ -278,7 +247,7 @@ class TransferOptions(ColumnOptions, StageOptions):
         if self.teaching == "auto":
             check_choices(made)
             check_rules(made)
-            made._check_view()
+            made.check_view()
             return made
         defaults = PRESETS[self.preset] if self.labels else PRESETS[self.preset] | WITHOUT_LABELS
         defaults = {"transfer_weight": 1.0} | defaults
@@ -292,7 +261,7 @@ class TransferOptions(ColumnOptions, StageOptions):
         check_choices(self)
         check_rule(self.teacher_rule)
         check_rules(self)
-        self._check_view()
+        self.check_view()
         self._check_score_table()
         if self.teacher_rule == "self" and self.teacher_source != "frozen":
             raise ConfigError("teacher_rule 'self' needs teacher_source 'frozen': a peer cannot teach itself as it is")
@@ -328,11 +297,6 @@ class TransferOptions(ColumnOptions, StageOptions):
         for message, applies in problems.items():
             if applies:
                 raise ConfigError(message)
-
-    def _check_view(self) -> None:
-        ends = self.scale_range
-        if len(ends) != 2 or not 0 < ends[0] <= ends[1] <= MOST_SCALED:
-            raise ConfigError(f"scale_range must be two numbers, 0 < least <= greatest <= {MOST_SCALED}, got {ends}")
 
 
 @dataclass

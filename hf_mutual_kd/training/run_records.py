@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from typing import Any
 
@@ -14,7 +13,8 @@ from ..hub.push import PushReport, push_run
 from ..peers.cohort_record import COHORT
 from ..reports.html_report import write_report
 from ..reports.model_card import write_cards
-from ..reports.results import MUTUAL, RESULTS, Arm, collect
+from ..reports.results import MUTUAL, Arm, collect
+from ..reports.run_record import read_run
 from ..reports.samples import SAMPLES_FILE, write_samples
 from ..scoring.score_table import plain_rows
 from .evaluation import Evaluation
@@ -93,7 +93,7 @@ class CohortRecords(CohortProcesses):
         self._write_cohort_record()
         self._write_results()
         write_cards(self.folder)
-        if not self._is_recipes(RESULTS):
+        if not self._recipe_says()[1]:
             write_report(self.folder, task=self.task)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
@@ -103,7 +103,7 @@ class CohortRecords(CohortProcesses):
         """Nothing: a checkpoint is pushed once it is whole, by [`PushCheckpoints`]."""
 
     def _write_cohort_record(self) -> None:
-        if self.args.should_save and not self._is_recipes(COHORT):
+        if self.args.should_save and not self._recipe_says()[0]:
             validation = self._main_eval_dataset() if self.eval_dataset is not None else None
             rows = {"train": plain_rows(self.train_dataset), "validation": plain_rows(validation)}
             whole = not self.is_part and self.recipe_data is None
@@ -112,19 +112,18 @@ class CohortRecords(CohortProcesses):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / COHORT, record)
 
-    def _is_recipes(self, record: str) -> bool:
-        """Whether a recipe has written a fuller record; one of an earlier training in this folder is replaced."""
-        path = self.folder / record
-        if not path.is_file():
-            return False
+    def _recipe_says(self) -> tuple[bool, bool]:
+        """Whether a recipe has written a fuller record, and results; those of an earlier training are replaced."""
+        if not (self.folder / COHORT).is_file():
+            return False, False
+        run = read_run(self.folder)
         # Only recipes' records of the cohort hold a command, results always do: an empty one where there is none.
-        command = json.loads(path.read_text(encoding="utf-8")).get("command")
-        return command is not None if record == COHORT else bool(command)
+        return run.record.get("command") is not None, bool(run.results and run.results.command)
 
     def _write_results(self) -> None:
         """What the last evaluation found, on the test split where it was measured, against the start."""
         split = next((name for name in ("test", self._eval_prefix) if self.evaluations[name].is_whole), None)
-        if split is None or self._is_recipes(RESULTS):
+        if split is None or self._recipe_says()[1]:
             return
         arm = self.arm(MUTUAL, split, seconds=0.0)
         measured_on = split if split == "test" else "validation"

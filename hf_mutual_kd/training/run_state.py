@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import OutputFolderError
-from ..peers.cohort_record import COHORT
+from ..reports.run_record import read_run
 from .stage_state import FILE, STAGES
 
 SUMMARY = "summary.json"
@@ -47,9 +46,8 @@ def last_checkpoint(arm: Path) -> Path | None:
 def peers_on_record(folder: Path) -> list[str]:
     """The peers that the record of a run names; none where there is no such record."""
     try:
-        record = json.loads((folder / COHORT).read_text(encoding="utf-8"))
-        return [name for name in record["peers"] if isinstance(name, str)] if "task" in record else []
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return list(read_run(folder).peers)
+    except OutputFolderError:
         return []
 
 

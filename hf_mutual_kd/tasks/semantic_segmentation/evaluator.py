@@ -11,6 +11,7 @@ from torch import Tensor
 from ...errors import DataError
 from ...reports.samples import BINS, UNIT, SampleRecorder
 from ..base import Evaluator
+from ..counting import SampleCounts
 from ..remembered_rows import RememberedRows
 from .metrics import SegmentationScores
 
@@ -35,11 +36,10 @@ class SegmentationEvaluator(Evaluator):
     def __init__(self, peer_names: Sequence[str], num_classes: int, start: SegmentationEvaluator | None = None):
         self.peer_names = list(peer_names)
         self.start = start
-        self.samples = self.labelled = 0
         peers = len(self.peer_names)
+        self.counts = SampleCounts(peers)
         self.confusion = torch.zeros(peers + 1, num_classes, num_classes, dtype=torch.long)
-        self.agreeing, self.taught = torch.zeros(peers, dtype=torch.long), torch.zeros(peers, dtype=torch.long)
-        self.loss = torch.zeros(peers, dtype=torch.float64)
+        self.agreeing = torch.zeros(peers, dtype=torch.long)
         self.pixels = self.any_right = 0
         self.single, self.lattices = SampleRecorder(), RememberedRows()
         most = max(1000, MOST_SUMS // (12 * num_classes * (peers + 1)))
@@ -52,18 +52,13 @@ class SegmentationEvaluator(Evaluator):
 
     def add(self, facts: dict[str, Tensor]) -> None:
         batch = {key: value[facts["readable"]].cpu() for key, value in facts.items()}
-        labelled = batch["labelled"]
-        self.samples += len(labelled)
-        self.labelled += int(labelled.sum())
+        self.counts.add(batch)
         self.pixels += int(batch["pixels"].sum())
         self.agreeing += batch["agreeing"].sum(0)
         self.confusion += batch["confusion"].sum(0)
         self.any_right += int(batch["any_right"].sum())
-        self.loss += batch["loss"][labelled].double().sum(0)
-        teacher = batch["teacher"][labelled]
-        self.taught += torch.bincount(teacher[teacher >= 0], minlength=len(self.peer_names))
         self.reliability += batch["reliability"].double().sum(0)
-        self._record({key: value[labelled].numpy() for key, value in batch.items()})
+        self._record({key: value[batch["labelled"]].numpy() for key, value in batch.items()})
 
     def _record(self, images: Mapping[str, np.ndarray]) -> None:
         """Keep the numbers of labelled images, and compare the lattices with those of the start."""
@@ -107,22 +102,19 @@ class SegmentationEvaluator(Evaluator):
         return sums | compared | single | self.units.joined()
 
     def compute(self) -> dict[str, dict[str, float]]:
-        if not self.samples:
+        if not self.counts.samples:
             raise DataError("an evaluation split has no rows")
         results: dict[str, dict[str, float]] = {
             name: {"agreement": int(agreeing) / self.pixels}
             for name, agreeing in zip(self.peer_names, self.agreeing, strict=True)
         }
-        results["cohort"] = {"samples": self.samples}
-        if not self.labelled:
+        results["cohort"] = {"samples": self.counts.samples}
+        if not self.counts.labelled:
             return results
         *peers, ensemble = (self._scores(matrix) for matrix in self.confusion)
         for index, (name, scores) in enumerate(zip(self.peer_names, peers, strict=True)):
             results[name] |= {key: scores[key] for key in ("mIoU", "fwIoU", "mACC", "pACC")}
-            results[name] |= {
-                "loss": float(self.loss[index]) / self.labelled,
-                "expected_share": int(self.taught[index]) / self.labelled,
-            }
+            results[name] |= self.counts.of(index)
         results["cohort"] |= {
             "ensemble_mIoU": ensemble["mIoU"],
             "oracle_pACC": self.any_right / int(self.confusion[0].sum()),

