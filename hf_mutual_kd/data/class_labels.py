@@ -19,7 +19,7 @@ from ..errors import LabelError
 NO_LABEL = -1
 IGNORED = -100
 """What the losses of torch pass over: no label, too."""
-KINDS = "whole numbers, class labels, text, or true and false"
+KINDS = "whole numbers, class labels, text, or true and false (lists of classes: a multi-label task)"
 
 
 def is_text(feature: Any) -> bool:

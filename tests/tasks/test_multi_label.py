@@ -9,6 +9,7 @@ from conftest import LABELS, MAKERS, draw, make_rows, tiny_processor
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from recipe_run import FAST
 from sklearn.metrics import average_precision_score, f1_score
+from text_peers import TOPICS, WORDS, tiny_text_peer
 from transformers import pipeline
 from zero_shot_peers import write_reader
 
@@ -43,9 +44,13 @@ def rows_of(count, seed=0, feature=NAMED, say=lambda found: found, hide=()):
     return made.cast_column("image", Image(decode=False))
 
 
+def saved(folder, rows):
+    DatasetDict({"train": rows, "validation": rows, "test": rows}).save_to_disk(folder)
+    return str(folder)
+
+
 def load(tmp_path, rows, **options):
-    DatasetDict({"train": rows, "validation": rows, "test": rows}).save_to_disk(tmp_path / "data")
-    options = RecipeOptions(dataset=str(tmp_path / "data"), test_split="test", **options)
+    options = RecipeOptions(dataset=saved(tmp_path / "data", rows), test_split="test", **options)
     return load_splits(options, seed=0, target="classes")
 
 
@@ -94,6 +99,8 @@ def test_labels_that_are_none_are_refused_with_their_row():
 
 def test_rows_for_another_task_are_refused_with_the_way_out(tmp_path):
     """Labels of one class, columns of 0 and 1 or a stream that are guessed at train something else."""
+    with pytest.raises(LabelError, match="lists of classes: a multi-label task"):
+        load_splits(RecipeOptions(dataset=saved(tmp_path / "c", rows_of(9)), label_column="label"), seed=0)
     with pytest.raises(LabelError, match="several labels per row are"):
         load(tmp_path, make_rows(9), label_column="label")
     numbered = rows_of(9, feature=List(Value("int64")))
@@ -156,6 +163,34 @@ def test_peers_learn_several_labels_and_answer_by_the_stock_pipeline(granularity
     by_name = {one["label"]: one["score"] for one in found}
     np.testing.assert_allclose([by_name[name] for name in LABELS], own.numpy(), atol=1e-5)
     assert json.loads((tmp_path / "run/vit/config.json").read_text())["problem_type"] == "multi_label_classification"
+
+
+def test_texts_with_several_labels(tmp_path):
+    """A task of texts whose collator or labels are those of one class fails at its first batch."""
+    generator = np.random.default_rng(0)
+
+    def texts(count):
+        said = [[topic for topic in TOPICS if generator.random() < 0.5] for _ in range(count)]
+        read = [" ".join([*(WORDS[topic][place % 3] for topic in found), "a"]) for place, found in enumerate(said)]
+        features = Features({"text": Value("string"), "label": List(Value("string"))})
+        return Dataset.from_dict({"text": read, "label": said}, features)
+
+    model, tokenizer = tiny_text_peer("gpt2")
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "gpt2")
+    cohort = Cohort.from_pretrained(
+        {"gpt2": str(tmp_path / "gpt2")}, "multi-label-text-classification", label_names=TOPICS,
+        label_alignment="new_head",
+    )  # fmt: skip
+    args = MutualKDConfig(str(tmp_path / "run"), num_train_epochs=6, learning_rate=0.01, report_to="none",
+                          disable_tqdm=True, pre_flight=False)  # fmt: skip
+    trainer = MutualKDTrainer(cohort, args, texts(120), texts(40))
+    trainer.train()
+    assert trainer.evaluate()["eval_gpt2/mAP"] > 0.75
+    answer = pipeline("text-classification", model=str(tmp_path / "run" / "gpt2"), top_k=None)("chess a")[0]
+    own = cohort.predict(["chess a"])["gpt2"][0]
+    by_name = {one["label"]: one["score"] for one in answer}
+    np.testing.assert_allclose([by_name[name] for name in TOPICS], own.numpy(), atol=1e-5)
 
 
 def test_what_makes_no_sense_is_refused_by_name(tmp_path):
