@@ -15,6 +15,7 @@ import yaml
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from conftest import LABELS, MAKERS, make_rows, tiny_processor
+from torch import nn
 from transformers import TrainerCallback
 
 from hf_mutual_kd import Cohort, LoadedPeer, MutualKDConfig, MutualKDTrainer, PeerSpec
@@ -22,6 +23,18 @@ from hf_mutual_kd.peers.launched import leave_together
 
 ROWS = 41
 """One more than fills the steps of 8: of two processes one gets a single row in the last, the other none."""
+
+
+class Pooled(nn.Module):
+    """A convolution, pooling, a batch norm and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, len(LABELS)))
+
+    def forward(self, pixel_values):
+        return self.head(self.body(pixel_values))
 
 
 class Dies(TrainerCallback):
@@ -56,12 +69,13 @@ def train(out: str, batch: str, *options: str) -> None:
     torch.set_num_threads(1)
     changes = dict(option.split("=") for option in options)
     source, streams, splits = changes.pop("goes_on_from", ""), changes.pop("streams", ""), changes.pop("splits", "")
+    makers = MAKERS | ({"cnx": Pooled} if changes.pop("pools", "") else {})
     dies = [Dies(int(changes.pop("dies_at")))] if "dies_at" in changes else []
     settings = {key: yaml.safe_load(value) for key, value in changes.items()}
     peers = {}
     for index, name in enumerate(("vit", "cnx")):
         torch.manual_seed(index)
-        peers[name] = LoadedPeer(MAKERS[name](), tiny_processor(), PeerSpec(name))
+        peers[name] = LoadedPeer(makers[name](), tiny_processor(), PeerSpec(name))
     rows = make_rows(ROWS).map(lambda row, i: {"label": -1 if i % 5 == 0 else row["label"]}, with_indices=True)
     args = MutualKDConfig(
         out,

@@ -109,6 +109,8 @@ class CohortRecords(CohortProcesses):
             whole = not self.is_part and self.recipe_data is None
             record = run_record(self.cohort, self.given_args, self.objective, rows if whole else {})
             record_changes(record, self.changes)
+            if isinstance(self.eval_dataset, dict):
+                record["eval_sets"] = list(self.eval_dataset)
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / COHORT, record)
 

@@ -6,23 +6,11 @@ import pytest
 import torch
 import transformers as hf
 from conftest import LABELS, tiny_processor
+from distributed_run import Pooled
 from segmentation_peers import CLASSES, SIZE, tiny_segmenter
-from torch import nn
 
 from hf_mutual_kd import Cohort, LoadedPeer, PeerSpec
 from hf_mutual_kd.peers.batch_norms import batch_norms, rest_on_single_values
-
-
-class Pooled(nn.Module):
-    """A convolution, pooling, a batch norm and a classifier."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, len(LABELS)))
-
-    def forward(self, pixel_values):
-        return self.head(self.body(pixel_values))
 
 
 def levit():
@@ -33,10 +21,27 @@ def levit():
     )
 
 
+def of_timm(name):
+    """A model of timm, with an attention over what it has pooled."""
+    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
+    shown = {"num_classes": 3, "input_size": [3, SIZE, SIZE], "mean": [0.5] * 3, "std": [0.5] * 3}
+    return hf.TimmWrapperForImageClassification(
+        hf.TimmWrapperConfig(architecture=name, pretrained_cfg=shown, **labels)
+    )
+
+
+CLASSIFIERS = {
+    "pooled": Pooled,
+    "levit": levit,
+    "skresnet": lambda: of_timm("skresnet18"),
+    "resnest": lambda: of_timm("resnest14d"),
+}
+
+
 def cohort_of(kind, **kwargs):
     torch.manual_seed(0)
-    if kind in ("pooled", "levit"):
-        model, task, names = (Pooled() if kind == "pooled" else levit()), "image-classification", LABELS
+    if kind in CLASSIFIERS:
+        model, task, names = CLASSIFIERS[kind](), "image-classification", LABELS
     else:
         model, task, names = tiny_segmenter(kind), "semantic-segmentation", CLASSES
     return Cohort({"a": LoadedPeer(model, tiny_processor(), PeerSpec("a", **kwargs))}, task, label_names=names)
@@ -54,7 +59,7 @@ def step(cohort, rows):
     return loss
 
 
-@pytest.mark.parametrize("kind", ["pooled", "levit", "beit", "mobilevit", "upernet"])
+@pytest.mark.parametrize("kind", [*CLASSIFIERS, "beit", "mobilenet_v2", "mobilevit", "upernet"])
 def test_one_row_is_a_batch(kind):
     """The last row of an epoch ends a training of hours: `Expected more than 1 value per channel`."""
     cohort = cohort_of(kind)

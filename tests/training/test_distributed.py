@@ -50,6 +50,7 @@ def together(tmp_path_factory, alone, killed):
     trainings = [
         f"{out}/run 4",
         f"{out}/stream 4 streams=yes",
+        f"{out}/pools 4 pools=yes",
         f"{out}/share 4 labelled_share=0.25",
         f"{out}/share_stream 4 streams=yes labelled_share=0.25",
         f"{out}/resumed 4 goes_on_from={killed[0]}",
@@ -129,6 +130,17 @@ def test_a_killed_process_ends_the_job(killed):
     assert "Signal 9 (SIGKILL)" in done.stderr
     assert (out / "checkpoint-3").is_dir()
     assert not (out / "checkpoint-6").exists()
+
+
+def test_one_row_of_a_process_passes_batch_norms_after_pooling(together):
+    """The last row of an epoch, which one of two processes gets, ends the training of both."""
+    found = outcome(together[0] / "pools")
+    assert max(line["step"] for line in found["history"]) == 6
+    assert 0 <= found["metrics"]["test_cnx/accuracy"] <= 1
+    kept = load_file(together[0] / "pools" / "cnx" / "model.safetensors")
+    assert all(value.isfinite().all() for value in kept.values())
+    # The epoch's last batch had one row; of six the batch norm after pooling has seen one less.
+    assert int(kept["body.1.num_batches_tracked"]) - int(kept["head.0.num_batches_tracked"]) == 1
 
 
 def test_what_a_killed_process_left_resumes_exactly(together):

@@ -1,5 +1,7 @@
 """What people who know `transformers.Trainer` expect: it works for every peer, or is refused with what to use."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -122,9 +124,23 @@ def test_one_model_in_the_place_of_a_mapping():
 
 
 def test_evaluation_sets_by_name(make_cohort, tmp_path, train_rows):
-    """Each has curves of its own; a loader brings batches that no peer can read."""
-    sets = {"plain": make_rows(9, 1), "more": make_rows(12, 2)}
-    trainer = MutualKDTrainer(make_cohort("vit"), config(tmp_path), train_rows, sets)
-    assert trainer.evaluate()["eval_more_cohort/samples"] == 12
+    """Each has curves and figures of its own on the page; a loader brings batches that no peer can read."""
+    sets = {"plain": make_rows(9, 1), "more <b>": make_rows(12, 2)}
+    steps = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "pre_flight": False}
+    trainer = MutualKDTrainer(make_cohort("vit", "cnx"), config(tmp_path, **steps), train_rows, sets)
+    trainer.measure_start(metric_key_prefix="eval_plain")
+    trainer.train()
+    found = trainer.evaluate()
+    assert found["eval_more <b>_cohort/samples"] == 12
+    trainer.create_model_card()
+    page = (tmp_path / "report" / "index.html").read_text()
+    for name in ("vit", "cnx"):
+        for shown in ("plain", "more &lt;b&gt;"):
+            assert f"{name}, {shown}, accuracy, % on the validation split" in page
+    assert "on every evaluation set; plain chose the weights to keep" in page
+    assert "<b>" not in page
+    assert (tmp_path / "vit" / "figures" / "training.png").is_file()
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["peers"]["vit"]["arms"]["mutual"]["metrics"]["accuracy"] == found["eval_plain_vit/accuracy"]
     with pytest.raises(DataError, match=r"eval_dataset is a DataLoader; give its data set"):
         trainer.evaluate(torch.utils.data.DataLoader(make_rows(9, 1)))
