@@ -50,7 +50,7 @@ class Curves:
         return Curves(mutual, control, self.losses)
 
 
-def read_curves(arms: Mapping[str, Sequence[Path]], peer: str, metric: str) -> Curves:
+def read_curves(arms: Mapping[str, Sequence[Path]], peer: str, metric: str, *, prefix: str = "eval") -> Curves:
     """Pick one peer's numbers out of the logs of all arms.
 
     Args:
@@ -58,10 +58,11 @@ def read_curves(arms: Mapping[str, Sequence[Path]], peer: str, metric: str) -> C
             `history.jsonl` is passed over.
         peer (`str`): its name.
         metric (`str`): e.g. `"accuracy"`.
+        prefix (`str`, *optional*, defaults to `"eval"`): of the evaluation set, `"eval_NAME"` where there are several.
     """
     histories = {arm: [read_history(folder) for folder in folders] for arm, folders in arms.items()}
     measured = {
-        arm: [points for history in found if (points := _points(history, f"eval_{peer}/{metric}"))]
+        arm: [points for history in found if (points := _points(history, f"{prefix}_{peer}/{metric}"))]
         for arm, found in histories.items()
     }
     first = next(iter(histories.get("mutual", [])), [])

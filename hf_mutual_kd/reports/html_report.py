@@ -132,7 +132,7 @@ def _compared_curves(runs: Mapping[str, RunRecord]) -> Section | None:
     for peer in dict.fromkeys(name for run in runs.values() for name in run.peers):
         lines: dict[str, Points] = {}
         for name, run in runs.items():
-            curves = read_curves(run.arm_folders(), peer, run.words.metric)
+            curves = read_curves(run.arm_folders(), peer, run.words.metric, prefix=next(iter(run.eval_sets.values())))
             lines |= {name: curves.mutual[0]} if curves.mutual else {}
             lines |= {f"{name}, control": curves.control[0]} if curves.control else {}
         if lines:

@@ -60,7 +60,7 @@ def draw_figures(run: RunRecord, name: str) -> dict[str, bytes]:
     drawn = {}
     if shares := [(row["who"], row["share"]) for row in teacher_rows(run, name)]:
         drawn["teachers"] = teacher_figure(shares, name)
-    if curves := read_curves(run.arm_folders(), name, run.words.metric):
+    if curves := read_curves(run.arm_folders(), name, run.words.metric, prefix=next(iter(run.eval_sets.values()))):
         drawn["training"] = training_figure(curves, run.words.shown[run.words.metric], run.selected_step(name))
     if (run.folder / EXAMPLES).is_file():
         drawn["examples"] = (run.folder / EXAMPLES).read_bytes()

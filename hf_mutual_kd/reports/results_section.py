@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .blocks import Figures, Section, Table, Text
 from .card_data import result_rows
-from .card_figures import read_curves
+from .card_figures import Curves, read_curves
 from .closing_table import NONE, TOGETHER, headline, interval_note, spread, verdict
 from .closing_table import table as closing_table
 from .figures import Gain, draw, paint_curves, paint_gains, paint_lines, paint_results
@@ -123,22 +124,21 @@ def _arms_in_words(name: str, arms: Mapping[str, Sequence[float]], label: str) -
 
 
 def training_section(data: ReportData) -> Section | None:
-    """Per peer the metric against the control, and the losses."""
-    run, label = data.run, metric_label(data.run)
-    share = run.words.share
-    measured, losses = [], []
+    """Per peer the metric against the control, on each evaluation set, and the losses."""
+    run = data.run
+    measured, losses, rows = [], [], []
     for name in data.peers:
-        start = run.first_arm.validation.get(name, {}).get(run.words.metric) if run.first_arm else None
-        curves = read_curves(run.arm_folders(), name, run.words.metric).from_start(start)
-        arms = {arm: lines for arm, lines in (("with its peers", curves.mutual), ("control", curves.control)) if lines}
-        if arms:
-            sentences = [
-                f"{arm} from {number(lines[0][0][1], share)} to {number(lines[0][-1][1], share)}"
-                for arm, lines in arms.items()
-            ]
-            alt = f"{name}, {label} on the validation split over the steps: {'; '.join(sentences)}."
-            paint = paint_curves(curves, label, run.selected_step(name))
-            measured.append(draw(f"curve-{name}", alt, paint, caption=name))
+        for place, (given, prefix) in enumerate(run.eval_sets.items()):
+            start = run.first_arm.validation.get(name, {}).get(run.words.metric) if run.first_arm else None
+            curves = read_curves(run.arm_folders(), name, run.words.metric, prefix=prefix)
+            curves = curves.from_start(None if place else start)
+            title = f"{name}, {given}" if given else name
+            drawn = _measured(run, title, curves, None if place else run.selected_step(name))
+            # Only names of peers are names of files.
+            measured += [replace(figure, name=f"curve-{name}{f'-{place}' if place else ''}") for figure in drawn]
+            if given and curves.mutual:
+                ends = (curves.mutual[0][0][1], curves.mutual[0][-1][1])
+                rows.append([name, given, *(number(end, run.words.share) for end in ends)])
         if curves.losses:
             sentences = [
                 f"{what} from {points[0][1]:.3f} to {points[-1][1]:.3f}" for what, points in curves.losses.items()
@@ -149,8 +149,26 @@ def training_section(data: ReportData) -> Section | None:
     words = Text(
         "On the validation split, which chose the weights to keep; a line per seed. Losses are of the first seed."
     )
-    blocks = [Figures(items) for items in (measured, losses) if items]
+    blocks: list[Any] = [Figures(items) for items in (measured, losses) if items]
+    if rows:
+        first = next(iter(run.eval_sets))
+        caption = f"{metric_label(run)} on every evaluation set; {first} chose the weights to keep"
+        blocks.append(Table(caption, ("peer", "set", "first", "last"), rows, True, words=2))
     return Section("training", "Training", [words, *blocks]) if blocks else None
+
+
+def _measured(run: RunRecord, title: str, curves: Curves, chosen: int | None) -> list[Any]:
+    """The figure of one peer on one evaluation set; none where it was not measured there."""
+    label, share = metric_label(run), run.words.share
+    arms = {arm: lines for arm, lines in (("with its peers", curves.mutual), ("control", curves.control)) if lines}
+    if not arms:
+        return []
+    sentences = [
+        f"{arm} from {number(lines[0][0][1], share)} to {number(lines[0][-1][1], share)}"
+        for arm, lines in arms.items()
+    ]
+    alt = f"{title}, {label} on the validation split over the steps: {'; '.join(sentences)}."
+    return [draw("curve", alt, paint_curves(curves, label, chosen), caption=title)]
 
 
 def title_of(data: ReportData) -> str:

@@ -256,6 +256,12 @@ class RunRecord:
         has_accuracy = any("accuracy" in one for one in kept.values())
         return facts | {"measured": kept, "has_accuracy": has_accuracy} if kept else {}
 
+    @property
+    def eval_sets(self) -> dict[str, str]:
+        """The evaluation sets by name, each with the prefix of its metrics; the first selects. Most have no name."""
+        names = self.record.get("eval_sets") or []
+        return {str(name): f"eval_{name}" for name in names} if isinstance(names, list) and names else {"": "eval"}
+
     def arm_folders(self) -> dict[str, list[Path]]:
         """The folders of all arms, the first seed's first: the mutual one is the run's own, others lie in it."""
         seeds = self.record.get("seeds") or [None]
