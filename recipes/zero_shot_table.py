@@ -40,10 +40,10 @@ def table(rows: list[dict[str, str]]) -> str:
         gain = f"{arms[3] - max(arms[:3]):+.1f}".replace("-", "−")
         spread = statistics.stdev(values["mutual"])
         lines.append(f"| {LABELS[labels]} | {peer} | {' | '.join(shown)} ± {spread:.1f} | {gain} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(["", *lines, "", ""])
 
 
-def main(folder: str = "runs/zero_shot") -> int:
+def main(folder: str = "runs/suites/zero_shot") -> int:
     """Write the table of a suite's folder into the guide."""
     with open(Path(folder) / "peers.csv", encoding="utf-8", newline="") as file:
         made = table(list(csv.DictReader(file)))
