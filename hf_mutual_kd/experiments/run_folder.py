@@ -87,13 +87,18 @@ class RunFolder:
         note = f"; the earlier run lies in {aside} until this one has its results" if aside.is_dir() else ""
         if self.resumes:
             refuse_links(self.folder, peers_on_record(self.folder))
-            if self.resumes is True and not any(map(resumable, arms_of(self.folder))):
+            if self.resumes is True and not self._is_resumable():
                 raise ResumeError(
                     f"resume_from_checkpoint: there is no checkpoint in {self.folder}{note}; "
                     "leave resume_from_checkpoint out to start anew"
                 )
         elif self.replaces:
             self._check_replaceable()
+        elif self._holds_something() and peers_on_record(self.folder) and not self._is_resumable():
+            raise OutputFolderError(
+                f"output_dir {self.folder} holds peers of a run that was stopped before its first checkpoint; replace "
+                f"it by --overwrite_output_dir true, or choose another{note}"
+            )
         elif self._holds_something():
             raise OutputFolderError(
                 f"output_dir {self.folder} is in use; go on with it by --resume_from_checkpoint true, "
@@ -160,6 +165,9 @@ class RunFolder:
     def _bring_back(self) -> None:
         _remove(self.entries())
         _move_all(self.folder / REPLACED, self.folder)
+
+    def _is_resumable(self) -> bool:
+        return any(map(resumable, arms_of(self.folder)))
 
     def _holds_something(self) -> bool:
         """Whether anything in the folder would be missed: a checkpoint, an arm, a peer, or what is no run's."""

@@ -1,6 +1,7 @@
 """Folders that cannot be written, or whose content would be lost."""
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -73,6 +74,13 @@ def held_by_this_host(here):
 HELD: list = []
 
 
+def without_checkpoints(here):
+    for path in (here / "run").glob("checkpoint-*"):
+        shutil.rmtree(path)
+    for name in ("summary.json", "results.json"):
+        (here / "run" / name).unlink()
+
+
 def no_checkpoint(here):
     (here / "out").mkdir()
 
@@ -108,6 +116,12 @@ ROWS = [
     Row("a run and more", into("{run}") + OVERWRITE, says="notes.txt is no part of one", make=notes_in_the_run),
     Row("a linked run", into("{run}") + OVERWRITE, says="does not replace a link", make=a_linked_run),
     Row("in use", into("{run}"), says="--overwrite_output_dir true"),
+    Row(
+        "stopped before a checkpoint",
+        into("{run}"),
+        says="before its first checkpoint; replace it by --overwrite_out",
+        make=without_checkpoints,
+    ),
     Row("resume: a linked peer", RESUME, says="vit is a link", make=a_linked_peer),
     Row(
         "resume: no checkpoint",

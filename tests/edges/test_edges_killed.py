@@ -58,7 +58,11 @@ class Killed:
         return bool(checkpoints) or (out / "summary.json").is_file()
 
     def row(self, here: Path, timeout: float) -> Row:
-        return Row("", self.goes_on if self.begun(here) else self.words, timeout=timeout)
+        """The command that goes on: the same where nothing is there yet, or only the peers as they began."""
+        words = self.goes_on if self.begun(here) else self.words
+        if words[0] != "python" and not self.begun(here) and (here / "out" / "vit").is_dir():
+            words = [*words, "--overwrite_output_dir", "true"]
+        return Row("", words, timeout=timeout)
 
 
 def recipe(words: list[str], processes: int = 1) -> Killed:
