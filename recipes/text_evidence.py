@@ -1,7 +1,7 @@
 """Text classifiers with few labels and with all: `python recipes/text_evidence.py` writes docs/TEXT.md.
 
-Both are the embedded default of `hf-mutual-kd train text-classification`, three seeds each. Runs that have ended are not
-repeated; one that was stopped goes on.
+Both are the embedded default of `hf-mutual-kd train text-classification`, with three seeds. Runs that have ended are
+not repeated; one that was stopped goes on, and `--only_page` shows the seeds that it has finished.
 """
 
 from __future__ import annotations

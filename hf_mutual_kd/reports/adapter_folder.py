@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .reader_folder import reads_of
+from .task_words import TaskWords
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -62,13 +63,13 @@ def without_local_base(adapter: Mapping[str, Any]) -> dict[str, Any]:
     return dict(adapter) | ({} if base_on_hub(adapter) else {"base_model_name_or_path": None, "revision": None})
 
 
-def relabelled(snippet: str, folder: Path, processor: str, repository: str | None = None) -> str | None:
+def relabelled(snippet: str, folder: Path, words: TaskWords, repository: str | None = None) -> str | None:
     """A task's snippet for an adapter whose classifier is a new one, or a peer that reads names; for others as it is.
 
     Args:
         snippet (`str`): code that calls `pipeline(TASK, model={model})`.
         folder (`Path`): of the peer.
-        processor (`str`): what the pipeline calls what prepares its inputs.
+        words ([`TaskWords`]): of the task.
         repository (`str`, *optional*): where it is pushed to; the code reads the folder when unset.
 
     Returns:
@@ -85,9 +86,16 @@ def relabelled(snippet: str, folder: Path, processor: str, repository: str | Non
     base += f", revision={json.dumps(adapter['revision'])}" if adapter.get("revision") else ""
     labels = f'hf_hub_download("{repository}", "{LABELS}")' if repository else json.dumps(str(folder / LABELS))
     begin = RELABELLED_SNIPPET.format(labels=labels, base=base).replace("{", "{{").replace("}", "}}")
-    end = snippet.replace("from transformers import pipeline\n\n", "").replace(
+    end = snippet.replace("from transformers import pipeline\n\n", "")
+    if words.auto_model:
+        begin = begin.replace("AutoConfig, pipeline", f"AutoConfig, {words.auto_model}, pipeline")
+        begin += (
+            f"model = {words.auto_model}.from_pretrained({{model}}, config=config, ignore_mismatched_sizes=True)\n"
+        )
+        return begin + end.replace("model={model})", f"model=model, {words.processor}={{model}})")
+    end = end.replace(
         "model={model})",
         "model={model}, config=config,\n"
-        f'    {processor}={{model}}, model_kwargs={{{{"ignore_mismatched_sizes": True}}}})',
+        f'    {words.processor}={{model}}, model_kwargs={{{{"ignore_mismatched_sizes": True}}}})',
     )
     return begin + end

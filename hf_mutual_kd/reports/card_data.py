@@ -273,7 +273,7 @@ def usage(run: RunRecord, name: str) -> dict[str, Any]:
     if not (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file():
         return {}
     model = json.dumps(repository or name)
-    snippet = relabelled(run.words.snippet_of(run.model_type(name)), folder, run.words.processor, repository or name)
+    snippet = relabelled(run.words.snippet_of(run.model_type(name)), folder, run.words, repository or name)
     if not snippet:
         return {}
     found = {"snippet": snippet.format(model=model, example=json.dumps(run.words.example))}

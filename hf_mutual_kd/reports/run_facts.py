@@ -174,7 +174,7 @@ def run_snippet(peer_dir: str | Path, example: str, words: TaskWords) -> str | N
     peer_dir = Path(peer_dir)
     if not (peer_dir / "config.json").is_file() and not (peer_dir / ADAPTER_CONFIG).is_file():
         return None
-    snippet = relabelled(words.snippet_of(model_type_of(peer_dir)), peer_dir, words.processor)
+    snippet = relabelled(words.snippet_of(model_type_of(peer_dir)), peer_dir, words)
     if not snippet:
         return None
     states = random.getstate(), np.random.get_state()

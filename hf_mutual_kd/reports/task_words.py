@@ -40,6 +40,8 @@ class TaskWords:
             it is empty.
         snippets (`dict[str, str]`, *optional*): the code for model types whose outputs need another one.
         example (`str`, *optional*): what the snippet's `{example}` is called in a card.
+        auto_model (`str`, *optional*): the class of transformers that loads an adapter with other classes than its
+            base has, where a `pipeline` of this task does not.
         processor (`str`, *optional*): what a `pipeline` of transformers calls what prepares its inputs.
         kept (`str`, *optional*): the metric of `shown` by which an export is judged.
         alike (`str`, *optional*): how near an export's answers are to PyTorch's, 1 where they are the same; as the
@@ -61,6 +63,7 @@ class TaskWords:
     snippets: Mapping[str, str] = field(default_factory=dict)
     example: str = ""
     processor: str = "image_processor"
+    auto_model: str = ""
     kept: str = ""
     alike: str = ""
     pipeline_tag: str | None = None

@@ -14,6 +14,7 @@ WORDS = classification_words(
     "text classification",
     snippet=SNIPPET,
     processor="tokenizer",
+    auto_model="AutoModelForSequenceClassification",
     example="a text",
     pipeline_tag="text-classification",
 )

@@ -39,6 +39,7 @@ from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.data.inputs import check_inputs
 from hf_mutual_kd.data.processors import PeerProcessors, settings_of
 from hf_mutual_kd.experiments.launch import train
+from hf_mutual_kd.reports.run_facts import run_snippet
 from hf_mutual_kd.reports.samples import SAMPLES_FILE, read_samples, write_samples
 from hf_mutual_kd.tasks.run_splits import load_run_splits
 from hf_mutual_kd.tasks.text_classification.collator import TEXTS, TextCollator
@@ -272,6 +273,8 @@ def test_an_adapter_keeps_all_that_was_drawn_with_its_head(tmp_path):
     torch.manual_seed(99)
     again = Cohort.from_pretrained({"a": str(tmp_path / "run" / "a")}, "text-classification", label_names=TOPICS)
     torch.testing.assert_close(again.eval()(batch).outputs["a"], made.eval()(batch).outputs["a"])
+    printed = run_snippet(tmp_path / "run" / "a", repr("chess"), TextClassification.words)
+    assert sorted(line.split(":")[0] for line in printed.splitlines()) == TOPICS
 
 
 @pytest.mark.parametrize("peer", ["bert", *(pytest.param(one, marks=pytest.mark.slow) for one in ("roberta", "gpt2"))])
