@@ -8,9 +8,6 @@ import pytest
 
 from hf_mutual_kd import ClipPolicy, ConfigError, clip_frames, fixation_density
 from hf_mutual_kd.tasks.video_saliency.data.clips import (
-    TMFI_NET,
-    VINET_A,
-    VINET_S,
     evaluation_targets,
     shot_of,
     training_target,
@@ -18,6 +15,12 @@ from hf_mutual_kd.tasks.video_saliency.data.clips import (
 from hf_mutual_kd.tasks.video_saliency.data.fixations import FixationList, fixation_map, fixation_points
 
 LENGTHS = (1, 5, 31, 32, 33)
+
+TMFI_NET = VINET_S = ClipPolicy(32)
+"""32 frames that end with the target (Bi-KD's loader: files g-30 .. g+1 for the 0-based target g)."""
+
+VINET_A = ClipPolicy(32, stride=2, target="center")
+"""Every 2nd frame from 32 before the target to 30 after it (Bi-KD's loader: files g-31+2k, the truth is g+1)."""
 
 
 @pytest.mark.parametrize("length", LENGTHS)

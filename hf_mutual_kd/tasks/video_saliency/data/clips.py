@@ -64,12 +64,6 @@ class ClipPolicy:
         return tuple((place - before) * self.stride for place in range(self.frames))
 
 
-TMFI_NET = VINET_S = ClipPolicy(32)
-"""32 frames that end with the target (Bi-KD's loader: files g-30 .. g+1 for the 0-based target g)."""
-
-VINET_A = ClipPolicy(32, stride=2, target="center")
-"""Every 2nd frame from 32 before the target to 30 after it (Bi-KD's loader: files g-31+2k, the truth is g+1)."""
-
 Policy = ClipPolicy | Callable[[int, range], Sequence[int]]
 """Distances, or any function of the target frame and its shot."""
 
