@@ -142,7 +142,7 @@ def test_errors_are_one_message_and_exit_code_2(run, tmp_path, capsys):
         ("push runs/x runs/y", "command line: 'runs/y' belongs to no option after RUN_DIR"),
         ("push runs/x --deadline_s nan", 'command line: --deadline_s must be a number, got "nan"'),
         ("push runs/x --deadline_s 0", "deadline_s must be greater than 0, got 0.0"),
-        ("export runs/x --max_drop inf", "max_drop must be a number, got inf"),
+        ("export runs/x --max_drop inf", "max_drop must be from 0 to 100, got inf"),
         ("export runs/x --samples 0", "samples must be 1 or more, got 0"),
         ("export runs/x --format tf", '--format must be one of onnx, got "tf"'),
         ("score --peers a=x --dataset d --out t --workers -1", "workers must be 0 or more, got -1"),

@@ -126,10 +126,12 @@ def test_facts_are_kept_for_the_card(run, exported):
     assert [row[2].strip() for row in rows[2:]] == ["PyTorch", "float32", "int8, static"]
 
 
-def test_an_int8_file_that_loses_too_much_is_deleted_and_the_command_fails(run, tmp_path, capsys):
+def test_an_int8_file_that_loses_too_much_is_deleted_and_the_command_fails(run, tmp_path, capsys, monkeypatch):
     """A broken file that is pushed because nobody read the table."""
+    judge = module._refusal
+    monkeypatch.setattr(module, "_refusal", lambda small, plain, drop, words: judge(small, plain, drop - 2, words))
     words = ["export", str(run), "--int8", "--peers", "vit", "--out", str(tmp_path), "--samples", "9"]
-    assert cli.main([*words, "--max_drop", "-101"]) == 2
+    assert cli.main([*words, "--max_drop", "0"]) == 2
     shown = capsys.readouterr()
     assert "vit: model_int8.onnx was deleted: it loses" in shown.err
     assert "deleted" in shown.out
