@@ -214,6 +214,9 @@ def summary(cells: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> list[str]:
             continue
         mean = statistics.fmean(statistics.fmean(one) for one in deltas.values())
         worse = [who for who, one in deltas.items() if statistics.fmean(one) + half_width(one) < 0]
+        lowest = -min(statistics.fmean(one) for one in deltas.values())
+        several = all(len(one) > 1 for one in deltas.values())
+        noise = f"{len(worse)} of {len(deltas)} worse beyond noise, " if several else f"of {len(deltas)} "
         below = [who for who, one in deltas.items() if statistics.fmean(one) < 0]
         strongest = [statistics.fmean(gain(runs, "mutual", _strongest(cell, runs))) for cell, runs in chosen.items()]
         hindsight = statistics.fmean(
@@ -225,8 +228,8 @@ def summary(cells: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> list[str]:
         goal = "≥ +1.0" if title == "few labels" else "≥ −0.05"
         lines += [
             f"- **{title}** ({len(deltas)} peers in {len(chosen)} settings): kept against the best of start, tuned "
-            f"labels alone and self-training {mean:+.2f} points in the mean (goal {goal}); {len(worse)} of "
-            f"{len(deltas)} worse beyond noise, {len(below)} below at all; the strongest peer of each cohort "
+            f"labels alone and self-training {mean:+.2f} points in the mean (goal {goal}); {noise}"
+            f"{len(below)} below at all, at most by {lowest:.2f}; the strongest peer of each cohort "
             f"{', '.join(f'{one:+.2f}' for one in strongest)}; {hindsight:.2f} points below the best arm in hindsight "
             "(goal 0.2).",
         ]
