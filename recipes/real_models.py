@@ -145,7 +145,7 @@ def run(data: str, seed: int, options: argparse.Namespace) -> None:
         overwrite_output_dir=not goes_on,
         seeds=[seed],
     )
-    SuiteArm("image-classification", recipe, config).run()
+    SuiteArm("image-classification", recipe, config=config).run()
 
 
 def page(options: argparse.Namespace) -> str:
