@@ -79,23 +79,15 @@ def relabelled(snippet: str, folder: Path, words: TaskWords, repository: str | N
         return reads.snippet
     if not (folder / LABELS).is_file():
         return snippet
-    if "model={model})" not in snippet:
+    if "model={model})" not in snippet or not words.auto_model:
         return None
     adapter = read_adapter(folder)
     base = json.dumps(adapter.get("base_model_name_or_path"))
     base += f", revision={json.dumps(adapter['revision'])}" if adapter.get("revision") else ""
     labels = f'hf_hub_download("{repository}", "{LABELS}")' if repository else json.dumps(str(folder / LABELS))
     begin = RELABELLED_SNIPPET.format(labels=labels, base=base).replace("{", "{{").replace("}", "}}")
+    # A pipeline that is given the adapter's name makes the base with the base's classes, whatever its configuration.
+    begin = begin.replace("AutoConfig, pipeline", f"AutoConfig, {words.auto_model}, pipeline")
+    begin += f"model = {words.auto_model}.from_pretrained({{model}}, config=config, ignore_mismatched_sizes=True)\n"
     end = snippet.replace("from transformers import pipeline\n\n", "")
-    if words.auto_model:
-        begin = begin.replace("AutoConfig, pipeline", f"AutoConfig, {words.auto_model}, pipeline")
-        begin += (
-            f"model = {words.auto_model}.from_pretrained({{model}}, config=config, ignore_mismatched_sizes=True)\n"
-        )
-        return begin + end.replace("model={model})", f"model=model, {words.processor}={{model}})")
-    end = end.replace(
-        "model={model})",
-        "model={model}, config=config,\n"
-        f'    {words.processor}={{model}}, model_kwargs={{{{"ignore_mismatched_sizes": True}}}})',
-    )
-    return begin + end
+    return begin + end.replace("model={model})", f"model=model, {words.processor}={{model}})")

@@ -41,7 +41,7 @@ class TaskWords:
         snippets (`dict[str, str]`, *optional*): the code for model types whose outputs need another one.
         example (`str`, *optional*): what the snippet's `{example}` is called in a card.
         auto_model (`str`, *optional*): the class of transformers that loads an adapter with other classes than its
-            base has, where a `pipeline` of this task does not.
+            base has; cards of such adapters show no code where it is empty.
         processor (`str`, *optional*): what a `pipeline` of transformers calls what prepares its inputs.
         kept (`str`, *optional*): the metric of `shown` by which an export is judged.
         alike (`str`, *optional*): how near an export's answers are to PyTorch's, 1 where they are the same; as the

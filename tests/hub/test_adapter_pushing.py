@@ -127,7 +127,8 @@ def test_card_of_new_classes_says_how_to_load_them(tmp_path):
     write_cards(run, ["vit"], repositories={"vit": "someone/vit-beans-mutual"})
     card = (run / "vit" / "README.md").read_text(encoding="utf-8")
     assert 'with open(hf_hub_download("someone/vit-beans-mutual", "id2label.json")) as file:' in card
-    assert 'image_processor="someone/vit-beans-mutual", model_kwargs={"ignore_mismatched_sizes": True})' in card
+    assert 'AutoModelForImageClassification.from_pretrained("someone/vit-beans-mutual", config=config,' in card
+    assert 'pipeline("image-classification", model=model, image_processor="someone/vit-beans-mutual")' in card
     assert "{{" not in card
 
 

@@ -389,13 +389,13 @@ def test_methods_that_cannot_be_merged_are_refused_before_training(place, tmp_pa
 
 def test_new_classes(place, tmp_path):
     """The base's configuration has other labels: a pipeline that took them would name every answer wrongly."""
-    labels = ["p", "q", "r"]
+    labels = ["p", "q", "r", "s"]
     cohort = Cohort.from_pretrained(
         {"a": PeerSpec(str(place / "vit"), peft="lora")}, label_names=labels, label_alignment="new_head"
     )
     peer = cohort.peers["a"]
     save_peer(peer, cohort.processors["a"], tmp_path / "a", None)
-    assert json.loads((tmp_path / "a" / "id2label.json").read_text()) == {"0": "p", "1": "q", "2": "r"}
+    assert json.loads((tmp_path / "a" / "id2label.json").read_text()) == {"0": "p", "1": "q", "2": "r", "3": "s"}
     again = load_peer("a", str(tmp_path / "a"), TASK)
     assert torch.equal(logits(again.model), logits(peer))
     assert list(again.model.config.id2label.values()) == labels

@@ -11,5 +11,9 @@ for guess in classifier({example}, top_k=3):
     print(f"{{guess['label']}}: {{guess['score']:.3f}}")"""
 
 WORDS = classification_words(
-    "image classification", snippet=SNIPPET, example="image.png", pipeline_tag="image-classification"
+    "image classification",
+    snippet=SNIPPET,
+    auto_model="AutoModelForImageClassification",
+    example="image.png",
+    pipeline_tag="image-classification",
 )

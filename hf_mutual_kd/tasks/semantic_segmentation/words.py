@@ -48,6 +48,7 @@ WORDS = TaskWords(
     },
     points="points of mIoU",
     snippet=SNIPPET,
+    auto_model="AutoModelForSemanticSegmentation",
     example="image.png",
     kept="pACC",
     alike="pixels of the same class as PyTorch, %",
