@@ -16,6 +16,7 @@ from ...config.rules import NOT_NEGATIVE, check_number
 from ...distillation.label_alignment import align_labels, label_list
 from ...errors import OutputFolderError, PeerError
 from ...files import staged, write_json
+from ...reports.adapter_folder import ADAPTER_CONFIG
 from ...reports.run_record import HUB, RunRecord, hub_id, read_run
 from ...reports.samples import SAMPLES_FILE
 from ...reports.text import last_part, one_line
@@ -186,6 +187,10 @@ def _end(run: RunRecord, name: str, folder: Path, pushed: tuple[str, str] | None
 def _config(run: RunRecord, name: str, task: SpaceTask) -> Any:
     """The configuration of a trained peer, or why the app could not show it."""
     folder = run.folder / name
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise PeerError(
+            f"peer {name!r} is an adapter, and a Space shows whole models; train with --merge_adapters true"
+        )
     if not (folder / "config.json").is_file():
         raise PeerError(f"peer {name!r} is a module of your own: a Space shows models that transformers can load")
     try:

@@ -176,6 +176,9 @@ def test_what_cannot_be_shown_is_refused_with_the_way_out(run, tmp_path):
         (copied / "vit" / "config.json").write_text(json.dumps({"model_type": kind}))
         with pytest.raises(PeerError, match=f"type {kind}"):
             write_space(copied, samples=0)
+    (copied / "vit" / "adapter_config.json").write_text("{}")
+    with pytest.raises(PeerError, match="is an adapter.*--merge_adapters true"):
+        write_space(copied, tmp_path / "space", peers=["vit"])
 
 
 # What the app makes of an image
