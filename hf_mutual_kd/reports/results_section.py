@@ -24,6 +24,8 @@ REFERENCES = {
     START: "No control was run: how much of a gain plain fine-tuning alone would have brought is not known.",
 }
 
+BEST_CONTROL = "Δ is against the best of start, control and self-training on these rows. "
+
 
 def metric_label(run: RunRecord) -> str:
     """The deciding metric as an axis calls it: `"accuracy, %"`."""
@@ -36,7 +38,8 @@ def results_section(data: ReportData) -> Section | None:
     if results is None:
         return None
     note = interval_note(results, run.words)
-    blocks: list[Any] = [Text(f"{REFERENCES[results.reference]} {note}".rstrip()), _first_table(results, run)]
+    best = BEST_CONTROL if results.kept else ""
+    blocks: list[Any] = [Text(f"{REFERENCES[results.reference]} {best}{note}".rstrip()), _first_table(results, run)]
     figures = [figure for figure in (_gains(results, run), _levels(results, run)) if figure is not None]
     if figures:
         blocks.append(Figures(figures))
