@@ -1,5 +1,6 @@
 """Trains two saliency peers of different encoders, also as one of several processes: `saliency_run.py OUT BATCH`."""
 
+import functools
 import sys
 
 import torch
@@ -23,9 +24,15 @@ PEERS = ("convnext", "videomae")
 LENGTH = 10
 
 
+@functools.cache
+def moving() -> bytes:
+    """The file of every such video: an encoder need not give the same bytes twice, of which fingerprints are made."""
+    return mp4(range(LENGTH))
+
+
 def gaze_videos(count: int, split: str, blank: int = -1) -> list[SaliencyVideo]:
     """Videos whose gaze moves along; at no frame of number `blank` does anybody look."""
-    content = {"bytes": mp4(range(LENGTH)), "path": None}
+    content = {"bytes": moving(), "path": None}
     videos = []
     for number in range(count):
         size = (H, W) if number % 2 else (H // 2, W // 2)

@@ -121,10 +121,10 @@ def test_map_shows_every_teacher_where_the_tile_is():
         assert found.sum() > 50
         return np.argwhere(found).mean(0) / upper.shape[:2]
 
-    west, east = middle(report.COLOURS[0]), middle(report.COLOURS[1])
+    west, east = middle(report.COLORS[0]), middle(report.COLORS[1])
     assert west[1] < 0.4 < 0.6 < east[1]
     assert abs(west[0] - east[0]) < 0.02
-    assert middle(report.LAND_COLOUR)[1] < 0.5
+    assert middle(report.LAND_COLOR)[1] < 0.5
 
 
 def test_figure_has_a_panel_for_every_peer():
