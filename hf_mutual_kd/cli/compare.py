@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..config.fields import option
 from ..config.rules import COUNT
+from ..experiments.executors import ExecutorName
 
 
 @dataclass
@@ -15,7 +16,7 @@ class CompareOptions:
 
     config: str = option("run", "", "The suite, see recipes/suites.", required=True, metavar="SUITE.yaml")
     processes: int = option("machine", 1, "Arms to train at a time.", rule=COUNT)
-    executor: Literal["local", "slurm", "ray"] = option(
+    executor: ExecutorName = option(
         "machine",
         "local",
         "Where they run: this machine, Slurm by submitit, or Ray; machines share the suite's folder.",

@@ -62,7 +62,7 @@ class Arms:
         if isinstance(resume, str) and folder == self.folder:
             # On the Hub it is until all else has been checked.
             return Path(resume) if Path(resume).is_dir() else None
-        return last_checkpoint(folder) if resume and folder.is_dir() else None
+        return last_checkpoint(folder) if resume else None
 
     def resumed(self) -> list[tuple[Path, MutualKDConfig]]:
         """The checkpoints that trainings go on from, with their configurations; of a run in stages their folder."""

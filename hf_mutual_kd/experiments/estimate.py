@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import TrainerCallback
@@ -18,10 +15,12 @@ from ..config.training_config import MutualKDConfig
 from ..data.splits import Splits
 from ..errors import ConfigError
 from ..reports.terminal import render
+from ..tasks.base import Task
 from ..training.stages import Stages
 from ..training.trainer import MutualKDTrainer
 from ..training.ways import TRIED, changed, one_training, way_options
 from .arms import Arms
+from .peak_memory import forget_peak, peak_memory
 from .plan import duration, evaluations_of, steps_of
 
 WARM, TIMED = 2, 5
@@ -59,13 +58,13 @@ class Costs:
     Args:
         step_s (`dict[str, float]`): seconds of a step by kind, medians.
         row_s (`float`): seconds of an evaluated row.
-        peak (`int`): bytes of memory at most, of the device where it has its own, else of the process.
+        peak (`int`, *optional*): bytes of memory at most, see [`peak_memory`].
         weights, trained (`int`): bytes of all peers' weights, and of those that train.
     """
 
     step_s: dict[str, float]
     row_s: float
-    peak: int
+    peak: int | None
     weights: int
     trained: int
 
@@ -100,9 +99,13 @@ def estimated(make: MakeTrainer, config: MutualKDConfig, splits: Splits, arms: A
     """
     if not all(isinstance(rows, Sized) for rows in (splits.train, splits.validation, splits.test)):
         raise ConfigError("estimate counts rows, and a stream has no known number of them; leave it out")
-    costs, stages = measure(make, config, splits)
-    text = table(config, trainings_of(config, arms.names, stages), costs, splits, len(arms.seeds))
-    return f"{text}\n" if config.process_index == 0 else ""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make(changed(config, output_dir=folder, push_to_hub=False))
+        trainings = trainings_of(config, arms.names, Stages(trainer) if config.teaching else None)
+        timed = {kind: _timed(config, trainer.task, kind, folder) for kind in {one.kind: None for one in trainings}}
+        del trainer
+        said = table(config, trainings, measure(make, timed, splits), splits, len(arms.seeds))
+    return f"{said}\n" if config.process_index == 0 else ""
 
 
 def trainings_of(config: MutualKDConfig, arms: Sequence[str], stages: Stages | None) -> list[Training]:
@@ -128,46 +131,50 @@ def trainings_of(config: MutualKDConfig, arms: Sequence[str], stages: Stages | N
     return [*plan, Training("self-training", TAUGHT)] if stages.trains_itself else plan
 
 
-def measure(make: MakeTrainer, config: MutualKDConfig, splits: Splits) -> tuple[Costs, Stages | None]:
-    """Time a few steps of each kind and an evaluation; nothing of it is kept.
+def _timed(config: MutualKDConfig, task: Task, kind: str, folder: str) -> MutualKDConfig:
+    """A few steps of one kind: of stages with teachers the way that every task has."""
+    if kind == LABELS:
+        config = one_training(config, task, transfer_weight=0.0)
+    elif config.teaching:
+        config = way_options(config, task, "mean")
+    return changed(
+        config,
+        output_dir=folder,
+        max_steps=WARM + TIMED,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        push_to_hub=False,
+        report_to=[],
+        resume_from_checkpoint=None,
+    )
+
+
+def measure(make: MakeTrainer, timed: Mapping[str, MutualKDConfig], splits: Splits) -> Costs:
+    """
+    Time the steps of each kind and an evaluation.
 
     Args:
         make (`Callable`): makes a trainer of a configuration.
-        config ([`MutualKDConfig`]): of the run.
-        splits ([`Splits`]): its rows.
+        timed (`dict[str, MutualKDConfig]`): one or more, by kind.
+        splits ([`Splits`]): the rows.
     """
-    step_s, row_s, weights, trained, stages = {}, 0.0, 0, 0, None
-    with tempfile.TemporaryDirectory() as folder:
-        short: dict[str, Any] = {
-            "output_dir": folder,
-            "max_steps": WARM + TIMED,
-            "eval_strategy": "no",
-            "save_strategy": "no",
-            "load_best_model_at_end": False,
-            "push_to_hub": False,
-            "report_to": [],
-            "resume_from_checkpoint": None,
-        }
-        for kind in (LABELS, TAUGHT):
-            trainer = make(changed(config, output_dir=folder, push_to_hub=False))
-            if config.teaching:
-                stages = Stages(trainer)
-            taught = way_options(config, trainer.task, "mean") if config.teaching else config
-            options = taught if kind == TAUGHT else one_training(config, trainer.task, transfer_weight=0.0)
-            del trainer
-            trainer = make(changed(options, **short))
-            watch = Stopwatch()
-            trainer.add_callback(watch)
-            trainer.train()
-            step_s[kind] = statistics.median(watch.seconds[WARM:])
-            sizes = [(weight.nbytes, weight.requires_grad) for weight in trainer.cohort.parameters()]
-            weights, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
-        rows = splits.validation.select(range(min(len(splits.validation), 4 * config.eval_batch_size)))
-        trainer.evaluate(rows)
-        began = time.perf_counter()
-        trainer.evaluate(rows)
-        row_s = (time.perf_counter() - began) / len(rows)
-    return Costs(step_s, row_s, _peak(), weights, trained), stages
+    step_s = {}
+    forget_peak()
+    for kind, config in timed.items():
+        trainer = make(config)
+        watch = Stopwatch()
+        trainer.add_callback(watch)
+        trainer.train()
+        step_s[kind] = statistics.median(watch.seconds[WARM:])
+    rows = splits.validation.select(range(min(len(splits.validation), 4 * trainer.args.eval_batch_size)))
+    trainer.evaluate(rows)
+    began = time.perf_counter()
+    trainer.evaluate(rows)
+    row_s = (time.perf_counter() - began) / len(rows)
+    sizes = [(weight.nbytes, weight.requires_grad) for weight in trainer.cohort.parameters()]
+    weights, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+    return Costs(step_s, row_s, peak_memory(), weights, trained)
 
 
 def table(config: MutualKDConfig, trainings: Sequence[Training], costs: Costs, splits: Splits, seeds: int) -> str:
@@ -192,6 +199,7 @@ def table(config: MutualKDConfig, trainings: Sequence[Training], costs: Costs, s
     kept = config.save_total_limit or max(1, round(evaluations))
     disk = seeds * len(trainings) * (kept * checkpoint + 2 * costs.weights)
     devices = config.world_size
+    memory = "not known" if costs.peak is None else f"{costs.peak / 2**30:.2f} GiB at most"
     head = ("training", "steps", "ms a step", "steps take", "evaluations take")
     return "\n".join(
         [
@@ -199,7 +207,7 @@ def table(config: MutualKDConfig, trainings: Sequence[Training], costs: Costs, s
             f"time = Σ steps × s/step + evaluated rows × s/row ({1000 * costs.row_s:.2f} ms); ×  {seeds} "
             f"seed{'s' * (seeds > 1)}: about {duration(seeds * total)} on {devices} "
             f"device{'s' * (devices > 1)}, {seeds * total * devices / 3600:.2f} device-hours.",
-            f"memory: {costs.peak / 2**30:.2f} GiB at most on a device while these steps ran.",
+            f"memory: {memory} on a device while these steps ran.",
             f"disk: at most {disk / 2**30:.2f} GiB = {seeds} × {len(trainings)} trainings × ({kept} checkpoint"
             f"{'s' * (kept > 1)} of {checkpoint / 2**20:.0f} MiB + best and last weights of "
             f"{costs.weights / 2**20:.0f} MiB each).",
@@ -211,10 +219,3 @@ def table(config: MutualKDConfig, trainings: Sequence[Training], costs: Costs, s
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _peak() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -7,11 +7,12 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from ..errors import ConfigError
 
-EXECUTORS = ("local", "slurm", "ray")
+ExecutorName = Literal["local", "slurm", "ray"]
+EXECUTORS = get_args(ExecutorName)
 FAILED = 1
 
 

@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..config.options import RecipeOptions, TransferOptions, names_in
 from ..config.recipe import Recipe
 from ..data.splits import Splits
@@ -26,6 +24,7 @@ from ..run_lock import claimed
 from ..training.run_state import SUMMARY
 from .executors import Job, make_executor
 from .experiment import Experiment, data_seed
+from .peak_memory import forget_peak, peak_memory
 from .run_folder import COST, PLAN
 from .suite import PlannedArm, Suite, read_suite
 from .suite_report import FinishedArm, write_comparison
@@ -129,7 +128,7 @@ def run_arm(suite: Suite, arm: PlannedArm) -> None:
     """Train one arm and record what it found and cost; nothing counts as finished before both are written."""
     folder = suite.folder / arm.name
     gc.collect()
-    _forget_peak()
+    forget_peak()
     SuiteArm(suite.task, arm.recipe.options, config=arm.recipe.config, program="", given=arm.recipe.given).run()
     write_json(folder / PLAN, _plan(arm.recipe))
     write_json(folder / COST, {"peak_memory": peak_memory()})
@@ -203,23 +202,3 @@ def _log(suite: Suite, name: str) -> Path:
 
 def _last_lines(log: Path, most: int = 8) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-most:]) if log.is_file() else ""
-
-
-def _forget_peak() -> None:
-    """Begin to measure anew: on CUDA torch's own peak, on Linux the process'."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    forget = Path("/proc/self/clear_refs")
-    if forget.is_file():
-        forget.write_text("5")
-
-
-def peak_memory() -> int | None:
-    """Bytes at most in use since [`_forget_peak`]: of the GPU where there is one; `None` where nothing says."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    lines = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
-    return 1024 * int(lines[0].split()[1]) if lines else None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import ConfigError, ResumeError
 from ..files import read_json, write_json
 from ..reports.results import CONTROL, Arm
 from .run_records import CohortRecords
+from .run_state import last_checkpoint
 from .ways import changed
 
 ARMS = "arms.json"
@@ -94,7 +95,8 @@ class CohortControl(CohortRecords):
         for split, rows in splits.items():
             trainer.measure_start(rows, split)
         began = time.perf_counter()
-        trainer.train(resume_from_checkpoint=resume and get_last_checkpoint(folder) if resume else None)
+        last = last_checkpoint(Path(folder)) if resume else None
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
         seconds = time.perf_counter() - began
         for split, rows in splits.items():
             trainer.evaluate(trainer._main_eval_dataset() if rows is None else rows, metric_key_prefix=split)
@@ -102,11 +104,9 @@ class CohortControl(CohortRecords):
 
     def _control_first(self, resume: str | bool | None) -> str | bool | None:
         """Train the control that `control=True` asks for; returns what the run itself goes on from."""
-        began = self.folder.is_dir() and get_last_checkpoint(str(self.folder)) is not None
+        began = last_checkpoint(self.folder) is not None
         control = self.folder / CONTROL
-        control_began = (
-            (control / ARMS).is_file() or control.is_dir() and get_last_checkpoint(str(control)) is not None
-        )
+        control_began = (control / ARMS).is_file() or last_checkpoint(control) is not None
         if resume is True and not began and not control_began:
             # The run says that there is nothing to go on with.
             return resume

@@ -38,8 +38,8 @@ def resumable(arm: Path) -> bool:
 
 
 def last_checkpoint(arm: Path) -> Path | None:
-    """The newest checkpoint of a training."""
-    found = get_last_checkpoint(str(arm))
+    """The newest checkpoint of a training; `None` where there is none, or no folder."""
+    found = get_last_checkpoint(str(arm)) if arm.is_dir() else None
     return None if found is None else Path(found)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, Subset
 from transformers import TrainerCallback
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import TrainOutput
 
 from ..config.training_config import MutualKDConfig
 from ..data.collator import IdentifiedRows
@@ -28,6 +28,7 @@ from .choice import ALPHAS, PLAIN, Candidate, Choice, best_way, choose, compare
 from .evaluation import Measurement
 from .objective_options import objective_for
 from .pre_flight import start_table
+from .run_state import last_checkpoint
 from .stage_state import STAGES, StageState, is_over, read_history
 from .stage_weights import ArmWeights, blend, snapshot
 from .ways import StopAt, changed, one_training, way_options, ways_of
@@ -183,11 +184,11 @@ class Stages:
         self.weights.load("start" if stage == "adapt" else "adapted")
         folder = self.folder / stage
         trainer = self._stage_trainer(folder, options, only_labels, tries)
-        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        if last is not None and is_over(Path(last), tries):
-            trainer.end_from(Path(last))
+        last = last_checkpoint(folder)
+        if last is not None and is_over(last, tries):
+            trainer.end_from(last)
         else:
-            trainer.train(resume_from_checkpoint=last)
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
         self._cache = trainer.start_cache or self._cache
         if not tries:
             facts = dict(self.state.facts.get("stages", {}))

@@ -11,7 +11,7 @@ from ..exporting import Batch, Counted, TaskExport, _equal
 
 
 class ClassificationExport(TaskExport):
-    """A classifier: an prediction is a class."""
+    """A classifier: a prediction is a class."""
 
     batch_size = 32
 

@@ -15,7 +15,7 @@ from .labels import image_sizes, own_parts
 
 
 class SegmentationExport(TaskExport):
-    """A segmenter: an prediction is the map of classes at the image's own size, of queries as of logits per pixel."""
+    """A segmenter: a prediction is the map of classes at the image's own size, of queries as of logits per pixel."""
 
     batch_size = 8
     # No head of transformers looks at the mask (see `dense_batches`), and the task's sentence is part of the file.

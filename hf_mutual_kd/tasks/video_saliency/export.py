@@ -16,7 +16,7 @@ from .outputs import log_maps
 
 
 class SaliencyExport(TaskExport):
-    """A model of where people look: an prediction is the log-density of the target frame."""
+    """A model of where people look: a prediction is the log-density of the target frame."""
 
     batch_size = 2
 
