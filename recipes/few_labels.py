@@ -87,15 +87,29 @@ def run(cell: Cell, seed: int, folder: Path, options: argparse.Namespace) -> Non
     if read_stages(folder) is not None:
         return
     print(f"{cell.title}, seed {seed}", flush=True)
-    config = MutualKDConfig(
+    recipe = {
+        "peers": {name: PeerSpec(source(name)) for name in cell.peers},
+        "dataset": DATA,
+        "labels_per_class": cell.labels,
+        "label_alignment": "new_head" if cell.heads == "new" else "exact",
+    }
+    batches = {"per_device_train_batch_size": 64, "per_device_eval_batch_size": 500}
+    run_stages(folder, seed, options, recipe, learning_rate=options.learning_rate, **batches)
+    for stage in (folder / STAGES).iterdir():
+        if stage.is_dir():
+            shutil.rmtree(stage)
+
+
+def run_stages(folder: Path, seed: int, options: argparse.Namespace, recipe: Mapping[str, Any], **config: Any) -> None:
+    """Train one cohort of classifiers in stages, beside the labels alone at each of the rates; go on with a run that
+    has begun in this folder."""
+    goes_on = (folder / STAGES / FILE).is_file()
+    arm = MutualKDConfig(
         output_dir=str(folder),
         teaching="auto",
         control_learning_rates=list(options.rates),
-        learning_rate=options.learning_rate,
         lr_scheduler_type="cosine",
         num_train_epochs=options.epochs,
-        per_device_train_batch_size=64,
-        per_device_eval_batch_size=500,
         augment=False,
         eval_strategy="epoch",
         save_strategy="no",
@@ -107,21 +121,12 @@ def run(cell: Cell, seed: int, folder: Path, options: argparse.Namespace) -> Non
         disable_tqdm=True,
         logging_strategy="no",
         pre_flight=False,
+        resume_from_checkpoint=goes_on,
+        **config,
     )
-    recipe = RecipeOptions(
-        peers={name: PeerSpec(source(name)) for name in cell.peers},
-        dataset=DATA,
-        max_train_samples=options.rows,
-        max_eval_samples=options.measured,
-        labels_per_class=cell.labels,
-        label_alignment="new_head" if cell.heads == "new" else "exact",
-        overwrite_output_dir=True,
-        seeds=[seed],
-    )
-    SuiteArm("image-classification", recipe, config=config).run()
-    for stage in (folder / STAGES).iterdir():
-        if stage.is_dir():
-            shutil.rmtree(stage)
+    rows = {"max_train_samples": options.rows, "max_eval_samples": options.measured}
+    chosen = RecipeOptions(overwrite_output_dir=not goes_on, seeds=[seed], **rows, **recipe)
+    SuiteArm("image-classification", chosen, config=arm).run()
 
 
 def read(cell: Cell, folder: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -160,6 +165,11 @@ def gain(runs: Sequence[Mapping[str, Any]], arm: str, peer: str) -> list[float]:
     return [one - other for one, other in zip(values(runs, arm, peer), against, strict=True)]
 
 
+def kept_words(choices: Sequence[Mapping[str, Any]]) -> str:
+    """What every seed keeps: `"mutual, control at α 0.5"`."""
+    return ", ".join(one["what"] + ("" if one["alpha"] == 1.0 else f" at α {one['alpha']:g}") for one in choices)
+
+
 def half_width(differences: Sequence[float]) -> float:
     """Half of the 95 % interval of a paired t-test over seeds."""
     if len(differences) < 2:
@@ -192,8 +202,7 @@ def table(cell: Cell, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     for peer in cell.peers:
         means = [f"{statistics.fmean(values(runs, arm, peer)):.1f}" for arm in arms]
         delta = gain(runs, "mutual", peer)
-        kept = [run["facts"]["kept"][peer] for run in runs]
-        what = ", ".join(one["what"] + ("" if one["alpha"] == 1.0 else f" at α {one['alpha']:g}") for one in kept)
+        what = kept_words([run["facts"]["kept"][peer] for run in runs])
         lines.append(
             f"| {peer} | {' | '.join(means)} | {statistics.fmean(delta):+.2f}{spread(delta)} "
             f"({best_control(runs, peer)}) | {what} |"
@@ -312,8 +321,7 @@ def drawn_page(cells: Mapping[Cell, Sequence[Mapping[str, Any]]], options: argpa
         for peer in cell.peers:
             means = [values(runs, arm, peer) for arm in ("start", "control", "self", "taught", "mutual")]
             shown = [f"{statistics.fmean(each):.1f}" if each else "–" for each in means]
-            what = runs[0]["facts"]["kept"][peer]
-            kept = what["what"] + ("" if what["alpha"] == 1.0 else f" at α {what['alpha']:g}")
+            kept = kept_words([run["facts"]["kept"][peer] for run in runs])
             first = peer == cell.peers[0]
             labels = ("all" if cell.labels is None else str(cell.labels)) if first else ""
             delta = statistics.fmean(gain(runs, "mutual", peer))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from few_labels import ARMS as ARMS_FILE
-from few_labels import COLUMNS, FILE, STAGES, half_width
+from few_labels import COLUMNS, STAGES, half_width, kept_words, read_stages
 
 from hf_mutual_kd import write_text
 
@@ -100,13 +100,14 @@ def read(setting: Setting, share: int, seeds: Sequence[int], folder: Path) -> li
     found = []
     for seed in seeds:
         place = folder / f"share-{share}" / f"seed-{seed}"
-        if not finished(place / "staged", pixel=False):
+        staged = read_stages(place / "staged")
+        if staged is None:
             continue
-        arms = json.loads((place / "staged" / STAGES / ARMS_FILE).read_text(encoding="utf-8"))
+        arms = list(staged["arms"].values())
         ends = {one["name"]: one["end"] for one in arms} | {"start": arms[-1]["start"]}
         if finished(place / "pixel", pixel=True):
             ends["pixel"] = json.loads((place / "pixel" / "summary.json").read_text(encoding="utf-8"))["end"]
-        facts = json.loads((place / "staged" / STAGES / FILE).read_text(encoding="utf-8"))["facts"]
+        facts = staged["facts"]
         values = {
             arm: {peer: setting.scale * one[setting.metric] for peer, one in end.items() if setting.metric in one}
             for arm, end in ends.items()
@@ -150,8 +151,7 @@ def share_table(setting: Setting, share: int, runs: Sequence[Run]) -> list[str]:
         shown = " | ".join(f"{mean(runs, arm, peer):.{setting.digits}f}" for arm in arms)
         delta, width = gains(runs, peer), half_width(gains(runs, peer))
         spread = f" ± {width:.{setting.digits + 1}f}" if len(runs) > 1 else ""
-        kept = [run["kept"][peer] for run in runs]
-        what = ", ".join(one["what"] + ("" if one["alpha"] == 1.0 else f" at α {one['alpha']:g}") for one in kept)
+        what = kept_words([run["kept"][peer] for run in runs])
         lines.append(
             f"| {peer} | {shown} | {statistics.fmean(delta):+.{setting.digits + 1}f}{spread} "
             f"({titles[best_control(runs, peer)]}) | {what} |"

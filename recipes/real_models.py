@@ -22,10 +22,10 @@ import numpy as np
 import timm
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets, load_dataset
-from few_labels import COLUMNS, STAGES, best_control, gain, read_stages, values
+from few_labels import COLUMNS, best_control, gain, kept_words, read_stages, run_stages, values
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, ViTImageProcessor
 
-from hf_mutual_kd import MutualKDConfig, PeerSpec, RecipeOptions, SuiteArm, write_text
+from hf_mutual_kd import PeerSpec, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "REAL_MODELS.md"
@@ -112,40 +112,14 @@ def run(data: str, seed: int, options: argparse.Namespace) -> None:
     if read_stages(folder) is not None:
         return
     print(f"{data}, seed {seed}", flush=True)
-    goes_on = (folder / STAGES).is_dir()
-    config = MutualKDConfig(
-        output_dir=str(folder),
-        teaching="auto",
-        control_learning_rates=list(options.rates),
-        learning_rate=options.rates[-1],
-        lr_scheduler_type="cosine",
-        num_train_epochs=options.epochs,
-        per_device_train_batch_size=32,
-        per_device_eval_batch_size=100,
-        augment=False,
-        eval_strategy="epoch",
-        save_strategy="no",
-        load_best_model_at_end=True,
-        seed=seed,
-        data_seed=seed,
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        logging_strategy="no",
-        pre_flight=False,
-        resume_from_checkpoint=goes_on,
-    )
-    recipe = RecipeOptions(
-        peers={name: PeerSpec(str(fetch_peer(name, options.output_dir))) for name in PEERS},
-        dataset=str(tiles(options.output_dir) if data == "tiles" else FASHION),
-        labels_per_class=options.labels,
-        max_train_samples=options.rows,
-        max_eval_samples=options.measured,
-        label_alignment="new_head",
-        overwrite_output_dir=not goes_on,
-        seeds=[seed],
-    )
-    SuiteArm("image-classification", recipe, config=config).run()
+    recipe = {
+        "peers": {name: PeerSpec(str(fetch_peer(name, options.output_dir))) for name in PEERS},
+        "dataset": str(tiles(options.output_dir) if data == "tiles" else FASHION),
+        "labels_per_class": options.labels,
+        "label_alignment": "new_head",
+    }
+    batches = {"per_device_train_batch_size": 32, "per_device_eval_batch_size": 100}
+    run_stages(folder, seed, options, recipe, learning_rate=options.rates[-1], **batches)
 
 
 def page(options: argparse.Namespace) -> str:
@@ -179,7 +153,7 @@ def page(options: argparse.Namespace) -> str:
         for peer in PEERS:
             means = [f"{statistics.fmean(values(runs, arm, peer)):.1f}" for arm in arms]
             delta = f"{statistics.fmean(gain(runs, 'mutual', peer)):+.2f} ({best_control(runs, peer)})"
-            kept = ", ".join(one["facts"]["kept"][peer]["what"] for one in runs)
+            kept = kept_words([one["facts"]["kept"][peer] for one in runs])
             lines.append(f"| {peer} | {' | '.join(means)} | {delta} | {kept} |")
         lines += ["", f"Ways that went on, by seed: {', '.join(str(one['facts'].get('way')) for one in runs)}.", ""]
     return "\n".join(lines).rstrip() + "\n"
