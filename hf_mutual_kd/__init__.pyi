@@ -87,6 +87,8 @@ from .tasks.video_saliency.task import VideoSaliency as VideoSaliency
 
 # Runs: what they found, to the Hub and back
 from .export.onnx import export_peers as export_peers
+from .hub.calls import Patience as Patience
+from .hub.names import PushTarget as PushTarget
 from .hub.push import PushReport as PushReport
 from .hub.push import PushedPeer as PushedPeer
 from .hub.push import push_run as push_run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,7 @@ from hub_server import HubServer
 from made_up_run import words_of
 from safetensors.numpy import save_file
 
-from hf_mutual_kd import PushReport, push_run
-from hf_mutual_kd.hub.calls import Patience
-from hf_mutual_kd.hub.names import PushTarget
+from hf_mutual_kd import Patience, PushReport, PushTarget, push_run
 from hf_mutual_kd.reports.readme_merge import BEGIN, END
 
 TOKEN = "hf_adaTokenThatMustNeverLeave0123456789"
@@ -75,8 +74,8 @@ def run(run_template, tmp_path):
 
 
 def push(hub, run, **options) -> PushReport:
-    settings = {"namespace": "ada", "token": TOKEN, "endpoint": hub.url, "patience": BRISK}
-    return push_run(run, **settings | options)
+    to = {item.name: options.pop(item.name) for item in fields(PushTarget) if item.name in options}
+    return push_run(run, PushTarget(**asdict(destination(hub)) | to), **{"patience": BRISK} | options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

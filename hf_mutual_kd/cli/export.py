@@ -52,7 +52,7 @@ def run_export(options: ExportOptions) -> None:
     if options.push:
         from ..hub.push import push_run
 
-        for pushed in push_run(options.place, namespace=options.push, peers=options.peers).peers:
+        for pushed in push_run(options.place, options.push, peers=options.peers).peers:
             print(f"{pushed.peer}: {pushed.url}")
     refused = [
         f"{one.peer}: {name} was deleted: {file.refused}"

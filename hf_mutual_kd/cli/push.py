@@ -40,20 +40,23 @@ class PushOptions(CardOptions):
 
 def run_push(options: PushOptions) -> None:
     """Push a run and say what became of every peer."""
-    from ..hub.names import NAME_TEMPLATE
+    from ..hub.calls import Patience
+    from ..hub.names import NAME_TEMPLATE, PushTarget
     from ..hub.push import push_run
 
     report = push_run(
         options.run_dir,
-        namespace=options.namespace,
-        private=options.private,
-        collection=not options.no_collection,
+        PushTarget(
+            options.namespace,
+            options.name_template or NAME_TEMPLATE,
+            options.private,
+            revision=options.revision,
+            collection=not options.no_collection,
+        ),
         peers=options.peers,
-        name_template=options.name_template or NAME_TEMPLATE,
-        revision=options.revision,
         commit_message=options.commit_message,
         dry_run=options.dry_run,
-        deadline_s=options.deadline_s,
+        patience=Patience(deadline_s=options.deadline_s),
     )
     print(plan_table(report) if options.dry_run else push_table(report))
 

@@ -21,7 +21,6 @@ from ..distillation.objective import Objective
 from ..errors import ConfigError, ResumeError
 from ..files import read_json, write_bytes, write_json
 from ..hub.checkpoints import pull_checkpoint
-from ..hub.names import PushTarget
 from ..hub.push import check_rights, push_run
 from ..peers.adapter_settings import with_adapters
 from ..peers.cohort import Cohort
@@ -49,7 +48,7 @@ from ..tasks.registry import make_task
 from ..training.fingerprints import Change, record_changes
 from ..training.named_metrics import NamedMetrics, named_metrics
 from ..training.objective_options import objective_for
-from ..training.pushing import push_settings
+from ..training.pushing import push_target
 from ..training.run_state import SUMMARY, full_disk_told, how_to_go_on
 from ..training.trainer import MutualKDTrainer
 from ..training.ways import check_staged, first_way
@@ -208,7 +207,7 @@ class Experiment:
         return draw_samples(before, after, splits.test, self.folder)
 
     def _push(self) -> None:
-        for pushed in push_run(self.folder, **push_settings(self.config)).peers:
+        for pushed in push_run(self.folder, push_target(self.config)).peers:
             print(f"{pushed.peer}: {pushed.url}")
 
     def _check(self) -> None:
@@ -217,7 +216,7 @@ class Experiment:
             raise ConfigError(f"seeds must differ, got {self.seeds}")
         check_options(self.task, self.options, self.config)
         if self.config.push_to_hub and self.state.is_main_process:
-            check_rights(PushTarget(**push_settings(self.config)))
+            check_rights(push_target(self.config))
 
     def _sources(self) -> dict[str, str]:
         """What the run reads."""

@@ -34,9 +34,17 @@ class PushTarget:
         token (`str`, *optional*): the one the user is logged in with when unset.
         endpoint (`str`, *optional*): `HF_ENDPOINT`, or the public Hub, when unset.
         revision (`str`, *optional*): branch, created where it is missing; `main` when unset.
+        collection (`bool`, *optional*, defaults to `True`): list a run's repositories in a collection.
 
     Raises:
         [`HubError`]: a name that no Hub would take.
+
+    Example:
+
+    ```python
+    >>> PushTarget("ada", private=True).url
+    'https://huggingface.co'
+    ```
     """
 
     namespace: str | None = None
@@ -45,6 +53,7 @@ class PushTarget:
     token: str | None = field(default=None, repr=False)
     endpoint: str | None = None
     revision: str | None = None
+    collection: bool = True
 
     def __post_init__(self):
         if self.namespace is not None and not NAMESPACE.fullmatch(self.namespace):

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..config.rules import check_numbers
 from ..errors import HubError, PeerError
 from ..reports.model_card import write_cards
 from ..reports.run_record import RunRecord, read_run
@@ -72,18 +71,11 @@ class PushReport:
 
 def push_run(
     run_dir: str | Path,
+    to: str | PushTarget | None = None,
     *,
-    namespace: str | None = None,
-    private: bool | None = None,
-    collection: bool = True,
     peers: Sequence[str] | None = None,
-    name_template: str = NAME_TEMPLATE,
-    token: str | None = None,
-    revision: str | None = None,
     commit_message: str | None = None,
     dry_run: bool = False,
-    endpoint: str | None = None,
-    deadline_s: float | None = None,
     patience: Patience | None = None,
 ) -> PushReport:
     """Push the peers of a run, one after the other, each with one commit; nothing changed makes no commit.
@@ -93,45 +85,34 @@ def push_run(
 
     Args:
         run_dir (`str` or `Path`): folder of a run.
-        namespace (`str`, *optional*): user or organisation; the user of the token when unset.
-        private (`bool`, *optional*): of what is created; the Hub's default when unset.
-        collection (`bool`, *optional*, defaults to `True`): list the cohort's repositories in a collection.
+        to (`str` or [`PushTarget`], *optional*): user or organisation, or all that can be said of where to; the user
+            of the token when unset.
         peers (`list[str]`, *optional*): only these.
-        name_template (`str`, *optional*, defaults to `"{peer}-{dataset}-mutual"`): may also hold `{task}`.
-        token (`str`, *optional*): the one the user is logged in with when unset.
-        revision (`str`, *optional*): branch, created where it is missing; `main` when unset.
         commit_message (`str`, *optional*): names the peer when unset.
         dry_run (`bool`, *optional*, defaults to `False`): look at everything, send nothing.
-        endpoint (`str`, *optional*): `HF_ENDPOINT`, or the public Hub, when unset.
-        deadline_s (`float`, *optional*): seconds for the whole push; see [`Patience`].
-        patience ([`Patience`], *optional*): further bounds of time.
+        patience ([`Patience`], *optional*): bounds of time.
 
     Returns:
         [`PushReport`]
 
     Raises:
-        [`ConfigError`]: `deadline_s` is not above 0.
         [`HubError`]: nothing is pushed where the run, a name or a file is refused. Where the Hub
             fails on the way, the message names what is pushed, what is not, and the command that continues.
 
     Example:
 
     ```python
-    >>> push_run("runs/vit", namespace="ada").peers[0].url
+    >>> push_run("runs/vit", "ada").peers[0].url
     'https://huggingface.co/ada/vit-t-beans-mutual'
     ```
     """
-    check_numbers(deadline_s=deadline_s)
-    to = PushTarget(namespace, name_template, private, token, endpoint, revision)
+    to = to if isinstance(to, PushTarget) else PushTarget(to)
     run = read_run(run_dir)
     chosen = choose_peers(run, peers)
     names = names_of(run, chosen, to)
     packed = {peer: select(run.folder / peer, brings_code(run)) for peer in chosen}
-    patience = patience or Patience()
-    if deadline_s is not None:
-        patience = replace(patience, deadline_s=deadline_s)
     calls = HubCalls(to.token, to.endpoint, patience, sum(f.size for one in packed.values() for f in one.files))
-    if namespace is None and not dry_run:
+    if to.namespace is None and not dry_run:
         to = replace(to, namespace=calls.call("asking the Hub who you are", lambda: calls.api.whoami()["name"]))
         names = names_of(run, chosen, to)
     try:
@@ -152,10 +133,8 @@ def push_run(
             pushed.note = ensure_repo(calls, pushed.repo_id, to)
             pushed.commit, pushed.changed = send(calls, parcel, to)
         except HubError as error:
-            raise HubError(
-                _continuation(str(error), run, report.peers, failed=index, to=to, collection=collection)
-            ) from error
-    if collection:
+            raise HubError(_continuation(str(error), run, report.peers, failed=index, to=to)) from error
+    if to.collection:
         report.collection, report.collection_note = collect_repositories(calls, run, to, chosen)
     return report
 
@@ -258,13 +237,11 @@ def collect_repositories(
     return f"{to.url}/collections/{made.slug}", None
 
 
-def _continuation(
-    cause: str, run: RunRecord, peers: Sequence[PushedPeer], *, failed: int, to: PushTarget, collection: bool
-) -> str:
+def _continuation(cause: str, run: RunRecord, peers: Sequence[PushedPeer], *, failed: int, to: PushTarget) -> str:
     done, rest = peers[:failed], peers[failed:]
     command = ["hf-mutual-kd", "push", str(run.folder), "--namespace", str(to.namespace)]
     command += ["--private"] if to.private else []
-    command += [] if collection else ["--no_collection"]
+    command += [] if to.collection else ["--no_collection"]
     command += ["--name_template", to.name_template] if to.name_template != NAME_TEMPLATE else []
     command += ["--revision", to.revision] if to.revision else []
     command += ["--peers", *(pushed.peer for pushed in rest)]

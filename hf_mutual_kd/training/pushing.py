@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from transformers import TrainerCallback
 
@@ -13,15 +12,15 @@ from ..hub.names import PushTarget
 from ..hub.push import check_rights
 
 
-def push_settings(args: MutualKDConfig) -> dict[str, Any]:
-    """Where and how a configuration pushes, as [`push_run`] and `PushTarget` name it."""
-    return {
-        "namespace": args.hub_namespace,
-        "name_template": args.hub_name_template,
-        "private": args.hub_private_repo,
-        "token": args.hub_token,
-        "revision": args.hub_revision,
-    }
+def push_target(args: MutualKDConfig) -> PushTarget:
+    """Where and how a configuration pushes.
+
+    Raises:
+        [`HubError`]: a name that no Hub would take.
+    """
+    return PushTarget(
+        args.hub_namespace, args.hub_name_template, args.hub_private_repo, args.hub_token, revision=args.hub_revision
+    )
 
 
 class PushCheckpoints(TrainerCallback):
@@ -37,7 +36,7 @@ class PushCheckpoints(TrainerCallback):
     """
 
     def __init__(self, args: MutualKDConfig):
-        self.target = PushTarget(**push_settings(args))
+        self.target = push_target(args)
         self._pushes: PushInBackground | None = None
 
     def check(self) -> None:

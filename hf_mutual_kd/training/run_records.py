@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 from ..config.training_config import MutualKDConfig
@@ -21,7 +22,7 @@ from .evaluation import Evaluation
 from .fingerprints import Change, record_changes
 from .peer_bests import PeerBests
 from .processes import CohortProcesses
-from .pushing import PushCheckpoints, push_settings
+from .pushing import PushCheckpoints, push_target
 from .python_run import run_record
 from .training_record import TrainingRecord
 
@@ -78,11 +79,10 @@ class CohortRecords(CohortProcesses):
         if not self.is_world_process_zero():
             return None
         self.create_model_card()
-        given = {"namespace": namespace, "private": private, "token": token, "revision": revision}
-        settings = push_settings(self.args) | {name: value for name, value in given.items() if value not in (None, "")}
-        return push_run(
-            self.folder, collection=collection, peers=peers, commit_message=commit_message, dry_run=dry_run, **settings
-        )
+        asked = {"namespace": namespace, "private": private, "token": token, "revision": revision}
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value not in (None, "")}
+        to = replace(push_target(self.args), collection=collection, **given)
+        return push_run(self.folder, to, peers=peers, commit_message=commit_message, dry_run=dry_run)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write each peer's card into its folder, and the page of the run, from what it has recorded."""

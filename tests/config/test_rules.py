@@ -9,11 +9,9 @@ import torch
 import hf_mutual_kd as kd
 from hf_mutual_kd import ConfigError
 from hf_mutual_kd.config.rules import FUNCTIONS
-from hf_mutual_kd.hub.calls import Patience
 from hf_mutual_kd.scoring.score_peers import score_peers
 
 CALLS = {
-    "push_run": (lambda **given: kd.push_run("no/run", **given), {"deadline_s": (math.nan, -1, 0)}),
     "export_peers": (
         lambda **given: kd.export_peers("no/run", **given),
         {"max_drop": (math.nan, -0.1, 2), "samples": (0,)},
@@ -23,7 +21,16 @@ CALLS = {
         lambda **given: score_peers(None, None, "no/table", **given),
         {"workers": (-1,), "batch_size": (0, math.nan), "shard_rows": (0,), "max_bytes": (0,)},
     ),
-    "Patience": (Patience, {"attempts": (0,), "call_s": (0,), "first_wait_s": (-1,), "slowest_upload": (0,)}),
+    "Patience": (
+        kd.Patience,
+        {
+            "deadline_s": (math.nan, -1, 0),
+            "attempts": (0,),
+            "call_s": (0,),
+            "first_wait_s": (-1,),
+            "slowest_upload": (0,),
+        },
+    ),
     "Objective": (
         lambda **given: kd.Objective(rule=kd.BestRule(), source=kd.LiveSource(), **given),
         {"temperature": (0, math.inf), "weight": (-1, math.nan), "label_smoothing": (1,)},
@@ -58,4 +65,4 @@ def test_numbers_from_python_are_checked_as_those_of_commands(name, argument, va
 def test_every_rule_of_a_function_is_used():
     """A rule that nobody asks for protects nothing."""
     tested = {argument for _, argument, _ in CASES}
-    assert set(FUNCTIONS) <= tested | set(inspect.signature(Patience).parameters)
+    assert set(FUNCTIONS) <= tested | set(inspect.signature(kd.Patience).parameters)

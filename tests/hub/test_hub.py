@@ -16,9 +16,8 @@ from hub_server import HubServer
 from made_up_run import made_up_record, made_up_results, write_run
 from safetensors.numpy import save_file
 
-from hf_mutual_kd import HubError, OutputFolderError
+from hf_mutual_kd import HubError, OutputFolderError, Patience, PushTarget
 from hf_mutual_kd.hub.files import PushFile, refuse_secrets, select
-from hf_mutual_kd.hub.names import PushTarget
 from hf_mutual_kd.hub.push import check_rights
 from hf_mutual_kd.reports.readme_merge import BEGIN, END, merge_readme
 from hf_mutual_kd.reports.text import split_readme
@@ -398,7 +397,7 @@ def test_a_server_that_goes_silent_does_not_hold_the_push_for_ever(hub, run):
     hub.fail("GET", "/api/models/", delay=60, times=99)
     began = time.monotonic()
     with pytest.raises(HubError, match=r"failed: the deadline of 0.5 s that was given is over"):
-        push(hub, run, deadline_s=0.5)
+        push(hub, run, patience=Patience(deadline_s=0.5))
     assert time.monotonic() - began < 3
 
 

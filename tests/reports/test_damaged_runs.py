@@ -39,7 +39,7 @@ DAMAGE = {
 READERS = {
     "card": write_cards,
     "report": write_report,
-    "push": lambda run: push_run(run, namespace="me", dry_run=True),
+    "push": lambda run: push_run(run, "me", dry_run=True),
     "space": lambda run: write_space(run, out=run.parent / "space", samples=0),
     "export": export_peers,
     "compare": lambda run: compare_runs([run, run.parent / "whole"], run.parent / "compared"),

@@ -107,7 +107,7 @@ def test_a_page_and_a_push_need_the_record_alone(run, tmp_path, capsys):
     assert cli.main(["report", str(run), "--out", str(tmp_path)]) == 0
     assert "classification of shades" in (tmp_path / "index.html").read_text()
     assert 'id="calibration"' not in (tmp_path / "index.html").read_text()
-    pushed = push_run(run, namespace="me", dry_run=True).peers
+    pushed = push_run(run, "me", dry_run=True).peers
     assert [peer.repo_id for peer in pushed] == ["me/vit-shades-mutual", "me/cnn-shades-mutual"]
     assert all({"README.md", "config.json", "model.safetensors"} <= set(peer.files) for peer in pushed)
     assert pushed[0].metadata["tags"][-1] == "shades"
