@@ -26,7 +26,7 @@ from hf_mutual_kd import MutualKDConfig, PeerSpec, RecipeOptions, SuiteArm, writ
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = {name: f"recipes/embedded/peers/{name}" for name in ("vit", "resnet", "convnext")}
-DATA = "recipes/embedded/fashion_mnist"
+DATA = "runs/few_labels_data"
 DRAWN_FROM = ("vit_0", "vit_1", "resnet_0", "resnet_1", "convnext_0", "convnext_1", "strong", "weak")
 """Of the suites' peers: two of each family, one that is far better than the others and one that is far worse."""
 STAGES, ARMS, FILE = "stages", "arms.json", "stages.json"
@@ -59,12 +59,8 @@ class Cell:
 
 
 CELLS = (
-    Cell(10, "new"),
-    Cell(25, "new"),
-    Cell(10, "trained"),
-    Cell(25, "trained"),
-    Cell(10, "new", ("vit", "resnet")),
-    Cell(None, "trained"),
+    *(Cell(labels, "new") for labels in (10, 25, 50, 100, None)),
+    *(Cell(labels, "trained") for labels in (10, 50, None)),
 )
 
 
@@ -335,7 +331,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", type=int, default=1_200, help="training rows")
+    parser.add_argument("--rows", type=int, default=4_000, help="training rows")
     parser.add_argument("--measured", type=int, default=1_500, help="test rows")
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--learning_rate", type=float, default=1e-3)

@@ -52,12 +52,12 @@ def hide_labels(rows: Any, most: int | None, per_class: int | None, seed: int) -
     Args:
         rows (`Dataset`): `label` is a class or a mask; rows that have none stay without.
         most (`int`, *optional*): so many rows of all keep theirs, drawn by `seed`.
-        per_class (`int`, *optional*): so many of each class, or all where a class has fewer.
+        per_class (`int`, *optional*): so many of each class; a class that has fewer keeps all of them.
         seed (`int`): draws; fewer rows are a part of more.
 
     Raises:
         [`ConfigError`]: both are given, the rows are a stream, or masks are to be counted by class.
-        [`DataError`]: there are fewer labels than are to stay.
+        [`DataError`]: there are fewer labels than are to stay, or no class has so many.
 
     Example:
 
@@ -84,7 +84,13 @@ def hide_labels(rows: Any, most: int | None, per_class: int | None, seed: int) -
     if has_mask_column(rows):
         raise ConfigError("labels_per_class counts classes of whole images; for masks give max_labelled_samples")
     classes = np.asarray(_label_column(rows).fill_null(NO_LABEL))
-    kept = np.concatenate([order[classes[order] == one][:wanted] for one in np.unique(classes[labelled])])
+    there, counts = np.unique(classes[labelled], return_counts=True)
+    if counts.max(initial=0) < wanted:
+        raise DataError(
+            f"labels_per_class is {wanted}, but no class has so many training rows with a label (the most is "
+            f"{counts.max(initial=0)}); give fewer, or leave it out"
+        )
+    kept = np.concatenate([order[classes[order] == one][:wanted] for one in there])
     return _without_labels(rows, kept)
 
 

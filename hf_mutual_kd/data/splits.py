@@ -142,13 +142,14 @@ def load_splits(
 
 
 def found_in_words(splits: Splits) -> str:
-    """A line on what was found, to be read before hours of training: rows of each split, and the classes."""
+    """A line on what was found, to be read before hours of training: rows and labels of each split, the classes."""
     facts = splits.facts
-    rows = facts.get("rows") or {}
-    parts = [
-        f"{role} {'a stream' if rows.get(role) is None else f'{rows[role]:,}'} ({origin})"
-        for role, origin in facts.get("splits", {}).items()
-    ]
+    rows, labelled = facts.get("rows") or {}, facts.get("labelled") or {}
+    parts = []
+    for role, origin in facts.get("splits", {}).items():
+        count = "a stream" if rows.get(role) is None else f"{rows[role]:,}"
+        few = labelled.get(role, rows.get(role)) != rows.get(role)
+        parts.append(f"{role} {count}{f', {labelled[role]:,} with a label' if few else ''} ({origin})")
     names = splits.label_names or []
     shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
     return f"Data: {facts.get('name')}: {'; '.join(parts)}" + (f"; {len(names)} classes: {shown}" if names else "")

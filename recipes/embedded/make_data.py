@@ -122,7 +122,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the four gzipped IDX files")
     parser.add_argument("--output", type=Path, default=HERE / "fashion_mnist", help="folder of the Parquet files")
+    parser.add_argument("--label_every", type=int, default=LABEL_EVERY, help="1: all rows of train keep their label")
     options = parser.parse_args(arguments)
+    if options.label_every < 1:
+        parser.error(f"--label_every must be 1 or more, got {options.label_every}")
     if not (options.source / "train-images-idx3-ubyte.gz").is_file():
         parser.error(f"{options.source} holds no Fashion-MNIST; try `apt-get install dataset-fashion-mnist`")
 
@@ -139,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
         images, labels = files["t10k" if split == "test" else "train"]
         kept = labels[rows].astype(np.int64)
         if split == "train":
-            kept[np.arange(len(kept)) % LABEL_EVERY != 0] = NO_LABEL
+            kept[np.arange(len(kept)) % options.label_every != 0] = NO_LABEL
         size = write_split(options.output / f"{split}.parquet", images[rows], kept)
         total += size
         print(f"{split:<10} {len(rows):>6} rows, {int((kept != NO_LABEL).sum()):>6} labels, {size / 1e6:6.2f} MB")

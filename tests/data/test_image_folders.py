@@ -118,3 +118,5 @@ def test_what_was_found_is_said(tmp_path):
     assert found_in_words(splits) == (
         "Data: pets: train 6 (Train); validation 3 (val); test 6 (Test); 2 classes: cat, dog"
     )
+    splits = load(tmp_path / "pets", labels_per_class=1)
+    assert found_in_words(splits).startswith("Data: pets: train 6, 2 with a label (Train);")

@@ -98,7 +98,12 @@ def test_hidden_masks_become_null():
 
 @pytest.mark.parametrize(
     ("most", "per_class", "error", "words"),
-    [(4, 4, ConfigError, "leave one out"), (0, None, ConfigError, "1 or more"), (31, None, DataError, "only 30")],
+    [
+        (4, 4, ConfigError, "leave one out"),
+        (0, None, ConfigError, "1 or more"),
+        (31, None, DataError, "only 30"),
+        (None, 11, DataError, r"no class has so many .*the most is 10\)"),
+    ],
 )
 def test_what_cannot_be_hidden_is_refused(most, per_class, error, words):
     """A wrong number of labels that is taken in silence makes every later figure wrong."""
