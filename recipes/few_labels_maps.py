@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from few_labels import ARMS as ARMS_FILE
-from few_labels import COLUMNS, STAGES, half_width, kept_words, read_stages
+from few_labels_tables import ARMS as ARMS_FILE
+from few_labels_tables import COLUMNS, STAGES, half_width, kept_words, read_stages
 
 from hf_mutual_kd import write_text
 

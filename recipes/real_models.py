@@ -22,7 +22,8 @@ import numpy as np
 import timm
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets, load_dataset
-from few_labels import COLUMNS, best_control, gain, kept_words, read_stages, run_stages, values
+from few_labels import run_stages
+from few_labels_tables import COLUMNS, best_control, gain, kept_words, read_stages, values
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, ViTImageProcessor
 
 from hf_mutual_kd import PeerSpec, write_text
