@@ -275,13 +275,13 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
             return self._train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def _train(self, resume_from_checkpoint: Any, trial: Any, ignore_keys_for_eval: Any) -> TrainOutput:
+        if self.pushes is not None and self.is_world_process_zero():
+            self.pushes.check()
         if self.args.control:
             resume_from_checkpoint = self._control_first(resume_from_checkpoint)
         if self.args.teaching:
             return self._train_in_stages(resume_from_checkpoint)
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
-        if self.pushes is not None and self.is_world_process_zero():
-            self.pushes.check()
         self._look_at_rows()
         if self.args.should_save:
             clear_staging(self.folder)

@@ -54,3 +54,18 @@ def test_names_that_no_hub_takes_are_refused_before_training(make_cohort, tmp_pa
     """An hour of training that ends with a name which was wrong from the start."""
     with pytest.raises(HubError, match="namespace 'a b' is no user or organisation"):
         MutualKDTrainer(make_cohort("vit"), config(tmp_path, push_to_hub=True, hub_namespace="a b"), train_rows)
+
+
+@pytest.mark.parametrize("settings", [{}, {"control": True}, {"teaching": "auto", "eval_strategy": "no"}])
+def test_rights_are_asked_before_anything_is_trained(make_cohort, tmp_path, train_rows, monkeypatch, settings):
+    """Hours of control or stages, and then a token that may not write."""
+
+    def refuse(target):
+        raise HubError("may not write")
+
+    monkeypatch.setattr(pushing, "check_rights", refuse)
+    given = config(tmp_path, max_steps=1, push_to_hub=True, hub_namespace="ada", **settings)
+    trainer = MutualKDTrainer(make_cohort("vit", "cnx"), given, train_rows, eval_dataset=make_rows(8))
+    with pytest.raises(HubError, match="may not write"):
+        trainer.train()
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
