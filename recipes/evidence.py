@@ -80,7 +80,8 @@ def train(
     cached = None
     if cohort.starts is not None and shifts is None and objective.source.decay is None:
         pieces = rows.images.split(1_000)
-        cached = torch.cat([torch.stack(cohort.start_logits(inputs(cohort, piece)), dim=1) for piece in pieces])
+        found = [cohort.start_logits(inputs(cohort, piece)) for piece in pieces]
+        cached = [torch.cat(of_peer) for of_peer in zip(*found, strict=True)]
         cohort.drop_starts()
     parameters = [weight for weights in cohort.peer_parameters().values() for weight in weights]
     parameters += [] if cohort.rule is None else list(cohort.rule.parameters())
@@ -89,7 +90,7 @@ def train(
     cohort.train()
     for step, index in enumerate(tqdm(batches, desc=title, unit="step", leave=False), start=1):
         images = rows.images[index] if shifts is None else shift(rows.images[index], shifts)
-        start_logits = None if cached is None else cached[index]
+        start_logits = None if cached is None else [one[index] for one in cached]
         weight = objective.weight * (min(1.0, 2 * step / len(batches)) if rises else 1.0)
         output = cohort(
             peer_inputs=inputs(cohort, images),

@@ -65,7 +65,9 @@ class ScoreOptions(ScoringOptions):
     )
     transfer_grid: TransferGrid = option("data", "coarsest", "Where maps meet, as the run's.")
     out: str = option("output", "", "Folder of the table; what is done stays.", required=True, metavar="TABLE")
-    keep: str = option("output", "none", "Of each distribution: none, topk:K or full.", metavar="none|topk:K|full")
+    keep: str = option(
+        "output", "none", "Of each distribution: none, topk:K, 8bit or full.", metavar="none|topk:K|8bit|full"
+    )
     shard_rows: int = option("output", 2048, "Rows of a file of the table.", rule=COUNT)
     max_bytes: int = option("output", MOST_KEPT, "Most that --keep may take.", rule=COUNT)
 

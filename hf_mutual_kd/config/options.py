@@ -204,7 +204,16 @@ class TransferOptions(ColumnOptions, StageOptions, ViewOptions):
         often=True,
     )
     cache_frozen: bool | None = option(
-        "teaching", None, "Compute the frozen starts' outputs once before training. Unset: when augment is false."
+        "teaching",
+        None,
+        "Compute the frozen starts' outputs once before training. Unset: where views stay and memory allows.",
+    )
+    cached_views: int | None = option(
+        "teaching",
+        None,
+        "Show each row in so many random views in turn (of a video so many frames), for which the frozen starts' "
+        "outputs are computed once. Unset: other views in every epoch.",
+        rule=COUNT,
     )
 
     batch_norm: BatchNorm = option("peers", "train", "'freeze' keeps batch-norm statistics as they were pretrained.")

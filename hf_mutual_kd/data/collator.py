@@ -157,6 +157,8 @@ class IdentifiedRows(Dataset):
 
     def __init__(self, rows: Any):
         self.rows = rows
+        self.cycle: int | None = None
+        """After so many epochs rows that are drawn come again."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -172,7 +174,7 @@ class IdentifiedRows(Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Let rows that draw something for every epoch do so."""
         if hasattr(self.rows, "set_epoch"):
-            self.rows.set_epoch(epoch)
+            self.rows.set_epoch(epoch if self.cycle is None else epoch % self.cycle)
 
     @property
     def is_drawn(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -20,7 +20,7 @@ class CohortBatch:
         roles (`torch.LongTensor` of shape `[B, ...]`, *optional*): decided teachers; `UNDECIDED` leaves it to the
             objective.
         sample_ids (`torch.LongTensor` of shape `[B]`, *optional*): for the record; no loss depends on them.
-        start_logits (`torch.Tensor` of shape `[B, N, C, ...]`, *optional*): cached outputs of the frozen starts.
+        start_logits (N tensors of shape `[B, C, ...]`, *optional*): cached outputs of the frozen starts.
         row_counts (`torch.LongTensor` of shape `[2]`, *optional*): units, and units with a label, over which the loss
             is a mean, where that is more than this batch (accumulation, processes).
         transfer_weight (`float`, *optional*): λ, when it is not the objective's.
@@ -32,7 +32,7 @@ class CohortBatch:
     peer_inputs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     roles: Tensor | None = None
     sample_ids: Tensor | None = None
-    start_logits: Tensor | None = None
+    start_logits: Sequence[Tensor] | None = None
     row_counts: Tensor | None = None
     transfer_weight: Tensor | float | None = None
     table: Mapping[str, Tensor] | None = None

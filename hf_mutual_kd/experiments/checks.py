@@ -46,8 +46,10 @@ def check_training(config: MutualKDConfig, cohort: Cohort, splits: Splits, objec
     if config.role_table is not None:
         RoleTable.load(config.role_table, cohort.names)
     open_table(config, cohort, splits.train, objective)
-    if config.cache_frozen and config.augment:
-        raise ConfigError("cache_frozen keeps outputs for one view of each image; it needs --augment false")
+    if config.cache_frozen and config.augment and config.cached_views is None:
+        raise ConfigError(
+            "cache_frozen keeps outputs for one view of each image; it needs --augment false, or --cached_views K"
+        )
     try:
         Trainer.get_optimizer_cls_and_kwargs(config, cohort)
     except (ImportError, ValueError) as error:

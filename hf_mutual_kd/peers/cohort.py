@@ -256,7 +256,7 @@ class Cohort(nn.Module):
     def _starts_of(self, batch: CohortBatch, live: Sequence[Tensor]) -> Starts:
         """The starts' logits: those that came with the batch, or what runs the starts."""
         if batch.start_logits is not None:
-            return list(batch.start_logits.unbind(1))
+            return list(batch.start_logits)
 
         def run(wanted: Tensor | None) -> list[Tensor]:
             if wanted is None:

@@ -76,8 +76,8 @@ def score_peers(
         folder (`str` or `os.PathLike`): of the table.
         name (`str`, *optional*): of the rows, for the record.
         keep (`str`, *optional*, defaults to `"none"`): of each distribution keep nothing, the K most probable classes
-            and the mass of all others (`"topk:K"`), or everything (`"full"`), in fp16; of maps at every cell of the
-            grid on which the peers meet.
+            and the mass of all others (`"topk:K"`), or everything (`"full"`), in fp16, or everything in one byte for
+            each class (`"8bit"`, see [`~eight_bits.pack`]); of maps at every cell of the grid on which the peers meet.
         batch_size (`int`, *optional*, defaults to 64): rows that a process looks at together.
         workers (`int`, *optional*, defaults to 0): processes that decode images.
         shard_rows (`int`, *optional*, defaults to 2048): rows of a file; what an interruption can cost.
@@ -96,7 +96,7 @@ def score_peers(
         [`ConfigError`]: a value breaks its rule.
     """
     if not KEEP.fullmatch(keep):
-        raise ConfigError(f"keep must be none, full or topk:K with K of 1 or more, got {keep!r}")
+        raise ConfigError(f"keep must be none, 8bit, full or topk:K with K of 1 or more, got {keep!r}")
     check_numbers(batch_size=batch_size, workers=workers, shard_rows=shard_rows, max_bytes=max_bytes)
     if not cohort.task.keeps_scores:
         raise ConfigError(f"a score table holds one class or map of each row, and rows of {cohort.task.name} several")
@@ -112,7 +112,7 @@ def score_peers(
     manifest |= {"keep": keep, "precision": accelerator.mixed_precision, "shard_rows": shard_rows, "peers": facts}
     if cohort.task.grid is not None:
         manifest["grid"] = cohort.task.grid
-    manifest["together"] = cohort.task.grid is not None or (keep != "none" and not cohort.task.caches_starts)
+    manifest["together"] = cohort.task.grid is not None or (keep != "none" and bool(cohort.task.map_dims))
     if keep != "none":
         manifest |= _kept(cohort, rows, keep, accelerator)
         size = _checked_size(manifest, max_bytes)
@@ -171,8 +171,9 @@ def _kept(cohort: Cohort, rows: Any, keep: str, accelerator: Accelerator) -> dic
         log_probs, shape = cohort.task.log_probs(*listen(cohort, collator([counted[0]]), accelerator))
     cohort.train(was_training)
     classes, *cells = log_probs[0].shape[1:]
-    full = keep == "full" or int(keep.removeprefix("topk:")) >= classes
-    return {"keep": "full" if full else keep, "distribution": [classes, *cells], "shape": list(shape)}
+    if keep.startswith("topk:") and int(keep.removeprefix("topk:")) >= classes:
+        keep = "full"
+    return {"keep": keep, "distribution": [classes, *cells], "shape": list(shape)}
 
 
 def _checked_size(manifest: dict[str, Any], most: int) -> str:
@@ -181,15 +182,15 @@ def _checked_size(manifest: dict[str, Any], most: int) -> str:
 
     classes, *cells = manifest["distribution"]
     keep, rows, peers = manifest["keep"], manifest["data"]["rows"], len(manifest["peers"])
-    # fp16, and an int32 and fp16 of every class that is kept beside the tail.
-    each = 2 * classes if keep == "full" else 6 * int(keep.removeprefix("topk:")) + 2
+    # A byte, fp16, or an int32 and fp16 of every class that is kept beside the tail.
+    each = {"8bit": classes, "full": 2 * classes}.get(keep) or 6 * int(keep.removeprefix("topk:")) + 2
     size = each * math.prod(cells) * rows * peers
     shape = " x ".join(map(str, manifest["shape"]))
     words = f"log-probabilities of {rows:,} rows, {peers} peers and {shape} values take {size_of(size)}"
     if size > most:
         raise ConfigError(
-            f"--keep {keep}: {words}, more than the {size_of(most)} of --max_bytes; raise it, keep fewer classes "
-            "(topk:K) or scores only (none), or score fewer rows"
+            f"--keep {keep}: {words}, more than the {size_of(most)} of --max_bytes; raise it, keep fewer bits "
+            "(8bit), fewer classes (topk:K) or scores only (none), or score fewer rows"
         )
     return f"{words} (keep {keep})"
 

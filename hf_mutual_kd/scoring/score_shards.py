@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.collator import UNREADABLE, identified
+from ..distillation.eight_bits import pack
 from ..errors import DataError
 from ..files import whole
 from ..peers.cohort import Cohort
@@ -115,18 +116,19 @@ def _check_shape(log_probs: Tensor, expected: list[int], sample_ids: Tensor) -> 
 
 def distribution(log_probs: Tensor, keep: str) -> dict[str, Tensor]:
     """
-    What is kept of distributions, in fp16.
+    What is kept of distributions, in fp16 or one byte for each class.
 
     Kept relative to the most probable class, so that fp16 is finest where the mass is: a map of nearly equal
     log-probabilities around -6 would else be rounded to steps of 0.004.
 
     Args:
         log_probs (`torch.Tensor` of shape `[B, C, ...]`): normalised.
-        keep (`str`): `"none"`, `"full"` or `"topk:K"` with K < C.
+        keep (`str`): `"none"`, `"full"`, `"8bit"` or `"topk:K"` with K < C.
 
     Returns:
-        `dict[str, torch.Tensor]`: nothing; `log_probs` `[B, C, ...]`; or `log_probs` and `classes` `[B, K, ...]` with
-        `tail` `[B, ...]`, the log of all other classes' mass. All less the log-probability of the top class.
+        `dict[str, torch.Tensor]`: nothing; `log_probs` `[B, C, ...]`; `codes` `[B, C, ...]` of [`pack`]; or
+        `log_probs` and `classes` `[B, K, ...]` with `tail` `[B, ...]`, the log of all other classes' mass. All less
+        the log-probability of the top class.
 
     Example:
 
@@ -137,6 +139,8 @@ def distribution(log_probs: Tensor, keep: str) -> dict[str, Tensor]:
     """
     if keep == "none":
         return {}
+    if keep == "8bit":
+        return {"codes": pack(log_probs)}
     relative = log_probs - log_probs.amax(1, keepdim=True)
     if keep == "full":
         return {"log_probs": relative.clamp_min(LOWEST).half()}

@@ -23,13 +23,14 @@ from ..data.collator import IdentifiedRows, identified
 from ..data.fingerprint import fingerprint
 from ..data.role_table import RoleTable
 from ..data.sources import Source
+from ..distillation.eight_bits import unpack
 from ..distillation.roles import MEAN, UNDECIDED, assign_roles
 from ..errors import ConfigError, DataError
 from ..peers.spec import check_peer_names
 
 FORMAT = 1
 MANIFEST, INDEX = "table.json", "index.parquet"
-KEEP = re.compile(r"none|full|topk:[1-9]\d{0,5}")
+KEEP = re.compile(r"none|full|8bit|topk:[1-9]\d{0,5}")
 SCORES = ("margin", "confidence", "prediction")
 MAP_SCORES = ("score",)
 """In their place for tasks with maps: minus the task's loss by the truth."""
@@ -209,7 +210,7 @@ class ScoreTable:
 
     def log_probs(self, peer: str, sample_ids: Tensor) -> Tensor:
         """
-        What a peer believes, as kept: rounded to fp16, then normalised again.
+        What a peer believes, as kept: rounded to fp16 or to 8 bits, then normalised again.
 
         Of a table that keeps the K most probable classes, the mass of all others is exact and spread evenly over
         them.
@@ -227,9 +228,11 @@ class ScoreTable:
         """
         if self.manifest["keep"] == "none":
             raise DataError(
-                f"the score table {self.folder} holds scores only; score again with --keep full (or --keep topk:K)"
+                f"the score table {self.folder} holds scores only; score again with --keep 8bit (or full, or topk:K)"
             )
         places = self.places(sample_ids)
+        if self.manifest["keep"] == "8bit":
+            return unpack(self._rows(peer, "codes", places)).log_softmax(1)
         if self.manifest["keep"] == "full":
             return self._rows(peer, "log_probs", places).float().log_softmax(1)
         top, tail = self._rows(peer, "log_probs", places).float(), self._rows(peer, "tail", places).float()

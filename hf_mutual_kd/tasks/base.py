@@ -96,8 +96,8 @@ class Task(Units):
     """What the label column of its rows holds; tasks whose rows are of their own kind have none."""
     has_classes: ClassVar[bool] = False
     """Whether a unit's truth is a class, which some rules are fitted or trained by, see [`Task.units`]."""
-    caches_starts: ClassVar[bool] = True
-    """Whether logits are of one small shape, so that those of every sample can be kept."""
+    map_dims: ClassVar[tuple[int, ...]] = ()
+    """Of tasks whose logits are maps the dimensions over which a distribution lies; empty where they are `[B, C]`."""
     option_kinds: ClassVar[tuple[str, ...]] = ()
     """Whose options it knows of those that are for some tasks alone (`option(…, only="masks")`)."""
     report_sections: ClassVar[Sequence[SectionMaker]] = COMMON_SECTIONS
@@ -122,7 +122,7 @@ class Task(Units):
     @property
     def not_gathered(self) -> str | None:
         """What its answers to rows are, in words, where those to all rows are not gathered for metrics."""
-        if not self.caches_starts:
+        if self.map_dims:
             return "maps"
         return None if self.keeps_scores else "several to each row"
 
@@ -252,7 +252,7 @@ class Task(Units):
     def no_labels(self, logits: Tensor) -> Tensor:
         """Labels of a batch that has none."""
 
-    # What a score table keeps
+    # What is kept of teachers: by a score table, and of frozen starts
 
     keeps_scores: ClassVar[bool] = True
     """Whether a score table can hold what its peers say."""
@@ -273,6 +273,10 @@ class Task(Units):
             `tuple` of them and of the shape in which [`Task.run_over`] wants those of one sample, said by a table.
         """
         return [one.log_softmax(1) for one in logits], tuple(logits[0].shape[1:])
+
+    def start_maps(self, logits: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
+        """What of the starts' logits a cache keeps: N of `[B, ...]`, with which an objective does as with them."""
+        return list(logits)
 
     def probabilities(self, outputs: Sequence[Any]) -> list[Tensor]:
         """What the peers' outputs say, N of `[B, C, ...]` between 0 and 1."""

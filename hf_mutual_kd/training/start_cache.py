@@ -1,61 +1,202 @@
-"""Outputs of the frozen starts, computed once where every epoch shows the same inputs."""
+"""Outputs of the frozen starts, computed once where epochs show the same inputs."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
+from ..distillation.eight_bits import pack, unpack
+from ..errors import ConfigError, DataError
 from ..peers.cohort import Cohort
+from ..reports.terminal import size_of
+
+logger = logging.get_logger(__name__)
 
 LARGEST = 2 * 1024**3
 """Bytes of memory a cache may take without being asked for."""
 
 
+class CachedView(NamedTuple):
+    """One view of all rows: their sample ids `[S]`, ascending, where each stands, and N of `[S, ...]`, by place."""
+
+    ids: Tensor
+    places: Tensor
+    peers: list[Tensor]
+
+
 class StartCache:
-    """The logits of every peer's start for every training sample.
+    """What every peer's start says of every training sample, in each view that training shows it.
+
+    Logits `[C]` are kept as they are, maps in 8 bits for each value where the task says that they are compared, see
+    [`~tasks.base.Task.start_maps`].
 
     Args:
-        logits (`torch.Tensor` of shape `[samples, N, C, ...]`): by sample id.
+        views (`list[CachedView]`): by epoch, which begin again after the last.
+        map_dims (`tuple[int, ...]`, *optional*): of maps the dimensions over which a distribution lies; empty where
+            nothing was packed.
     """
 
-    def __init__(self, logits: Tensor):
-        self.logits = logits
+    def __init__(self, views: Sequence[CachedView], map_dims: tuple[int, ...] = ()):
+        self.views, self.map_dims = list(views), map_dims
 
     @staticmethod
-    def obstacle(dataset: Any, view: Any, cohort: Cohort, asked: bool = False) -> str | None:
-        """Why there can be no cache, in words; `None` when there can."""
+    def obstacle(dataset: Any, view: Any, cohort: Cohort, *, views: int | None = None) -> str | None:
+        """Why there can be no cache, in words; `None` when there can. `views` as the option `cached_views`."""
         if cohort.objective is not None and cohort.objective.source.decay is not None:
             return "moving averages change with every step; set cache_frozen=false"
         if isinstance(dataset, IterableDataset):
             return "the rows of a stream have no place in a cache; set cache_frozen=false"
-        if not cohort.task.caches_starts:
-            return f"the maps of {cohort.task.name} are too large to keep for every sample; set cache_frozen=false"
-        if view is not None:
-            return "outputs for one random view do not fit the next; set augment=false, or cache_frozen=false"
-        size = len(dataset) * len(cohort.names) * len(cohort.label_names) * 4
-        if size > LARGEST and not asked:
-            return f"it would take {size / 1024**3:.1f} GiB of memory"
-        return None
+        changes = view is not None or getattr(dataset, "is_drawn", False)
+        if getattr(view, "neighbours", False):
+            return "temporal_weight shows neighbouring frames, which no cache has; leave out one of them"
+        if view is not None and views is None:
+            return (
+                "outputs for one random view do not fit the next; set augment=false, cached_views=K, which shows each "
+                "row in K views in turn, or cache_frozen=false"
+            )
+        if changes and views is None:
+            return "every epoch draws other frames; set cached_views=K, which draws K in turn, or cache_frozen=false"
+        return None if changes or views is None else "cached_views is for views that change: leave it out"
+
+    @staticmethod
+    def too_large(example: Mapping[str, Any], rows: int, cohort: Cohort, accelerator: Accelerator) -> str | None:
+        """How much more than [`LARGEST`] a cache would take, in words, by a batch of one row; `None` if no more."""
+        kept = _kept(cohort, example, accelerator)
+        size = rows * sum(one[0].numel() * one.element_size() for one in kept)
+        if size <= LARGEST:
+            return None
+        shapes = ", ".join(" x ".join(map(str, one.shape[1:])) for one in kept)
+        return (
+            f"it would take {size_of(size)} of memory ({rows:,} views of rows, of peers {shapes} values), "
+            f"more than {size_of(LARGEST)}; cache_frozen=true takes it, and a score table (`hf-mutual-kd score "
+            "--keep 8bit`) keeps as much on disk"
+        )
 
     @classmethod
-    def fill(cls, cohort: Cohort, loader: DataLoader, samples: int, accelerator: Accelerator) -> StartCache:
-        """Run the frozen starts once over all samples, shared by the processes."""
-        cached = torch.empty(0)
-        quiet = not accelerator.is_local_main_process
-        for batch in tqdm(loader, desc="frozen starts", leave=False, disable=quiet):
-            with accelerator.autocast():
-                logits = torch.stack(cohort.start_logits(batch["peer_inputs"]), dim=1).float()
-            sample_ids, logits = accelerator.gather_for_metrics((batch["sample_ids"], logits))
-            if not len(cached):
-                cached = torch.full((samples, *logits.shape[1:]), float("nan"))
-            cached[sample_ids.cpu()] = logits.cpu()
-        return cls(cached)
+    def fill(
+        cls,
+        cohort: Cohort,
+        loader: DataLoader,
+        samples: int,
+        accelerator: Accelerator,
+        *,
+        views: int = 1,
+        show: Callable[[int], None] = lambda view: None,
+    ) -> StartCache:
+        """
+        Run the frozen starts once over all samples in each view, shared by the processes.
 
-    def lookup(self, sample_ids: Tensor) -> Tensor:
-        """`[B, N, C, ...]` for `[B]` sample ids, on their device."""
-        return self.logits[sample_ids.cpu()].to(sample_ids.device)
+        Args:
+            cohort ([`Cohort`]): with its starts.
+            loader (`DataLoader`): of all samples, in any order.
+            samples (`int`): how many there are.
+            accelerator (`accelerate.Accelerator`): device, processes and precision.
+            views (`int`, *optional*, defaults to 1): how often the loader is read.
+            show (`Callable`, *optional*): is told which view comes next, from 0.
+
+        Raises:
+            [`DataError`]: maps differ in size from sample to sample.
+        """
+        quiet = not accelerator.is_local_main_process
+        found = []
+        for view in range(views):
+            show(view)
+            batches = tqdm(loader, desc=f"frozen starts, view {view + 1} of {views}", leave=False, disable=quiet)
+            found.append(_one_view(cohort, batches, samples, accelerator))
+        return cls(found, cohort.task.map_dims)
+
+    def lookup(self, sample_ids: Tensor, view: int = 0) -> list[Tensor]:
+        """What the starts say of `[B]` sample ids, N of `[B, ...]` on their device."""
+        ids, places, peers = self.views[view % len(self.views)]
+        rows = places[torch.searchsorted(ids, sample_ids.cpu())]
+        found = [one[rows].to(sample_ids.device) for one in peers]
+        return [unpack(one, self.map_dims) for one in found] if self.map_dims else found
+
+
+def cached_starts(trainer: Any) -> StartCache | None:
+    """
+    The cache of a trainer that is about to begin, whose starts are then dropped; `None` where they run in every step.
+
+    Args:
+        trainer ([`MutualKDTrainer`]): with its objective and rows.
+
+    Raises:
+        [`ConfigError`]: `cache_frozen` or `cached_views` asks for one that cannot be.
+    """
+    wanted, views, objective = trainer.args.cache_frozen, trainer.args.cached_views, trainer.objective
+    if views is not None and objective.weight > 0 and not objective.needs_starts:
+        raise ConfigError("cached_views keeps what frozen starts say, which nobody asks for here; leave it out")
+    if wanted is False or not objective.needs_starts:
+        return None
+    reason = StartCache.obstacle(trainer.train_dataset, trainer.view, trainer.cohort, views=views)
+    if reason is None:
+        try:
+            return _filled(trainer, views or 1, asked=bool(wanted))
+        except DataError as error:
+            reason = str(error)
+        logger.warning("what frozen peers say is not kept, they run in every step: %s", reason)
+    if wanted or views is not None:
+        raise ConfigError(f"{'cache_frozen' if views is None else 'cached_views'}: {reason}")
+    return None
+
+
+def _filled(trainer: Any, views: int, asked: bool) -> StartCache:
+    collator, rows, cohort = trainer.eval_collator, trainer.train_dataset, trainer.cohort
+
+    def show(view: int) -> None:
+        collator.set_epoch(view)
+        rows.set_epoch(view)
+
+    # What is kept is of the view that training shows, which an evaluation does not have.
+    seen, collator.view = collator.view, trainer.view
+    try:
+        example = trainer._prepare_inputs(collator([rows[0]]))
+        if not asked and (reason := StartCache.too_large(example, views * len(rows), cohort, trainer.accelerator)):
+            raise DataError(reason)
+        loader = trainer.get_eval_dataloader(rows)
+        found = StartCache.fill(cohort, loader, len(rows), trainer.accelerator, views=views, show=show)
+    finally:
+        collator.view = seen
+    cohort.drop_starts()
+    return found
+
+
+def _one_view(cohort: Cohort, batches: Any, samples: int, accelerator: Accelerator) -> CachedView:
+    ids, filled = torch.zeros(samples, dtype=torch.long), 0
+    peers: list[Tensor] = []
+    for batch in batches:
+        kept = _kept(cohort, batch, accelerator)
+        numbers, *kept = accelerator.gather_for_metrics((batch["sample_ids"], *kept))
+        peers = peers or [torch.empty((samples, *one.shape[1:]), dtype=one.dtype) for one in kept]
+        here = slice(filled, filled := filled + len(numbers))
+        ids[here] = numbers.cpu()
+        for rows, one in zip(peers, kept, strict=True):
+            if rows.shape[1:] != one.shape[1:]:
+                raise DataError(_other_size(rows, one, numbers))
+            rows[here] = one.cpu()
+    order = ids.argsort()
+    return CachedView(ids[order], order, peers)
+
+
+def _kept(cohort: Cohort, batch: Mapping[str, Any], accelerator: Accelerator) -> list[Tensor]:
+    """What is kept of a batch: N of `[B, ...]`."""
+    if cohort.task.map_dims and len(cohort.task.split_batch(dict(batch))) > 1:
+        raise DataError("images differ in size, so that their maps have none in common; set cache_frozen=false")
+    with accelerator.autocast(), torch.no_grad():
+        logits = [one.float() for one in cohort.start_logits(batch["peer_inputs"])]
+        maps = cohort.task.start_maps(logits, batch["labels"])
+    return [pack(one, cohort.task.map_dims) for one in maps] if cohort.task.map_dims else maps
+
+
+def _other_size(rows: Tensor, one: Tensor, numbers: Tensor) -> str:
+    return (
+        f"maps are {list(one.shape[1:])} from sample {int(numbers[0])} on and {list(rows.shape[1:])} before; set "
+        "cache_frozen=false"
+    )

@@ -43,7 +43,7 @@ from .pushing import PushCheckpoints
 from .run_state import refuse_links
 from .saving import CohortSaving
 from .stages import Stages
-from .start_cache import StartCache
+from .start_cache import StartCache, cached_starts
 from .table_refresh import refreshed
 from .teacher_state import FollowPeers, fit_rule
 from .training_record import LogWithSaves, TrainingRecord
@@ -83,6 +83,8 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
     collator_class: type[RoleTaggingCollator] | None = None
     """In place of the task's own."""
     start_cache: StartCache | None = None
+    shown_view = 0
+    """The epoch whose random view is shown, which `cached_views` begins anew."""
     fit_rows: Any = None
     """Rows that the rule is fitted to, in place of those that select."""
     stages: Stages | None = None
@@ -234,9 +236,11 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         return self.data_collator if is_training else self.eval_collator
 
     def _run_epoch(self, model, epoch, train_dataloader, **kwargs):
-        self.data_collator.set_epoch(epoch)
+        self.shown_view = epoch % self.args.cached_views if self.args.cached_views else epoch
+        self.data_collator.set_epoch(self.shown_view)
         if isinstance(self.train_dataset, IdentifiedRows):
             # Of several processes, accelerate tells the sampler alone.
+            self.train_dataset.cycle = self.args.cached_views
             self.train_dataset.set_epoch(epoch)
         self._refresh_table(epoch)
         super()._run_epoch(model=model, epoch=epoch, train_dataloader=train_dataloader, **kwargs)
@@ -298,7 +302,7 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
             if checkpoint is None:
                 self._fit_rule()
             self._begin_with_start(checkpoint is not None)
-            self._fill_start_cache()
+            self.start_cache = self.start_cache or cached_starts(self)
         if checkpoint is not None and self._was_over(Path(checkpoint)):
             self.end_from(Path(checkpoint))
             return TrainOutput(self.state.global_step, 0.0, {})
@@ -340,19 +344,6 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         rows = self._main_eval_dataset() if self.fit_rows is None else self._read(self.fit_rows, "fit_rows")
         loader = self.get_eval_dataloader(rows)
         fit_rule(self.cohort, self.model, loader, self._prepare_inputs, self.accelerator)
-
-    def _fill_start_cache(self) -> None:
-        wanted = self.args.cache_frozen
-        if wanted is False or not self.objective.needs_starts or self.start_cache is not None:
-            return
-        reason = StartCache.obstacle(self.train_dataset, self.view, self.cohort, asked=bool(wanted))
-        if reason and wanted:
-            raise ConfigError(f"cache_frozen: {reason}")
-        if reason:
-            return
-        loader = self.get_eval_dataloader(self.train_dataset)
-        self.start_cache = StartCache.fill(self.cohort, loader, len(self.train_dataset), self.accelerator)
-        self.cohort.drop_starts()
 
     def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
         self._end_peers()

@@ -30,13 +30,14 @@ class CohortUpdates(CohortProcesses):
     bests: PeerBests
     record: TrainingRecord
     start_cache: StartCache | None
+    shown_view: int
     # The loss is a mean over all units of an optimizer step, whatever the accumulation.
     loss_is_scaled_for_ga = True
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The cohort's loss; gradients of the processes are averaged later, so each counts `world_size` times."""
         if self.start_cache is not None:
-            inputs["start_logits"] = self.start_cache.lookup(inputs["sample_ids"])
+            inputs["start_logits"] = self.start_cache.lookup(inputs["sample_ids"], self.shown_view)
         counts = not inputs.pop(REPEATED, False)
         outputs = model(**inputs, row_counts=num_items_in_batch, transfer_weight=self._transfer_weight())
         if model.training:

@@ -227,12 +227,12 @@ def test_starts_stay_where_they_are(make_cohort):
     before = fingerprint(cohort.starts)
     expected = [alone(copy.deepcopy(cohort).eval(), name) for name in cohort.names]
     optimizer = torch.optim.SGD([p for p in cohort.parameters() if p.requires_grad], lr=0.1)
-    cached = torch.stack(cohort.start_logits(inputs(cohort)), 1)
-    torch.testing.assert_close(list(cached.unbind(1)), [logits.detach() for logits in expected])
+    cached = cohort.start_logits(inputs(cohort))
+    torch.testing.assert_close(cached, [logits.detach() for logits in expected])
     cohort(inputs(cohort), labels=TRUTH).loss.backward()
     optimizer.step()
     assert fingerprint(cohort.starts) == before
-    torch.testing.assert_close(torch.stack(cohort.start_logits(inputs(cohort)), 1), cached)
+    torch.testing.assert_close(cohort.start_logits(inputs(cohort)), cached)
     cohort.eval()
     live = cohort(inputs(cohort), labels=TRUTH).loss
     cohort.drop_starts()
@@ -371,7 +371,7 @@ def test_starts_are_run_only_where_they_are_looked_at(make_cohort):
             for parameter in cohort.peers.parameters():
                 parameter.add_(0.05)
         inputs = {name: {"pixel_values": images} for name in cohort.names}
-        given = torch.stack(cohort.start_logits(inputs), 1) if full else None
+        given = cohort.start_logits(inputs) if full else None
         cohort.eval()
         out = cohort(peer_inputs=inputs, labels=labels, start_logits=given)
         losses.append(out.transfer)

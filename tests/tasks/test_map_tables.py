@@ -148,11 +148,16 @@ def test_a_peer_learns_from_a_table_as_from_frozen_peers_in_memory(name, rule, t
     assert transfers[0] > 0
 
 
-def test_top_k_of_maps_spreads_the_rest_evenly(case, tmp_path):
+def test_maps_in_fewer_bits_or_classes(case, tmp_path):
     """Cells whose rest is dropped make every student surer than its teacher."""
     full = score(case.cohort(), case.rows(), tmp_path / "full", keep="full")
+    eight = score(case.cohort(), case.rows(), tmp_path / "eight", keep="8bit")
+    every, name = full.sample_ids, full.names[0]
+    left, right = (table.log_probs(name, every) for table in (full, eight))
+    assert (left.exp() * (left - right)).sum(1).max() < 2e-4
+    assert eight.manifest["keep"] == "8bit"
     top = score(case.cohort(), case.rows(), tmp_path / "top", keep="topk:2")
-    ids, name = full.sample_ids[:5], full.names[0]
+    ids = every[:5]
     exact, kept = (table.log_probs(name, ids).exp() for table in (full, top))
     assert exact.shape == kept.shape
     assert_close(kept.sum(1), torch.ones_like(kept[:, 0]))

@@ -4,9 +4,25 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import LABELS
+from saliency_run import gaze_videos, saliency_cohort
+from segmentation_run import segmentation_cohort, segmentation_rows
+from task_run import SETTINGS
+from torch.testing import assert_close
 from torch.utils.data import DataLoader, IterableDataset
 
-from hf_mutual_kd import BestRule, LiveSource, Objective, RoleTaggingCollator, SharedView, identified
+from hf_mutual_kd import (
+    BestRule,
+    ClipRows,
+    ConfigError,
+    LiveSource,
+    MutualKDConfig,
+    MutualKDTrainer,
+    Objective,
+    RoleTaggingCollator,
+    SharedView,
+    identified,
+)
+from hf_mutual_kd.training import start_cache
 from hf_mutual_kd.training.start_cache import LARGEST, StartCache
 
 
@@ -26,13 +42,22 @@ class Stream(IterableDataset):
 def test_obstacles_are_said(make_cohort):
     """A cache for inputs that change holds every student to another picture."""
     cohort = make_cohort("vit", "cnx")
-    row = 2 * len(LABELS) * 4
     assert StartCache.obstacle(Rows(10), None, cohort) is None
-    assert "stream" in StartCache.obstacle(Stream(), None, cohort, asked=True)
-    assert "augment=false" in StartCache.obstacle(Rows(10), SharedView(), cohort, asked=True)
-    assert StartCache.obstacle(Rows(LARGEST // row), None, cohort) is None
-    assert "2.0 GiB" in StartCache.obstacle(Rows(LARGEST // row + 1), None, cohort)
-    assert StartCache.obstacle(Rows(LARGEST // row + 1), None, cohort, asked=True) is None
+    assert "stream" in StartCache.obstacle(Stream(), None, cohort)
+    assert "augment=false, cached_views=K" in StartCache.obstacle(Rows(10), SharedView(), cohort)
+    assert StartCache.obstacle(Rows(10), SharedView(), cohort, views=2) is None
+    assert "leave it out" in StartCache.obstacle(Rows(10), None, cohort, views=2)
+    assert "draws other frames" in StartCache.obstacle(ClipRows(gaze_videos(2, "train")), None, cohort)
+
+
+def test_memory_has_a_limit_that_is_said(make_cohort, train_rows):
+    """Maps of every sample would fill the memory after hours."""
+    cohort = make_cohort("vit", "cnx")
+    cohort.set_objective(Objective(BestRule(), LiveSource()))
+    batch = RoleTaggingCollator(cohort.processors)([identified(train_rows)[0]])
+    row, cpu = 2 * len(LABELS) * 4, Accelerator(cpu=True)
+    assert StartCache.too_large(batch, LARGEST // row, cohort, cpu) is None
+    assert "it would take 2.1 GB of memory" in StartCache.too_large(batch, LARGEST // row + 1, cohort, cpu)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -43,8 +68,97 @@ def test_cache_gives_what_the_starts_say(make_cohort, train_rows, shuffle):
     rows, collator = identified(train_rows), RoleTaggingCollator(cohort.processors)
     loader = DataLoader(rows, batch_size=7, shuffle=shuffle, collate_fn=collator)
     cache = StartCache.fill(cohort, loader, len(rows), Accelerator(cpu=True))
-    assert cache.logits.shape == (len(rows), 2, len(LABELS))
     batch = collator([rows[index] for index in (40, 3, 40, 11)])
-    expected = torch.stack(cohort.start_logits(batch["peer_inputs"]), 1)
-    torch.testing.assert_close(cache.lookup(batch["sample_ids"]), expected, rtol=1e-5, atol=1e-5)
-    assert not cache.logits.requires_grad
+    found = cache.lookup(batch["sample_ids"])
+    assert_close(found, cohort.start_logits(batch["peer_inputs"]), rtol=1e-5, atol=1e-5)
+    assert not any(one.requires_grad for one in found)
+
+
+TASKS = {
+    "segmentation": (segmentation_cohort, lambda: segmentation_rows(8)),
+    "saliency": (saliency_cohort, lambda: ClipRows(gaze_videos(6, "train", blank=3))),
+}
+
+
+def trainer_of(task, folder, **changes):
+    cohort, rows = TASKS[task]
+    settings = {"eval_strategy": "no", "save_strategy": "no", "batch_norm": "freeze", "teacher_source": "frozen"}
+    settings |= {"max_steps": 1, "augment": False, "crop_size": 64 if task == "segmentation" else None}
+    torch.manual_seed(0)
+    args = MutualKDConfig(str(folder), **SETTINGS | settings | changes)
+    return MutualKDTrainer(cohort(), args, train_dataset=rows())
+
+
+@pytest.mark.parametrize(
+    ("task", "shown"),
+    [
+        ("segmentation", {}),
+        ("segmentation", {"augment": True, "cached_views": 2}),
+        ("segmentation", {"granularity": "pixel", "teacher_rule": "gated"}),
+        ("saliency", {"cached_views": 2}),
+        ("saliency", {"augment": True, "cached_views": 2, "teacher_rule": "mean"}),
+    ],
+)
+def test_maps_in_8_bits_teach_as_starts_that_run(task, shown, tmp_path):
+    """Maps of another view, frame, grid or row are another method under the same name."""
+    trainer = trainer_of(task, tmp_path, **shown)
+    cohort = trainer.cohort.eval()
+    with torch.no_grad():
+        for parameter in cohort.starts.parameters():
+            parameter.mul_(1.5 if task == "saliency" else 4)
+    starts = cohort.starts
+    cache = start_cache.cached_starts(trainer)
+    assert cohort.starts is None
+    for epoch in (3, 0):
+        shown_epoch = epoch % (trainer.args.cached_views or 1)
+        trainer.data_collator.set_epoch(shown_epoch)
+        trainer.train_dataset.set_epoch(shown_epoch)
+        batch = trainer.data_collator([trainer.train_dataset[place] for place in (4, 0, 5)])
+        cohort.starts = starts
+        run = cohort(**batch)
+        cohort.starts = None
+        kept = cohort(**batch, start_logits=cache.lookup(batch["sample_ids"], epoch))
+        assert torch.equal(kept.teacher, run.teacher)
+        assert_close(kept.transfer, run.transfer, rtol=0.01, atol=2e-4)
+        assert run.transfer.sum() > 0.02
+
+
+def test_views_come_again(tmp_path, train_rows, make_cohort):
+    """A cache of two views beside a third one holds every student to another picture."""
+    settings = SETTINGS | {"cached_views": 2, "teacher_source": "frozen", "eval_strategy": "no"}
+    args = MutualKDConfig(str(tmp_path), **settings)
+    trainer = MutualKDTrainer(make_cohort("vit", "cnx"), args, train_dataset=train_rows)
+    trainer.cohort.eval()
+    cache = start_cache.cached_starts(trainer)
+    assert trainer.cohort.starts is None
+    trainer.cohort.set_objective(trainer.objective)
+    batches = []
+    for epoch in (0, 1, 2):
+        trainer.data_collator.set_epoch(epoch % 2)
+        batches.append(trainer.data_collator([trainer.train_dataset[index] for index in (5, 0)]))
+        expected = trainer.cohort.start_logits(batches[-1]["peer_inputs"])
+        assert_close(cache.lookup(batches[-1]["sample_ids"], epoch), expected, rtol=1e-5, atol=1e-5)
+    pixels = [batch["peer_inputs"]["vit"]["pixel_values"] for batch in batches]
+    assert torch.equal(pixels[0], pixels[2])
+    assert not torch.equal(pixels[0], pixels[1])
+
+
+def test_what_cannot_be_kept_is_said(tmp_path, monkeypatch, caplog, train_rows, make_cohort):
+    """A cache that is silently none is paid for in every step."""
+    monkeypatch.setattr(start_cache, "LARGEST", 1000)
+    trainer = trainer_of("segmentation", tmp_path / "a")
+    assert start_cache.cached_starts(trainer) is None
+    assert "it would take 20.5 kB of memory (8 views of rows, of peers 5 x 16 x 16, 5 x 16 x 16" in caplog.text
+    assert start_cache.cached_starts(trainer_of("segmentation", tmp_path / "b", cache_frozen=True)) is not None
+    views = {"augment": True, "cached_views": 2}
+    with pytest.raises(ConfigError, match="cached_views: it would take"):
+        start_cache.cached_starts(trainer_of("segmentation", tmp_path / "c", **views))
+    with pytest.raises(ConfigError, match="temporal_weight shows neighbouring frames"):
+        start_cache.cached_starts(trainer_of("saliency", tmp_path / "d", temporal_weight=1.0, **views))
+    with pytest.raises(ConfigError, match="cache_frozen: every epoch draws other frames"):
+        start_cache.cached_starts(trainer_of("saliency", tmp_path / "e", cache_frozen=True))
+    views |= {"teacher_source": "live", "teacher_rule": "all", "retain": False}
+    with pytest.raises(ConfigError, match="nobody asks for here"):
+        start_cache.cached_starts(trainer_of("segmentation", tmp_path / "f", **views))
+    with pytest.raises(ConfigError, match="cache_frozen: images differ in size"):
+        start_cache.cached_starts(trainer_of("segmentation", tmp_path / "g", cache_frozen=True, transfer_grid="label"))

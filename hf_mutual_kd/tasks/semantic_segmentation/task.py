@@ -83,7 +83,7 @@ class SemanticSegmentation(Task):
     collator_class = DenseCollator
     target = "mask"
     has_classes = True
-    caches_starts = False
+    map_dims = (1,)
     report_sections = (
         results_section,
         training_section,
@@ -264,6 +264,10 @@ class SemanticSegmentation(Task):
             images.append([one.log_softmax(1) for one in met])
         peers = [torch.cat(images_of_one) for images_of_one in zip(*images, strict=True)]
         return peers, tuple(peers[0].shape[1:])
+
+    def start_maps(self, logits: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
+        # On the common grid, where they are ranked and teach; a peer of full resolution would take all memory.
+        return self.log_probs(logits, labels)[0]
 
     def units(self, logits: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
         truth = scored_labels(labels)

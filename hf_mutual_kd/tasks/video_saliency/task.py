@@ -69,7 +69,7 @@ class VideoSaliency(Task):
     quality_name = "CC"
     default_score = "loss"
     collator_class = ClipCollator
-    caches_starts = False
+    map_dims = (1, 2)
     report_sections = (
         results_section,
         training_section,

@@ -14,7 +14,7 @@ from task_run import check_resume
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 from two_processes import two
 
-from hf_mutual_kd import Cohort, ConfigError, RoleTable, assign_roles, launch
+from hf_mutual_kd import Cohort, RoleTable, assign_roles, launch
 from hf_mutual_kd.tasks.semantic_segmentation.scores import image_scores
 from hf_mutual_kd.training import stages, ways
 
@@ -71,12 +71,6 @@ def test_roles_of_a_run_are_those_of_the_scores(tmp_path):
             log_probs = [answer.log_probs for answer in cohort(batch["peer_inputs"]).outputs.values()]
         expected = assign_roles(image_scores(log_probs, batch["labels"], size=(16, 16)))
         assert trainer.record.role_table.lookup(batch["sample_ids"]).equal(expected)
-
-
-def test_maps_are_not_cached(tmp_path):
-    """Maps of every sample would fill the memory after hours."""
-    with pytest.raises(ConfigError, match="too large to keep"):
-        segmentation_trainer(str(tmp_path), cache_frozen=True, augment=False).train()
 
 
 def test_masks_without_class_names_are_checked_before_training(tmp_path, capsys):
