@@ -54,6 +54,10 @@ from .data.role_table import RoleTable as RoleTable
 from .data.splits import Splits as Splits
 from .data.splits import load_splits as load_splits
 from .data.views import SharedView as SharedView
+from .data.audio import Sound as Sound
+from .data.audio import as_flac as as_flac
+from .data.audio import read_sound as read_sound
+from .data.audio import resampled as resampled
 
 # Tasks
 from .tasks.base import Evaluator as Evaluator
@@ -61,6 +65,7 @@ from .tasks.base import Task as Task
 from .tasks.registry import TASKS as TASKS
 from .tasks.registry import make_task as make_task
 from .reports.task_words import TaskWords as TaskWords
+from .tasks.audio_classification.task import AudioClassification as AudioClassification
 from .tasks.classification.task import Classification as Classification
 from .tasks.classification.words import classification_words as classification_words
 from .tasks.image_classification.task import ImageClassification as ImageClassification

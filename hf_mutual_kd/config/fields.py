@@ -12,7 +12,7 @@ GROUPS = {
     "peers": "The peers",
     "data": "The data",
     "teaching": "Who teaches whom, and how strongly",
-    "view": "What training changes in an image",
+    "view": "What training changes in an image, sound or video",
     "training": "Training",
     "run": "The runs",
     "hub": "The Hub",

@@ -30,6 +30,7 @@ def between(least: float, most: float) -> Rule:
 NOT_NEGATIVE = at_least(0)
 COUNT = at_least(1)
 POSITIVE = Rule("greater than 0", lambda value: value > 0)
+CLIP_SECONDS = between(0.3, 30)
 SHARE = Rule("above 0 and at most 1", lambda value: 0 < value <= 1)
 OPEN_SHARE = Rule("above 0 and below 1", lambda value: 0 < value < 1)
 BELOW_ONE = Rule("0 or more and below 1", lambda value: 0 <= value < 1)
@@ -85,6 +86,7 @@ FUNCTIONS: dict[str, Rule] = {
     "max_drop": between(0, 1),
     "min_area": SHARE,
     "samples": COUNT,
+    "seconds": CLIP_SECONDS,
     "shard_rows": COUNT,
     "slowest_upload": POSITIVE,
     "stride": COUNT,

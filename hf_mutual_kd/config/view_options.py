@@ -1,4 +1,4 @@
-"""Options of the view: what training changes in an image, alike for all peers. Imports no torch."""
+"""Options of the view: what training changes in images, sounds and videos, alike for all peers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 from .fields import option
-from .rules import NOT_NEGATIVE, SHARE, between
+from .rules import CLIP_SECONDS, NOT_NEGATIVE, SHARE, between
 
 MOST_CROPPED, MOST_SCALED = 8192, 16
 """Pixels of a crop's side, and how many times that a scaled image may have: beyond it is a slip of the keyboard."""
@@ -16,7 +16,7 @@ MOST_CROPPED, MOST_SCALED = 8192, 16
 class ViewOptions:
     """What is drawn anew for every row and epoch."""
 
-    augment: bool = option("view", True, "Random crop and flip of images, the same for all peers.", often=True)
+    augment: bool = option("view", True, "Random crops, and flips of images, the same for all peers.", often=True)
     crop_min_area: float = option(
         "view",
         0.6,
@@ -43,6 +43,14 @@ class ViewOptions:
         "Strength of random brightness, contrast and saturation changes.",
         rule=NOT_NEGATIVE,
         only="images",
+    )
+
+    crop_seconds: float = option(
+        "view",
+        5.0,
+        "Of sounds and videos: seconds that a random crop keeps in training, 0.3 to 30; shorter ones stay whole.",
+        rule=CLIP_SECONDS,
+        only="clips",
     )
 
     def check_view(self) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, IterableDataset
 from ..distillation.roles import UNDECIDED
 from ..errors import ConfigError, DataError
 from .class_labels import class_number
+from .file_columns import DECODING, without_decoding
 from .images import UNREADABLE, row_id
 from .inputs import IMAGES, Inputs
 from .processors import PeerInputs, PeerProcessors
@@ -226,16 +227,16 @@ def identified(rows: Any) -> IdentifiedRows | IdentifiedStream | None:
 
 
 def undecoded(rows: Any) -> Any:
-    """A data set whose images are decoded by the collator, so that a damaged one can be named or left out.
+    """A data set whose files are decoded by the collator, so that a damaged one can be named or left out.
 
-    With a transform of the user's own nothing is changed: it is written for decoded images.
+    With a transform of the user's own nothing is changed: it is written for what is decoded.
     """
     known = isinstance(rows, datasets.Dataset | datasets.IterableDataset)
     if not known or getattr(rows, "format", {}).get("type") == "custom":
         return rows
     for column, feature in dict(rows.features or {}).items():
-        if isinstance(feature, datasets.Image) and feature.decode:
-            rows = rows.cast_column(column, datasets.Image(decode=False))
+        if isinstance(feature, DECODING) and feature.decode:
+            rows = rows.cast_column(column, without_decoding(feature))
     return rows
 
 

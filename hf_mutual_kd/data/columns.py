@@ -17,6 +17,7 @@ from ..config.options import RecipeOptions
 from ..config.values import nearest
 from ..errors import DataError, LabelError
 from .class_labels import KINDS, check_class_names, class_names, class_number, class_numbers, is_text, may_be_label
+from .file_columns import DECODING, FILE, without_decoding
 from .inputs import IMAGES, Inputs, as_it_is, kind_of
 from .label_names import given_names
 from .sources import Source, as_data_error
@@ -140,7 +141,7 @@ def check_columns(
 
 
 def features_of(split: AnyDataset, name: str) -> dict[str, Any]:
-    """What each column of a split holds; the first row of a stream is read, images in it are not decoded.
+    """What each column of a split holds; the first row of a stream is read, files in it are not decoded.
 
     Raises:
         [`DataError`]: the split is empty, or its first row can't be read.
@@ -150,8 +151,9 @@ def features_of(split: AnyDataset, name: str) -> dict[str, Any]:
             raise DataError(f"split {name} is empty")
         return dict(split.features)
     features = split.features or {}
-    for column in _held_by(features, datasets.Image):
-        split = split.cast_column(column, datasets.Image(decode=False))
+    for column, feature in features.items():
+        if isinstance(feature, DECODING):
+            split = split.cast_column(column, without_decoding(feature))
     with as_data_error(name):
         row = next(iter(split.take(1)), None)
     if row is None:
@@ -288,10 +290,13 @@ def _unify_stream(
     columns, label = chosen
     keep = [column for column in (*columns, label) if column in features]
     target = {new: features[column] for column, new in columns.items()}
-    target[inputs.column] = stored = inputs.feature(target[inputs.column])
+    stored = inputs.feature(target[inputs.column])
+    # `datasets` asks for torchcodec where a stream holds sounds or videos.
+    stored = FILE if isinstance(stored, datasets.Audio | datasets.Video) else stored
+    target[inputs.column] = stored
     target |= {"label": Value("int64")} if label in features else {}
     source = next(iter(columns))
-    if split.features and isinstance(features[source], datasets.Image):
+    if split.features and isinstance(features[source], DECODING):
         split = split.cast_column(source, stored)
     renamed = {new: (column, inputs.cell if new == inputs.column else as_it_is) for column, new in columns.items()}
     row_of = partial(_stream_row, columns=renamed, label=label, split=name, names=names)

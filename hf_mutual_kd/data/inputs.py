@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..errors import DataError
+from .file_columns import as_file, is_file_struct
 from .images import BAR_FROM, decode_image, sixteen_bit_peak, too_dark
 
 AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
@@ -106,18 +107,11 @@ def may_be_image(feature: Any) -> bool:
     """Whether a column may hold images: image files, their paths, or arrays."""
     if isinstance(feature, Value):
         return feature.dtype.removeprefix("large_") in ("binary", "string")
-    is_struct = isinstance(feature, dict) and bool({"bytes", "path"} & set(feature))
-    return is_struct or isinstance(feature, datasets.Image) or is_array(feature)
+    return is_file_struct(feature) or isinstance(feature, datasets.Image) or is_array(feature)
 
 
 def _undecoded(feature: Any) -> Any:
     return feature if is_array(feature) else datasets.Image(decode=False)
-
-
-def _file(value: Any) -> Any:
-    if isinstance(value, bytes | str):
-        return {"bytes": value, "path": None} if isinstance(value, bytes) else {"bytes": None, "path": value}
-    return value
 
 
 def _is_image(feature: Any) -> bool:
@@ -136,7 +130,7 @@ IMAGES = Inputs(
     may_be_image,
     typical=_is_image,
     feature=_undecoded,
-    cell=_file,
+    cell=as_file,
     peaks=sixteen_bit_peak,
 )
 """Image files, their paths, arrays or tensors."""

@@ -13,6 +13,7 @@ from datasets import Dataset, IterableDataset
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from ..errors import DataError
+from .file_columns import holds_files
 
 ANYWHERE = "anywhere"
 CACHES = (HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
@@ -92,7 +93,7 @@ def check_places(rows: Dataset | IterableDataset, split: str, places: Places | N
     """Look at all files that rows name before any is opened; of a stream, as they come.
 
     Args:
-        rows (`Dataset` or `IterableDataset`): with images that are not decoded.
+        rows (`Dataset` or `IterableDataset`): with files that are not decoded.
         split (`str`): its name, for messages.
         places ([`Places`], *optional*): unset: the rows were made of files that were found, not named.
 
@@ -103,7 +104,7 @@ def check_places(rows: Dataset | IterableDataset, split: str, places: Places | N
         [`DataError`]: names split, row and file.
     """
     features = dict(rows.features or {})
-    columns = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    columns = [column for column, feature in features.items() if holds_files(feature)]
     if places is None or not columns:
         return rows
     if isinstance(rows, IterableDataset):

@@ -35,8 +35,10 @@ class Way(NamedTuple):
 WAYS = {
     "image-classification": Way("Image classifiers that teach each other.", "embedded", ("classes", "images")),
     "text-classification": Way("Text classifiers that teach each other.", "embedded_text", ("classes",)),
+    "audio-classification": Way("Audio classifiers that teach each other.", None, ("classes", "clips")),
     "multi-label-image-classification": Way("Classifiers of images with several labels.", None, ("parts", "images")),
     "multi-label-text-classification": Way("Classifiers of texts with several labels.", None, ("parts",)),
+    "multi-label-audio-classification": Way("Classifiers of sounds with several labels.", None, ("parts", "clips")),
     "semantic-segmentation": Way(
         "Segmentation models that teach each other.", "embedded_segmentation", ("masks", "parts", "images")
     ),

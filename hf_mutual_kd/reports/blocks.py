@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from .figures import Figure
 
-JPEG = b"\xff\xd8"
-"""The first bytes of such a file."""
+JPEG, FLAC = b"\xff\xd8", b"fLaC"
+"""The first bytes of such files."""
 
 MOST_CLASSES = 30
 """Rows of a table by class; of more classes those with the largest numbers are shown."""

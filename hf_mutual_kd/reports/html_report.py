@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from ..data.collator import SAMPLE_ID, rows_with
 from ..errors import DataError, OutputFolderError
 from ..files import write_bytes, write_text
-from .blocks import JPEG, Figures, Section, Table, Text
+from .blocks import FLAC, JPEG, Figures, Section, Table, Text
 from .card_data import hyperparameters
 from .card_figures import Points, read_curves
 from .closing_table import table as closing_table
@@ -196,6 +196,10 @@ def _write_page(
     return folder / PAGE
 
 
+KINDS = {JPEG: "image/jpeg", FLAC: "audio/flac"}
+"""Of what pages carry, by the first bytes; everything else is PNG."""
+
+
 def render(
     title: str, lead: Sequence[tuple[str, str]], heroes: Sequence[Mapping[str, str]], sections: Sequence[Section]
 ) -> str:
@@ -222,13 +226,13 @@ def _shown(value: Any) -> Any:
 
 
 def _picture_url(content: bytes) -> Markup:
-    """A PNG or JPEG as a `data:` URL."""
-    kind = "jpeg" if content.startswith(JPEG) else "png"
-    return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
+    """A PNG, JPEG or FLAC as a `data:` URL."""
+    kind = next((kind for start, kind in KINDS.items() if content.startswith(start)), "image/png")
+    return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")
 
 
 def _make_previews(part: Predictions, rows: Any, task: ReportTask) -> list[SampleImages]:
-    """Small images, or texts, of the samples that the page shows.
+    """Small images, sounds or texts of the samples that the page shows.
 
     Raises:
         [`DataError`]: a row has another label than the run measured it with.

@@ -38,7 +38,7 @@ class SampleImages:
     Args:
         id (`int`): its sample id.
         name (`str`): what it is called on the page.
-        image (`bytes`): JPEG; empty of samples that are none.
+        image (`bytes`): JPEG, of sounds FLAC; empty of samples that are neither.
         truth (`bytes`): PNG of one channel: class ids in 16 bits ([`class_map`]), or a density in 8 ([`density_map`]);
             empty without maps.
         maps (`dict[str, bytes]`): `"before/NAME"` and `"after/NAME"` of each peer, as `truth`; empty without maps.

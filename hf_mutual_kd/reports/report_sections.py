@@ -25,4 +25,4 @@ class ReportTask(Protocol):
         """In their order."""
 
     def preview(self, row: Mapping[str, Any]) -> bytes | str | None:
-        """A row of the test split as a small JPEG, or a text."""
+        """A row of the test split as a small JPEG, a short FLAC, or a text."""

@@ -326,7 +326,7 @@ class Task(Units):
         return None
 
     def preview(self, row: Mapping[str, Any]) -> bytes | str | None:
-        """A row of the test split as the report shows it: a small JPEG, or a text; `None` where there is nothing."""
+        """A row of the test split as the report shows it: a small JPEG, a short FLAC or a text; `None` for nothing."""
         return None
 
     def draw(self, before: Any, after: Any, row: Mapping[str, Any]) -> SampleImages | None:

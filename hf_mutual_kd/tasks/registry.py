@@ -1,6 +1,8 @@
 """Tasks: what differs between them, one object each."""
 
 from ..errors import ConfigError
+from .audio_classification.multi_label import MultiLabelAudioClassification
+from .audio_classification.task import AudioClassification
 from .base import Task
 from .image_classification.multi_label import MultiLabelImageClassification
 from .image_classification.task import ImageClassification
@@ -14,14 +16,24 @@ TASKS: dict[str, type[Task]] = {
     for task in (
         ImageClassification,
         TextClassification,
+        AudioClassification,
         MultiLabelImageClassification,
         MultiLabelTextClassification,
+        MultiLabelAudioClassification,
         SemanticSegmentation,
         VideoSaliency,
     )
 }
 
-__all__ = ["TASKS", "ImageClassification", "SemanticSegmentation", "Task", "TextClassification", "VideoSaliency"]
+__all__ = [
+    "TASKS",
+    "AudioClassification",
+    "ImageClassification",
+    "SemanticSegmentation",
+    "Task",
+    "TextClassification",
+    "VideoSaliency",
+]
 
 
 def make_task(task: Task | str) -> Task:

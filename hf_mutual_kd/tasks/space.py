@@ -16,6 +16,7 @@ from ..reports.predictions import predictions_of
 from ..reports.report_data import choose_flips
 from ..reports.run_record import RunRecord
 from ..reports.samples import SAMPLES_FILE, read_samples
+from ..reports.text import one_line
 
 FILES = Path(__file__).parents[1] / "hub" / "space" / "app"
 SHARED = ("app.py", "view.py", "peers.py", "answer.py", "uploads.py", "style.css")
@@ -37,7 +38,7 @@ class SpaceTask(ABC):
     unit: ClassVar[str] = "images"
     """What the samples are."""
     files: ClassVar[tuple[str, ...]]
-    """Of the app, besides the shared ones."""
+    """Of the app, besides the shared ones; the last one is the task's view."""
     processor_files: ClassVar[tuple[str, ...]] = ("*processor*",)
     """Patterns of the files that a peer's processor is loaded from."""
 
@@ -94,6 +95,12 @@ class RowSpace(SpaceTask):
         self, row: Mapping[str, Any], name: str, folder: Path, stem: str, labels: Sequence[str]
     ) -> dict[str, Any]:
         """Write one row into files whose names begin with `stem`."""
+
+
+def truth_of(row: Mapping[str, Any], labels: Sequence[str]) -> str | None:
+    """The name of a row's class; `None` where it has no label."""
+    label = row.get("label")
+    return one_line(labels[label]) if isinstance(label, int) and 0 <= label < len(labels) else None
 
 
 def choose_rows(run: RunRecord, count: int, most: int) -> list[int]:

@@ -10,6 +10,7 @@ import hf_mutual_kd as kd
 from hf_mutual_kd import ConfigError
 from hf_mutual_kd.config.rules import FUNCTIONS
 from hf_mutual_kd.scoring.score_peers import score_peers
+from hf_mutual_kd.tasks.audio_classification.collator import SharedCrop
 
 CALLS = {
     "export_peers": (
@@ -37,6 +38,7 @@ CALLS = {
     ),
     "EmaSource": (kd.EmaSource, {"decay": (1, -0.1, math.nan)}),
     "SharedView": (kd.SharedView, {"min_area": (0, 1.1, math.nan), "color_jitter": (-1,)}),
+    "SharedCrop": (SharedCrop, {"seconds": (0, 31, math.nan)}),
     "ClipRows": (lambda **given: kd.ClipRows([None], **given), {"every": (0,)}),
     "stream_saliency": (
         lambda **given: kd.stream_saliency(torch.nn.Module(), None, frames=[], **given),

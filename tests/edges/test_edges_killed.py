@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from edge_cases import RECIPE, BoundEntry, Row, but
+from task_kinds import KINDS as TABLE
 
 ROOT = Path(__file__).parents[2]
 EVALUATES = ("--eval_strategy", "steps", "--eval_steps", "1", "--load_best_model_at_end", "true", "--eval_delay", "0")
@@ -40,6 +41,15 @@ peers = {{{{name: PeerSpec("{{place}}/vit", peft="lora") for name in ("vit", "cn
 args = MutualKDConfig("out", {SAVES}, learning_rate=0.1, use_cpu=True, report_to="none", disable_tqdm=True,
                       per_device_train_batch_size=8, pre_flight=False)
 trainer = MutualKDTrainer(Cohort.from_pretrained(peers, label_names=LABELS), args, train_dataset=make_rows(24))
+"""
+
+OF_KINDS = f"""
+from task_kinds import KINDS
+from hf_mutual_kd import MutualKDConfig, MutualKDTrainer
+kind = KINDS["{{{{name}}}}"]
+args = MutualKDConfig("out", {SAVES}, learning_rate=1e-2, use_cpu=True, report_to="none", disable_tqdm=True,
+                      pre_flight=False)
+trainer = MutualKDTrainer(kind.cohort(), args, train_dataset=kind.rows(24, 0))
 """
 
 
@@ -80,6 +90,7 @@ KINDS = {
     "adapters": python(ADAPTERS),
     "stages": recipe(STAGES),
     "two processes": recipe(CLASSIFY, processes=2),
+    **{name: python(OF_KINDS.replace("{{name}}", name)) for name in TABLE},
 }
 
 
@@ -114,7 +125,7 @@ def run(kind: Killed, point, here: Path, timeout: float) -> tuple[int | None, st
 
 def result(here: Path) -> dict[str, bytes]:
     """What a run is for: its peers, and who taught them."""
-    names = ("vit", "cnx", "segformer", "mask2former")
+    names = {"vit", "cnx", "segformer", "mask2former", *(name for kind in TABLE.values() for name in kind.peers)}
     found = {
         str(path.relative_to(here)): path.read_bytes()
         for name in names

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 from hf_mutual_kd import (
     TASKS,
+    AudioClassification,
     ConfigError,
     DataError,
     ImageClassification,
@@ -74,6 +75,13 @@ CASES = {
         right=[2.0, 2.0],
         scores=("margin", "loss", "confidence"),
     ),
+    "audio-classification": Case(
+        task=AudioClassification(),
+        logits=LOGITS,
+        labels=torch.tensor([0, 1, -1, 0]),
+        right=[2.0, 2.0],
+        scores=("margin", "loss", "confidence"),
+    ),
     **{
         f"multi-label-{kind}-classification": Case(
             task=TASKS[f"multi-label-{kind}-classification"](),
@@ -82,7 +90,7 @@ CASES = {
             right=[2.0 + 1 / 3, 2.0 + 1 / 3],
             scores=("margin", "loss", "confidence"),
         )
-        for kind in ("image", "text")
+        for kind in ("image", "text", "audio")
     },
     "semantic-segmentation": Case(
         task=SemanticSegmentation(),

@@ -139,6 +139,7 @@ def _facts(
     intro = f"Pretrained models for {run.words.title} that taught each other on {one_line(data)}."
     return {
         "task": run.record["task"],
+        "view": task.files[-1].removesuffix(".py"),
         "title": f"{names}: before and after",
         "intro": [
             " ".join([intro, one_line(str(dataset.get("note") or ""), 300)]).strip(),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...reports.blocks import MOST_CLASSES, Cell, Samples, Section, Table, Text
+from ...reports.blocks import FLAC, MOST_CLASSES, Cell, Samples, Section, Table, Text
 from ...reports.calibration import calibration_of
 from ...reports.predictions import Predictions
 from ...reports.report_data import (
@@ -82,6 +82,7 @@ def _sample(data: ReportData, part: Predictions, row: int) -> dict[str, Any]:
         "class": int(part.labels[row]),
         "flips": " ".join(f"{output['peer']}:{output['flip']}" for output in outputs if output["flip"]),
         "image": seen.image if seen else b"",
+        "sounds": seen is not None and seen.image.startswith(FLAC),
         "text": seen.text if seen else "",
         "outputs": outputs,
     }

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import PeerError
-from ...reports.text import one_line
-from ..space import RowSpace, write_image
+from ..space import RowSpace, truth_of, write_image
 from ..zero_shot import has_text_tower
 from .model.configuration_encoder_classifier import EncoderClassifierConfig
 
@@ -34,7 +33,5 @@ class ClassificationSpace(RowSpace):
     def write_sample(
         self, row: Mapping[str, Any], name: str, folder: Path, stem: str, labels: Sequence[str]
     ) -> dict[str, Any]:
-        label = row.get("label")
         write_image(row, folder / f"{stem}.png")
-        truth = one_line(labels[label]) if isinstance(label, int) and 0 <= label < len(labels) else None
-        return {"name": name, "image": f"{stem}.png", "truth": truth}
+        return {"name": name, "image": f"{stem}.png", "truth": truth_of(row, labels)}

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...reports.text import one_line
-from ..space import RowSpace
+from ..space import RowSpace, truth_of
 from .collator import read_texts
 
 LONGEST = 2_000
@@ -37,6 +36,4 @@ class TextSpace(RowSpace):
         self, row: Mapping[str, Any], name: str, folder: Path, stem: str, labels: Sequence[str]
     ) -> dict[str, Any]:
         text, pair = (one and one[:LONGEST] for one in read_texts(row["text"], row.get("text_pair")))
-        label = row.get("label")
-        truth = one_line(labels[label]) if isinstance(label, int) and 0 <= label < len(labels) else None
-        return {"name": name, "text": text, "text_pair": pair, "truth": truth}
+        return {"name": name, "text": text, "text_pair": pair, "truth": truth_of(row, labels)}

@@ -39,7 +39,7 @@ class SaliencySpace(SpaceTask):
     score = "CC − KLD of its map with the truth, 1 at best"
     thing = "a short video"
     unit = "videos"
-    files = ("saliency_view.py", "videos.py", "decode_video.py")
+    files = ("videos.py", "decode_video.py", "saliency_view.py")
 
     def check(self, name: str, config: Any) -> None:
         if config.model_type != VideoSaliencyConfig.model_type:

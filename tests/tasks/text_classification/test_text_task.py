@@ -7,9 +7,8 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
-import text_run
 import torch
-from task_run import SETTINGS, check_resume
+from task_run import SETTINGS
 from text_peers import (
     TOPICS,
     letter_tokenizer,
@@ -20,7 +19,6 @@ from text_peers import (
     tiny_text_peer,
 )
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM, pipeline
-from two_processes import outcome, two
 
 from hf_mutual_kd import (
     Cohort,
@@ -187,16 +185,6 @@ def test_a_new_head_forgets_what_the_source_was_trained_for(tmp_path):
         assert {guess["label"] for guess in found} == set(TOPICS)
 
 
-def test_resume_is_exact(tmp_path):
-    """Texts that come in another order or cut after an interruption."""
-
-    def make_trainer(out, **changes):
-        args = MutualKDConfig(out, **{**SETTINGS, **changes})
-        return MutualKDTrainer(text_cohort(), args, train_dataset=text_rows(24), eval_dataset=text_rows(9, 1))
-
-    check_resume(make_trainer, tmp_path, ("bert", "roberta"))
-
-
 def test_a_run_leaves_pipelines_cards_and_results(run):
     """A trained text classifier that the stock pipeline does not load, or whose card shows code for images."""
     results = json.loads((run / "results.json").read_text())
@@ -350,17 +338,3 @@ def test_scores_and_partners_are_found_for_texts(run, tmp_path, capsys):
     assert command is None or command.startswith("hf-mutual-kd train text-classification ")
     assert cli.main(["scout", "--task", "video-saliency", *searched[:-1], str(tmp_path / "t")]) == 2
     assert "every row has a class" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("rows", [pytest.param((), marks=pytest.mark.slow), ("streams",)], ids=["rows", "streams"])
-def test_two_processes_train_as_one(tmp_path, rows):
-    """Batches of texts that each process pads to another length, which cannot be joined or change what is learned."""
-    text_run.main(str(tmp_path / "one"), "8", *rows)
-    found = [
-        outcome(tmp_path / "one")["metrics"],
-        two(tmp_path / "two", *rows, script="text_run.py", batch=4)["metrics"],
-    ]
-    compared = [key for key in found[0] if key.split("/")[-1] in ("loss", "accuracy", "agreement")]
-    assert len(compared) > 5
-    for key in compared:
-        assert found[1][key] == pytest.approx(found[0][key], abs=2e-5), key

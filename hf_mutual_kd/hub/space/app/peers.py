@@ -13,14 +13,6 @@ from view import PHASES, Given, Looks, View
 MOST_BYTES = 3_000_000_000
 """Of weights in memory; beyond, the models that were not asked for longest leave."""
 
-VIEWS = {
-    "image-classification": "classification_view",
-    "text-classification": "text_view",
-    "semantic-segmentation": "segmentation_view",
-    "video-saliency": "saliency_view",
-}
-"""By the task's name in `facts.json`: the module whose `VIEW` shows it; a Space holds that of its own task alone."""
-
 
 class Models:
     """Loads peers when they are asked for and keeps those that were asked for last, within [`MOST_BYTES`].
@@ -68,7 +60,7 @@ class Cohort:
     def __init__(self, folder: Path):
         self.folder = folder
         self.facts: dict[str, Any] = json.loads((folder / "data" / "facts.json").read_text(encoding="utf-8"))
-        self.view: View = import_module(VIEWS[self.facts["task"]]).VIEW(folder, self.facts)
+        self.view: View = import_module(self.facts["view"]).VIEW(folder, self.facts)
         self.models = Models(folder, self.view)
 
     def look(self, given: Given) -> Looks:

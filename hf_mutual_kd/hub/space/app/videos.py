@@ -65,6 +65,30 @@ def clip_frames(target: int, offsets: Sequence[int], count: int, cuts: Sequence[
     return [min(max(target + offset, first), last) for offset in offsets]
 
 
+def decoded(script: str, request: dict[str, Any], too_much: str) -> tuple[dict[str, Any], bytes]:
+    """What a script beside this one says of a request, in a process of its own: JSON, and the bytes after it.
+
+    Raises:
+        [`~uploads.Refused`]: the script's own words, or `too_much` where it ended otherwise or not in time.
+    """
+    environment = {name: os.environ[name] for name in NEEDED if name in os.environ}
+    command = [sys.executable, str(Path(__file__).with_name(f"{script}.py")), json.dumps(request)]
+    try:
+        ended = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise Refused(too_much) from None
+    if ended.returncode:
+        print(f"{script}: {ended.returncode} {ended.stderr.decode(errors='replace')[-500:]}", flush=True)
+        raise Refused(too_much)
+    head, _, content = ended.stdout.partition(b"\n")
+    reply: dict[str, Any] = json.loads(head)
+    if reply.get("refused"):
+        raise Refused(reply["refused"])
+    return reply, content
+
+
 def read_film(
     path: str | None, offsets: Sequence[int], targets: Sequence[int] | None = None, cuts: Sequence[int] = ()
 ) -> Film:
@@ -81,21 +105,7 @@ def read_film(
     """
     checked = check_file(path, "video", MOST_FILE)
     request = {"path": checked, "offsets": list(offsets), "targets": targets, "cuts": list(cuts)}
-    environment = {name: os.environ[name] for name in NEEDED if name in os.environ}
-    command = [sys.executable, str(Path(__file__).with_name("decode_video.py")), json.dumps(request)]
-    try:
-        ended = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise Refused(TOO_MUCH) from None
-    if ended.returncode:
-        print(f"decode_video: {ended.returncode} {ended.stderr.decode(errors='replace')[-500:]}", flush=True)
-        raise Refused(TOO_MUCH)
-    head, _, pixels = ended.stdout.partition(b"\n")
-    reply: dict[str, Any] = json.loads(head)
-    if reply.get("refused"):
-        raise Refused(reply["refused"])
+    reply, pixels = decoded("decode_video", request, TOO_MUCH)
     frames = np.frombuffer(pixels, np.uint8).reshape(len(reply["numbers"]), *reply["size"], 3)
     numbered = dict(zip(reply["numbers"], frames, strict=True))
     return Film(checked, numbered, reply["count"], reply["targets"], cuts, reply["fps"], reply["goes_on"])

@@ -1,0 +1,1 @@
+"""Audio classification: classes of sounds, logits `[B, C]`."""
