@@ -35,7 +35,7 @@ RoleScore = Literal["margin", "confidence", "loss"]
 Granularity = Literal["image", "class", "pixel"]
 TransferGrid = Literal["coarsest", "label"]
 Detach = Literal["teacher", "none"]
-LabelAlignment = Literal["exact", "subset", "new_head"]
+LabelAlignment = Literal["exact", "subset", "overlap", "new_head"]
 OnBadRow = Literal["raise", "skip"]
 ResumeChanges = Literal["refuse", "allow"]
 
@@ -337,7 +337,8 @@ class RecipeOptions(DataOptions):
     label_alignment: LabelAlignment = option(
         "peers",
         "exact",
-        "'subset': peers may know more classes; 'new_head': replace every classifier by a new one.",
+        "'subset': peers may know more classes; 'overlap': and lack some, and teach each other what both know; "
+        "'new_head': replace every classifier by a new one.",
         often=True,
     )
     trust_remote_code: bool = option("peers", False, "Run code that a peer's repository brings.", often=True)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from ..errors import ConfigError, LabelError
+
+LACKING = -1
+"""In place of the column of a label that a peer lacks."""
+FEWEST = 2
+"""Labels of the data set that a peer has to know."""
+FLOOR = math.log(1e-6)
+"""Log-probability of a class that a peer lacks, where its answers are looked at in the data set's classes."""
 
 
 def align_labels(
@@ -18,7 +27,7 @@ def align_labels(
     peer_labels: Sequence[str],
     *,
     dataset_labels: Sequence[str],
-    mode: Literal["exact", "subset", "new_head"] = "exact",
+    mode: Literal["exact", "subset", "overlap", "new_head"] = "exact",
     peer_aliases: Sequence[str] | None = None,
 ) -> list[int] | None:
     """
@@ -33,14 +42,16 @@ def align_labels(
         peer_name (`str`): for messages.
         peer_labels (`list[str]`, C_peer): the peer's labels in the order of its logits.
         dataset_labels (`list[str]`, C): the data set's labels in the order of its label ids.
-        mode (`"exact"`, `"subset"` or `"new_head"`, *optional*, defaults to `"exact"`):
-            `"exact"`: both know the same labels, in any order; `"subset"`: the peer may know more; `"new_head"`: as
-            `"exact"`, for a peer that has its new classifier already.
+        mode (`"exact"`, `"subset"`, `"overlap"` or `"new_head"`, *optional*, defaults to `"exact"`):
+            `"exact"`: both know the same labels, in any order; `"subset"`: the peer may know more; `"overlap"`: it may
+            know more and lack some, but knows two or more; `"new_head"`: as `"exact"`, for a peer that has its new
+            classifier already.
         peer_aliases (`list[str]`, C_peer, *optional*):
             A second name of every label of the peer, such as the description that belongs to a synset id.
 
     Returns:
-        `list[int]` of length C, to select with `logits[:, columns]`, or `None` where the orders agree as they are.
+        `list[int]` of length C, to select with `logits[:, columns]`, [`LACKING`] for a label that the peer lacks; or
+        `None` where the orders agree as they are.
 
     Raises:
         [`LabelError`]: labels that are missing on one side, that occur twice in lists that differ, or that are
@@ -56,8 +67,8 @@ def align_labels(
     [2, 1]
     ```
     """
-    if mode not in ("exact", "subset", "new_head"):
-        raise ConfigError(f"mode must be one of exact, subset, new_head, got {mode!r}")
+    if mode not in ("exact", "subset", "overlap", "new_head"):
+        raise ConfigError(f"mode must be one of exact, subset, overlap, new_head, got {mode!r}")
     if peer_aliases is not None and len(peer_aliases) != len(peer_labels):
         raise ConfigError(f"Peer {peer_name!r} has {len(peer_labels)} labels but {len(peer_aliases)} aliases.")
     peer, wanted = list(peer_labels), list(dataset_labels)
@@ -69,9 +80,11 @@ def align_labels(
     if len(names[-1]) == len(wanted) and (_are_placeholders(names[-1]) or _are_placeholders(wanted)):
         return _columns_of_placeholders(peer_name, peer, wanted)
     columns, problem = _match(names, wanted)
-    if problem is None and (mode == "subset" or len(peer) == len(wanted)):
+    if mode == "overlap" and problem == "" and sum(column != LACKING for column in columns) >= FEWEST:
+        return columns
+    if problem is None and (mode in ("subset", "overlap") or len(peer) == len(wanted)):
         return None if columns == list(range(len(peer))) else columns
-    works_as_subset = problem is None and mode != "subset"
+    works_as_subset = problem is None and mode not in ("subset", "overlap")
     raise LabelError(_message(peer_name, names, wanted, problem, works_as_subset))
 
 
@@ -145,7 +158,7 @@ def _match(names: list[list[str]], wanted: list[str]) -> tuple[list[int], str | 
     for labels in names:
         tables += [(_columns(labels), False), (_columns([_plain(label) for label in labels]), True)]
     owner: dict[int, str] = {}
-    missing = False
+    columns: list[int] = []
     for label in wanted:
         found = next((hit for table, plain in tables if (hit := table.get(_plain(label) if plain else label))), [])
         if len(found) > 1:
@@ -154,8 +167,8 @@ def _match(names: list[list[str]], wanted: list[str]) -> tuple[list[int], str | 
             return [], f"{label!r} is ambiguous: {owner[found[0]]!r} in the data set names the same label of the peer."
         if found:
             owner[found[0]] = label
-        missing = missing or not found
-    return list(owner), "" if missing else None
+        columns.append(found[0] if found else LACKING)
+    return columns, "" if LACKING in columns else None
 
 
 def _columns(labels: list[str]) -> dict[str, list[int]]:
@@ -188,6 +201,8 @@ def _message(
     if works_as_subset:
         parts.append("--label_alignment subset uses the peer's matching classes and ignores its others.")
     else:
+        if len(known & needed) >= FEWEST:
+            parts.append("--label_alignment overlap teaches the classes that peers share and leaves the others alone.")
         parts.append("--label_alignment new_head gives every peer a new classifier for the data set's labels.")
     return " ".join(parts)
 
@@ -201,6 +216,7 @@ class ClassColumns:
         peer (`str`): its name, for messages.
         classes (`int`): C, how many classes the data set names; 0 where it names none.
         index (`torch.LongTensor` of shape `[C]`, *optional*): unset where the peer does not say its labels.
+        lacks (`bool`): whether some classes are [`LACKING`] in `index`.
 
     Example:
 
@@ -213,13 +229,19 @@ class ClassColumns:
     peer: str
     classes: int = 0
     index: Tensor | None = None
+    lacks: bool = False
 
     def select(self, logits: Tensor, dim: int = 1) -> Tensor:
-        """The data set's classes of `logits`.
+        """The data set's classes of `logits`; those that the peer lacks have a probability of 1e-6 and no gradient.
 
         Raises:
             [`LabelError`]: a peer without labels has another number of classes.
         """
+        if self.index is not None and self.lacks:
+            chosen = logits.index_select(dim, self.index.clamp_min(0))
+            known = (self.index != LACKING).view(-1, *[1] * (logits.ndim - 1 - dim % logits.ndim))
+            level = chosen.detach().masked_fill(~known, float("-inf")).logsumexp(dim, keepdim=True) + FLOOR
+            return torch.where(known, chosen, level)
         if self.index is not None:
             return logits.index_select(dim, self.index)
         if self.classes and logits.shape[dim] != self.classes:
@@ -228,6 +250,43 @@ class ClassColumns:
                 "give it a `config.id2label` with the data set's names, or use label_alignment='new_head'"
             )
         return logits
+
+    def known_labels(self, labels: Tensor, nothing: int) -> Tensor:
+        """Labels `[B, ...]` of the data set; `nothing` in place of classes that the peer lacks."""
+        if self.index is None or not self.lacks:
+            return labels
+        is_class = (labels >= 0) & (labels < len(self.index))
+        lacking = self.index[labels.masked_fill(~is_class, 0)] == LACKING
+        return labels.masked_fill(is_class & lacking, nothing)
+
+
+def known_classes(columns: Mapping[str, Sequence[int] | None], labels: Sequence[str]) -> Tensor | None:
+    """
+    Which of C labels each of N peers knows, bool `[N, C]`, by their [`align_labels`]; `None` where all know all.
+
+    Raises:
+        [`LabelError`]: a peer of several shares fewer than two with each of the others.
+
+    Example:
+
+    ```python
+    >>> known_classes({"a": [0, 1, 2, -1], "b": [-1, 0, 1, 2]}, ["sky", "road", "car", "sea"])
+    tensor([[ True,  True,  True, False],
+            [False,  True,  True,  True]])
+    ```
+    """
+    if all(LACKING not in (one or ()) for one in columns.values()):
+        return None
+    rows = [[True] * len(labels) if one is None else [place != LACKING for place in one] for one in columns.values()]
+    known = torch.tensor(rows)
+    shared = (known.long() @ known.long().T).fill_diagonal_(0)
+    for name, most in zip(columns, shared.amax(1).tolist(), strict=True):
+        if most < FEWEST <= len(columns):
+            raise LabelError(
+                f"peer {name!r} shares {most} of the {len(labels)} labels with any other peer, and two are the fewest "
+                "of which one could teach something: leave it out, or use label_alignment='new_head'"
+            )
+    return known
 
 
 def label_list(config: Any) -> list[str]:

@@ -19,6 +19,7 @@ from .cohort_batch import CohortBatch
 from .deep_mutual_learning import kl_from_others
 from .losses import kl_to_target, softened_log_probs, teacher_log_probs
 from .roles import ALL, MEAN, NOBODY, UNDECIDED
+from .shared_classes import among_shared, held_to, shared_transfer, who_hears_whom
 from .teacher_rules import (
     BestRule,
     SelfRule,
@@ -132,6 +133,7 @@ class Objective:
         starts: Starts | None = None,
         learns: Tensor | None = None,
         units: Units | None = None,
+        known: Tensor | None = None,
     ) -> ObjectiveLoss:
         """
         What a batch costs: scores say who teaches, and what that pulls is weighed against the loss by labels.
@@ -145,6 +147,8 @@ class Objective:
                 `needs_starts`.
             learns (`torch.BoolTensor` of shape `[N]`, *optional*): which peers do; all of them when unset.
             units ([`Units`], *optional*): of the peers' task; samples with a class each when unset.
+            known (`torch.BoolTensor` of shape `[N, C]`, *optional*): the classes of each peer, where some lack some:
+                they are ranked by those that all have, and taught by [`shared_transfer`].
 
         Returns:
             [`ObjectiveLoss`]
@@ -173,7 +177,7 @@ class Objective:
         if self.weight == 0:
             return ObjectiveLoss(total, supervised)
         if self.source.in_memory:
-            teacher, pulls, by_rule = self._pulls_of_peers(logits, batch, starts, units)
+            teacher, pulls, by_rule = self._pulls_of_peers(logits, batch, starts, units, known)
             total = total + by_rule / share
         else:
             teacher, pulls = self._pulls_of_table(logits, batch, units)
@@ -194,20 +198,26 @@ class Objective:
         )
 
     def _pulls_of_peers(
-        self, live: Sequence[Tensor], batch: CohortBatch, starts: Starts | None, units: Units
+        self,
+        live: Sequence[Tensor],
+        batch: CohortBatch,
+        starts: Starts | None,
+        units: Units,
+        known: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor, Tensor | float]:
         """Who teaches `[B, ...]`, the pull `[N, B]` on every peer, and what trains the rule, summed over samples."""
         self.rule.check_bound()
         labels, run_starts = batch.truth, self._runs_starts(starts)
         as_started = run_starts(None) if self.source.frozen or torch.compiler.is_compiling() else None
         speakers = as_started if self.source.frozen and as_started is not None else live
-        ranked = units.ranked(labels)
+        compared, truth = among_shared(speakers, labels, known, units.no_class)
+        ranked = units.ranked(truth)
         scored = torch.ones_like(ranked) if self.score in units.label_free_scores else ranked
-        teacher = self.teachers(self._scores(self.rule.speak(speakers), labels, units), scored, roles=batch.roles)
+        teacher = self.teachers(self._scores(self.rule.speak(compared), truth, units), scored, roles=batch.roles)
         if as_started is None:
             as_started = run_starts(self._looked_at(teacher, scored, len(live)))
-        by_rule = self.rule.loss(units.units(speakers, labels)).sum() if self.rule.learns else 0.0
-        pull = self.pull(as_started, scored)
+        by_rule = self.rule.loss(units.units(compared, truth)).sum() if self.rule.learns else 0.0
+        pull = self.pull(as_started, scored, known=known)
         return teacher, units.run_over(pull, live, self._heard(teacher, labels, units), labels), by_rule
 
     def _runs_starts(self, starts: Starts | None) -> Callable[[Tensor | None], Sequence[Tensor] | None]:
@@ -218,14 +228,14 @@ class Objective:
             raise ConfigError("there are no frozen starts to hold peers to; give their logits as `starts`")
         return starts if callable(starts) else lambda wanted: starts
 
-    def pull(self, starts: Sequence[Tensor] | None, scored: Tensor) -> Pull:
-        """[`Objective.transfer`] for a task to run over its maps; `starts` and `scored` as there."""
+    def pull(self, starts: Sequence[Tensor] | None, scored: Tensor, *, known: Tensor | None = None) -> Pull:
+        """[`Objective.transfer`] for a task to run over its maps; `starts`, `scored` and `known` as there."""
         return Pull(
             lambda live, source, teacher, classes: self.transfer(
-                live, source, teacher=teacher, labelled=scored, classes=classes
+                live, source, teacher=teacher, labelled=scored, classes=classes, known=known
             ),
             source=starts,
-            knows_classes=self.rule.knows_classes,
+            knows_classes=self.rule.knows_classes or known is not None,
         )
 
     def _pulls_of_table(
@@ -277,6 +287,7 @@ class Objective:
         teacher: Tensor,
         labelled: Tensor,
         classes: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
         """The pull on every student.
 
@@ -287,13 +298,17 @@ class Objective:
             labelled (`torch.BoolTensor` of shape `[B]`): samples that scores could rank; the frozen mean teaches the
                 others.
             classes (`torch.LongTensor` of shape `[B, ...]`, *optional*): the truth, < 0 where there is none, for rules
-                that know classes.
+                that know classes and for `known`.
+            known (`torch.BoolTensor` of shape `[N, C]`, *optional*): as for [`Objective.loss`].
 
         Returns:
             `torch.Tensor` of shape `[N, B, ...]` in nats: T² · KL(teacher ‖ student), 0 where a peer learns nothing.
         """
         if isinstance(self.rule, SelfRule):
             return self._towards_own(live, starts, teacher, self.rule.confidence)
+        if known is not None:
+            truth = classes if self.labels else None
+            return self._towards_shared(live, starts, teacher, labelled, classes=truth, known=known)
         by_all = teacher == ALL
         # A compiled graph must not depend on values: there only the rule says whether peers teach one by one.
         eager = not torch.compiler.is_compiling()
@@ -316,6 +331,18 @@ class Objective:
             else:
                 pulls.append(kl_to_target(logits, target, temperature=self.temperature, where=taught & ~own))
         return torch.stack(pulls)
+
+    def _towards_shared(self, live, starts, teacher, labelled, *, classes, known) -> Tensor:
+        """The pull between peers of which some lack classes."""
+        speakers = self.rule.speak(starts if self.source.frozen else live)
+        if self.unlabelled_rows and not self.source.frozen and self.rule.needs_scores:
+            by_starts = (~like_units(labelled, teacher) & (teacher == MEAN)).unsqueeze(1)
+            speakers = [torch.where(by_starts, *two) for two in zip(self.rule.speak(starts), speakers, strict=True)]
+        weights = who_hears_whom(teacher, speakers, self.rule.shares(speakers, None))
+        pulls = shared_transfer(
+            live, speakers, weights=weights, known=known, classes=classes, temperature=self.temperature
+        )
+        return pulls + held_to(starts, live, teacher, self.temperature) if self.retain and starts else pulls
 
     def _towards_own(self, live, starts, teacher, confidence: float) -> Tensor:
         """The pull of each peer's own start, where it is sure."""

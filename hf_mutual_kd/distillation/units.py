@@ -40,6 +40,8 @@ class Units(ABC):
 
     label_free_scores: ClassVar[frozenset[str]] = frozenset()
     """Names of scores that need no label."""
+    no_class: ClassVar[int] = -1
+    """The label of a unit whose class does not count."""
 
     @abstractmethod
     def labelled(self, labels: Tensor) -> Tensor:

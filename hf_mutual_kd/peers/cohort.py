@@ -14,8 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config.options import LabelAlignment
 from ..distillation.cohort_batch import CohortBatch
-from ..distillation.label_alignment import ClassColumns, align_labels, label_list
+from ..distillation.label_alignment import LACKING, ClassColumns, align_labels, known_classes, label_list
 from ..distillation.objective import LABELS_ALONE, Objective, Starts
+from ..distillation.shared_classes import check_shared
 from ..distillation.teacher_rules import TeacherRule
 from ..errors import ConfigError, LabelError, PeerError
 from ..tasks.registry import Task, make_task
@@ -111,7 +112,8 @@ class Cohort(nn.Module):
                 which says also what is left unset below.
             task (`str`, *optional*): `"image-classification"` when nothing says another.
             label_names (`list[str]`, *optional*): the data set's labels in its order.
-            label_alignment (`str`, *optional*, defaults to `"exact"`): `"exact"`, `"subset"` or `"new_head"`.
+            label_alignment (`str`, *optional*, defaults to `"exact"`): `"exact"`, `"subset"`, `"overlap"` or
+                `"new_head"`.
             trust_remote_code (`bool`, *optional*, defaults to `False`): run code that a repository brings.
         """
         if isinstance(peers, str | Path):
@@ -168,6 +170,9 @@ class Cohort(nn.Module):
                 self.task.check_columns(name, columns)
             index = None if columns is None else torch.tensor(columns)
             self.register_buffer(f"columns_{name}", index, persistent=False)
+        known = known_classes(self.label_columns, self.label_names)
+        self.known: Tensor | None
+        self.register_buffer("known", known, persistent=False)
 
     def _model(self, name: str) -> Any:
         return self.peers[name]
@@ -186,6 +191,8 @@ class Cohort(nn.Module):
         """
         self.objective, self.rule = objective, None
         if objective is not None and objective.weight > 0:
+            if self.known is not None:
+                check_shared(objective, self.known)
             objective.rule.bind(self.names, len(self.label_names))
             self.rule = objective.rule.to(next(self.peers.parameters(), torch.empty(0)).device)
         if objective is not None and objective.needs_starts and self.starts is None:
@@ -250,6 +257,7 @@ class Cohort(nn.Module):
             starts=self._starts_of(batch, live),
             learns=torch.tensor([not spec.frozen for spec in self.specs.values()], device=nothing.device),
             units=self.task,
+            known=self.known,
         )
         return CohortOutput(outputs=outputs, **vars(found))
 
@@ -295,7 +303,8 @@ class Cohort(nn.Module):
     def _outputs(
         self, name: str, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor | None = None
     ) -> tuple[Any, Tensor | None]:
-        columns = ClassColumns(name, len(self.label_names), getattr(self, f"columns_{name}"))
+        lacks = LACKING in (self.label_columns[name] or ())
+        columns = ClassColumns(name, len(self.label_names), getattr(self, f"columns_{name}"), lacks)
         if labels is None:
             return self.task.outputs(model, inputs, columns), None
         smoothing = self.objective.label_smoothing if self.objective is not None else 0.0

@@ -103,7 +103,7 @@ def peers_of_folder(folder: str | Path) -> tuple[dict[str, PeerSpec], CohortFact
             raise PeerError(f"{folder} lacks its peer {name!r}: the run has not ended, or the folder is not whole")
     # What had a new head has the data set's labels now.
     aligned = (record.get("recipe") or {}).get("label_alignment")
-    facts = CohortFacts(record["task"], record.get("labels"), "subset" if aligned == "subset" else None)
+    facts = CohortFacts(record["task"], record.get("labels"), aligned if aligned in ("subset", "overlap") else None)
     return {name: PeerSpec(str(place / name)) for name in record["peers"]}, facts
 
 

@@ -122,6 +122,8 @@ def open_table(
     """
     if args.score_table is None or objective.weight == 0 or rows is None:
         return None
+    if cohort.known is not None:
+        raise ConfigError("score_table compares peers by all classes, and some lack some (label_alignment 'overlap')")
     table = ScoreTable.load(args.score_table)
     table.check(row_facts_of(rows, cohort.label_names), {name: peer_facts(cohort, name) for name in cohort.names})
     grid = cohort.task.configured(args).grid

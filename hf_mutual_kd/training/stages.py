@@ -114,7 +114,7 @@ class Stages:
         """Rows that fit temperatures and trust, and rows that select: what was fitted is never judged on its rows."""
         rows = self.trainer._main_eval_dataset()
         countable = isinstance(rows, IdentifiedRows) and len(rows) >= FEWEST_TO_FIT
-        if not countable or not self.task.has_classes or len(self.names) == 1:
+        if not countable or not self.task.has_classes or len(self.names) == 1 or self.cohort.known is not None:
             return None, rows
         order = np.random.default_rng(0).permutation(len(rows))
         fitted = np.sort(order[: len(rows) // FIT_SHARE])

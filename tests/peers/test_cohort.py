@@ -88,7 +88,7 @@ def test_labels_that_differ_are_refused(tmp_path):
         Cohort.from_pretrained({"cnn": tmp_path / "cnn"}, label_alignment="new_head")
     cohort = Cohort.from_pretrained({"cnn": tmp_path / "cnn"}, label_names=[*"abcde"], label_alignment="new_head")
     assert cohort.eval()(inputs(cohort)).outputs["cnn"].shape == (4, 5)
-    with pytest.raises(ConfigError, match="mode must be one of exact, subset, new_head"):
+    with pytest.raises(ConfigError, match="mode must be one of exact, subset, overlap, new_head"):
         Cohort.from_pretrained({"cnn": tmp_path / "cnn"}, label_names=LABELS, label_alignment="close")
 
 

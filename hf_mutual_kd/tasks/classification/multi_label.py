@@ -13,10 +13,10 @@ from ...config.options import TransferOptions
 from ...data.collator import RoleTaggingCollator
 from ...data.images import UNREADABLE
 from ...data.label_sets import check_sets, class_set, set_vector
-from ...distillation.label_alignment import ClassColumns
+from ...distillation.label_alignment import LACKING, ClassColumns
 from ...distillation.multi_label import MultiLabelUnits, multi_label_loss, yes_or_no
 from ...distillation.roles import assign_roles
-from ...errors import ConfigError, PeerError
+from ...errors import ConfigError, LabelError, PeerError
 from ...reports.making_section import making_section
 from ...reports.results_section import results_section, training_section
 from ...reports.teaching_section import teaching_section
@@ -75,6 +75,13 @@ class MultiLabel(MultiLabelUnits, Classification):
 
     def check_labels(self, rows: Any, name: str, classes: int) -> None:
         check_sets(rows, name, classes)
+
+    def check_columns(self, name: str, columns: Sequence[int]) -> None:
+        if LACKING in columns:
+            raise LabelError(
+                f"peer {name!r} lacks class {columns.index(LACKING)} of the data set; where rows have several classes "
+                "label_alignment 'overlap' is not for them: use 'subset' or 'new_head'"
+            )
 
     def check_peer(self, name: str, model: nn.Module, processor: Any) -> None:
         super().check_peer(name, model, processor)

@@ -96,7 +96,7 @@ class Classification(ClassUnits, Task):
         logits = self.outputs(model, inputs, columns)
         return logits, F.cross_entropy(
             logits.float(),
-            labels.clamp_min(NO_LABEL),
+            columns.known_labels(labels, NO_LABEL).clamp_min(NO_LABEL),
             reduction="none",
             ignore_index=NO_LABEL,
             label_smoothing=label_smoothing,

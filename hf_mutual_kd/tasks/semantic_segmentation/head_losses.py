@@ -96,9 +96,10 @@ def maps_of(outputs: Any, peer: str | None = None) -> Tensor:
 
 
 def own_labels(truth: Tensor, columns: ClassColumns) -> Tensor:
-    """The data set's class ids as the peer's own; `IGNORE` stays."""
+    """The data set's class ids as the peer's own; `IGNORE` stays, and stands for classes that the peer lacks."""
     if columns.index is None:
         return truth
+    truth = columns.known_labels(truth, IGNORE)
     known = truth != IGNORE
     return torch.where(known, columns.index[truth.masked_fill(~known, 0)], truth)
 

@@ -84,6 +84,7 @@ class SemanticSegmentation(Task):
     target = "mask"
     has_classes = True
     map_dims = (1,)
+    no_class = IGNORE
     report_sections = (
         results_section,
         training_section,
