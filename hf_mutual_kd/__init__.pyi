@@ -74,6 +74,7 @@ from .tasks.semantic_segmentation.outputs import dense_log_probs as dense_log_pr
 from .tasks.semantic_segmentation.task import SemanticSegmentation as SemanticSegmentation
 from .tasks.semantic_segmentation.task import scored_labels as scored_labels
 from .tasks.text_classification.task import TextClassification as TextClassification
+from .tasks.video_classification.task import VideoClassification as VideoClassification
 from .tasks.video_saliency.data.clip_rows import ClipRows as ClipRows
 from .tasks.video_saliency.data.clip_rows import load_clip as load_clip
 from .tasks.video_saliency.data.clips import ClipPolicy as ClipPolicy

@@ -7,6 +7,7 @@ from typing import Any
 
 from audio_peers import SOUNDS, audio_cohort, audio_rows, save_audio_peers, save_audio_rows
 from text_peers import TOPICS, save_text_peers, save_text_rows, text_cohort, text_rows
+from video_peers import MOVES, save_video_peers, save_video_rows, video_cohort, video_rows
 
 
 @dataclass(frozen=True)
@@ -53,5 +54,15 @@ KINDS = {
         save_audio_peers,
         save_audio_rows,
         "<audio controls",
+    ),
+    "video": Kind(
+        "video-classification",
+        ("videomae", "timesformer"),
+        MOVES,
+        video_cohort,
+        video_rows,
+        save_video_peers,
+        save_video_rows,
+        "data:image/jpeg",
     ),
 }

@@ -9,6 +9,7 @@ from .image_classification.task import ImageClassification
 from .semantic_segmentation.task import SemanticSegmentation
 from .text_classification.multi_label import MultiLabelTextClassification
 from .text_classification.task import TextClassification
+from .video_classification.task import VideoClassification
 from .video_saliency.task import VideoSaliency
 
 TASKS: dict[str, type[Task]] = {
@@ -17,6 +18,7 @@ TASKS: dict[str, type[Task]] = {
         ImageClassification,
         TextClassification,
         AudioClassification,
+        VideoClassification,
         MultiLabelImageClassification,
         MultiLabelTextClassification,
         MultiLabelAudioClassification,
@@ -32,6 +34,7 @@ __all__ = [
     "SemanticSegmentation",
     "Task",
     "TextClassification",
+    "VideoClassification",
     "VideoSaliency",
 ]
 

@@ -20,6 +20,7 @@ from hf_mutual_kd import (
     SemanticSegmentation,
     Task,
     TextClassification,
+    VideoClassification,
     VideoSaliency,
     assign_roles,
 )
@@ -77,6 +78,13 @@ CASES = {
     ),
     "audio-classification": Case(
         task=AudioClassification(),
+        logits=LOGITS,
+        labels=torch.tensor([0, 1, -1, 0]),
+        right=[2.0, 2.0],
+        scores=("margin", "loss", "confidence"),
+    ),
+    "video-classification": Case(
+        task=VideoClassification(),
         logits=LOGITS,
         labels=torch.tensor([0, 1, -1, 0]),
         right=[2.0, 2.0],

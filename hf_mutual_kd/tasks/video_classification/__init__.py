@@ -1,0 +1,1 @@
+"""Video classification: classes of videos, logits `[B, C]`."""
