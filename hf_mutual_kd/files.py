@@ -14,6 +14,7 @@ from typing import Any
 from .errors import MutualKDError, OutputFolderError
 
 STAGING = ".unfinished"
+MOST_TRIES = 100
 
 ESCAPE = re.compile(rb"\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(\\u[dD][89a-fA-F]\w\w)|\\.")
 """In JSON: a character in two halves, half of one (the group), and all others."""
@@ -117,7 +118,7 @@ def staged(place: Path) -> Iterator[Path]:
     """A folder to write into that becomes `place` when the block ends well, and vanishes otherwise."""
     made = place.parent / STAGING / place.name
     shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
+    _make(made)
     try:
         yield made
         sync(made)
@@ -125,6 +126,14 @@ def staged(place: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(made, ignore_errors=True)
         remove_if_empty(made.parent)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, though another process may remove the one above it, as it is empty, at the same time."""
+    for _ in range(MOST_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(parents=True)
+            break
 
 
 @contextlib.contextmanager

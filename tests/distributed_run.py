@@ -25,6 +25,23 @@ ROWS = 41
 """One more than fills the steps of 8: of two processes one gets a single row in the last, the other none."""
 
 
+SETTINGS = {
+    "max_steps": 6,
+    "per_device_eval_batch_size": 4,
+    "learning_rate": 0.1,
+    "lr_scheduler_type": "constant",
+    "optim": "sgd",
+    "use_cpu": True,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "logging_steps": 3,
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+    "save_strategy": "steps",
+    "save_steps": 3,
+}
+
+
 class Pooled(nn.Module):
     """A convolution, pooling, a batch norm and a classifier."""
 
@@ -71,29 +88,17 @@ def train(out: str, batch: str, *options: str) -> None:
     source, streams, splits = changes.pop("goes_on_from", ""), changes.pop("streams", ""), changes.pop("splits", "")
     makers = MAKERS | ({"cnx": Pooled} if changes.pop("pools", "") else {})
     dies = [Dies(int(changes.pop("dies_at")))] if "dies_at" in changes else []
+    frozen = changes.pop("frozen", "")
+    names = changes.pop("peers", "vit,cnx").split(",")
     settings = {key: yaml.safe_load(value) for key, value in changes.items()}
     peers = {}
-    for index, name in enumerate(("vit", "cnx")):
+    for index, name in enumerate(names):
         torch.manual_seed(index)
-        peers[name] = LoadedPeer(makers[name](), tiny_processor(), PeerSpec(name))
+        peers[name] = LoadedPeer(makers[name.split("_")[0]](), tiny_processor(), PeerSpec(name, frozen=name == frozen))
     rows = make_rows(ROWS).map(lambda row, i: {"label": -1 if i % 5 == 0 else row["label"]}, with_indices=True)
     args = MutualKDConfig(
         out,
-        max_steps=6,
-        per_device_train_batch_size=int(batch),
-        per_device_eval_batch_size=4,
-        learning_rate=0.1,
-        lr_scheduler_type="constant",
-        optim="sgd",
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        logging_steps=3,
-        eval_strategy="steps",
-        eval_steps=3,
-        save_strategy="steps",
-        save_steps=3,
-        **settings,
+        **SETTINGS | {"per_device_train_batch_size": int(batch)} | settings,
     )
     if source and PartialState().is_main_process:
         shutil.copytree(Path(source, "checkpoint-3"), Path(out, "checkpoint-3"))

@@ -1,4 +1,4 @@
-"""Starts a script of this folder in two processes over gloo, as `accelerate launch` does."""
+"""Starts a script of this folder in several processes over gloo, as `accelerate launch` does."""
 
 import json
 import os
@@ -7,15 +7,16 @@ import sys
 from pathlib import Path
 
 
-def launch(*words: str, script: str = "distributed_run.py") -> subprocess.CompletedProcess:
+def launch(*words: str, script: str = "distributed_run.py", processes: int = 2) -> subprocess.CompletedProcess:
     tests = Path(__file__).parent
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    launcher += ["--main_process_port", "0", "--config_file"]
     return subprocess.run(
         [*launcher, str(tests.parent / "recipes/accelerate/ddp_cpu.yaml"), str(tests / script), *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=500,
         check=False,
     )
 

@@ -220,6 +220,9 @@ class TransferOptions(ColumnOptions, StageOptions, ViewOptions):
     peer_checkpointing: bool = option(
         "peers", False, "Recompute each whole peer in backward: activation memory of one peer."
     )
+    peer_parallel: bool = option(
+        "peers", False, "Several processes: hold each peer on a part of them, not all peers on every one.", often=True
+    )
     merge_adapters: bool = option("peers", False, "With peft: end with whole models, adapters added to their bases.")
     early_stopping_patience: int | None = option(
         "training", None, "Evaluations without gain after which a peer stops learning.", rule=COUNT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -72,6 +72,12 @@ class PeerProcessors:
         for processor, names in self.groups:
             inputs.update(dict.fromkeys(names, self.run(processor, images)))
         return PeerInputs({name: inputs[name] for name in self.names})
+
+    def keep(self, names: Collection[str]) -> None:
+        """Run only those of these peers from now on."""
+        kept = [(processor, [name for name in group if name in names]) for processor, group in self.groups]
+        self.groups = [(processor, group) for processor, group in kept if group]
+        self.names = [name for name in self.names if name in names]
 
     def run(self, processor: Any, images: Sequence[Any]) -> dict[str, Tensor]:
         """What one processor makes of the images."""

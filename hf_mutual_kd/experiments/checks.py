@@ -17,6 +17,7 @@ from ..errors import ConfigError, ResumeError
 from ..peers.cohort import Cohort
 from ..scoring.table_teacher import open_table
 from ..tasks.base import Task
+from ..training.peer_mesh import PeerMesh
 
 
 def check_options(task: Task, options: RecipeOptions, config: MutualKDConfig) -> None:
@@ -43,6 +44,9 @@ def check_training(config: MutualKDConfig, cohort: Cohort, splits: Splits, objec
     """
     if isinstance(splits.train, IterableDataset) and config.max_steps <= 0:
         raise ConfigError("a stream has no known end: say how long to train with --max_steps")
+    mesh = PeerMesh.of(config.resolved(), cohort)
+    for role in ("train", "validation", "test"):
+        mesh.check_rows(getattr(splits, role), f"the {role} split")
     if config.role_table is not None:
         RoleTable.load(config.role_table, cohort.names)
     open_table(config, cohort, splits.train, objective)

@@ -95,8 +95,10 @@ def estimated(make: MakeTrainer, config: MutualKDConfig, splits: Splits, arms: A
         arms ([`Arms`]): its trainings, where it has no stages.
 
     Raises:
-        [`ConfigError`]: the rows are a stream.
+        [`ConfigError`]: the rows are a stream, or peers live on several processes.
     """
+    if config.peer_parallel:
+        raise ConfigError("estimate times processes that hold all peers; leave out estimate or peer_parallel")
     if not all(isinstance(rows, Sized) for rows in (splits.train, splits.validation, splits.test)):
         raise ConfigError("estimate counts rows, and a stream has no known number of them; leave it out")
     with tempfile.TemporaryDirectory() as folder:

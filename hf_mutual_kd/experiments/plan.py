@@ -75,7 +75,7 @@ def seconds_of_run(trainer: MutualKDTrainer, objective: Objective, splits: Split
         splits ([`Splits`]): the rows.
 
     Returns:
-        `float`: seconds; `None` for streams.
+        `float`: seconds; `None` for streams, and for peers on several processes.
     """
     began, config, task = time.perf_counter(), trainer.args, trainer.task
     start = trainer.measure_start()
@@ -83,7 +83,7 @@ def seconds_of_run(trainer: MutualKDTrainer, objective: Objective, splits: Split
     if trainer.is_world_process_zero():
         print(start_table(start, objective, task.words))
     train, validation, test = splits.train, splits.validation, splits.test
-    if not all(isinstance(rows, Sized) and len(rows) for rows in (train, validation, test)):
+    if trainer.mesh.is_split or not all(isinstance(rows, Sized) and len(rows) for rows in (train, validation, test)):
         return None
     steps, evaluations = steps_of(config, splits), evaluations_of(config, splits)
     at_once = config.train_batch_size * config.gradient_accumulation_steps

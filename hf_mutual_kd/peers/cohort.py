@@ -24,6 +24,7 @@ from .adapters import is_adapter
 from .batch_norms import batch_norms, rest_on_single_values, resting_batch_norms
 from .cohort_output import CohortOutput
 from .cohort_record import peers_of_folder, with_names, write_record
+from .held_peers import HeldPeers
 from .loading import LoadedPeer, load_peer, save_peer
 from .prediction import predict
 from .sharding import without_zero3_init
@@ -31,7 +32,7 @@ from .spec import PeerSpec, check_peer_names
 from .starts import follow, start_of
 
 
-class Cohort(nn.Module):
+class Cohort(HeldPeers):
     """N ≥ 1 pretrained models that are improved together.
 
     Args:
@@ -65,10 +66,9 @@ class Cohort(nn.Module):
         label_names: Sequence[str] | None = None,
         label_alignment: LabelAlignment = "exact",
     ):
-        super().__init__()
         check_peer_names(peers)
+        super().__init__({name: peer.model for name, peer in peers.items()})
         self.task = make_task(task)
-        self.peers = nn.ModuleDict({name: peer.model for name, peer in peers.items()})
         self.specs = {name: peer.spec for name, peer in peers.items()}
         self.processors = {name: peer.processor for name, peer in peers.items()}
         self.new_heads = frozenset(name for name, peer in peers.items() if peer.new_head)
@@ -91,7 +91,7 @@ class Cohort(nn.Module):
             if spec.frozen or not is_adapter(self.peers[name]):
                 self.peers[name].requires_grad_(not spec.frozen)
             if spec.gradient_checkpointing:
-                self._model(name).gradient_checkpointing_enable()
+                self.model_of(name).gradient_checkpointing_enable()
             rest_on_single_values(self.peers[name])
 
     @classmethod
@@ -159,7 +159,7 @@ class Cohort(nn.Module):
         Raises:
             [`LabelError`]: a peer's labels are others.
         """
-        own_labels = {name: self._labels_of(name) for name in self.peers}
+        own_labels = {name: self._labels_of(name) for name in self.names}
         self.label_names = list(label_names or next((names for names in own_labels.values() if names), []))
         self.label_columns: dict[str, list[int] | None] = {
             name: align_labels(name, labels, dataset_labels=self.label_names, mode=self._alignment) if labels else None
@@ -174,12 +174,9 @@ class Cohort(nn.Module):
         self.known: Tensor | None
         self.register_buffer("known", known, persistent=False)
 
-    def _model(self, name: str) -> Any:
-        return self.peers[name]
-
     def _labels_of(self, name: str) -> list[str]:
         try:
-            return label_list(getattr(self.peers[name], "config", None)) if self.task.has_classes else []
+            return label_list(getattr(self.model_of(name), "config", None)) if self.task.has_classes else []
         except LabelError as error:
             raise LabelError(f"peer {name!r}: {error}") from None
 
@@ -204,7 +201,7 @@ class Cohort(nn.Module):
         """Let these peers teach without learning."""
         for name in names:
             self.specs[name] = replace(self.specs[name], frozen=True)
-            self.peers[name].requires_grad_(False)
+            self.model_of(name).requires_grad_(False)
 
     def rest_batch_norms(self, policy: str) -> None:
         """`"freeze"`: keep the batch-norm statistics of all peers as they were pretrained."""
@@ -235,13 +232,14 @@ class Cohort(nn.Module):
         Returns:
             [`CohortOutput`]
         """
-        missing = [name for name in self.names if name not in peer_inputs]
+        missing = [name for name in self.peers if name not in peer_inputs]
         if missing:
             raise ConfigError(f"peer_inputs lacks {', '.join(missing)}; it has {', '.join(peer_inputs)}")
         return self._respond(CohortBatch(labels, peer_inputs, **batch), self.objective or LABELS_ALONE)
 
     def _respond(self, batch: CohortBatch, objective: Objective) -> CohortOutput:
-        ran = {name: self._run(name, batch.peer_inputs[name], batch.labels) for name in self.names}
+        mine = {name: self._run(name, batch.peer_inputs[name], batch.labels) for name in self.peers}
+        ran = self.joined(mine, "peers")
         outputs = {name: output for name, (output, _) in ran.items()}
         if batch.labels is None and batch.roles is None and (objective.labels or not self.training):
             return CohortOutput(outputs=outputs)
@@ -269,10 +267,12 @@ class Cohort(nn.Module):
         def run(wanted: Tensor | None) -> list[Tensor]:
             if wanted is None:
                 return self.start_logits(batch.peer_inputs)
-            return [
-                self._start_where(name, batch.peer_inputs[name], logits, samples)
+            mine = {
+                name: self._start_where(name, batch.peer_inputs[name], logits, samples)
                 for name, logits, samples in zip(self.names, live, wanted, strict=True)
-            ]
+                if name in self.peers
+            }
+            return list(self.joined(mine, "starts").values())
 
         return run
 
@@ -312,7 +312,8 @@ class Cohort(nn.Module):
 
     def start_logits(self, peer_inputs: Mapping[str, Mapping[str, Tensor]]) -> list[Tensor]:
         """Outputs of the frozen starts, N tensors of shape `[B, C, ...]`, without gradient."""
-        return [self._start_logits(name, peer_inputs[name]) for name in self.names]
+        mine = {name: self._start_logits(name, peer_inputs[name]) for name in self.peers}
+        return list(self.joined(mine, "starts").values())
 
     @torch.no_grad()
     def _start_logits(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -358,7 +359,8 @@ class Cohort(nn.Module):
     def train(self, mode: bool = True) -> Cohort:
         """As `nn.Module.train`; frozen peers, starts, adapters' bases and batch norms stay in evaluation mode."""
         super().train(mode)
-        for name, spec in self.specs.items():
+        for name in self.peers:
+            spec = self.specs[name]
             if spec.frozen:
                 self.peers[name].eval()
                 continue
@@ -370,24 +372,10 @@ class Cohort(nn.Module):
             self.starts.eval()
         return self
 
-    def peer_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters of each peer, the unit of learning rates and clipping."""
-        return {name: [p for p in model.parameters() if p.requires_grad] for name, model in self.peers.items()}
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
-        """Recompute activations inside every peer that supports it."""
-        for name in self.names:
-            if not getattr(self._model(name), "supports_gradient_checkpointing", False):
-                raise PeerError(
-                    f"peer {name!r} ({type(self._model(name)).__name__}) has no gradient checkpointing of its own; "
-                    "use peer_checkpointing, which works for any model"
-                )
-            self._model(name).gradient_checkpointing_enable(gradient_checkpointing_kwargs)
-
-    activation_checkpointing_enable = gradient_checkpointing_enable
-
     def save_pretrained(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write every peer with its processor to `folder/NAME`, each an ordinary model folder, and `cohort.json`."""
+        if self.elsewhere:
+            raise PeerError("other processes hold some peers (peer_parallel): MutualKDTrainer.save_model writes all")
         for name in self.names:
             self.save_peer(name, Path(folder) / name, state_dict=state_dict)
         write_record(self, Path(folder))

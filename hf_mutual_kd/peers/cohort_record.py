@@ -56,10 +56,10 @@ def cohort_facts(cohort: Cohort) -> dict[str, Any]:
             name: {
                 "source": portable(spec.source),
                 "revision": spec.revision,
-                "architecture": type(base_of(cohort.peers[name])).__name__,
-                "parameters": count_parameters(cohort.peers[name]),
+                "architecture": type(base_of(cohort.model_of(name))).__name__,
+                "parameters": count_parameters(cohort.model_of(name)),
                 **({"frozen": True} if spec.frozen else {}),
-                **adapter_facts(cohort.peers[name]),
+                **adapter_facts(cohort.model_of(name)),
                 **({"new_head": True} if name in cohort.new_heads else {}),
             }
             for name, spec in cohort.specs.items()

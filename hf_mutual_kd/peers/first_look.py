@@ -34,7 +34,7 @@ def look_at_rows(cohort: Cohort, splits: Mapping[str, Any]) -> None:
     try:
         with torch.random.fork_rng(), torch.no_grad():
             for split, rows in splits.items():
-                for name in cohort.names:
+                for name in cohort.peers:
                     _look(cohort, name, split, rows)
     finally:
         cohort.train(training)

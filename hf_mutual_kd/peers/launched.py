@@ -51,6 +51,16 @@ def on_main_process(state: PartialState, block: AbstractContextManager[Any]) -> 
         yield
 
 
+@contextlib.contextmanager
+def written_here(model: Any) -> Iterator[None]:
+    """Within the block a model's `save_pretrained` writes on this process; else it does on the first one alone."""
+    model.should_save_on_this_rank = bool
+    try:
+        yield
+    finally:
+        del model.should_save_on_this_rank
+
+
 def leave_together() -> None:
     """Wait for all processes and close their connections: one that exits while others still talk aborts them."""
     state = PartialState()

@@ -31,6 +31,7 @@ from .adapter_settings import read_setting
 from .adapters import add_adapter, is_adapter, load_adapter, save_adapter, saved_config
 from .config_files import input_channels, read_config
 from .head_layers import check_drawn, drawn_layers, head_layers, head_weights, renew_head
+from .launched import written_here
 from .loading_errors import peer_errors
 from .loading_output import reported_once, without_bars
 from .python_source import is_python_source, make_module
@@ -345,7 +346,7 @@ def save_peer(model: nn.Module, processor: Any, folder: Path, state_dict: dict[s
         save_adapter(model, folder, state_dict)
     elif isinstance(model, PreTrainedModel):
         save = save_timm_wrapper if is_timm_wrapper(model) else type(model).save_pretrained
-        with without_bars():
+        with without_bars(), written_here(model):
             save(model, folder, state_dict=state_dict)
     elif state_dict is not None:
         save_file({key: value.contiguous() for key, value in state_dict.items()}, folder / MODULE_WEIGHTS)

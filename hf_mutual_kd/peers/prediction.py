@@ -21,6 +21,11 @@ def predict(cohort: Cohort, samples: Sequence[Any]) -> dict[str, Tensor]:
     """See [`Cohort.predict`]."""
     if not cohort.task.has_classes:
         raise ConfigError(f"predict is for tasks with classes, which {cohort.task.name} has none of")
+    if cohort.elsewhere:
+        raise ConfigError(
+            f"this process holds {', '.join(cohort.peers)} alone (peer_parallel): ask the peers that were saved, "
+            'Cohort.from_pretrained("runs/…").predict(…)'
+        )
     kind = cohort.task.inputs
     processors = cohort.task.collator_class.processors_class(cohort.processors)
     inputs = processors([kind.read(_row(one, kind)) for one in samples])

@@ -198,6 +198,9 @@ class Task(Units):
     def check_peer(self, name: str, model: nn.Module, processor: Any) -> None:
         """Raise [`PeerError`] for a model that loads but cannot take part, or not with this processor."""
 
+    def part_from_others(self, model: nn.Module) -> None:
+        """Let a model's own loss ask no other process, where other processes hold other peers."""
+
     def check_columns(self, name: str, columns: Sequence[int]) -> None:
         """Raise [`LabelError`] for a peer's classes that the task cannot train, by their ids."""
 

@@ -55,6 +55,7 @@ class CohortState:
         made_with (`dict`): data, configurations, processors and options, as `made_with` of `fingerprints` has them.
         bests ([`Bests`]): as [`PeerBests`] keeps them.
         processes (`int`), rows_per_step (`int`): of the training.
+        data_ranks (`int`, *optional*): how many processes shared the rows of a step; all of them when unset.
         changes (`list[dict]`): options that other values held for from some step on.
         broken (`dict[str, int]`): peers whose weights are not finite, and the step at which that was found.
     """
@@ -67,6 +68,7 @@ class CohortState:
     bests: Bests
     processes: int
     rows_per_step: int
+    data_ranks: int | None = None
     changes: list[dict[str, Any]] = field(default_factory=list)
     broken: dict[str, int] = field(default_factory=dict)
 

@@ -90,6 +90,7 @@ class CohortControl(CohortRecords):
             optimizer_cls_and_kwargs=self.optimizer_cls_and_kwargs,
         )
         trainer.is_part = True
+        trainer.start_fingerprint = self.start_fingerprint
         splits = {self._eval_prefix: None} if self.eval_dataset is not None else {}
         splits |= {"test": test_dataset} if test_dataset is not None else {}
         for split, rows in splits.items():

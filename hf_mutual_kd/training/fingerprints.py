@@ -26,7 +26,7 @@ NOT_TRAINED = re.compile(
     r"|batch_eval_metrics|full_eval|.*_full_eval|use_cpu|enable_jit_checkpoint|ignore_data_skip|restore_callback_.*"
     r"|torch_empty_cache_steps|pre_flight|cache_frozen|peer_checkpointing|.*_checkpointing|.*_checkpointing_kwargs"
     r"|merge_adapters|remove_unused_columns|label_names|auto_find_batch_size|full_determinism|preset|role_table|control"
-    r"|score_table|max_steps|num_train_epochs|per_device_train_batch_size|gradient_accumulation_steps|_.*"
+    r"|score_table|peer_parallel|max_steps|num_train_epochs|per_device_train_batch_size|gradient_accumulation_steps|_.*"
 )
 """Options without effect on what is learned, and those that [`made_with`] says otherwise; every other one counts."""
 
@@ -75,7 +75,7 @@ def made_with(
     data = {f"{name} rows": fingerprint_of_rows(part) for name, part in rows.items() if part is not None}
     return {
         "data": data if recipe_data is None else {"rows, images or labels": recipe_data},
-        "configurations": {name: _hash(_configuration(peer)) for name, peer in cohort.peers.items()},
+        "configurations": {name: _hash(_configuration(cohort.model_of(name))) for name in cohort.names},
         "processors": {name: _hash(_settings(processor)) for name, processor in cohort.processors.items()},
         "options": options_of(args, cohort.specs),
     }

@@ -13,7 +13,7 @@ from ..data.share_stream import ShareStream
 from ..errors import ConfigError
 
 
-def check_share(args: MutualKDConfig, dataset: Any) -> None:
+def check_share(args: MutualKDConfig, dataset: Any, data_ranks: int) -> None:
     """
     Refuse a share of labelled rows that the data set cannot give.
 
@@ -22,7 +22,7 @@ def check_share(args: MutualKDConfig, dataset: Any) -> None:
     """
     if args.labelled_share is None or dataset is None or isinstance(dataset, IterableDataset):
         return
-    share_sampler(args, dataset, rows_per_step=args.train_batch_size * args.world_size)
+    share_sampler(args, dataset, rows_per_step=args.train_batch_size * data_ranks)
 
 
 def share_sampler(args: MutualKDConfig, dataset: Any, rows_per_step: int) -> LabelledShareSampler | None:

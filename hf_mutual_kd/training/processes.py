@@ -21,6 +21,7 @@ from ..tasks.base import Task
 from .checkpoint_state import CohortState
 from .given_data import CohortData
 from .labelled_batches import share_sampler
+from .peer_mesh import PeerMesh
 from .repeated_rows import REPEATED, fresh_rows, without_repeats
 
 logger = logging.get_logger(__name__)
@@ -32,6 +33,8 @@ class CohortProcesses(CohortData):
     args: MutualKDConfig
     task: Task
     model: nn.Module
+    mesh: PeerMesh
+    """Which process holds which peers, and works on which rows."""
     _shares: LabelledShareSampler | None = None
 
     @property
@@ -44,7 +47,24 @@ class CohortProcesses(CohortData):
         """Whether single processes hold only parts of the weights."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
-    def _prepare_sharding(self, cohort: Cohort, objective: Objective) -> None:
+    def create_accelerator_and_postprocess(self) -> None:
+        """As the Trainer's, for the processes' mesh."""
+        super().create_accelerator_and_postprocess()
+        self.mesh.join(self.accelerator)
+
+    def get_tp_size(self) -> int:
+        """How many processes work on the same rows, by which the Trainer counts those of a step."""
+        return len(self.mesh.places) if self.mesh.is_split else super().get_tp_size()
+
+    def _read(self, rows: Any, name: str, trains: bool = False) -> Any:
+        read = super()._read(rows, name, trains)
+        self.mesh.check_rows(read, name)
+        return read
+
+    def _prepare_devices(self, cohort: Cohort, objective: Objective) -> None:
+        if self.args.n_gpu > 1:
+            logger.warning("only one of %d GPUs is used; start with `accelerate launch` to use all", self.args.n_gpu)
+            self.args._n_gpu = 1
         if not self.is_sharded:
             return
         check_sharded(self.accelerator, cohort, self.args, objective)
@@ -95,8 +115,8 @@ class CohortProcesses(CohortData):
     def _without_repeats(self, batch: dict[str, Any]) -> dict[str, Any]:
         state, rows = self.accelerator.gradient_state, len(batch["labels"])
         fresh = rows
-        if not self.args.dataloader_drop_last and self._shares is None:
-            fresh = fresh_rows(state, self.train_dataset, rows, self.args.world_size, self.args.process_index)
+        if not self.args.dataloader_drop_last and self._shares is None and self.mesh.data_ranks > 1:
+            fresh = fresh_rows(state, self.train_dataset, rows, self.mesh.data_ranks, self.mesh.data_rank)
         return without_repeats(batch, fresh, may_skip=self.args.on_bad_row == "skip")
 
     def _go_on_from(self, checkpoint: CohortState) -> None:
@@ -106,18 +126,18 @@ class CohortProcesses(CohortData):
             [`ResumeError`]: a step would have to take other rows.
         """
         before, now = checkpoint.processes, self.args.world_size
-        if before in (None, now):
+        if (before, checkpoint.data_ranks or before) == (now, self.mesh.data_ranks):
             return
         if self.is_deepspeed_enabled:
             raise ResumeError(
                 f"this run began with {before} processes, and DeepSpeed has cut the optimizer's state for as many; "
                 f"go on with {before}, not {now}"
             )
-        rows, at_once = checkpoint.rows_per_step, self.args.train_batch_size * now
+        rows, at_once = checkpoint.rows_per_step, self.args.train_batch_size * self.mesh.data_ranks
         if rows % at_once:
             raise ResumeError(
                 f"this run began with {before} processes and {rows} rows per step, and {now} processes take at least "
-                f"{at_once}; set per_device_train_batch_size so that {now} times it divides {rows}"
+                f"{at_once}; set per_device_train_batch_size so that {self.mesh.data_ranks} times it divides {rows}"
             )
         self.args.gradient_accumulation_steps = rows // at_once
         if self.is_world_process_zero():

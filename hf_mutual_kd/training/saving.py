@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import reduce
 from torch import Tensor, nn
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, has_length, rotate_checkpoints
@@ -25,6 +26,7 @@ from . import checkpoint_state as checkpoints
 from .evaluating import CohortEvaluation
 from .fingerprints import Change, check_checkpoint, check_parts, made_with
 from .peer_bests import PeerBests
+from .peer_states import join_parts, load_part, write_part
 from .run_state import full_disk_told
 from .teacher_state import load_teachers, save_teachers
 from .training_record import TrainingRecord
@@ -39,6 +41,7 @@ class CohortSaving(CohortEvaluation):
     control: Any
     data_collator: Any
     optimizer: Any
+    lr_scheduler: Any
     task: Task
     peer_names: list[str]
     selects_by: str
@@ -75,9 +78,12 @@ class CohortSaving(CohortEvaluation):
                 super()._save_checkpoint(model, trial)
             finally:
                 self._saving_into = None
+            if self.mesh.writes(self.mesh.held[0], self.args.should_save):
+                save_teachers(self.cohort, staging / name, self.mesh.place)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 made = staging / name
+                join_parts(made, self.peer_names)
                 self._save_cohort_state(made)
                 sync(made)
                 replace_folder(made, self.folder / name)
@@ -91,11 +97,11 @@ class CohortSaving(CohortEvaluation):
         self.state.best_model_checkpoint = None
         self.state.save_to_json(str(made / TRAINER_STATE_NAME))
         self.record.role_table.save(made / checkpoints.ROLES)
-        save_teachers(self.cohort, made)
         for peer in self.bests.found:
             link_tree(self.folder / peer, made / "best" / peer)
         rows = self.get_total_train_batch_size(self.args)
         state = {"bests": self.bests.state(), "processes": self.args.world_size, "rows_per_step": rows}
+        state |= {"data_ranks": self.mesh.data_ranks}
         state |= {"made_with": self._made_with(), "changes": self.changes, "broken": self.bests.broken}
         write_json(made / checkpoints.COHORT_STATE, self._identity() | state)
 
@@ -122,15 +128,21 @@ class CohortSaving(CohortEvaluation):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Every peer an ordinary model folder; no pickled arguments."""
-        if self.args.should_save:
-            for name in self._whole():
+        for name in self._whole():
+            if self.mesh.writes(name, self.args.should_save):
                 self.cohort.save_peer(name, Path(output_dir or self.folder) / name, state_dict=state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.mesh.is_split:
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif self.mesh.data_rank == 0:
+            write_part(Path(output_dir), self.mesh.place, self.optimizer, self.lr_scheduler)
 
     def _save_peers(self, names: Sequence[str]) -> None:
         """Write these peers, as they are now, to the run's own folder."""
         weights = self.accelerator.get_state_dict(self.model_wrapped) if self.is_sharded and names else None
-        if self.args.should_save:
-            for name in names:
+        for name in names:
+            if self.mesh.writes(name, self.args.should_save):
                 with staged(self.folder / name) as made:
                     self.cohort.save_peer(name, made, state_dict=weights)
         self.accelerator.wait_for_everyone()
@@ -144,11 +156,10 @@ class CohortSaving(CohortEvaluation):
 
     def _merge_adapters(self) -> None:
         """Put whole models in the place of the adapters in the run's own folder, where that was asked for."""
-        if self.args.merge_adapters and self.args.should_save:
-            for name in self.peer_names:
-                if is_adapter(self.cohort.peers[name]):
-                    with staged(self.folder / name) as made:
-                        save_peer(merged(self.cohort.peers[name]), self.cohort.processors[name], made, None)
+        for name, peer in self.cohort.peers.items() if self.args.merge_adapters else ():
+            if is_adapter(peer) and self.mesh.writes(name, self.args.should_save):
+                with staged(self.folder / name) as made:
+                    save_peer(merged(peer), self.cohort.processors[name], made, None)
         self.accelerator.wait_for_everyone()
 
     def _begin_with_start(self, resumes: bool) -> None:
@@ -193,8 +204,9 @@ class CohortSaving(CohortEvaluation):
 
     def _load_best_peers(self) -> None:
         self.accelerator.wait_for_everyone()
-        for name in self.bests.found:
-            load_weights(name, self.cohort.peers[name], self.folder / name)
+        for name, peer in self.cohort.peers.items():
+            if name in self.bests.found:
+                load_weights(name, peer, self.folder / name)
 
     def _find_checkpoint(self, resume: str | bool | None) -> str | None:
         """The checkpoint to go on from, after checking that it belongs to this cohort."""
@@ -230,7 +242,10 @@ class CohortSaving(CohortEvaluation):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with checkpoints.reading(Path(checkpoint or "")):
-            super()._load_optimizer_and_scheduler(checkpoint)
+            if self.mesh.is_split and checkpoint is not None:
+                load_part(Path(checkpoint), self.mesh.held, self.optimizer, self.lr_scheduler)
+            else:
+                super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with checkpoints.reading(Path(checkpoint or "")):
@@ -248,11 +263,9 @@ class CohortSaving(CohortEvaluation):
 
     def _note_broken(self) -> None:
         """Remember peers whose weights are not finite: they are not saved any more, neither as best nor as last."""
-        flags = torch.tensor([not is_finite(self.cohort.peers[name]) for name in self.peer_names])
-        flags = flags.double().to(self.args.device)
-        found = (
-            self.accelerator.reduce(flags, reduction="sum").tolist() if self.args.world_size > 1 else flags.tolist()
-        )
+        held = self.cohort.peers
+        flags = torch.tensor([name in held and not is_finite(held[name]) for name in self.peer_names])
+        found = reduce(flags.double().to(self.args.device), reduction="sum").tolist()
         for name, count in zip(self.peer_names, found, strict=True):
             if count and name not in self.bests.broken:
                 self.bests.broken[name] = self.state.global_step

@@ -53,6 +53,8 @@ class StartCache:
             return "moving averages change with every step; set cache_frozen=false"
         if isinstance(dataset, IterableDataset):
             return "the rows of a stream have no place in a cache; set cache_frozen=false"
+        if cohort.elsewhere and cohort.task.map_dims:
+            return "peers on other processes (peer_parallel) may see other sizes of images; set cache_frozen=false"
         changes = view is not None or getattr(dataset, "is_drawn", False)
         if getattr(view, "neighbours", False):
             return "temporal_weight shows neighbouring frames, which no cache has; leave out one of them"

@@ -71,11 +71,12 @@ def teacher_tensors(cohort: Cohort) -> dict[str, Tensor]:
     return found
 
 
-def save_teachers(cohort: Cohort, folder: Path) -> None:
-    """Write [`teacher_tensors`] into a checkpoint, where there are any."""
+def save_teachers(cohort: Cohort, folder: Path, place: int = 0) -> None:
+    """Write [`teacher_tensors`] into a checkpoint, where there are any; each `place` of peers into its own file."""
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in teacher_tensors(cohort).items()}
     if tensors:
-        save_file(tensors, folder / TEACHERS)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, (folder / TEACHERS).with_stem(f"teachers-{place}" if place else "teachers"))
 
 
 def load_teachers(cohort: Cohort, folder: Path) -> None:
@@ -86,11 +87,14 @@ def load_teachers(cohort: Cohort, folder: Path) -> None:
         [`ResumeError`]: the checkpoint was made with another rule or source, or is damaged.
     """
     wanted = teacher_tensors(cohort)
-    path = folder / TEACHERS
-    try:
-        stored = load_file(path) if path.is_file() else {}
-    except SafetensorError as error:
-        raise ResumeError(f"{path} is damaged: {error}; resume from another checkpoint") from error
+    stored: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("teachers*.safetensors")):
+        try:
+            stored |= load_file(path)
+        except SafetensorError as error:
+            raise ResumeError(f"{path} is damaged: {error}; resume from another checkpoint") from error
+    for name in cohort.elsewhere:
+        stored = {key: value for key, value in stored.items() if not key.startswith(f"average.{name}.")}
     if {key: value.shape for key, value in stored.items()} != {key: value.shape for key, value in wanted.items()}:
         raise ResumeError(
             f"{folder} was made with another teacher_rule, teacher_source or calibrate; resume with the same, or "

@@ -36,6 +36,7 @@ from .host_features import check_arguments, check_callback, selection_of
 from .labelled_batches import check_share, share_stream
 from .objective_options import objective_for
 from .peer_bests import PeerBests
+from .peer_mesh import PeerMesh
 from .pre_flight import start_table
 from .processes import check_processes
 from .progress import CohortProgress
@@ -111,6 +112,7 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         self.selects_by, greater_is_better = selection_of(args, model.task, model.names)
         self.given_args, args = args, args.resolved()
         args.check_peers(model.specs)
+        self.mesh = PeerMesh.of(args, model, optimizers)
         train_dataset, eval_dataset = self._take_rows(model, args, train_dataset, eval_dataset)
         self.task = model.task = model.task.configured(args)
         self.task.set_reference(train_dataset)
@@ -119,11 +121,12 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         model.peer_checkpointing = args.peer_checkpointing
         check_staged(args, eval_dataset, objective, optimizers)
         self._given_objective = objective
-        self._set_objective(args, train_dataset)
-        self.start_fingerprint = fingerprint(model.peers)
         self.view = self.task.view(args, model.processors, args.seed) if view is None and args.augment else view
-        self.score_table = open_table(args, model, train_dataset, self.objective, self.view)
-        self.record = TrainingRecord(model.names, model.task)
+        self.score_table = open_table(args, model, train_dataset, self._objective_of(args, train_dataset), self.view)
+        self.start_fingerprint = fingerprint(model.peers)
+        self.mesh.take(model, args.device, objective)
+        self._set_objective(args, train_dataset)
+        self.record = TrainingRecord(model.names, model.task, self.mesh.gathered_objects)
         self.pushes = PushCheckpoints(args) if args.push_to_hub else None
         self.bests = PeerBests(model.names, greater_is_better, args.early_stopping_patience)
         self._own_callbacks = list(callbacks or [])
@@ -140,10 +143,7 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
         self.compute_metrics = self._checked_metrics(compute_metrics)
-        if self.args.n_gpu > 1:
-            logger.warning("only one of %d GPUs is used; start with `accelerate launch` to use all", self.args.n_gpu)
-            self.args._n_gpu = 1
-        self._prepare_sharding(model, self.objective)
+        self._prepare_devices(model, self.objective)
         if self.args.merge_adapters:
             self._check_merging()
         if not self.args.disable_tqdm:
@@ -160,7 +160,7 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         train_dataset = plain_rows(self._read(train_dataset, "train_dataset", trains=True))
         eval_dataset = self._read_each(eval_dataset, "eval_dataset")
         check_processes(args, train_dataset)
-        check_share(args, train_dataset)
+        check_share(args, train_dataset, self.mesh.data_ranks)
         return train_dataset, eval_dataset
 
     def _make_collators(self, model: Cohort, args: MutualKDConfig) -> Any:
@@ -171,7 +171,9 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         made, several = self.collator_class or self.task.collator_class, args.world_size > 1
         collator = made(model.processors, self.view, role_table=table, on_bad_row=args.on_bad_row, keep_places=several)
         self.eval_collator = made(model.processors, on_bad_row=args.on_bad_row, keep_places=True)
-        self.eval_collator.label_names = collator.label_names = model.label_names
+        for one in (collator, self.eval_collator):
+            one.label_names = model.label_names
+            one.processors.keep(list(model.peers))
         if self.score_table is None or self.objective.source.in_memory:
             return collator
         return TableCollator(collator, TableTeacher(self.score_table, model.names, self.objective))
@@ -208,14 +210,16 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
             )
         rows = plain_rows(self.train_dataset)
         check_processes(self.args, rows)
-        check_share(self.args, rows)
+        check_share(self.args, rows, self.mesh.data_ranks)
         self.task.set_reference(rows)
         self._set_objective(self.args, rows)
 
+    def _objective_of(self, args: MutualKDConfig, rows: Any) -> Objective:
+        given = self._given_objective
+        return given or objective_for(first_way(args, self.task), rows, len(self.peer_names), self.task)
+
     def _set_objective(self, args: MutualKDConfig, rows: Any) -> None:
-        self.objective = self._given_objective or objective_for(
-            first_way(args, self.task), rows, len(self.peer_names), self.task
-        )
+        self.objective = self._objective_of(args, rows)
         # Of stages each sets its own.
         self.given_cohort.set_objective(None if args.teaching else self.objective)
 

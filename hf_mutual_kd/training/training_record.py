@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -21,11 +22,14 @@ class TrainingRecord:
     Args:
         peer_names (`list[str]`): the cohort's peers.
         task ([`Task`]): says how right a peer is.
+        gather (`Callable`, *optional*): joins lists of all processes whose rows differ.
     """
 
-    def __init__(self, peer_names: Sequence[str], task: Task):
+    def __init__(
+        self, peer_names: Sequence[str], task: Task, gather: Callable[[list[Any]], list[Any]] = gather_object
+    ):
         self.peer_names = list(peer_names)
-        self.task = task
+        self.task, self.gather = task, gather
         self.role_table = RoleTable(peer_names)
         self._sums: Tensor | None = None
         self._broken: Tensor | None = None
@@ -90,7 +94,7 @@ class TrainingRecord:
         """Put the decisions of all processes into the role table, in the order of steps."""
         mine = [tuple(part.flatten().cpu() for part in decision) for decision in self._decisions]
         self._decisions = []
-        for step in zip(*gather_object([mine]), strict=True):
+        for step in zip(*self.gather([mine]), strict=True):
             for sample_ids, teacher, labels in step:
                 self.role_table.record(sample_ids, teacher, labels=labels)
 

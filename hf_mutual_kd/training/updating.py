@@ -35,7 +35,7 @@ class CohortUpdates(CohortProcesses):
     loss_is_scaled_for_ga = True
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The cohort's loss; gradients of the processes are averaged later, so each counts `world_size` times."""
+        """The cohort's loss; gradients of the data ranks are averaged later, so each counts as often as there are."""
         if self.start_cache is not None:
             inputs["start_logits"] = self.start_cache.lookup(inputs["sample_ids"], self.shown_view)
         counts = not inputs.pop(REPEATED, False)
@@ -44,7 +44,7 @@ class CohortUpdates(CohortProcesses):
             self.record.add(outputs, inputs["labels"], inputs["sample_ids"], counts)
         loss = outputs.loss
         if num_items_in_batch is not None:
-            loss = loss * (self.accelerator.num_processes if counts else 0)
+            loss = loss * (self.mesh.data_ranks if counts else 0)
         loss = self._with_all_peers(loss, outputs.outputs)
         return (loss, outputs) if return_outputs else loss
 
@@ -63,7 +63,7 @@ class CohortUpdates(CohortProcesses):
             raise ConfigError(
                 f"optim={self.args.optim!r} builds its own parameter groups, which peers need themselves"
             )
-        groups = [group for name in self.peer_names for group in self._groups(cohort, name)]
+        groups = [group for name in cohort.peers for group in self._groups(cohort, name)]
         if cohort.rule is not None and (learned := list(cohort.rule.parameters())):
             groups.append({"params": learned, "weight_decay": 0.0, "lr": self.args.gate_learning_rate})
         self.optimizer = cls(groups, **kwargs)
@@ -76,6 +76,7 @@ class CohortUpdates(CohortProcesses):
         trainable = [(key, parameter) for key, parameter in peer.named_parameters() if parameter.requires_grad]
         groups = [
             {
+                "peer": name,
                 "params": [parameter for key, parameter in trainable if (key in decayed) is decays],
                 "weight_decay": (self.args.weight_decay if decay is None else decay) if decays else 0.0,
                 "lr": self.args.learning_rate if rate is None else rate,
@@ -87,13 +88,12 @@ class CohortUpdates(CohortProcesses):
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         if self.is_deepspeed_enabled:
             return super()._clip_grad_norm(model)
-        resting = {*self.bests.stopped, *self._peers_broken_under_scaling()}
-        norm, broken = clip_each_peer(
-            self.accelerator, self.cohort.peer_parameters(), self.args.max_grad_norm, resting
-        )
+        peers = self.cohort.peer_parameters()
+        resting = {*self.bests.stopped, *self._peers_broken_under_scaling()} & set(peers)
+        norm, broken = clip_each_peer(self.accelerator, peers, self.args.max_grad_norm, resting)
         for name in broken:
             logger.warning_once(f"peer {name!r} has gradients that are not finite; its updates are left out")
-        return norm
+        return self.mesh.joint_norm(norm.to(self.args.device))
 
     def _peers_broken_under_scaling(self) -> list[str]:
         """With fp16, peers with logits that are not finite: they would make the scaler skip everybody's step."""

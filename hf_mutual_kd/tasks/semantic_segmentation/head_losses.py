@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -117,6 +117,19 @@ def query_loss(model: nn.Module, inputs: dict[str, Tensor], truth: Tensor) -> tu
     without = model(**select(inputs, ~labelled))
     joined = {key: joined_rows(with_label[key], without[key], labelled) for key in QUERY_OUTPUTS}
     return joined, with_label.loss.float()
+
+
+def count_own_masks(model: nn.Module) -> None:
+    """Let heads with queries weigh their loss by the masks of their own batch; else they ask all processes."""
+    parts: Iterable[Any] = model.modules()
+    for part in parts:
+        if hasattr(part, "get_num_masks"):
+            part.get_num_masks = number_of_masks
+
+
+def number_of_masks(class_labels: Sequence[Tensor], device: torch.device) -> Tensor:
+    """How many masks a batch has, 1 at least."""
+    return torch.tensor(float(max(sum(map(len, class_labels)), 1)), device=device)
 
 
 def pixel_loss(model: nn.Module, inputs: dict[str, Tensor], truth: Tensor) -> tuple[Any, Tensor]:

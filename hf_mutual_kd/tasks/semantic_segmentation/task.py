@@ -38,6 +38,7 @@ from .grids import Resampler, cell_classes, resampled_chunks
 from .head_losses import (
     DenseOutput,
     aligned,
+    count_own_masks,
     has_labels,
     loss_of_maps,
     own_labels,
@@ -160,6 +161,9 @@ class SemanticSegmentation(Task):
                 f"peer {name!r} is a OneFormer with is_training=true, whose forward asks for sentences that describe "
                 "each image; give it with is_training=false in its config.json"
             )
+
+    def part_from_others(self, model: nn.Module) -> None:
+        count_own_masks(model)
 
     def check_columns(self, name: str, columns: Sequence[int]) -> None:
         if IGNORE in columns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -64,6 +64,12 @@ class ClipProcessors(PeerProcessors):
             frames = [clip.frames[names[0]] for clip in clips]
             inputs.update(dict.fromkeys(names, self.run(processor, frames)))
         return PeerInputs({name: inputs[name] for name in self.names})
+
+    def keep(self, names: Collection[str]) -> None:
+        # Frames are decoded as large as the largest of all peers needs them, whoever runs here.
+        self.max_side  # noqa: B018
+        super().keep(names)
+        self.policies = {name: self.policies[name] for name in self.names}
 
     def run(self, processor: Any, images: Sequence[Any]) -> dict[str, Tensor]:
         return dict(processor(images) if is_plain(processor) else processor(images, return_tensors="pt"))

@@ -1,0 +1,273 @@
+"""Peers in parallel: which process of a training holds which peers, and whose rows it works on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object, recursively_apply
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.utils.data import IterableDataset
+
+from ..config.training_config import MutualKDConfig
+from ..distillation.objective import Objective
+from ..errors import ConfigError
+from ..peers.cohort import Cohort
+from ..peers.exchange import Exchange
+from ..peers.quantization import count_parameters
+
+DETACHED = (
+    "detach 'none' moves teachers by their students' losses, and peer_parallel sends no gradients between processes; "
+    "set detach 'teacher' (preset 'default'), or leave peer_parallel out"
+)
+ROWS, PEERS = "dp_replicate", "tp"
+"""The dimensions of the mesh, by the names by which Accelerate's loaders know which processes share their rows."""
+
+
+def place_peers(sizes: Mapping[str, int], frozen: Sequence[str], places: int) -> list[list[str]]:
+    """
+    Peers on so many places: in each at least one that learns, and sums of sizes that are as even as can be.
+
+    Args:
+        sizes (`dict[str, int]`): of all peers, in the cohort's order.
+        frozen (`list[str]`): those that learn nothing.
+        places (`int`): at most as many as there are others.
+
+    Returns:
+        `list` of the names in each place, in the cohort's order.
+
+    Example:
+
+    ```python
+    >>> place_peers({"a": 90, "b": 20, "c": 30}, [], 2)
+    [['a'], ['b', 'c']]
+    ```
+    """
+    placed: list[list[str]] = [[] for _ in range(places)]
+    largest_first = sorted(sizes, key=lambda name: (name in frozen, -sizes[name]))
+    for turn, name in enumerate(largest_first):
+        # The first take a place each, as a process without a peer that learns has nothing to train.
+        free = [place for place in placed if not place] if turn < places else placed
+        min(free, key=lambda place: sum(sizes[one] for one in place)).append(name)
+    order = list(sizes).index
+    return sorted((sorted(place, key=order) for place in placed), key=lambda place: order(place[0]))
+
+
+@dataclass(frozen=True)
+class PeerMesh:
+    """
+    The processes of a training as a grid of data ranks and places of peers.
+
+    Process `r` works on the rows of data rank `r // len(places)` and holds the peers of place `r % len(places)`. With
+    one place every process holds all peers, as in an ordinary distributed training.
+
+    Args:
+        places (`list[list[str]]`): the peers that are together on one process.
+        processes (`int`): how many there are.
+        process (`int`): which of them this is.
+
+    Example:
+
+    ```python
+    >>> mesh = PeerMesh([["vit"], ["cnx"]], processes=4, process=3)
+    >>> mesh.data_ranks, mesh.data_rank, mesh.held
+    (2, 1, ['cnx'])
+    ```
+    """
+
+    places: Sequence[Sequence[str]]
+    processes: int = 1
+    process: int = 0
+
+    @classmethod
+    def of(cls, args: MutualKDConfig, cohort: Cohort, optimizers: Sequence[Any] = ()) -> PeerMesh:
+        """
+        The mesh of a resolved configuration, and of optimizers that a user has made.
+
+        Raises:
+            [`ConfigError`]: peers cannot be placed on so many processes, or another setting stands against it.
+        """
+        names, processes = cohort.names, args.world_size
+        if not args.peer_parallel:
+            if cohort.elsewhere:
+                raise ConfigError(
+                    f"this process holds only {', '.join(cohort.peers)} of the cohort, as another training with "
+                    "peer_parallel left it; load the peers anew, or set peer_parallel true"
+                )
+            return cls([names], processes, args.process_index)
+        check_peer_parallel(args, optimizers)
+        frozen = [name for name, spec in cohort.specs.items() if spec.frozen]
+        learning = len(names) - len(frozen)
+        fitting = [places for places in range(1, learning + 1) if processes % places == 0]
+        if processes > 1 and fitting[-1] == 1:
+            raise ConfigError(
+                f"peer_parallel: {learning} peers that learn cannot be placed on {processes} processes, as no number "
+                f"from 2 to {learning} divides {processes}; start another number of processes, or leave it out"
+            )
+        sizes = {name: count_parameters(cohort.model_of(name)) for name in names}
+        mesh = cls(place_peers(sizes, frozen, fitting[-1]), processes, args.process_index)
+        if cohort.elsewhere and set(cohort.peers) != set(mesh.held):
+            raise ConfigError("this cohort is spread over other processes already; load the peers anew")
+        return mesh
+
+    @property
+    def is_split(self) -> bool:
+        """Whether single processes hold only some of the peers."""
+        return len(self.places) > 1
+
+    @property
+    def data_ranks(self) -> int:
+        """How many processes share the rows of a step among them."""
+        return self.processes // len(self.places)
+
+    @property
+    def data_rank(self) -> int:
+        """Whose rows this process works on."""
+        return self.process // len(self.places)
+
+    @property
+    def place(self) -> int:
+        """Which peers it holds."""
+        return self.process % len(self.places)
+
+    @property
+    def held(self) -> list[str]:
+        """Their names."""
+        return list(self.places[self.place])
+
+    def writes(self, name: str, should_save: bool) -> bool:
+        """Whether this process writes a peer: of those that hold it the first; `should_save` where all hold all."""
+        return self.data_rank == 0 and name in self.held if self.is_split else should_save
+
+    def check_rows(self, rows: Any, name: str) -> None:
+        """Raise [`ConfigError`] for a stream that several data ranks would have to share."""
+        if self.is_split and self.data_ranks > 1 and isinstance(rows, IterableDataset):
+            raise ConfigError(
+                f"{name} is a stream, which peer_parallel cannot share out between the {self.data_ranks} processes of "
+                f"a peer; give rows that can be counted, or start {len(self.places)} processes"
+            )
+
+    def take(self, cohort: Cohort, device: torch.device, objective: Objective | None = None) -> None:
+        """
+        Let this process' cohort hold its own peers alone.
+
+        Raises:
+            [`ConfigError`]: a user's own objective needs gradients of other processes.
+        """
+        if self.is_split:
+            if objective is not None and objective.detach == "none":
+                raise ConfigError(DETACHED)
+            owners = {name: place for place, names in enumerate(self.places) for name in names}
+            group = _grid(device.type, self.data_ranks, len(self.places)).get_group(PEERS)
+            in_order = {name: owners[name] for name in cohort.names}
+            cohort.hold(self.held, Exchange(in_order, group, not cohort.task.map_dims))
+            for model in cohort.peers.values():
+                cohort.task.part_from_others(model)
+
+    def join(self, accelerator: Any) -> None:
+        """
+        Let Accelerate give the processes of one data rank the same rows, average gradients between processes that
+        hold the same peers, and gather and sum over data ranks, so that no row counts twice.
+
+        Raises:
+            [`ConfigError`]: weights are split otherwise.
+        """
+        if accelerator.parallelism_config is None:
+            # What a training before this one left in the state that all share.
+            accelerator.state.device_mesh = None
+        if not self.is_split:
+            return
+        if not accelerator.distributed_type.value.startswith("MULTI_"):
+            raise ConfigError(
+                f"peer_parallel places whole peers on processes, which {accelerator.distributed_type.value} splits; "
+                "leave out one of them"
+            )
+        grid = _grid(accelerator.device.type, self.data_ranks, len(self.places))
+        accelerator.state.device_mesh = grid
+        accelerator.ddp_handler = _within(accelerator.ddp_handler, grid.get_group(ROWS))
+        # A process whose rows nobody shares reads a stream alone.
+        accelerator.dataloader_config.dispatch_batches = False
+        accelerator.gather, accelerator.reduce = self.gathered, self.summed
+
+    def gathered(self, tensors: Any) -> Any:
+        """As `Accelerator.gather`, of all data ranks."""
+        return recursively_apply(self._gathered, tensors)
+
+    def _gathered(self, tensor: Tensor) -> Tensor:
+        mine = tensor.reshape(1) if tensor.ndim == 0 else tensor.contiguous()
+        parts = [torch.empty_like(mine) for _ in range(self.data_ranks)]
+        distributed.all_gather(parts, mine, group=self._group(ROWS, tensor))
+        return torch.cat(parts)
+
+    def summed(self, tensor: Tensor, reduction: str = "sum") -> Tensor:
+        """As `Accelerator.reduce`, over all data ranks."""
+        total = tensor.clone()
+        distributed.all_reduce(total, group=self._group(ROWS, tensor))
+        return total / self.data_ranks if reduction == "mean" else total
+
+    def gathered_objects(self, mine: list[Any]) -> list[Any]:
+        """As `accelerate.utils.gather_object`, of all data ranks."""
+        every = gather_object(mine)
+        return every[:: len(self.places)] if self.is_split else every
+
+    def joint_norm(self, norm: Tensor) -> Tensor:
+        """The norm over all peers of a gradient, from that over the peers of each process."""
+        if not self.is_split:
+            return norm
+        squared = norm.float() ** 2
+        distributed.all_reduce(squared, group=self._group(PEERS, squared))
+        return squared.sqrt()
+
+    def _group(self, dimension: str, tensor: Tensor) -> Any:
+        return _grid(tensor.device.type, self.data_ranks, len(self.places)).get_group(dimension)
+
+
+@cache
+def _grid(device_type: str, data_ranks: int, places: int) -> DeviceMesh:
+    """Made once: every group of processes keeps its connections."""
+    return init_device_mesh(device_type, (data_ranks, places), mesh_dim_names=(ROWS, PEERS))
+
+
+def _within(handler: Any, group: Any) -> Any:
+    """The Trainer's settings of DDP, for one group of processes."""
+    made, settings = copy.copy(handler), handler.to_kwargs
+    made.to_kwargs = lambda: {**settings(), "process_group": group}
+    return made
+
+
+def check_peer_parallel(args: MutualKDConfig, optimizers: Sequence[Any]) -> None:
+    """
+    Refuse what peers cannot do that live on several processes.
+
+    Raises:
+        [`ConfigError`]: named by the setting.
+    """
+    rows = args.accelerator_config
+    problems = {
+        DETACHED: args.detach == "none",
+        "teaching 'auto' trains in stages, which peer_parallel does not; choose a teacher_rule, or leave one of them "
+        "out": bool(args.teaching),
+        "refresh_epochs scores whole cohorts, which peer_parallel spreads over processes; leave out one of them": (
+            args.refresh_epochs is not None
+        ),
+        "fp16 has one scale for all peers, which peer_parallel spreads over processes; use bf16": args.fp16,
+        "torch_compile cannot see the exchange of peer_parallel; leave out one of them": bool(args.torch_compile),
+        "peer_parallel places whole peers on processes, which fsdp and deepspeed split; leave out one of them": bool(
+            args.fsdp or args.deepspeed
+        ),
+        "an optimizer of your own knows the weights of all peers, of which peer_parallel leaves each process some; "
+        "give optimizer_cls_and_kwargs": any(one is not None for one in optimizers),
+        "parallelism_config and peer_parallel both say what processes are for; leave out one of them": (
+            args.parallelism_config is not None
+        ),
+        "split_batches and dispatch_batches share rows out between all processes, and with peer_parallel several work "
+        "on the same rows; leave them out": bool(rows.split_batches or rows.dispatch_batches),
+    }
+    for message, applies in problems.items():
+        if applies:
+            raise ConfigError(message)

@@ -1,0 +1,124 @@
+"""Peers in parallel against DDP of the whole cohort: time of a step, memory and bytes of each process.
+
+    python tests/benchmarks/bench_peer_parallel.py [--quick] [--write]
+
+For N peers on N processes (gloo, one thread each): the same rows per step, once with every process holding all peers
+and taking its share of the rows (DDP), once with every process holding one peer and seeing all rows. Time is CPU time
+of a process, in turns with a plain cross-entropy step of one peer on all rows, and of the slowest process; memory is
+the peak of a process above what it held before it made any peer. `--write` puts the table into the guide.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+import torch.nn.functional as F
+from bench_cost import BATCH, CLASSES, batch_of, cohort_of, stepping
+from bench_training import alternate
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from hf_mutual_kd import render
+from hf_mutual_kd.experiments.peak_memory import forget_peak, peak_memory
+from hf_mutual_kd.training.peer_mesh import PeerMesh
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "multi_gpu.md"
+BEGIN, END = "<!-- bench_peer_parallel.py: begin -->", "<!-- end -->"
+SIZE = 64
+COLUMNS = ("peers = processes", "held as", "step / a peer's own step", "memory, MiB", "gradients, MiB", "logits, KiB")
+
+
+def measure(variant: str, peers: int, repeats: int) -> tuple[float, float]:
+    """Of the slowest process a step by a peer's own, and MiB of the one that needs most."""
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
+    images, labels = batch_of(SIZE)
+    alone = cohort_of(1, SIZE).peers["vit0"]
+    plain = stepping(alone, lambda: F.cross_entropy(alone(pixel_values=images).logits, labels))
+    plain()
+    before = resident()
+    forget_peak()
+    cohort = cohort_of(peers, SIZE)
+    rows = slice(None)
+    if variant == "ddp":
+        share = len(labels) // peers
+        rows = slice(rank * share, (rank + 1) * share)
+    else:
+        PeerMesh([[name] for name in cohort.names], peers, rank).take(cohort, torch.device("cpu"))
+    # Where nobody else holds the peer there is nobody to average with.
+    wrapped = DistributedDataParallel(cohort) if variant == "ddp" else cohort
+    inputs = {name: {"pixel_values": images[rows]} for name in cohort.peers}
+    forget_peak()
+    step = stepping(cohort, lambda: wrapped(peer_inputs=inputs, labels=labels[rows]).loss)
+    seconds = alternate({"step": step, "plain": plain}, repeats)
+    peak = (peak_memory() or before) - before
+    every: list[Any] = [None] * peers
+    distributed.all_gather_object(every, (seconds["step"] / seconds["plain"], peak / 2**20))
+    distributed.destroy_process_group()
+    return max(every)[0], max(memory for _, memory in every)
+
+
+def bytes_of(variant: str, peers: int) -> tuple[float, float]:
+    """
+    What a process averages and hears in a step: MiB of gradients of the peers that others hold, too, and KiB of what
+    every other peer says, logits `[B, C]` and losses `[B]` in fp32.
+    """
+    if variant == "ddp":
+        return sum(weight.nbytes for weight in cohort_of(peers, SIZE).parameters()) / 2**20, 0.0
+    return 0.0, 4 * (peers - 1) * BATCH * (CLASSES + 1) / 2**10
+
+
+def resident() -> int:
+    """Bytes that the process holds now."""
+    return os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[1])
+
+
+def measured(variant: str, peers: int, repeats: int) -> tuple[float, float]:
+    """A variant in processes of its own."""
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(peers), "--rdzv-backend", "c10d"]
+    child = ["--rdzv-endpoint", "localhost:0", __file__, "--child", variant, str(peers), str(repeats)]
+    done = subprocess.run([sys.executable, *launch, *child], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two peers, few steps")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/guides/multi_gpu.md")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.child:
+        variant, peers, repeats = options.child
+        found = measure(variant, int(peers), int(repeats))
+        if os.environ["RANK"] == "0":
+            print(json.dumps(found))
+        return 0
+    cells = []
+    for peers in (2,) if options.quick else (2, 4, 8):
+        for variant, name in {"ddp": "all peers (DDP)", "peers": "one peer"}.items():
+            # Eight processes on two cores would only measure how they wait.
+            found = () if peers == 8 else measured(variant, peers, 3 if options.quick else 9)
+            ratio, memory = (f"{found[0]:.2f}", f"{found[1]:.1f}") if found else ("", "")
+            gradients, heard = bytes_of(variant, peers)
+            cells.append((str(peers), name, ratio, memory, f"{gradients:.1f}", f"{heard:.1f}"))
+    print(render(COLUMNS, cells, title="Peers in parallel, one run"))
+    if options.write:
+        lines = [COLUMNS, ("---:", "---", *["---:"] * 4), *cells]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        before, after = GUIDE.read_text(encoding="utf-8").split(BEGIN)
+        GUIDE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after.split(END, 1)[1]}", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Trains tiny cohorts whose peers live on several processes: `peer_parallel_run.py OUT`; or alone, by [`train`]."""
+
+import json
+import sys
+from pathlib import Path
+
+import distributed_run
+import torch
+from conftest import LABELS, make_rows
+from saliency_run import saliency_trainer
+from segmentation_run import segmentation_trainer
+
+from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec
+from hf_mutual_kd.peers.launched import leave_together
+
+RUNS = {
+    # Two peers on two data ranks, a short last batch, rows without labels, each peer's best.
+    "plain": "load_best_model_at_end=1",
+    # Three peers on two places, of which one has two.
+    "share": "peers=vit,cnx,vit_2 teacher_source=frozen teacher_rule=mean gradient_accumulation_steps=2 control=1",
+    # Four peers that share no rows with anybody, from a stream; averages, moments and a schedule for each of them.
+    "four": "peers=vit,cnx,vit_2,cnx_2 teacher_source=ema streams=1 optim=adamw_torch lr_scheduler_type=linear",
+    "gated": "teacher_rule=gated calibrate=1 frozen=cnx peers=vit,cnx,vit_2 eval_strategy='no'",
+}
+"""Options of [`distributed_run.train`]."""
+ROWS_OF_ONE = {"plain": 8, "share": 4, "four": 8, "gated": 8}
+DATA_RANKS = {"plain": 2, "share": 2, "four": 1, "gated": 2}
+STILL = {"max_steps": 2, "learning_rate": 0.0, "batch_norm": "freeze", "eval_strategy": "no", "save_strategy": "no"}
+"""Heads whose loss depends on their batch are measured, not moved."""
+
+
+def train(out: Path, run: str, *more: str, split: bool = False) -> None:
+    """One of [`RUNS`], on one process or, where `split`, with its peers on several."""
+    rows = ROWS_OF_ONE[run] // (DATA_RANKS[run] if split else 1)
+    distributed_run.train(str(out), str(rows), *RUNS[run].split(), *more, *["peer_parallel=1"] * split)
+
+
+def train_adapters(out: Path, base: Path, split: bool = False) -> None:
+    """Two adapters over one base."""
+    torch.manual_seed(0)
+    cohort = Cohort.from_pretrained(
+        {name: PeerSpec(str(base), peft="lora") for name in ("a", "b")}, label_names=LABELS
+    )
+    settings = distributed_run.SETTINGS | {"max_steps": 3, "eval_strategy": "no", "save_steps": 3}
+    args = MutualKDConfig(
+        str(out), per_device_train_batch_size=4 if split else 8, peer_parallel=split, merge_adapters=True, **settings
+    )
+    MutualKDTrainer(cohort, args, train_dataset=make_rows(24)).train()
+
+
+def measure_maps(out: Path, split: bool = False) -> None:
+    """Heads with and without queries, and clips of two encoders."""
+    for name, make in {"masks": segmentation_trainer, "clips": saliency_trainer}.items():
+        rows = 2 if split else 4
+        trainer = make(str(out / name), per_device_train_batch_size=rows, peer_parallel=split, **STILL)
+        for module in trainer.cohort.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        trainer.train()
+        trainer.evaluate()
+        history = [{key: value for key, value in entry.items() if "/" in key} for entry in trainer.state.log_history]
+        if trainer.is_world_process_zero():
+            (out / name / "outcome.json").write_text(json.dumps(history))
+
+
+def main(out: Path, alone: Path) -> None:
+    torch.set_num_threads(1)
+    for run in RUNS:
+        train(out / run, run, split=True)
+    train(out / "resumed", "four", f"goes_on_from={out}/four", split=True)
+    train(out / "more", "four", f"goes_on_from={alone}/four", split=True)
+    train_adapters(out / "adapters", alone / "base", split=True)
+    measure_maps(out / "maps", split=True)
+    leave_together()
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
