@@ -75,6 +75,8 @@ class PeerProcessors:
 
     def keep(self, names: Collection[str]) -> None:
         """Run only those of these peers from now on."""
+        # What is found out of all of them, as the size at which frames are decoded, stays.
+        getattr(self, "max_side", None)
         kept = [(processor, [name for name in group if name in names]) for processor, group in self.groups]
         self.groups = [(processor, group) for processor, group in kept if group]
         self.names = [name for name in self.names if name in names]

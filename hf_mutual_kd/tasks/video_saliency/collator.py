@@ -66,8 +66,6 @@ class ClipProcessors(PeerProcessors):
         return PeerInputs({name: inputs[name] for name in self.names})
 
     def keep(self, names: Collection[str]) -> None:
-        # Frames are decoded as large as the largest of all peers needs them, whoever runs here.
-        self.max_side  # noqa: B018
         super().keep(names)
         self.policies = {name: self.policies[name] for name in self.names}
 
