@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<kind>python|bash)\n(?P<code>.*?)^```$", re.M | re.S
 )
-NOT_RUN = 21
+NOT_RUN = 22
 """Blocks that cannot run here; another one is a decision."""
 
 SHORTER = {

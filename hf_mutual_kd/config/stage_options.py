@@ -21,8 +21,9 @@ class StageOptions:
         teaching (`str`, *optional*):
             `"auto"`: peers with new heads first learn from the labels; then several ways of teaching run a quarter of
             the steps each, the best goes on, beside a control that learns from the labels alone and one in which each
-            peer teaches itself; of each peer is kept what validation rows favour. Unset: `teacher_rule` and its
-            neighbours say who teaches, in one training.
+            peer teaches itself; of each peer is kept what validation rows favour. With `score_table` its peers teach,
+            which then need not be in memory. Unset: `teacher_rule` and its neighbours say who teaches, in one
+            training.
         adapt (`bool`, *optional*):
             Whether peers learn from the labels before anybody teaches; unset: where a head is new.
     """
@@ -75,6 +76,19 @@ class StageOptions:
                     if name in OF_WAYS
                     else f"teaching 'auto' does not go with {name}={getattr(self, name)!r}; leave one of them out"
                 )
+        self._check_staged_table()
+
+    def _check_staged_table(self) -> None:
+        given: Any = self
+        if given.score_table is None:
+            return
+        if given.adapt:
+            raise ConfigError(
+                "adapt changes peers that a score_table knows as they are; let them adapt before "
+                "(--transfer_weight 0), score them, and train each from the table"
+            )
+        if given.augment:
+            raise ConfigError("teaching 'auto' from a score_table needs augment false: it knows no random view")
 
 
 UNSET: dict[str, Any] = {"adapt": None, "self_training": True, "control_learning_rates": [], "keep": "best"}
@@ -90,7 +104,6 @@ DECIDED: dict[str, Any] = {
     "retain": None,
     "detach": None,
     "role_score": None,
-    "score_table": None,
     "refresh_epochs": None,
     "role_table": None,
     "labels": True,

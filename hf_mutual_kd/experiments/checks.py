@@ -10,6 +10,7 @@ from transformers import Trainer
 from ..config.hub_ids import HUB_ID
 from ..config.options import RecipeOptions
 from ..config.training_config import MutualKDConfig
+from ..data.collator import identified
 from ..data.role_table import RoleTable
 from ..data.splits import Splits
 from ..distillation.objective import Objective
@@ -18,6 +19,7 @@ from ..peers.cohort import Cohort
 from ..scoring.table_teacher import open_table
 from ..tasks.base import Task
 from ..training.peer_mesh import PeerMesh
+from ..training.start_cache import obstacle
 
 
 def check_options(task: Task, options: RecipeOptions, config: MutualKDConfig) -> None:
@@ -50,10 +52,8 @@ def check_training(config: MutualKDConfig, cohort: Cohort, splits: Splits, objec
     if config.role_table is not None:
         RoleTable.load(config.role_table, cohort.names)
     open_table(config, cohort, splits.train, objective)
-    if config.cache_frozen and config.augment and config.cached_views is None:
-        raise ConfigError(
-            "cache_frozen keeps outputs for one view of each image; it needs --augment false, or --cached_views K"
-        )
+    view = cohort.task.view(config, cohort.processors, config.seed) if config.augment else None
+    obstacle(config, identified(splits.train), view, objective)
     try:
         Trainer.get_optimizer_cls_and_kwargs(config, cohort)
     except (ImportError, ValueError) as error:

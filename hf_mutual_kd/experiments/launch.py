@@ -80,7 +80,8 @@ def stages_for(given: Mapping[str, Any]) -> dict[str, Any]:
         >>> stages_for({"learning_rate": 1e-4}), stages_for({"teacher_rule": "mean"})
         ({'teaching': 'auto'}, {})
     """
-    decided = given.get("labels") is False or any(name in given for name in DECIDED if name != "labels")
+    says_who = {*DECIDED, "score_table"} - {"labels"}
+    decided = given.get("labels") is False or any(name in given for name in says_who)
     lacks = given.get("control") is False or given.get("transfer_weight") == 0 or bool(given.get("peer_parallel"))
     pushes_while_it_trains = given.get("push_to_hub") and "checkpoint" in str(given.get("hub_strategy", ""))
     elsewhere = isinstance(given.get("resume_from_checkpoint"), str)

@@ -83,10 +83,10 @@ class Stages:
 
     @property
     def ways(self) -> list[str]:
-        """The ways of teaching to try; none for a peer without others."""
-        if len(self.names) == 1:
+        """The ways of teaching to try; none for a peer without others, also in a score table."""
+        if len(self.names) == 1 and self.args.score_table is None:
             return []
-        return [way for way in ways_of(self.task) if self.fit_rows is not None or way != "class"]
+        return [way for way in ways_of(self.task, self.args) if self.fit_rows is not None or way != "class"]
 
     @property
     def controls(self) -> dict[str, float | None]:
@@ -114,7 +114,8 @@ class Stages:
         """Rows that fit temperatures and trust, and rows that select: what was fitted is never judged on its rows."""
         rows = self.trainer._main_eval_dataset()
         countable = isinstance(rows, IdentifiedRows) and len(rows) >= FEWEST_TO_FIT
-        if not countable or not self.task.has_classes or len(self.names) == 1 or self.cohort.known is not None:
+        fits = self.args.score_table is None and self.cohort.known is None and self.task.has_classes
+        if not countable or not fits or len(self.names) == 1:
             return None, rows
         order = np.random.default_rng(0).permutation(len(rows))
         fitted = np.sort(order[: len(rows) // FIT_SHARE])

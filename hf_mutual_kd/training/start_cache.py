@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..config.training_config import MutualKDConfig
 from ..distillation.eight_bits import pack, unpack
+from ..distillation.objective import Objective
 from ..errors import ConfigError, DataError
 from ..peers.cohort import Cohort
 from ..reports.terminal import size_of
@@ -45,27 +47,6 @@ class StartCache:
 
     def __init__(self, views: Sequence[CachedView], map_dims: tuple[int, ...] = ()):
         self.views, self.map_dims = list(views), map_dims
-
-    @staticmethod
-    def obstacle(dataset: Any, view: Any, cohort: Cohort, *, views: int | None = None) -> str | None:
-        """Why there can be no cache, in words; `None` when there can. `views` as the option `cached_views`."""
-        if cohort.objective is not None and cohort.objective.source.decay is not None:
-            return "moving averages change with every step; set cache_frozen=false"
-        if isinstance(dataset, IterableDataset):
-            return "the rows of a stream have no place in a cache; set cache_frozen=false"
-        if cohort.elsewhere and cohort.task.map_dims:
-            return "peers on other processes (peer_parallel) may see other sizes of images; set cache_frozen=false"
-        changes = view is not None or getattr(dataset, "is_drawn", False)
-        if getattr(view, "neighbours", False):
-            return "temporal_weight shows neighbouring frames, which no cache has; leave out one of them"
-        if view is not None and views is None:
-            return (
-                "outputs for one random view do not fit the next; set augment=false, cached_views=K, which shows each "
-                "row in K views in turn, or cache_frozen=false"
-            )
-        if changes and views is None:
-            return "every epoch draws other frames; set cached_views=K, which draws K in turn, or cache_frozen=false"
-        return None if changes or views is None else "cached_views is for views that change: leave it out"
 
     @staticmethod
     def too_large(example: Mapping[str, Any], rows: int, cohort: Cohort, accelerator: Accelerator) -> str | None:
@@ -110,7 +91,8 @@ class StartCache:
         found = []
         for view in range(views):
             show(view)
-            batches = tqdm(loader, desc=f"frozen starts, view {view + 1} of {views}", leave=False, disable=quiet)
+            which = f", view {view + 1} of {views}" if views > 1 else ""
+            batches = tqdm(loader, desc=f"frozen starts{which}", leave=False, disable=quiet)
             found.append(_one_view(cohort, batches, samples, accelerator))
         return cls(found, cohort.task.map_dims)
 
@@ -120,6 +102,46 @@ class StartCache:
         rows = places[torch.searchsorted(ids, sample_ids.cpu())]
         found = [one[rows].to(sample_ids.device) for one in peers]
         return [unpack(one, self.map_dims) for one in found] if self.map_dims else found
+
+
+def obstacle(args: MutualKDConfig, rows: Any, view: Any, objective: Objective) -> str | None:
+    """
+    Why what the frozen starts say cannot be kept, in words; `None` where it can, if memory allows.
+
+    Args:
+        args ([`MutualKDConfig`]): whether it is asked for.
+        rows: of the training, with their sample ids.
+        view (callable, *optional*): the shared random view.
+        objective ([`Objective`]): what asks for the starts.
+
+    Raises:
+        [`ConfigError`]: `cache_frozen` or `cached_views` asks for what cannot be.
+    """
+    views = args.cached_views
+    reason = _reason(rows, view, objective, views)
+    if objective.needs_starts and reason and (args.cache_frozen or views is not None):
+        raise ConfigError(f"{'cache_frozen' if views is None else 'cached_views'}: {reason}")
+    if views is not None and objective.weight > 0 and not objective.needs_starts:
+        raise ConfigError("cached_views keeps what frozen starts say, which nobody asks for here; leave it out")
+    return reason
+
+
+def _reason(rows: Any, view: Any, objective: Objective, views: int | None) -> str | None:
+    if objective.source.decay is not None:
+        return "moving averages change with every step; set cache_frozen=false"
+    if isinstance(rows, IterableDataset):
+        return "the rows of a stream have no place in a cache; set cache_frozen=false"
+    if getattr(view, "neighbours", False):
+        return "temporal_weight shows neighbouring frames, which no cache has; leave out one of them"
+    if view is not None and views is None:
+        return (
+            "outputs for one random view do not fit the next; set augment=false, cached_views=K, which shows each row "
+            "in K views in turn, or cache_frozen=false"
+        )
+    drawn = getattr(rows, "is_drawn", False)
+    if drawn and views is None:
+        return "every epoch draws other frames; set cached_views=K, which draws K in turn, or cache_frozen=false"
+    return "cached_views is for views that change: leave it out" if views and view is None and not drawn else None
 
 
 def cached_starts(trainer: Any) -> StartCache | None:
@@ -132,25 +154,26 @@ def cached_starts(trainer: Any) -> StartCache | None:
     Raises:
         [`ConfigError`]: `cache_frozen` or `cached_views` asks for one that cannot be.
     """
-    wanted, views, objective = trainer.args.cache_frozen, trainer.args.cached_views, trainer.objective
-    if views is not None and objective.weight > 0 and not objective.needs_starts:
-        raise ConfigError("cached_views keeps what frozen starts say, which nobody asks for here; leave it out")
-    if wanted is False or not objective.needs_starts:
+    args, objective = trainer.args, trainer.objective
+    if obstacle(args, trainer.train_dataset, trainer.view, objective) or not objective.needs_starts:
         return None
-    reason = StartCache.obstacle(trainer.train_dataset, trainer.view, trainer.cohort, views=views)
-    if reason is None:
-        try:
-            return _filled(trainer, views or 1, asked=bool(wanted))
-        except DataError as error:
-            reason = str(error)
-        logger.warning("what frozen peers say is not kept, they run in every step: %s", reason)
-    if wanted or views is not None:
-        raise ConfigError(f"{'cache_frozen' if views is None else 'cached_views'}: {reason}")
+    if args.cache_frozen is False:
+        return None
+    try:
+        return _filled(trainer, args.cached_views or 1, asked=bool(args.cache_frozen))
+    except DataError as error:
+        if args.cache_frozen or args.cached_views is not None:
+            raise ConfigError(f"{'cache_frozen' if args.cached_views is None else 'cached_views'}: {error}") from None
+        logger.warning("what frozen peers say is not kept, they run in every step: %s", error)
     return None
 
 
 def _filled(trainer: Any, views: int, asked: bool) -> StartCache:
     collator, rows, cohort = trainer.eval_collator, trainer.train_dataset, trainer.cohort
+    if cohort.elsewhere and cohort.task.map_dims:
+        raise DataError(
+            "peers on other processes (peer_parallel) may see other sizes of images; set cache_frozen=false"
+        )
 
     def show(view: int) -> None:
         collator.set_epoch(view)

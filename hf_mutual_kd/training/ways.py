@@ -20,6 +20,12 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 """Ways of teaching that are tried, by the name of their rule; of equals the first is taken."""
 
+TABLE_WAYS: dict[str, dict[str, Any]] = {
+    "mean": {"teacher_rule": "mean", "teacher_source": "table"},
+    "best": {"teacher_rule": "best", "teacher_source": "table", "retain": True},
+}
+"""In their place where teachers speak from a score table."""
+
 TRIED = 4
 """A way is tried for one in so many steps."""
 
@@ -37,14 +43,15 @@ def steps_tried(steps: int) -> int:
     return max(1, steps // TRIED)
 
 
-def ways_of(task: Task) -> list[str]:
-    """The ways that a task can be taught by."""
-    return [way for way in WAYS if task.has_classes or way in ("mean", "best")]
+def ways_of(task: Task, args: MutualKDConfig) -> dict[str, dict[str, Any]]:
+    """The ways that a task can be taught by, and what each of them sets."""
+    ways = WAYS if args.score_table is None else TABLE_WAYS
+    return {way: options for way, options in ways.items() if task.has_classes or way in ("mean", "best")}
 
 
 def way_options(args: MutualKDConfig, task: Task, way: str, fits: bool = True) -> MutualKDConfig:
     """The configuration of one way of teaching, on its own; without rows to fit on nothing is calibrated."""
-    options = one_training(args, task, **WAYS[way])
+    options = one_training(args, task, **ways_of(task, args)[way], score_table=args.score_table)
     return options if fits else changed(options, calibrate=False)
 
 
@@ -61,6 +68,7 @@ def one_training(args: MutualKDConfig, task: Task, **changes: Any) -> MutualKDCo
         "pre_flight": False,
         "push_to_hub": False,
         "merge_adapters": False,
+        "score_table": None,
     }
     return changed(args, **(unset | changes))
 

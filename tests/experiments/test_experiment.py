@@ -305,7 +305,11 @@ def test_overwriting_replaces_the_folder(finished, place, tmp_path):
 LATE = {
     "stream without an end": (["--streaming", "true", "--max_steps", "-1"], "--max_steps"),
     "role table": (["--role_table", "nowhere.parquet"], "nowhere.parquet"),
-    "cache of one view": (["--cache_frozen", "true"], "--augment false"),
+    "cache of one view": (["--cache_frozen", "true"], "augment=false"),
+    "views that do not change": (
+        ["--cached_views", "2", "--augment", "false", "--teacher_source", "frozen"],
+        "leave it out",
+    ),
     "no checkpoint": (["--resume_from_checkpoint", "no/such/checkpoint-9"], "checkpoint-9"),
     "optimizer that is not installed": (["--optim", "galore_adamw"], "galore"),
 }

@@ -1,5 +1,6 @@
 """Score tables of the tasks with maps: roles and targets are those of training, images and clips count alone."""
 
+import json
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
@@ -31,6 +32,7 @@ from hf_mutual_kd.scoring.score_peers import score_peers
 from hf_mutual_kd.scoring.score_table import ScoreTable, counted
 from hf_mutual_kd.scoring.table_teacher import epochs_of
 from hf_mutual_kd.tasks.video_saliency.data.clip_rows import unit_parts
+from hf_mutual_kd.training import stages, ways
 
 
 class Case(NamedTuple):
@@ -146,6 +148,24 @@ def test_a_peer_learns_from_a_table_as_from_frozen_peers_in_memory(name, rule, t
     transfers = [entry[f"{case.student}/transfer"] for entry in logs]
     assert transfers[0] == pytest.approx(transfers[1], rel=2e-3)
     assert transfers[0] > 0
+
+
+def test_a_peer_is_taught_in_stages_by_those_that_are_not_there(case, tmp_path, monkeypatch):
+    """Few labels and a machine for one model: without a choice beside its control, what a table teaches can harm."""
+    monkeypatch.setattr(ways, "TABLE_WAYS", {"mean": ways.TABLE_WAYS["mean"]})
+    monkeypatch.setattr(stages, "ALPHAS", (0.5,))
+    table = score(case.cohort(), case.rows(), tmp_path / "t", keep="8bit")
+    settings = SETTINGS | {"augment": False, "teaching": "auto", "self_training": False, "batch_norm": "freeze"}
+    settings |= {"max_steps": -1, "num_train_epochs": EPOCHS}
+    args = MutualKDConfig(str(tmp_path / "run"), score_table=str(table.folder), **settings)
+    tested = segmentation_rows(5, 1) if case.student == "mask2former" else ClipRows(gaze_videos(2, "test"), every=8)
+    trainer = MutualKDTrainer(case.cohort([case.student]), args, train_dataset=case.rows(), eval_dataset=tested)
+    trainer.train()
+    assert trainer.cohort.starts is None
+    facts = json.loads((tmp_path / "run" / "stages" / "stages.json").read_text())["facts"]
+    assert (facts["way"], set(facts["validation"])) == ("mean", {"start", "control", "mutual"})
+    history = (tmp_path / "run" / "stages" / "way-mean" / "history.jsonl").read_text()
+    assert max(json.loads(line).get(f"{case.student}/transfer", 0) for line in history.splitlines()) > 0
 
 
 def test_maps_in_fewer_bits_or_classes(case, tmp_path):
