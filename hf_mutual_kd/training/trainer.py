@@ -235,6 +235,8 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
             return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
         finally:
             self.data_collator = training_collator
+            # With persistent workers the Trainer would give the loader of the first rows for all that come after.
+            self.__dict__.pop("_eval_dataloaders", None)
 
     def _collator(self, dataset: Any, is_training: bool) -> Any:
         return self.data_collator if is_training else self.eval_collator

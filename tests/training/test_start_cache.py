@@ -169,3 +169,12 @@ def test_what_cannot_be_kept_is_said(tmp_path, monkeypatch, caplog, train_rows, 
         start_cache.cached_starts(trainer_of("saliency", tmp_path / "e", cache_frozen=True))
     with pytest.raises(ConfigError, match="cache_frozen: images differ in size"):
         start_cache.cached_starts(trainer_of("segmentation", tmp_path / "g", cache_frozen=True, transfer_grid="label"))
+
+
+def test_loaders_of_other_rows_are_others(tmp_path, train_rows, eval_rows, make_cohort):
+    """Where workers persist the Trainer keeps one loader for all: a cache of validation rows, or a test on them."""
+    settings = SETTINGS | {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    args = MutualKDConfig(str(tmp_path), **settings)
+    trainer = MutualKDTrainer(make_cohort("vit", "cnx"), args, train_dataset=train_rows, eval_dataset=eval_rows)
+    found = [trainer.get_eval_dataloader(rows).dataset for rows in (None, trainer.train_dataset)]
+    assert [len(rows) for rows in found] == [len(eval_rows), len(train_rows)]
