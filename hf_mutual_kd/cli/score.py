@@ -68,6 +68,9 @@ class ScoreOptions(ScoringOptions):
     keep: str = option(
         "output", "none", "Of each distribution: none, topk:K, 8bit or full.", metavar="none|topk:K|8bit|full"
     )
+    peer_parallel: bool = option(
+        "machine", False, "Of several processes, let each hold and score only some of the peers."
+    )
     shard_rows: int = option("output", 2048, "Rows of a file of the table.", rule=COUNT)
     max_bytes: int = option("output", MOST_KEPT, "Most that --keep may take.", rule=COUNT)
 
@@ -120,6 +123,7 @@ def _score(options: ScoreOptions, task: Task, accelerator: Any) -> ScoreTable:
         workers=options.workers,
         shard_rows=options.shard_rows,
         accelerator=accelerator,
+        peer_parallel=options.peer_parallel,
         max_bytes=options.max_bytes,
         announce=print,
     )

@@ -16,9 +16,9 @@ from ..data.splits import Splits
 from ..distillation.objective import Objective
 from ..errors import ConfigError, ResumeError
 from ..peers.cohort import Cohort
+from ..peers.peer_mesh import PeerMesh
 from ..scoring.table_teacher import open_table
 from ..tasks.base import Task
-from ..training.peer_mesh import PeerMesh
 from ..training.start_cache import obstacle
 
 

@@ -28,6 +28,7 @@ from ..files import whole, write_json
 from ..peers.cohort import Cohort
 from ..peers.launched import check_launch, on_main_process
 from ..peers.loading import LoadedPeer
+from ..peers.peer_mesh import PeerMesh
 from ..peers.weights_hash import fingerprint
 from ..run_lock import LOCK, claimed
 from .score_shards import RANKED, listen, read_scores, score_shards, scoring_collator
@@ -59,15 +60,17 @@ def score_peers(
     workers: int = 0,
     shard_rows: int = SHARD_ROWS,
     accelerator: Accelerator | None = None,
+    peer_parallel: bool = False,
     max_bytes: int = MOST_KEPT,
     announce: Callable[[str], None] | None = None,
 ) -> ScoreTable:
     """
     Score every peer of a cohort on every row, without augmentation, and keep it as a table.
 
-    Processes share the shards among themselves and need not talk to each other. What an earlier call finished stays:
-    an interrupted call goes on, also with another number of processes, and a peer that the table lacks is added to it.
-    Where peers are compared or keep maps on a grid that is common to them, they are scored together and none is added.
+    Processes share the shards, or the peers and the shards, among themselves and need not talk to each other. What an
+    earlier call finished stays: an interrupted call goes on, also with another number of processes, and a peer that
+    the table lacks is added to it. Where peers are compared or keep maps on a grid that is common to them, they are
+    scored together and none is added.
 
     Args:
         cohort ([`Cohort`]): the peers; all of them are in memory together.
@@ -82,6 +85,8 @@ def score_peers(
         workers (`int`, *optional*, defaults to 0): processes that decode images.
         shard_rows (`int`, *optional*, defaults to 2048): rows of a file; what an interruption can cost.
         accelerator (`accelerate.Accelerator`, *optional*): device, processes and precision.
+        peer_parallel (`bool`, *optional*, defaults to `False`): of several processes, let each hold and score only
+            some of the peers, on all shards or on its part of them.
         max_bytes (`int`, *optional*, defaults to 20,000,000,000): most that log-probabilities may take on disk.
         announce (`Callable`, *optional*): is told, in words, how much that will be, before the work begins.
 
@@ -108,13 +113,13 @@ def score_peers(
     data = {"name": name, **row_facts_of(rows, cohort.label_names)}
     if "rows" not in data:
         raise DataError("every epoch draws other target frames: score rows.fixed_rows(), or rows.fixed_rows(epochs=E)")
+    together = cohort.task.grid is not None or (keep != "none" and bool(cohort.task.map_dims))
+    mesh = _mesh(cohort, accelerator, peer_parallel, together)
     manifest = {"format": FORMAT, "task": cohort.task.name, "data": data, "view": "none"}
     manifest |= {"keep": keep, "precision": accelerator.mixed_precision, "shard_rows": shard_rows, "peers": facts}
-    if cohort.task.grid is not None:
-        manifest["grid"] = cohort.task.grid
-    manifest["together"] = cohort.task.grid is not None or (keep != "none" and bool(cohort.task.map_dims))
+    manifest |= {"together": together} | ({} if cohort.task.grid is None else {"grid": cohort.task.grid})
     if keep != "none":
-        manifest |= _kept(cohort, rows, keep, accelerator)
+        manifest |= _kept(_only(cohort, mesh.held), rows, keep, accelerator)
         size = _checked_size(manifest, max_bytes)
         if announce is not None and accelerator.is_main_process:
             announce(size)
@@ -123,7 +128,7 @@ def score_peers(
             _prepare(place, manifest)
         accelerator.wait_for_everyone()
         manifest = {"together": False} | read_manifest(place)
-        todo = _unfinished(place, manifest, cohort.names)
+        todo = _unfinished(place, manifest, mesh.held)
         accelerator.wait_for_everyone()  # Nobody adds a shard while others still look for missing ones.
         if todo:
             score_shards(
@@ -131,7 +136,7 @@ def score_peers(
                 identified(rows),
                 place,
                 manifest=manifest,
-                todo=todo,
+                mine=_shards_of(todo, mesh),
                 batch_size=batch_size,
                 workers=workers,
                 accelerator=accelerator,
@@ -141,6 +146,24 @@ def score_peers(
             _write_index(place, manifest, rows)
         accelerator.wait_for_everyone()
         return ScoreTable.load(place)
+
+
+def _mesh(cohort: Cohort, accelerator: Accelerator, peer_parallel: bool, together: bool) -> PeerMesh:
+    """Which peers and shards each process scores."""
+    processes, process = accelerator.num_processes, accelerator.process_index
+    if not peer_parallel:
+        return PeerMesh([cohort.names], processes, process)
+    if together:
+        raise ConfigError(
+            "peer_parallel: these peers are scored on a grid that is common to them, by each process all; leave it out"
+        )
+    return PeerMesh.over(cohort, processes, process)
+
+
+def _shards_of(todo: dict[str, list[int]], mesh: PeerMesh) -> list[int]:
+    """This process' part of the missing shards."""
+    missing = sorted({shard for shards in todo.values() for shard in shards})
+    return missing[mesh.data_rank :: mesh.data_ranks]
 
 
 def _check_labels(rows: Any, name: str, classes: int) -> None:

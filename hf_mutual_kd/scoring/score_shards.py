@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,12 @@ def score_shards(
     folder: Path,
     *,
     manifest: dict[str, Any],
-    todo: dict[str, list[int]],
+    mine: Sequence[int],
     batch_size: int,
     workers: int,
     accelerator: Accelerator,
 ) -> None:
-    """This process' part of the missing shards, each written whole as soon as it is complete."""
-    missing = sorted({shard for shards in todo.values() for shard in shards})
-    mine = missing[accelerator.process_index :: accelerator.num_processes]
+    """The shards that are this process' own, each written whole as soon as it is complete."""
     size, total = manifest["shard_rows"], manifest["data"]["rows"]
     spans = [range(shard * size, min((shard + 1) * size, total)) for shard in mine]
     batches = [list(span[at : at + batch_size]) for span in spans for at in range(0, len(span), batch_size)]

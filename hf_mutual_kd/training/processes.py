@@ -16,12 +16,12 @@ from ..distillation.objective import Objective
 from ..errors import ConfigError, ResumeError
 from ..peers.cohort import Cohort
 from ..peers.launched import check_launch
+from ..peers.peer_mesh import PeerMesh
 from ..peers.sharding import check_sharded, layers_to_split, share_buffers, zero_with_graph
 from ..tasks.base import Task
 from .checkpoint_state import CohortState
 from .given_data import CohortData
 from .labelled_batches import share_sampler
-from .peer_mesh import PeerMesh
 from .repeated_rows import REPEATED, fresh_rows, without_repeats
 
 logger = logging.get_logger(__name__)

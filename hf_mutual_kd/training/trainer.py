@@ -25,6 +25,7 @@ from ..files import clear_staging
 from ..peers.cohort import Cohort
 from ..peers.first_look import look_at_rows
 from ..peers.launched import on_main_process
+from ..peers.peer_mesh import PeerMesh
 from ..peers.weights_hash import fingerprint
 from ..run_lock import claimed
 from ..scoring.score_table import plain_rows
@@ -36,7 +37,6 @@ from .host_features import check_arguments, check_callback, selection_of
 from .labelled_batches import check_share, share_stream
 from .objective_options import objective_for
 from .peer_bests import PeerBests
-from .peer_mesh import PeerMesh
 from .pre_flight import start_table
 from .processes import check_processes
 from .progress import CohortProgress

@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hf_mutual_kd import render
 from hf_mutual_kd.experiments.peak_memory import forget_peak, peak_memory
-from hf_mutual_kd.training.peer_mesh import PeerMesh
+from hf_mutual_kd.peers.peer_mesh import PeerMesh
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "multi_gpu.md"
 BEGIN, END = "<!-- bench_peer_parallel.py: begin -->", "<!-- end -->"

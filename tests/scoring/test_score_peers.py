@@ -23,6 +23,8 @@ from hf_mutual_kd import (
     margin_scores,
 )
 from hf_mutual_kd.cli import main as cli
+from hf_mutual_kd.peers.peer_mesh import PeerMesh
+from hf_mutual_kd.scoring import score_peers as scoring
 from hf_mutual_kd.scoring.score_peers import score_peers
 from hf_mutual_kd.scoring.score_shards import distribution
 from hf_mutual_kd.scoring.score_table import ScoreTable
@@ -228,6 +230,33 @@ def test_two_processes_make_the_same_table(make_cohort, tmp_path):
     one, two = (ScoreTable.load(tmp_path / name) for name in ("one", "two"))
     assert torch.equal(one.log_probs("cnx", torch.arange(20)), two.log_probs("cnx", torch.arange(20)))
     assert str(tmp_path) not in (tmp_path / "one" / "table.json").read_text()
+
+
+def test_processes_that_hold_some_peers_make_the_same_table(make_cohort, tmp_path, monkeypatch):
+    """A peer that nobody holds, or shards that two processes take for theirs, leave holes or are torn."""
+    rows, names = make_rows(30), ("vit", "cnx", "vit_2")
+    one = score(make_cohort(*names), rows, tmp_path / "one", shard_rows=4, keep="full")
+    there = []
+    for process in range(2):
+        cohort = make_cohort(*names)
+        mesh = PeerMesh.over(cohort, 2, process)
+        monkeypatch.setattr(scoring, "_mesh", lambda *given, mesh=mesh: mesh)
+        two = score(cohort, rows, tmp_path / "two", shard_rows=4, keep="full")
+        there.append({path.parent.name for path in (tmp_path / "two").glob("*/*.safetensors")})
+    assert there == [set(PeerMesh.over(make_cohort(*names), 2, 0).held), set(names)]
+    assert len(there[0]) in (1, 2)
+    assert (tmp_path / "one" / "index.parquet").read_bytes() == (tmp_path / "two" / "index.parquet").read_bytes()
+    for name in names:
+        assert one.log_probs(name, torch.arange(30)).equal(two.log_probs(name, torch.arange(30)))
+
+
+def test_peers_on_a_common_grid_are_scored_by_all_processes(make_cohort, tmp_path, monkeypatch):
+    """What is kept of a map depends on the others' sizes."""
+    cohort = make_cohort("vit", "cnx")
+    monkeypatch.setattr(cohort.task, "grid", "coarsest")
+    with pytest.raises(ConfigError, match="peer_parallel: these peers are scored on a grid"):
+        score(cohort, make_rows(4), tmp_path, peer_parallel=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_says_what_it_found(make_cohort, tmp_path, capsys):

@@ -14,7 +14,7 @@ from two_processes import launch, outcome
 
 from hf_mutual_kd import ConfigError, MutualKDConfig, PeerError, ResumeError
 from hf_mutual_kd.peers.loading import save_peer
-from hf_mutual_kd.training.peer_mesh import PeerMesh, place_peers
+from hf_mutual_kd.peers.peer_mesh import PeerMesh, place_peers
 from hf_mutual_kd.training.peer_states import joined, load_part, part_of
 
 TIMES = ("runtime", "per_second")
@@ -164,7 +164,7 @@ def test_processes_that_cannot_be_shared_out_are_refused(make_cohort, tmp_path, 
     args = MutualKDConfig(str(tmp_path), use_cpu=True, report_to="none", peer_parallel=True).resolved()
     assert not PeerMesh.of(args, make_cohort("vit", "cnx")).is_split
     monkeypatch.setattr(MutualKDConfig, "world_size", 5)
-    with pytest.raises(ConfigError, match="2 peers that learn cannot be placed on 5 processes"):
+    with pytest.raises(ConfigError, match="2 peers cannot be placed on 5 processes"):
         PeerMesh.of(args, make_cohort("vit", "cnx"))
     monkeypatch.setattr(MutualKDConfig, "world_size", 4)
     mesh = PeerMesh.of(args, make_cohort("vit", "cnx"))

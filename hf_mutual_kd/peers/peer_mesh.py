@@ -1,4 +1,4 @@
-"""Peers in parallel: which process of a training holds which peers, and whose rows it works on."""
+"""Peers in parallel: which process holds which peers, and on which rows it works."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch.utils.data import IterableDataset
 from ..config.training_config import MutualKDConfig
 from ..distillation.objective import Objective
 from ..errors import ConfigError
-from ..peers.cohort import Cohort
-from ..peers.exchange import Exchange
-from ..peers.quantization import count_parameters
+from .cohort import Cohort
+from .exchange import Exchange
+from .quantization import count_parameters
 
 DETACHED = (
     "detach 'none' moves teachers by their students' losses, and peer_parallel sends no gradients between processes; "
@@ -102,18 +102,28 @@ class PeerMesh:
             return cls([names], processes, args.process_index)
         check_peer_parallel(args, optimizers)
         frozen = [name for name, spec in cohort.specs.items() if spec.frozen]
-        learning = len(names) - len(frozen)
-        fitting = [places for places in range(1, learning + 1) if processes % places == 0]
-        if processes > 1 and fitting[-1] == 1:
-            raise ConfigError(
-                f"peer_parallel: {learning} peers that learn cannot be placed on {processes} processes, as no number "
-                f"from 2 to {learning} divides {processes}; start another number of processes, or leave it out"
-            )
-        sizes = {name: count_parameters(cohort.model_of(name)) for name in names}
-        mesh = cls(place_peers(sizes, frozen, fitting[-1]), processes, args.process_index)
+        mesh = cls.over(cohort, processes, args.process_index, frozen)
         if cohort.elsewhere and set(cohort.peers) != set(mesh.held):
             raise ConfigError("this cohort is spread over other processes already; load the peers anew")
         return mesh
+
+    @classmethod
+    def over(cls, cohort: Cohort, processes: int, process: int, frozen: Sequence[str] = ()) -> PeerMesh:
+        """
+        A mesh with as many places as can be, the peers shared out by the numbers of their weights.
+
+        Raises:
+            [`ConfigError`]: every process would hold all peers.
+        """
+        sizes = {name: count_parameters(cohort.model_of(name)) for name in cohort.names}
+        most, kind = len(sizes) - len(frozen), "peers that learn" if frozen else "peers"
+        places = max(count for count in range(1, most + 1) if processes % count == 0)
+        if processes > places == 1:
+            raise ConfigError(
+                f"peer_parallel: {most} {kind} cannot be placed on {processes} processes, as no number from 2 to "
+                f"{most} divides {processes}; start another number of processes, or leave it out"
+            )
+        return cls(place_peers(sizes, frozen, places), processes, process)
 
     @property
     def is_split(self) -> bool:
