@@ -37,6 +37,7 @@ bench: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/bench_dense.py $(ARGS)
 	$(BIN)/python tests/benchmarks/bench_saliency.py $(ARGS)
 	$(BIN)/python tests/benchmarks/bench_cost.py $(ARGS)
+	$(BIN)/python tests/benchmarks/bench_peer_parallel.py $(ARGS)
 
 gpu: $(VENV)/.test
 	$(BIN)/python tests/gpu/check.py $(ARGS)

@@ -16,15 +16,15 @@ from hf_mutual_kd.peers.launched import leave_together
 RUNS = {
     # Two peers on two data ranks, a short last batch, rows without labels, each peer's best.
     "plain": "load_best_model_at_end=1",
-    # Three peers on two places, of which one has two.
-    "share": "peers=vit,cnx,vit_2 teacher_source=frozen teacher_rule=mean gradient_accumulation_steps=2 control=1",
+    # Three peers on two places, of which one has two, and one only teaches; a gate and temperatures that are fitted.
+    "share": "peers=vit,cnx,vit_2 frozen=cnx teacher_source=frozen teacher_rule=gated calibrate=1 control=1 "
+    "gradient_accumulation_steps=2",
     # Four peers that share no rows with anybody, from a stream; averages, moments and a schedule for each of them.
     "four": "peers=vit,cnx,vit_2,cnx_2 teacher_source=ema streams=1 optim=adamw_torch lr_scheduler_type=linear",
-    "gated": "teacher_rule=gated calibrate=1 frozen=cnx peers=vit,cnx,vit_2 eval_strategy='no'",
 }
 """Options of [`distributed_run.train`]."""
-ROWS_OF_ONE = {"plain": 8, "share": 4, "four": 8, "gated": 8}
-DATA_RANKS = {"plain": 2, "share": 2, "four": 1, "gated": 2}
+ROWS_OF_ONE = {"plain": 8, "share": 4, "four": 8}
+DATA_RANKS = {"plain": 2, "share": 2, "four": 1}
 STILL = {"max_steps": 2, "learning_rate": 0.0, "batch_norm": "freeze", "eval_strategy": "no", "save_strategy": "no"}
 """Heads whose loss depends on their batch are measured, not moved."""
 
@@ -68,7 +68,6 @@ def main(out: Path, alone: Path) -> None:
     for run in RUNS:
         train(out / run, run, split=True)
     train(out / "resumed", "four", f"goes_on_from={out}/four", split=True)
-    train(out / "more", "four", f"goes_on_from={alone}/four", split=True)
     train_adapters(out / "adapters", alone / "base", split=True)
     measure_maps(out / "maps", split=True)
     leave_together()

@@ -103,13 +103,11 @@ def score_peers(
     if not KEEP.fullmatch(keep):
         raise ConfigError(f"keep must be none, 8bit, full or topk:K with K of 1 or more, got {keep!r}")
     check_numbers(batch_size=batch_size, workers=workers, shard_rows=shard_rows, max_bytes=max_bytes)
-    if not cohort.task.keeps_scores:
-        raise ConfigError(f"a score table holds one class or map of each row, and rows of {cohort.task.name} several")
+    _check_rows(cohort, plain_rows(rows), name)
     accelerator = accelerator or Accelerator()
     check_launch(accelerator.state)
     place = Path(folder)
     facts = {peer: peer_facts(cohort, peer) for peer in cohort.names}
-    _check_labels(plain_rows(rows), name, len(cohort.label_names))
     data = {"name": name, **row_facts_of(rows, cohort.label_names)}
     if "rows" not in data:
         raise DataError("every epoch draws other target frames: score rows.fixed_rows(), or rows.fixed_rows(epochs=E)")
@@ -166,9 +164,11 @@ def _shards_of(todo: dict[str, list[int]], mesh: PeerMesh) -> list[int]:
     return missing[mesh.data_rank :: mesh.data_ranks]
 
 
-def _check_labels(rows: Any, name: str, classes: int) -> None:
-    if isinstance(rows, Dataset) and not has_mask_column(rows) and classes:
-        check_classes(rows, name, classes)
+def _check_rows(cohort: Cohort, rows: Any, name: str) -> None:
+    if not cohort.task.keeps_scores:
+        raise ConfigError(f"a score table holds one class or map of each row, and rows of {cohort.task.name} several")
+    if isinstance(rows, Dataset) and not has_mask_column(rows) and cohort.label_names:
+        check_classes(rows, name, len(cohort.label_names))
 
 
 def peer_facts(cohort: Cohort, name: str) -> dict[str, Any]:
