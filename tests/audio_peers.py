@@ -5,7 +5,7 @@ import wave
 
 import numpy as np
 import torch
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, List, Value
 from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
@@ -105,10 +105,11 @@ def audio_rows(count: int, seed: int = 0, one_in: int = 1, several: bool = False
     for place in range(count):
         label, rate = place % len(SOUNDS), (8000, 16_000)[place % 2]
         made = made_sound(label, draw, rate, float(draw.uniform(0.4, 1.4)))
-        said = [label] if several else label if place % one_in == 0 else -1
+        said = label if place % one_in == 0 else -1
+        said = ([label] if said >= 0 else None) if several else said
         rows.append({"audio": {"bytes": wav_of(made, rate), "path": None}, "label": said})
     kind = ClassLabel(names=SOUNDS)
-    features = Features({"audio": FILE, "label": [kind] if several else kind})
+    features = Features({"audio": FILE, "label": List(kind) if several else kind})
     return Dataset.from_list(rows, features).cast_column("audio", Audio())
 
 

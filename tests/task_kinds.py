@@ -1,7 +1,7 @@
 """The tasks of one table of tests: for each its tiny peers and its rows, in memory and on disk."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -66,3 +66,14 @@ KINDS = {
         "data:image/jpeg",
     ),
 }
+SEVERAL = {
+    f"several {name}": replace(
+        KINDS[name],
+        task=f"multi-label-{name}-classification",
+        cohort=partial(KINDS[name].cohort, task=f"multi-label-{name}-classification"),
+        rows=partial(KINDS[name].rows, several=True),
+        save_rows=partial(KINDS[name].save_rows, several=True),
+    )
+    for name in ("text", "audio")
+}
+"""The same with several labels of each row."""

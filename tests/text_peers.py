@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -97,8 +97,8 @@ def save_text_peers(folder, kinds=("bert", "roberta"), names=TOPICS) -> dict[str
     return {kind: str(folder / kind) for kind in kinds}
 
 
-def text_rows(count: int, seed: int = 0, pairs: bool = False, one_in: int = 1) -> Dataset:
-    """Texts of 4 to 20 words, one of them of the topic; one in so many rows has its label."""
+def text_rows(count: int, seed: int = 0, pairs: bool = False, one_in: int = 1, several: bool = False) -> Dataset:
+    """Texts of 4 to 20 words, one of them of the topic; one in so many rows has its label, `several` in a list."""
     draw = np.random.default_rng(seed)
     rows = []
     for place in range(count):
@@ -106,8 +106,10 @@ def text_rows(count: int, seed: int = 0, pairs: bool = False, one_in: int = 1) -
         words = [str(word) for word in draw.choice(COMMON, int(draw.integers(3, 20)))]
         words.insert(int(draw.integers(0, min(4, len(words)))), str(draw.choice(WORDS[TOPICS[label]])))
         row = {"text": " ".join(words), "label": label if place % one_in == 0 else -1}
+        row |= {"label": [label] if place % one_in == 0 else None} if several else {}
         rows.append(row | ({"text_pair": "the " + str(draw.choice(WORDS[TOPICS[label]]))} if pairs else {}))
-    features = {"text": Value("string"), "label": ClassLabel(names=TOPICS)}
+    kind = ClassLabel(names=TOPICS)
+    features = {"text": Value("string"), "label": List(kind) if several else kind}
     return Dataset.from_list(rows, Features(features | ({"text_pair": Value("string")} if pairs else {})))
 
 
@@ -119,7 +121,7 @@ def save_text_rows(folder, **more) -> str:
     return str(folder)
 
 
-def text_cohort(kinds=("bert", "roberta"), still: bool = False) -> Cohort:
+def text_cohort(kinds=("bert", "roberta"), still: bool = False, task: str = "text-classification") -> Cohort:
     """A cohort of modules; `still` without dropout."""
     peers = {}
     for kind in kinds:
@@ -129,4 +131,4 @@ def text_cohort(kinds=("bert", "roberta"), still: bool = False) -> Cohort:
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0
         peers[kind] = LoadedPeer(model, tokenizer, PeerSpec(kind))
-    return Cohort(peers, "text-classification", label_names=TOPICS)
+    return Cohort(peers, task, label_names=TOPICS)

@@ -85,12 +85,12 @@ def mp4_of(frames: np.ndarray, rate: int = 8) -> bytes:
 
 
 def made_clip(label: int, draw: np.random.Generator, count: int = 12) -> np.ndarray:
-    """The law: a bright square of 10 pixels on a dark ground of 32 x 40 moves down, left or right."""
-    frames = np.full((count, 32, 40, 3), 30, np.uint8)
+    """The law: a bright square of 10 pixels on a dark ground of 32 x 48 moves down, left or right."""
+    frames = np.full((count, 32, 48, 3), 30, np.uint8)
     top, left = int(draw.integers(4, 12)), int(draw.integers(8, 20))
     down, right = [(1, 0), (0, -1), (0, 1)][label]
     for place, frame in enumerate(frames):
-        at = (top + down * place) % 22, (left + right * place) % 30
+        at = (top + down * place) % 22, (left + right * place) % 38
         frame[at[0] : at[0] + 10, at[1] : at[1] + 10] = draw.integers(180, 250, 3)
     return frames
 

@@ -366,11 +366,13 @@ class Experiment:
         weight = objective.weight if config.transfer_weight is None else config.transfer_weight
         trainer = self._trainer(config, specs, splits, objective.fresh(weight=weight))
         trainer.says_start = not self._reports_start
+        trainer.settle()
         trainer.measure_start(splits.test, "test")
         began = time.perf_counter()
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         seconds = time.perf_counter() - began
         self.broken += [f"{name} run, seed {seed}: {text}" for text in trainer.broken_peers()]
+        trainer.settle(folder)
         trainer.evaluate(splits.test, metric_key_prefix="test")
         arm = trainer.arm(name, "test", seconds)
         if self.state.is_main_process:

@@ -46,6 +46,7 @@ def measure_stages(trainer: MutualKDTrainer, test: Any, resume: bool) -> list[Ar
     done = folder / STAGES / ARMS
     if resume and done.is_file():
         return read_json(done, list[Arm])
+    trainer.settle()
     trainer.measure_start(test, "test")
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=True if resume and (folder / STAGES / FILE).is_file() else None)
@@ -56,8 +57,9 @@ def measure_stages(trainer: MutualKDTrainer, test: Any, resume: bool) -> list[Ar
     arms = []
     for what in stages.arms[1:]:
         stages.load(what)
-        trainer.evaluate(test, metric_key_prefix="test")
         name = {"mutual": "taught", "kept": KEPT}.get(what, what)
+        trainer.settle(folder_of(folder, name))
+        trainer.evaluate(test, metric_key_prefix="test")
         record: dict[str, Any] = {"seconds": seconds} | stages.record_of(what)
         if what not in ("mutual", "kept"):
             record["teachers"] = {}

@@ -301,6 +301,22 @@ class Task(Units):
     def evaluator(self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None) -> Evaluator:
         """A fresh evaluator; with the `start`'s it also counts flips."""
 
+    settles: ClassVar[bool] = False
+    """Whether something is fitted of trained peers, see [`Task.settle`]."""
+
+    def settle(self, measured: Evaluator, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """
+        What is fitted to validation rows once peers are trained, such as thresholds; later evaluations use it.
+
+        Args:
+            measured ([`Evaluator`]): which has seen the validation rows.
+            labels (`list[str]`): the classes.
+
+        Returns:
+            `dict`: of each peer what its `config.json` says of it, ready for JSON.
+        """
+        return {}
+
     def examples(self, before: Any, after: Any, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         """Draw a few test samples into the PNG `path`, for tasks whose words have a text on it.
 

@@ -50,6 +50,7 @@ class TaskExport(ABC):
     ):
         self.task, self.name, self.model = task, name, model
         self.collator = task.collator_class({name: processor}, on_bad_row=on_bad_row)
+        self.collator.label_names = labels
         self.own_ids = _own_ids(name, model, labels)
         self._size: tuple[int, ...] | None = None
 

@@ -33,6 +33,8 @@ class SpaceTask(ABC):
 
     score: ClassVar[str]
     """What the app calls the numbers that say who teaches."""
+    several = False
+    """Whether a visitor may say several classes."""
     thing: ClassVar[str] = "an image"
     """What a visitor gives."""
     unit: ClassVar[str] = "images"
@@ -76,7 +78,19 @@ class SpaceTask(ABC):
 
 
 class RowSpace(SpaceTask):
-    """A sample is a row."""
+    """
+    A sample is a row.
+
+    Args:
+        several (`bool`, *optional*, defaults to `False`): whether a row has several classes.
+    """
+
+    score = "margin of the truth: how far it is ahead of everything else, in nats"
+
+    def __init__(self, several: bool = False):
+        self.several = several
+        if several:
+            self.score = "mean log-likelihood of its labels, in nats"  # type: ignore[misc]
 
     def write_samples(
         self, run: RunRecord, rows: Any, peers: Sequence[Mapping[str, Any]], folder: Path, most: int
@@ -97,9 +111,11 @@ class RowSpace(SpaceTask):
         """Write one row into files whose names begin with `stem`."""
 
 
-def truth_of(row: Mapping[str, Any], labels: Sequence[str]) -> str | None:
-    """The name of a row's class; `None` where it has no label."""
+def truth_of(row: Mapping[str, Any], labels: Sequence[str]) -> str | list[str] | None:
+    """The name of a row's class, or those of several; `None` where it has no label."""
     label = row.get("label")
+    if isinstance(label, list | tuple):
+        return [one_line(labels[one]) for one in label]
     return one_line(labels[label]) if isinstance(label, int) and 0 <= label < len(labels) else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +65,29 @@ class CohortEvaluation(CohortProcesses):
         start = self._measure(self.get_eval_dataloader(dataset), None)[0]
         self.evaluations[metric_key_prefix].start = start
         return start.metrics
+
+    def settle(self, folder: Path | None = None) -> None:
+        """
+        Fit to the evaluation rows what the task fits of trained peers, for `evaluate` and their `config.json`.
+
+        Call it before each evaluation of test rows, that of the start too; recipes do.
+
+        Args:
+            folder (`Path`, *optional*): with the peers' folders, whose `config.json` is to say what was found; of
+                adapters, which have none, nothing is kept.
+        """
+        rows = self._main_eval_dataset()
+        if not self.task.settles or rows is None:
+            return
+        with torch.random.fork_rng():
+            measured = self._measure(self.get_eval_dataloader(rows), None)[0]
+        for name, facts in self.task.settle(measured.evaluator, self.cohort.label_names).items():
+            config: Any = getattr(self.cohort.peers[name], "config", None)
+            if folder is None or config is None:
+                continue
+            config.update(facts)
+            if self.is_world_process_zero() and (folder / name / "config.json").is_file():
+                config.save_pretrained(folder / name)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"

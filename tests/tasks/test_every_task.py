@@ -8,7 +8,8 @@ import kind_run
 import numpy as np
 import pytest
 import torch
-from task_kinds import KINDS
+from sklearn.metrics import f1_score
+from task_kinds import KINDS, SEVERAL
 from task_run import SETTINGS, check_resume
 from two_processes import outcome, two
 
@@ -16,6 +17,7 @@ from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec, expo
 from hf_mutual_kd.data.collator import undecoded
 from hf_mutual_kd.experiments.launch import train
 from hf_mutual_kd.reports.samples import SAMPLES_FILE, read_samples, write_samples
+from hf_mutual_kd.tasks.classification.multi_label_evaluator import fitted_thresholds
 from hf_mutual_kd.tasks.registry import make_task
 from hf_mutual_kd.tasks.run_splits import load_run_splits
 
@@ -31,7 +33,9 @@ FAST = {
     "learning_rate": 1e-2,
     "teacher_rule": "best",
 }
-every_kind = pytest.mark.parametrize("kind", KINDS)
+ALL = KINDS | SEVERAL
+every_kind = pytest.mark.parametrize("kind", ALL)
+of_one_label = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def runs(tmp_path_factory):
 
     def run_of(name):
         if name not in made:
-            kind, folder = KINDS[name], tmp_path_factory.mktemp(name)
+            kind, folder = ALL[name], tmp_path_factory.mktemp(name)
             peers, data = kind.save_peers(folder, kind.peers), kind.save_rows(folder / "data")
             words = ["--peers", *(f"{peer}={source}" for peer, source in peers.items()), "--dataset", data]
             fast = [word for option, value in FAST.items() for word in (f"--{option}", str(value))]
@@ -55,7 +59,7 @@ def runs(tmp_path_factory):
 @every_kind
 def test_cards_and_results_are_whole(kind, runs):
     """A trained peer whose card shows code of another task, or that the Hub files under another one."""
-    run, kind = runs(kind), KINDS[kind]
+    run, kind = runs(kind), ALL[kind]
     results = json.loads((run / "results.json").read_text())
     assert set(results["peers"]) == set(kind.peers)
     for name in kind.peers:
@@ -67,7 +71,7 @@ def test_cards_and_results_are_whole(kind, runs):
     assert Cohort.from_pretrained(run).task.name == kind.task
 
 
-@every_kind
+@of_one_label
 def test_the_page_shows_what_was_flipped(kind, runs):
     """Flips of which nobody sees or hears what they are."""
     run, kind = runs(kind), KINDS[kind]
@@ -83,10 +87,38 @@ def test_the_page_shows_what_was_flipped(kind, runs):
     assert write_report(run, task=task).read_text() == page
 
 
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_thresholds_are_fitted_on_validation_rows_and_kept(kind, runs):
+    """An F1 at thresholds of the test rows themselves, or a card that speaks of thresholds that nobody gets."""
+    run, kind = runs(kind), ALL[kind]
+    results = json.loads((run / "results.json").read_text())["peers"]
+    task = make_task(kind.task)
+    splits = load_run_splits(json.loads((run / "cohort.json").read_text()))
+    cohort = Cohort.from_pretrained(run)
+
+    def said_and_true(rows):
+        rows = list(undecoded(rows))
+        truth = np.zeros((len(rows), len(kind.labels)), bool)
+        for place, row in enumerate(rows):
+            truth[place, row["label"]] = True
+        return {name: one.numpy() for name, one in cohort.predict(rows).items()}, truth
+
+    (before, fits), (after, truth) = said_and_true(splits.validation), said_and_true(splits.test)
+    for name in kind.peers:
+        kept = json.loads((run / name / "config.json").read_text())["thresholds"]
+        expected = fitted_thresholds(before[name], fits)
+        np.testing.assert_allclose([kept[label] for label in kind.labels], expected, atol=2e-4)
+        found = results[name]["arms"]["mutual"]["metrics"]["fitted_F1"]
+        assert found == pytest.approx(
+            f1_score(truth, after[name] > expected, average="macro", zero_division=0), abs=1e-5
+        )
+        assert task.words.shown["fitted_F1"] in (run / name / "README.md").read_text()
+
+
 @every_kind
 def test_a_file_says_what_pytorch_says(kind, runs, tmp_path):
     """A file that takes other inputs than the processor makes, or answers otherwise."""
-    name = KINDS[kind].peers[0]
+    name = ALL[kind].peers[0]
     (one,) = export_peers(runs(kind), peers=[name], out=tmp_path, samples=8)
     assert one.measured["model.onnx"].agreement == 1.0
     assert one.measured["model.onnx"].accuracy == one.measured["pytorch"].accuracy is not None
@@ -118,7 +150,7 @@ def test_a_space_asks_the_peers(kind, runs, tmp_path, monkeypatch):
             sys.modules.pop(file.stem, None)
 
 
-@every_kind
+@of_one_label
 def test_resume_is_exact(kind, tmp_path):
     """Rows that come in another order, crop or length after an interruption."""
     kind = KINDS[kind]
@@ -131,7 +163,7 @@ def test_resume_is_exact(kind, tmp_path):
     check_resume(make_trainer, tmp_path, list(kind.cohort().names))
 
 
-@every_kind
+@of_one_label
 def test_adapters_are_trained_and_loaded_again(kind, tmp_path):
     """An adapter without a target in this kind of model, or a head that is chance whenever it is loaded."""
     kind = KINDS[kind]
@@ -149,7 +181,7 @@ def test_adapters_are_trained_and_loaded_again(kind, tmp_path):
 
 
 @pytest.mark.slow
-@every_kind
+@of_one_label
 @pytest.mark.parametrize("rows", [(), ("streams",)], ids=["rows", "streams"])
 def test_two_processes_train_as_one(kind, tmp_path, rows):
     """Batches that each process pads to another length, which cannot be joined or change what is learned."""

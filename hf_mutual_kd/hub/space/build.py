@@ -148,6 +148,7 @@ def _facts(
         "thing": task.thing,
         "rule": " ".join(filter(None, descriptions)),
         "score": task.score,
+        "several": task.several,
         "labels": [one_line(label) for label in run.labels],
         "peers": peers,
         "samples": samples,

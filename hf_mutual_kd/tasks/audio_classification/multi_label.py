@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from ..classification.export import SetPredictions
 from ..classification.multi_label import MultiLabel, SetCollator
 from ..classification.words import multi_label_words
+from ..exporting import TaskExport
+from ..space import SpaceTask
 from .collator import AudioCollator
+from .export import AudioExport
+from .space import AudioSpace
 from .task import AudioClassification
 from .words import WORDS
+
+
+class AudioSetExport(SetPredictions, AudioExport):
+    """As of one label."""
 
 
 class AudioSetCollator(SetCollator, AudioCollator):
@@ -20,3 +31,5 @@ class MultiLabelAudioClassification(MultiLabel, AudioClassification):
     words = multi_label_words(WORDS)
     option_kinds = ("parts", "clips")
     collator_class = AudioSetCollator
+    exporter: ClassVar[type[TaskExport] | None] = AudioSetExport
+    space: ClassVar[SpaceTask | None] = AudioSpace(several=True)

@@ -14,7 +14,6 @@ from .collator import LONGEST_SECONDS
 class AudioSpace(RowSpace):
     """A sound, at most 30 seconds of it, and the name of its label."""
 
-    score = "margin of the truth: how far it is ahead of everything else, in nats"
     thing = "a sound"
     unit = "sounds"
     files = (

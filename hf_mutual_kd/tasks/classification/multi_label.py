@@ -22,8 +22,8 @@ from ...reports.results_section import results_section, training_section
 from ...reports.teaching_section import teaching_section
 from ..base import Evaluator
 from ..exporting import TaskExport
-from ..space import SpaceTask
 from ..zero_shot import ZeroShot
+from .export import SetPredictions
 from .multi_label_evaluator import MultiLabelEvaluator
 from .task import Classification
 
@@ -55,8 +55,10 @@ class MultiLabel(MultiLabelUnits, Classification):
     keeps_scores = False
     collator_class = SetCollator
     report_sections = (results_section, training_section, teaching_section, making_section)
-    exporter: ClassVar[type[TaskExport] | None] = None
-    space: ClassVar[SpaceTask | None] = None
+    exporter: ClassVar[type[TaskExport] | None] = SetPredictions
+    settles = True
+    thresholds: Mapping[str, Sequence[float]] = {}
+    """Of each peer and class, once they were fitted, see [`Task.settle`]."""
 
     def configured(self, options: TransferOptions) -> MultiLabel:
         self.check_options(options)
@@ -134,4 +136,13 @@ class MultiLabel(MultiLabelUnits, Classification):
         self, peer_names: Sequence[str], num_classes: int, start: Evaluator | None = None
     ) -> MultiLabelEvaluator:
         start = start if isinstance(start, MultiLabelEvaluator) else None
-        return MultiLabelEvaluator(peer_names, num_classes, start)
+        made = MultiLabelEvaluator(peer_names, num_classes, start)
+        made.thresholds = self.thresholds
+        return made
+
+    def settle(self, measured: Evaluator, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+        self.thresholds = measured.settled() if isinstance(measured, MultiLabelEvaluator) else {}
+        return {
+            name: {"thresholds": {label: round(value, 4) for label, value in zip(labels, found, strict=True)}}
+            for name, found in self.thresholds.items()
+        }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -43,8 +43,39 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return found
 
 
+def fitted_thresholds(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """
+    For each class above which score a sample is said to have it, so that F1 is highest on these samples.
+
+    Args:
+        scores (`np.ndarray` of shape `[R, C]`): probabilities.
+        truth (`np.ndarray` of shape `[R, C]`, bool): whether the sample has the class.
+
+    Returns:
+        `np.ndarray` `[C]`: half way between two scores, of equally good ones the highest; 0.5 for a class that no
+        sample has.
+
+    Example:
+
+    ```python
+    >>> fitted_thresholds(np.array([[0.4], [0.3], [0.1]]), np.array([[True], [True], [False]]))
+    array([0.2])
+    ```
+    """
+    found = np.full(scores.shape[1], 0.5)
+    for column in np.flatnonzero(truth.any(0)):
+        order = np.argsort(-scores[:, column], kind="stable")
+        ranked, hits = scores[order, column].astype(np.float64), np.cumsum(truth[order, column])
+        ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        best = ends[np.argmax(2 * hits[ends] / (ends + 1 + hits[-1]))]
+        below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
+        found[column] = (ranked[best] + below) / 2
+    return found
+
+
 class MultiLabelEvaluator(Evaluator):
-    """Per peer: mAP, macro and micro F1 at 0.5, loss, flips of decisions, agreement; of the cohort the ensemble.
+    """Per peer: mAP, macro and micro F1 at 0.5, macro F1 at `thresholds` where they are given, right decisions, loss,
+    flips of decisions, agreement; of the cohort the ensemble.
 
     It holds what every peer says of every sample: `4 (N + 1) C` bytes each. Classes without a sample are left out of
     the means.
@@ -55,6 +86,7 @@ class MultiLabelEvaluator(Evaluator):
 
     def __init__(self, peer_names: Sequence[str], num_classes: int, start: MultiLabelEvaluator | None = None):
         self.peer_names, self.start = list(peer_names), start
+        self.thresholds: Mapping[str, Sequence[float]] = {}
         self.samples = self.labelled = 0
         self.rows = RememberedRows()
         self.single, self.units = SampleRecorder(), SampleRecorder(UNIT)
@@ -116,6 +148,15 @@ class MultiLabelEvaluator(Evaluator):
             for name, values in zip(self.peer_names, found, strict=True)
         }
 
+    def settled(self) -> dict[str, list[float]]:
+        """The thresholds of each peer, see [`fitted_thresholds`]; of nobody where there are no labels."""
+        if not self.labelled:
+            return {}
+        said, truth = np.concatenate(self.probs).swapaxes(0, 1), np.concatenate(self.truth)
+        return {
+            name: fitted_thresholds(one, truth).tolist() for name, one in zip(self.peer_names, said[:-1], strict=True)
+        }
+
     def compute(self) -> dict[str, dict[str, float]]:
         if not self.samples:
             raise DataError("an evaluation split has no rows")
@@ -133,6 +174,9 @@ class MultiLabelEvaluator(Evaluator):
             begins = "ensemble_" if name == "cohort" else ""
             results[name] |= {f"{begins}{key}": value for key, value in scores_of(said[:, index], truth).items()}
         for index, name in enumerate(self.peer_names):
+            if name in self.thresholds:
+                fitted = scores_of(said[:, index], truth, np.asarray(self.thresholds[name], np.float32))
+                results[name]["fitted_F1"] = fitted["F1"]
             results[name] |= {
                 "loss": float(self.loss[index] / self.labelled),
                 "expected_share": float(self.taught[index] / self.labelled),
@@ -143,9 +187,14 @@ class MultiLabelEvaluator(Evaluator):
         return results
 
 
-def scores_of(said: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """mAP, and F1 at 0.5, of one peer's probabilities `[R, C]`."""
-    yes = said > 0.5
+def scores_of(said: np.ndarray, truth: np.ndarray, above: float | np.ndarray = 0.5) -> dict[str, float]:
+    """mAP, and F1 and right decisions above a threshold, of one peer's probabilities `[R, C]`."""
+    yes = said > above
     counts = np.stack([(yes & truth).sum(0), yes.sum(0), truth.sum(0)])
     macro, micro = f1_of(counts)
-    return {"mAP": float(np.nanmean(average_precision(said, truth))), "F1": float(macro), "micro_F1": float(micro)}
+    return {
+        "mAP": float(np.nanmean(average_precision(said, truth))),
+        "F1": float(macro),
+        "micro_F1": float(micro),
+        "decisions": float((yes == truth).mean()),
+    }

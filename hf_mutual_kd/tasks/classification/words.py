@@ -41,14 +41,22 @@ def multi_label_words(words: TaskWords) -> TaskWords:
         words,
         title=f"{words.title} with several labels",
         metric="mAP",
-        shown={"mAP": "mAP, %", "F1": "F1 (macro), %", "micro_F1": "F1 (micro), %", "loss": "cross-entropy, nats"},
+        shown={
+            "mAP": "mAP, %",
+            "F1": "F1 (macro), %",
+            "fitted_F1": "F1 (macro) by fitted thresholds, %",
+            "micro_F1": "F1 (micro), %",
+            "decisions": "right decisions, %",
+            "loss": "cross-entropy, nats",
+        },
         hub_metrics={"mAP": ("average_precision", "Mean average precision"), "F1": ("f1", "F1 (macro)")},
         snippet=words.snippet.replace("top_k=3)", 'top_k=3, function_to_apply="sigmoid")'),
         snippets={},
-        kept="",
-        alike="",
+        kept="decisions",
+        alike="same decisions as PyTorch, %",
         by_class="Average precision",
-        note="mAP is the mean over the classes of the average precision; F1 counts a class as said where its sigmoid "
-        "is above 0.5, the macro one is the mean over the classes that occur. Flips are shares of all decisions, one "
-        "for each sample and class.",
+        note="mAP is the mean over the classes of the average precision. F1 counts a class as said where its sigmoid "
+        "is above 0.5, or its threshold of `thresholds` in config.json, which were fitted on validation rows, to "
+        "the F1 of each class; the macro one is the mean over the classes that occur. Flips are shares of all "
+        "decisions, one for each sample and class.",
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ..classification.multi_label import MultiLabel
 from ..classification.words import multi_label_words
+from ..space import SpaceTask
+from .space import ClassificationSpace
 from .task import ImageClassification
 from .words import WORDS
 
@@ -14,3 +18,4 @@ class MultiLabelImageClassification(MultiLabel, ImageClassification):
     name = "multi-label-image-classification"
     words = multi_label_words(WORDS)
     option_kinds = ("parts", "images")
+    space: ClassVar[SpaceTask | None] = ClassificationSpace(several=True)

@@ -15,7 +15,6 @@ from .model.configuration_encoder_classifier import EncoderClassifierConfig
 class ClassificationSpace(RowSpace):
     """An image and the name of its label."""
 
-    score = "margin of the truth: how far it is ahead of everything else, in nats"
     files = ("image_view.py", "classification_view.py")
 
     def check(self, name: str, config: Any) -> None:

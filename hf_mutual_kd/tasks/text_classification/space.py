@@ -16,7 +16,6 @@ LONGEST = 2_000
 class TextSpace(RowSpace):
     """A text, or a pair, and the name of its label."""
 
-    score = "margin of the truth: how far it is ahead of everything else, in nats"
     thing = "a text"
     unit = "texts"
     files = ("image_view.py", "classification_view.py", "text_view.py")

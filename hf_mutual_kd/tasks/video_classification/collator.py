@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,8 +14,6 @@ from .film import FILMS, Film
 
 FRAMES = 16
 """That a callable is given which does not say its `num_frames`."""
-DETAIL = 2
-"""Frames whose longer side is more than this many times what any peer sees are shrunk while they are decoded."""
 
 
 class VideoProcessors(PeerProcessors):
@@ -30,7 +27,7 @@ class VideoProcessors(PeerProcessors):
 
     def load(self, film: Film) -> Film:
         """A video with the frames of all peers."""
-        return film.loaded([frames_of(processor) for processor, _ in self.groups], self.max_side)
+        return film.loaded([frames_of(processor) for processor, _ in self.groups])
 
     def run(self, processor: Any, images: Sequence[Film]) -> dict[str, Tensor]:
         """
@@ -49,17 +46,6 @@ class VideoProcessors(PeerProcessors):
         # One by one, as sizes differ.
         made = [processor([one], do_sample_frames=False, return_tensors="pt") for one in frames]
         return {key: torch.cat([one[key] for one in made]) for key in made[0]}
-
-    @cached_property
-    def max_side(self) -> int | None:
-        """To which longer sides are shrunk while decoding; `None` where a peer does not say what it needs."""
-        sides = [max((value or 0 for value in _sizes(processor)), default=0) for processor, _ in self.groups]
-        return DETAIL * max(sides) if all(sides) else None
-
-
-def _sizes(processor: Any) -> list[int]:
-    sizes = [getattr(processor, name, None) for name in ("size", "crop_size")]
-    return [getattr(one, key, None) or 0 for one in sizes for key in ("height", "width", "shortest_edge")]
 
 
 def frames_of(processor: Any) -> int:

@@ -37,7 +37,6 @@ def video_file(row: Mapping[str, Any], folder: Path, stem: str) -> Path:
 class VideoSpace(RowSpace):
     """A video, as it is, and the name of its label."""
 
-    score = "margin of the truth: how far it is ahead of everything else, in nats"
     thing = "a video"
     unit = "videos"
     files = (

@@ -20,7 +20,7 @@ KINDS = ("videomae", "timesformer", "vivit", "vjepa2")
 
 def numbered(count: int = 16) -> bytes:
     """A video whose frames are as bright as their number says, darker at the left."""
-    frames = np.zeros((count, 32, 40, 3), np.uint8)
+    frames = np.zeros((count, 32, 48, 3), np.uint8)
     for number, frame in enumerate(frames):
         frame[:] = 20 + 12 * number
         frame[:, :20] = 0
@@ -53,7 +53,7 @@ def test_a_stretch_depends_on_seed_epoch_and_sample_alone():
     assert {one.box.mirrored for one in drawn} == {True, False}
     for one in drawn:
         shape = one.loaded([4]).shown(4).shape
-        assert 0.6 * 32 * 40 * 0.9 < shape[2] * shape[3] <= 32 * 40
+        assert 0.6 * 32 * 48 * 0.9 < shape[2] * shape[3] <= 32 * 48
     with pytest.raises(ConfigError, match="min_area"):
         SharedStretch(1.0, 0)
 

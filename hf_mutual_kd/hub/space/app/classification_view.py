@@ -14,7 +14,7 @@ from transformers import AutoModelForImageClassification
 from uploads import read_image
 from view import Given, Looks
 
-GUESSES = 3
+GUESSES, MOST_SHOWN = 3, 8
 
 
 @dataclass
@@ -25,11 +25,19 @@ class Guessed(Seen):
 
 
 class ClassificationView(ImageView):
-    """The truth is the index of a label."""
+    """The truth is the index of a label; with several labels per sample all their indices."""
 
     auto_models = (AutoModelForImageClassification,)
 
     def truth_input(self) -> Any:
+        if self.facts.get("several"):
+            return gr.CheckboxGroup(
+                self.facts["labels"],
+                value=None,
+                label="What it really is: all that you know",
+                elem_id="truth",
+                info="The truth decides who teaches; tick nothing where you do not know it.",
+            )
         return gr.Dropdown(
             self.facts["labels"],
             value=None,
@@ -38,9 +46,12 @@ class ClassificationView(ImageView):
             info="The truth decides who teaches.",
         )
 
-    def read(self, given: str | None, truth: str | None) -> Given:
-        labels = self.facts["labels"]
-        return Given(self.subject(given), labels.index(truth) if truth in labels else None)
+    def read(self, given: str | None, truth: Any) -> Given:
+        labels, subject = self.facts["labels"], self.subject(given)
+        if self.facts.get("several"):
+            said = truth if isinstance(truth, list) else []
+            return Given(subject, [labels.index(one) for one in said if one in labels] or None)
+        return Given(subject, labels.index(truth) if truth in labels else None)
 
     def subject(self, given: str | None) -> Any:
         """What a visitor gave, read."""
@@ -55,6 +66,8 @@ class ClassificationView(ImageView):
         labels, truth = self.facts["labels"], given.truth
         logits = model(**self.inputs(processor, given.subject)).logits[0].float()
         logits = logits if peer["columns"] is None else logits[peer["columns"]]
+        if self.facts.get("several"):
+            return self._see_several(logits, truth)
         best = logits.softmax(0).topk(min(GUESSES, len(labels)))
         guesses = [
             (labels[index], value) for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
@@ -66,22 +79,40 @@ class ClassificationView(ImageView):
             seen.right = float(guesses[0][0] == labels[truth])
         return seen
 
+    def _see_several(self, logits: torch.Tensor, truth: list[int] | None) -> Guessed:
+        """The sigmoids of the classes, the surest first."""
+        labels, shares = self.facts["labels"], logits.sigmoid()
+        best = shares.topk(min(MOST_SHOWN, len(labels)))
+        guesses = [(labels[at], value) for value, at in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+        seen = Guessed(float(torch.maximum(shares, 1 - shares).mean()), guesses=guesses)
+        if truth is not None:
+            wanted = torch.zeros_like(logits)
+            wanted[truth] = 1.0
+            seen.score = -float(torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted))
+            seen.right = float(((logits > 0) == (wanted > 0)).float().mean())
+        return seen
+
     def answer(self, given: Given, seen: Looks) -> list[str]:
-        right = None if given.truth is None else self.facts["labels"][given.truth]
+        if given.truth is None:
+            right = None
+        else:
+            several = given.truth if isinstance(given.truth, list) else [given.truth]
+            right = {self.facts["labels"][one] for one in several}
         who = teaching(self.ranking(seen, given.truth is not None))
         parts = [f"<section><h2>Who would teach whom</h2>{who}{rule_of(self.facts)}</section>"]
         for peer in self.facts["peers"]:
-            halves = beside(seen[peer["name"]], lambda one, when: bars(one, right))
+            halves = beside(seen[peer["name"]], lambda one, when: bars(one, right, bool(self.facts.get("several"))))
             parts.append(f"<section class=peer>{about(peer)}{halves}</section>")
         return parts
 
 
-def bars(seen: Guessed, right: str | None) -> str:
-    """The best guesses: ✓ or ✗ at the first, which is the answer; the truth is marked wherever it stands."""
+def bars(seen: Guessed, right: set[str] | None, several: bool = False) -> str:
+    """The best guesses: ✓ or ✗ at the answer, the first, or all that are said; the truth is marked wherever it is."""
     shown = []
     for place, (label, share) in enumerate(seen.guesses):
-        word = "hit" if label == right else ""
-        mark = "" if right is None or place else "✓ " if word else "✗ "
+        word = "hit" if right and label in right else ""
+        is_said = share > 0.5 if several else not place
+        mark = "" if right is None or not is_said else "✓ " if word else "✗ "
         shown.append(
             f'<li class="{word}"><span class=label>{mark}{html.escape(label)}</span>'
             f"<span class=track><i style=width:{100 * share:.1f}%></i></span><span>{percent(share)}</span></li>"
