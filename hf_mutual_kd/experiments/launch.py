@@ -35,7 +35,7 @@ class Way(NamedTuple):
 WAYS = {
     "image-classification": Way("Image classifiers that teach each other.", "embedded", ("classes", "images")),
     "text-classification": Way("Text classifiers that teach each other.", "embedded_text", ("classes",)),
-    "audio-classification": Way("Audio classifiers that teach each other.", None, ("classes", "clips")),
+    "audio-classification": Way("Audio classifiers that teach each other.", "embedded_audio", ("classes", "clips")),
     "video-classification": Way("Video classifiers that teach each other.", None, ("classes", "clips", "images")),
     "multi-label-image-classification": Way("Classifiers of images with several labels.", None, ("parts", "images")),
     "multi-label-text-classification": Way("Classifiers of texts with several labels.", None, ("parts",)),
