@@ -87,11 +87,13 @@ from .tasks.video_saliency.model.auto import VideoSaliencyModel as VideoSaliency
 from .tasks.video_saliency.model.auto import VideoSaliencyProcessor as VideoSaliencyProcessor
 from .tasks.video_saliency.model.modeling_video_saliency import VideoSaliencyOutput as VideoSaliencyOutput
 from .tasks.video_saliency.predict import predict_video as predict_video
+from .tasks.video_saliency.streaming import Streaming as Streaming
 from .tasks.video_saliency.streaming import cut_distance as cut_distance
 from .tasks.video_saliency.streaming import stream_saliency as stream_saliency
 from .tasks.video_saliency.task import VideoSaliency as VideoSaliency
 
 # Runs: what they found, to the Hub and back
+from .export.onnx import ExportCheck as ExportCheck
 from .export.onnx import export_peers as export_peers
 from .hub.calls import Patience as Patience
 from .hub.names import PushTarget as PushTarget

@@ -48,35 +48,42 @@ WEIGHT_DECAY = 1e-5
 QUICK_ROWS, QUICK_STEPS = 320, 2
 
 
-def train(
-    cohort: Cohort,
-    objective: Objective,
-    rows: Rows,
-    *,
-    batches: Sequence[Tensor],
-    learning_rate: float,
-    shifts: torch.Generator | None = None,
-    title: str = "",
-    validation: Rows | None = None,
-    rises: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class Course:
+    """What a cohort is trained on, and how.
+
+    Args:
+        rows ([`Rows`]): what it learns from; label -1 where there is none.
+        batches (tensors of shape `[B]`): row numbers.
+        learning_rate (`float`): at the first step.
+        shifts (`torch.Generator`, *optional*): moves images by up to one pixel; unset, inputs never change, so that
+            the outputs of frozen starts are computed once.
+        validation ([`Rows`], *optional*): what rules that are fitted are fitted on.
+        rises (`bool`, *optional*, defaults to `False`): let the weight of transfer rise to its value over the first
+            half of the steps.
+    """
+
+    rows: Rows
+    batches: Sequence[Tensor]
+    learning_rate: float
+    shifts: torch.Generator | None = None
+    validation: Rows | None = None
+    rises: bool = False
+
+
+def train(cohort: Cohort, objective: Objective, course: Course, title: str = "") -> None:
     """Train a cohort in place, in a plain loop: Adam, a cosine to 0, one step per batch.
 
     Args:
         cohort ([`Cohort`]): peers at their start.
         objective ([`Objective`]): what they are trained for.
-        rows ([`Rows`]): what they learn from; label -1 where there is none.
-        batches (tensors of shape `[B]`): row numbers.
-        learning_rate (`float`): at the first step.
-        shifts (`torch.Generator`, *optional*): moves images by up to one pixel; unset, inputs never change, so that
-            the outputs of frozen starts are computed once.
+        course ([`Course`]): rows, batches, learning rate.
         title (`str`): shown beside the progress bar.
-        validation ([`Rows`], *optional*): what rules that are fitted are fitted on.
-        rises (`bool`): let the weight of transfer rise to its value over the first half of the steps.
     """
+    rows, batches, shifts = course.rows, course.batches, course.shifts
     cohort.set_objective(objective)
-    if validation is not None:
-        fit(cohort, validation)
+    if course.validation is not None:
+        fit(cohort, course.validation)
     cached = None
     if cohort.starts is not None and shifts is None and objective.source.decay is None:
         pieces = rows.images.split(1_000)
@@ -85,13 +92,13 @@ def train(
         cohort.drop_starts()
     parameters = [weight for weights in cohort.peer_parameters().values() for weight in weights]
     parameters += [] if cohort.rule is None else list(cohort.rule.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = torch.optim.Adam(parameters, lr=course.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     cohort.train()
     for step, index in enumerate(tqdm(batches, desc=title, unit="step", leave=False), start=1):
         images = rows.images[index] if shifts is None else shift(rows.images[index], shifts)
         start_logits = None if cached is None else [one[index] for one in cached]
-        weight = objective.weight * (min(1.0, 2 * step / len(batches)) if rises else 1.0)
+        weight = objective.weight * (min(1.0, 2 * step / len(batches)) if course.rises else 1.0)
         output = cohort(
             peer_inputs=inputs(cohort, images),
             labels=rows.labels[index],
@@ -199,7 +206,7 @@ class Lab:
         shifts = torch.Generator().manual_seed(seed) if setting.augment else None
         objective = objective_of(plan.arm, plan.weight, labels=labelled > 0)
         title = f"{'+'.join(starts)} {plan.arm} seed {seed}"
-        train(cohort, objective, rows, batches=batches, learning_rate=plan.learning_rate, shifts=shifts, title=title)
+        train(cohort, objective, Course(rows, batches, plan.learning_rate, shifts), title)
         found = {peer: self.measure(model, starts[peer]) for peer, model in cohort.peers.items()}
         self.seconds[path.name] = round(time.monotonic() - began, 1)
         record = {"run": facts, "steps": len(batches), "seconds": self.seconds[path.name], "peers": found}

@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 from embedded.make_data import CLASS_NAMES
-from evidence import QUICK_ROWS, QUICK_STEPS, Lab, best, make_batches, train
+from evidence import QUICK_ROWS, QUICK_STEPS, Course, Lab, best, make_batches, train
 from evidence_data import FashionMNIST, Rows, load, load_digits
 from evidence_models import BATCH_SIZE, predict
 from evidence_settings import Plan as BatchPlan
@@ -39,6 +39,7 @@ from hf_mutual_kd import (
     Cohort,
     LoadedPeer,
     MutualKDError,
+    Objective,
     PeerSpec,
     __version__,
     complement,
@@ -81,17 +82,12 @@ class Hunt:
         rows, labelled = self._rows(regime)
         batches = make_batches(labelled, len(rows) - labelled, self._plan("mean", regime, len(rows)), seed)
         fitted = self.lab.data.validation if way.calibrate or way.rule == "class" else None
-        objective = way.objective(unlabelled=labelled < len(rows))
         return self._run(
             ("way", asdict(way), regime.labelled),
             peers,
             seed,
-            batches[: self._steps(regime)],
-            objective=objective,
-            rows=rows,
-            learning_rate=way.learning_rate,
-            validation=fitted,
-            rises=way.rises,
+            way.objective(unlabelled=labelled < len(rows)),
+            Course(rows, batches[: self._steps(regime)], way.learning_rate, validation=fitted, rises=way.rises),
         )
 
     def bar(self, regime: Regime, seed: int) -> dict[str, dict[str, float]]:
@@ -117,10 +113,8 @@ class Hunt:
             ("control", asdict(plain), regime.labelled),
             list(POOL),
             seed,
-            batches,
-            objective=plain.objective(),
-            rows=rows,
-            learning_rate=plain.learning_rate,
+            plain.objective(),
+            Course(rows, batches, plain.learning_rate),
         )
 
     def facts(self, pair: Sequence[str]) -> dict[str, dict[str, float | None]]:
@@ -176,10 +170,10 @@ class Hunt:
         return BatchPlan(arm, epochs, labels_alone=labels_alone)
 
     def _run(
-        self, what: tuple[Any, ...], peers: Sequence[str], seed: int, batches: list[Tensor], **training: Any
+        self, what: tuple[Any, ...], peers: Sequence[str], seed: int, objective: Objective, course: Course
     ) -> dict[str, dict[str, float]]:
         """One training, measured, or what is kept of it."""
-        facts = repr((what, list(peers), seed, len(batches)))
+        facts = repr((what, list(peers), seed, len(course.batches)))
         path = self.lab.folder / "hunt" / f"{hashlib.sha256(facts.encode()).hexdigest()[:20]}.json"
         if path.is_file():
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -189,7 +183,7 @@ class Hunt:
         models = {name: self.lab.model(POOL[name]) for name in peers}
         loaded = {name: LoadedPeer(model, None, PeerSpec(name)) for name, model in models.items()}
         cohort = Cohort(loaded, label_names=CLASS_NAMES)
-        train(cohort, batches=batches, title=f"{'+'.join(peers)} seed {seed}", **training)
+        train(cohort, objective, course, f"{'+'.join(peers)} seed {seed}")
         found = {name: self.lab.measure(model, POOL[name]) for name, model in cohort.peers.items()}
         seconds = round(time.process_time() - began, 1)
         path.parent.mkdir(exist_ok=True)

@@ -37,16 +37,14 @@ def run_export(options: ExportOptions) -> None:
     """Export, print the table, push where that was asked for, and fail where a file was refused."""
     if options.push and (options.out or not (Path(options.place) / "cohort.json").is_file()):
         raise ExportError("--push sends the peers of a run with the files in their folders: give RUN_DIR and no --out")
-    from ..export.onnx import export_peers
+    from ..export.onnx import ExportCheck, export_peers
 
     done = export_peers(
         options.place,
         int8=options.int8,
         peers=options.peers,
         out=options.out,
-        dataset=options.dataset,
-        samples=options.samples,
-        max_drop=options.max_drop / 100,
+        check=ExportCheck(options.samples, options.dataset, options.max_drop / 100),
     )
     print(export_table(done))
     if options.push:

@@ -74,7 +74,7 @@ def run_evaluate(options: EvaluateOptions) -> None:
     from ..files import write_json
     from ..tasks.video_saliency.data.map_files import read_map
     from ..tasks.video_saliency.metrics.scores import SaliencyScores
-    from ..tasks.video_saliency.score_folders import evaluate_folders, scores_table, without_nan
+    from ..tasks.video_saliency.score_folders import GroundTruth, evaluate_folders, scores_table, without_nan
 
     if options.json and not Path(options.json).absolute().parent.is_dir():
         raise DataError(f"--json {options.json}: no such folder; make it first")
@@ -92,13 +92,10 @@ def run_evaluate(options: EvaluateOptions) -> None:
     )
     result = evaluate_folders(
         options.predictions,
-        options.ground_truth,
+        GroundTruth(options.ground_truth, options.layout, options.videos, options.fixation_maxima),
         scores,
-        layout=options.layout,
         shuffled_pool=options.shuffled_pool,
-        videos=options.videos,
         on_bad_frame=options.on_bad_frame,
-        fixation_maxima=options.fixation_maxima,
     )
     print(scores_table(result))
     if options.json:
@@ -141,6 +138,7 @@ class PredictOptions:
 def run_predict(options: PredictOptions) -> None:
     """Predict every frame of a video, write overlay or maps, say how many frames there were."""
     from ..tasks.video_saliency.predict import check_out, predict_video
+    from ..tasks.video_saliency.streaming import Streaming
 
     check_out(options.out)
     model, processor = load_for_prediction(options.model, options.trust_remote_code, options.device)
@@ -150,10 +148,7 @@ def run_predict(options: PredictOptions) -> None:
         video=options.video,
         out=options.out,
         map_format=options.maps,
-        start=options.start,
-        stride=options.stride,
-        cut_threshold=options.cut_threshold,
-        batch_size=options.batch_size,
+        streaming=Streaming(options.start, options.stride, options.cut_threshold, options.batch_size),
     )
     print(f"{count} frames → {options.out}")
 

@@ -98,6 +98,7 @@ def _score(options: ScoreOptions, task: Task, accelerator: Any) -> ScoreTable:
     from ..peers.cohort import Cohort
     from ..peers.first_look import look_at_rows
     from ..scoring.score_peers import score_peers
+    from ..scoring.score_shards import Scoring
     from ..scoring.score_table import counted
 
     with accelerator.main_process_first():
@@ -113,20 +114,18 @@ def _score(options: ScoreOptions, task: Task, accelerator: Any) -> ScoreTable:
         named = ", ".join(sorted(cohort.new_heads))
         raise PeerError(f"score: {named} has no head, and what a new one answers is chance; train it first")
     look_at_rows(cohort, {options.split: getattr(splits, options.split)})
-    return score_peers(
-        cohort,
-        counted(getattr(splits, options.split)).fixed_rows(options.epochs),
-        options.out,
-        name=f"{splits.facts['name']}, {splits.facts['splits'][options.split]}",
-        keep=options.keep,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        shard_rows=options.shard_rows,
-        accelerator=accelerator,
-        peer_parallel=options.peer_parallel,
-        max_bytes=options.max_bytes,
-        announce=print,
+    scoring = Scoring(
+        f"{splits.facts['name']}, {splits.facts['splits'][options.split]}",
+        options.keep,
+        options.batch_size,
+        options.workers,
+        options.shard_rows,
+        options.max_bytes,
+        accelerator,
+        options.peer_parallel,
     )
+    rows = counted(getattr(splits, options.split)).fixed_rows(options.epochs)
+    return score_peers(cohort, rows, options.out, scoring, announce=print)
 
 
 def load_checked(options: ScoringOptions, split: str, labels: bool = True, task: Task | None = None) -> Splits:

@@ -13,7 +13,7 @@ from ..files import write_bytes
 from .score import ScoringOptions, load_checked
 
 if TYPE_CHECKING:
-    from ..scoring.scout.scout import Wanted
+    from ..scoring.scout.candidates import Wanted
 
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
@@ -78,6 +78,7 @@ def run_scout(options: ScoutOptions) -> None:
 def _scout(options: ScoutOptions, wanted: Wanted, accelerator: Any) -> None:
     from ..files import write_json
     from ..run_lock import LOCK
+    from ..scoring.score_shards import Scoring
     from ..scoring.scout.figure import scout_figure
     from ..scoring.scout.report import recipe_command, scout_table
     from ..scoring.scout.scout import STATE, Scout, draw_sample
@@ -94,17 +95,8 @@ def _scout(options: ScoutOptions, wanted: Wanted, accelerator: Any) -> None:
         raise ConfigError("the data set names no classes, by which models on the Hub could be recognised")
     rows = draw_sample(getattr(splits, options.split), options.samples, options.seed)
     name = f"{splits.facts['name']}, {splits.facts['splits'][options.split]}"
-    scout = Scout(
-        wanted,
-        rows,
-        splits.label_names,
-        folder=folder,
-        task=task,
-        accelerator=accelerator,
-        data_name=name,
-        batch_size=options.batch_size,
-        workers=options.workers,
-    )
+    scoring = Scoring(name, "full", options.batch_size, options.workers, accelerator=accelerator)
+    scout = Scout(wanted, rows, splits.label_names, folder=folder, task=task, scoring=scoring)
     report = scout.run()
     command = recipe_command(report, task.name, options.to_train())
     write_json(folder / "scout.json", {**report, "command": command})
@@ -116,8 +108,7 @@ def _scout(options: ScoutOptions, wanted: Wanted, accelerator: Any) -> None:
 
 def wanted_of(options: ScoutOptions) -> Wanted:
     """What the command line looks for."""
-    from ..scoring.scout.candidates import Limits
-    from ..scoring.scout.scout import Wanted
+    from ..scoring.scout.candidates import Limits, Wanted
 
     if not options.candidates and options.search is None:
         raise ConfigError(f"there is nobody to look at: give --candidates ID_OR_FOLDER …, or --search {options.task}")

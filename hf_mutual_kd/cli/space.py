@@ -39,15 +39,8 @@ def run_space(options: SpaceOptions) -> None:
     from ..hub.space.build import write_space
     from ..reports.terminal import size_of
 
-    pushed = find_pushed(options.run_dir, options.peers_from, options.peers) if options.peers_from else None
-    made = write_space(
-        options.run_dir,
-        options.out,
-        peers=options.peers,
-        pushed=pushed,
-        dataset=options.dataset,
-        samples=options.samples,
-    )
+    peers = find_pushed(options.run_dir, options.peers_from, options.peers) if options.peers_from else options.peers
+    made = write_space(options.run_dir, options.out, peers=peers, dataset=options.dataset, samples=options.samples)
     print(f"{made.folder}: {size_of(made.bytes)}")
     for note in made.notes:
         print(f"note: {note}")

@@ -46,7 +46,7 @@ class Recipe:
     given: dict[str, Any]
 
 
-def parse_recipe(
+def parse_recipe(  # noqa: PLR0913
     argv: list[str],
     option_classes: tuple[type, ...],
     load_config_class: Callable[[], type],

@@ -20,6 +20,7 @@ from ..data.splits import ROLES, Splits, found_in_words
 from ..distillation.objective import Objective
 from ..errors import ConfigError, ResumeError
 from ..files import read_json, write_bytes, write_json
+from ..hub.calls import HubCalls
 from ..hub.checkpoints import pull_checkpoint
 from ..hub.push import check_rights, push_run
 from ..peers.adapter_settings import with_adapters
@@ -298,7 +299,7 @@ class Experiment:
         if not isinstance(resume, str) or Path(resume).is_dir():
             return False
         if self.state.is_main_process:
-            pull_checkpoint(resume, self.folder, token=self.config.hub_token)
+            pull_checkpoint(resume, self.folder, calls=HubCalls(self.config.hub_token))
         self.state.wait_for_everyone()
         found: dict[str, Any] = {"resume_from_checkpoint": True}
         self.config = dataclasses.replace(self.config, **found)

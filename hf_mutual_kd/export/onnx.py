@@ -66,16 +66,37 @@ class Exported:
     measured: dict[str, Checked] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ExportCheck:
+    """What a file must show before it may stay.
+
+    Args:
+        samples (`int`, *optional*, defaults to 256): of the test split, the first ones.
+        dataset (`str`, *optional*): where the data set is, if not where the run had it.
+        max_drop (`float`, *optional*, defaults to 0.02): accuracy (of maps: of pixels; of saliency: CC) that int8 may
+            lose; without labels, the share of samples or pixels on which it may disagree with PyTorch, or what its
+            CC with PyTorch's densities may lack of 1.
+
+    Raises:
+        [`ConfigError`]: a number breaks its rule.
+    """
+
+    samples: int = 256
+    dataset: str | None = None
+    max_drop: float = 0.02
+
+    def __post_init__(self):
+        check_numbers(samples=self.samples, max_drop=self.max_drop)
+
+
 def export_peers(
     place: str | Path,
     *,
     int8: bool = False,
     peers: Sequence[str] | None = None,
     out: str | Path | None = None,
-    dataset: str | None = None,
-    samples: int = 256,
-    max_drop: float = 0.02,
     task: Task | None = None,
+    check: ExportCheck | None = None,
 ) -> list[Exported]:
     """
     Write the peers of a run, or one model folder, as ONNX.
@@ -93,18 +114,13 @@ def export_peers(
         peers (`list[str]`, *optional*): only these of the run.
         out (`str` or `Path`, *optional*): another folder, in which each peer gets one with its processor beside;
             `onnx/` in the peer's own folder when unset.
-        dataset (`str`, *optional*): where the data set is, if not where the run had it.
-        samples (`int`, *optional*, defaults to 256): of the test split, the first ones.
-        max_drop (`float`, *optional*, defaults to 0.02): accuracy (of maps: of pixels; of saliency: CC) that int8 may
-            lose; without labels, the share of samples or pixels on which it may disagree with PyTorch, or what its
-            CC with PyTorch's densities may lack of 1.
         task ([`Task`], *optional*): the run's, where it is none of [`TASKS`].
+        check ([`ExportCheck`], *optional*): on how many samples, and what int8 may lose.
 
     Returns:
         `list[Exported]`: also with files that were refused, which are deleted.
 
     Raises:
-        [`ConfigError`]: `samples` or `max_drop` breaks its rule.
         [`ExportError`]: packages are missing, no model here, a model that ONNX cannot hold,
             samples of several sizes, or float32 that differs from PyTorch.
 
@@ -118,13 +134,13 @@ def export_peers(
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ExportError(f"{', '.join(missing)} is missing; pip install 'hf-mutual-kd[onnx]'")
-    check_numbers(samples=samples, max_drop=max_drop)
+    check = check or ExportCheck()
     folders, record = _find(Path(place), peers)
     task = task or make_task(record["task"])
     if task.exporter is None:
         raise ExportError(f"{place}: peers for {task.name} are not exported")
-    splits = load_run_splits(record, dataset, task)
-    test = _first(splits.test, samples)
+    splits = load_run_splits(record, check.dataset, task)
+    test = _first(splits.test, check.samples)
     train = _first(splits.train, CALIBRATION) if int8 else None
     recipe = record.get("recipe") or {}
     done = []
@@ -143,7 +159,7 @@ def export_peers(
         peer = task.exporter(
             task, name, loaded.model, processor=loaded.processor, labels=labels, on_bad_row=on_bad_row
         )
-        done.append(export_peer(peer, target / FOLDER, test, train, max_drop))
+        done.append(export_peer(peer, target / FOLDER, test, train, check.max_drop))
     return done
 
 
@@ -185,7 +201,7 @@ def export_peer(
         place (`Path`): the folder of the files, which is replaced.
         test (`list[dict]`): rows that are looked at.
         train (`list[dict]`, *optional*): rows that an int8 file may be calibrated with; unset: there is no such file.
-        max_drop (`float`): as of [`export_peers`].
+        max_drop (`float`): as of [`ExportCheck`].
 
     Raises: as [`export_peers`].
     """

@@ -98,7 +98,13 @@ class HubCalls:
         size (`int`, *optional*, defaults to 0): bytes to transfer in all.
     """
 
-    def __init__(self, token: str | None, endpoint: str | None, patience: Patience | None = None, size: int = 0):
+    def __init__(
+        self,
+        token: str | None = None,
+        endpoint: str | None = None,
+        patience: Patience | None = None,
+        size: int = 0,
+    ):
         self.api = HfApi(endpoint=endpoint, token=token)
         self.patience = patience or Patience()
         deadline = self.patience.deadline_s

@@ -181,9 +181,7 @@ def pull_checkpoint(
     folder: str = LAST,
     *,
     revision: str | None = None,
-    token: str | None = None,
-    endpoint: str | None = None,
-    patience: Patience | None = None,
+    calls: HubCalls,
 ) -> Path:
     """Bring back a checkpoint that [`push_checkpoint`] pushed, with all peers as they were at that step.
 
@@ -192,9 +190,7 @@ def pull_checkpoint(
         into (`str` or `Path`): output folder of the run that shall resume.
         folder (`str`, *optional*, defaults to `"last-checkpoint"`): or `"checkpoint-N"`.
         revision (`str`, *optional*): branch, tag or commit of that repository.
-        token (`str`, *optional*): the one the user is logged in with when unset.
-        endpoint (`str`, *optional*): `HF_ENDPOINT`, or the public Hub, when unset.
-        patience ([`Patience`], *optional*): bounds of time.
+        calls ([`HubCalls`]): the Hub.
 
     Returns:
         `Path`: `into/checkpoint-N`, for `resume_from_checkpoint`; it appears whole or not at all.
@@ -202,7 +198,6 @@ def pull_checkpoint(
     Raises:
         [`HubError`]: there is no such checkpoint, it is damaged, or it exists in `into` already.
     """
-    calls = HubCalls(token, endpoint, patience)
     if folder != LAST and not CHECKPOINT.fullmatch(folder):
         raise HubError(f"folder must be {LAST} or checkpoint-N, got {folder!r}")
     home = _fetch(calls, repo_id, revision, folder)

@@ -24,8 +24,9 @@ from .adapters import is_adapter
 from .batch_norms import batch_norms, rest_on_single_values, resting_batch_norms
 from .cohort_output import CohortOutput
 from .cohort_record import peers_of_folder, with_names, write_record
+from .head_labels import HeadLabels
 from .held_peers import HeldPeers
-from .loading import LoadedPeer, load_peer, save_peer
+from .loading import Base, LoadedPeer, load_peer, save_peer
 from .prediction import predict
 from .sharding import without_zero3_init
 from .spec import PeerSpec, check_peer_names
@@ -130,18 +131,11 @@ class Cohort(HeldPeers):
         new_labels = list(label_names) if label_alignment == "new_head" and label_names else None
         if label_alignment == "new_head" and new_labels is None:
             raise LabelError("label_alignment='new_head' needs the data set's label names; give `label_names`")
-        bases: dict[Any, LoadedPeer] = {}
+        labels = HeadLabels(new_labels, label_names)
+        bases: dict[Any, Base] = {}
         with without_zero3_init():
             loaded = {
-                name: load_peer(
-                    name,
-                    peer,
-                    task,
-                    new_labels=new_labels,
-                    trust_remote_code=trust_remote_code,
-                    bases=bases,
-                    label_names=label_names,
-                )
+                name: load_peer(name, peer, task, labels=labels, trust_remote_code=trust_remote_code, bases=bases)
                 for name, peer in asked.items()
             }
         return cls(loaded, task, label_names=label_names, label_alignment="exact" if new_labels else label_alignment)

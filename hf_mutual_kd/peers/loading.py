@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -25,11 +25,12 @@ from ..files import read_json
 from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS
 from ..reports.reader_folder import READS
 from ..tasks.base import Task
-from ..tasks.new_heads import drawn_weights, is_headless
+from ..tasks.new_heads import drawn_weights
 from ..tasks.zero_shot import ZeroShot
 from .adapter_settings import read_setting
 from .adapters import add_adapter, is_adapter, load_adapter, save_adapter, saved_config
 from .config_files import input_channels, read_config
+from .head_labels import HeadLabels
 from .head_layers import check_drawn, drawn_layers, head_layers, head_weights, renew_head
 from .launched import written_here
 from .loading_errors import peer_errors
@@ -67,14 +68,11 @@ def load_peer(
     peer: str | Path | PeerSpec | nn.Module | LoadedPeer,
     task: Task,
     *,
-    new_labels: Sequence[str] | None = None,
+    labels: HeadLabels | None = None,
     trust_remote_code: bool = False,
-    bases: dict[Any, LoadedPeer] | None = None,
-    label_names: Sequence[str] | None = None,
+    bases: dict[Any, Base] | None = None,
 ) -> LoadedPeer:
     """Load one peer and check that it can take part; `bases` are those that adapters of other peers are on.
-
-    With `new_labels` it gets a new head for them. Without, an encoder that has no head gets one for `label_names`.
 
     Raises:
         [`PeerError`]: it does not exist, is gated, is of another task, has no processor, needs
@@ -89,57 +87,20 @@ def load_peer(
         if spec.peft is not None:
             raise PeerError(f"peer {name!r}: peft is for models of transformers; put adapters into your own function")
         return own_module(name, spec, make_module(name, spec.source, trust_remote_code), task)
-    labels = HeadLabels(new_labels, label_names)
+    labels = labels or HeadLabels()
     with peer_errors(name, spec):
         adapter = find_adapter(spec)
     if adapter is not None or spec.peft is not None:
-        return load_adapted(
-            name,
-            spec,
-            adapter,
-            task=task,
-            labels=labels,
-            trust_remote_code=trust_remote_code,
-            bases={} if bases is None else bases,
-        )
+        config, below, labels = base_of(name, spec, adapter, labels)
+        bases = {} if bases is None else bases
+        base = shared_base(bases, name, below, task, labels=labels, trust_remote_code=trust_remote_code)
+        return load_adapted(name, spec, adapter, config=config, base=base, is_classifier=task.has_classes)
     if spec.load_in_4bit or spec.load_in_8bit:
         raise PeerError(f"peer {name!r}: load_in_4bit and load_in_8bit are for bases of adapters; give --peft lora")
     loaded = load_checkpoint(name, spec, task, labels, trust_remote_code)
     check_trainable(name, loaded.spec, loaded.model)
     keep_layout(loaded.model)
     return loaded
-
-
-@dataclass(frozen=True)
-class HeadLabels:
-    """The classes of new heads: `renewed` for every peer, else `missing` for those that have no head."""
-
-    renewed: Sequence[str] | None = None
-    missing: Sequence[str] | None = None
-
-    def wanted(self, name: str, config: Any, task: Task) -> Sequence[str] | None:
-        """Those of a peer's new head, `None` where it keeps its own.
-
-        Raises:
-            [`PeerError`]: it needs a head, and nobody said for which classes.
-        """
-        if self.renewed is not None or not needs_head(config, task):
-            return self.renewed
-        if not self.missing and task.has_classes:
-            kind = (getattr(config, "architectures", None) or [config.model_type])[0]
-            raise PeerError(
-                f"peer {name!r} is a {kind}, which has no head; it gets a new one where the data set's label names "
-                "are known: give `label_names`, or a data set that names its classes"
-            )
-        return list(self.missing or ())
-
-
-def needs_head(config: Any, task: Task) -> bool:
-    """Whether a checkpoint is an encoder alone that the task can put a head on."""
-    architectures = getattr(config, "architectures", None) or []
-    if getattr(config, "auto_map", None) or task.architectures().intersection(architectures):
-        return False
-    return task.takes_encoder(config) and (is_headless(config) or not task.has_classes)
 
 
 def load_checkpoint(name: str, spec: PeerSpec, task: Task, labels: HeadLabels, trust_remote_code: bool) -> LoadedPeer:
@@ -195,52 +156,69 @@ def find_adapter(spec: PeerSpec) -> Path | None:
     return None
 
 
-def load_adapted(
+class Base(NamedTuple):
+    """A model that adapters are on, and the names of the layers of its head."""
+
+    peer: LoadedPeer
+    head: list[str]
+
+
+def base_of(name: str, spec: PeerSpec, adapter: Path | None, labels: HeadLabels) -> tuple[Any, PeerSpec, HeadLabels]:
+    """The setting of a peer's adapter, a new or a saved one, and what it is on: a model, with a head for labels."""
+    if adapter is None:
+        return read_setting(spec.peft or "lora"), replace(spec, peft=None), labels
+    if spec.peft is not None:
+        raise PeerError(f"peer {name!r}: {spec.source} is an adapter, which is trained on; leave peft out for it")
+    config = saved_config(name, adapter)
+    base_spec = replace(spec, source=str(config.base_model_name_or_path), revision=config.revision)
+    if labels.renewed is None and (adapter / LABELS).is_file():
+        names = json.loads((adapter / LABELS).read_text(encoding="utf-8"))
+        labels = HeadLabels([names[index] for index in sorted(names, key=int)])
+        base_spec = replace(base_spec, zero_shot=False)
+    if (adapter / READS).is_file():
+        read = read_json(adapter / READS, error=PeerError)
+        base_spec = replace(base_spec, prompt_templates=spec.prompt_templates or read.get("prompt_templates"))
+        labels = HeadLabels(labels.renewed, labels.missing or read.get("labels"))
+    return config, base_spec, labels
+
+
+def shared_base(
+    bases: dict[Any, Base],
     name: str,
-    spec: PeerSpec,
-    adapter: Path | None,
-    *,
+    base_spec: PeerSpec,
     task: Task,
+    *,
     labels: HeadLabels,
     trust_remote_code: bool,
-    bases: dict[Any, LoadedPeer],
-) -> LoadedPeer:
-    """A peer that trains an adapter, a new one or a saved one, on a base that peers over the same source share."""
-    if adapter is None:
-        config, base_spec = read_setting(spec.peft or "lora"), replace(spec, peft=None)
-    elif spec.peft is not None:
-        raise PeerError(f"peer {name!r}: {spec.source} is an adapter, which is trained on; leave peft out for it")
-    else:
-        config = saved_config(name, adapter)
-        base_spec = replace(spec, source=str(config.base_model_name_or_path), revision=config.revision)
-        if labels.renewed is None and (adapter / LABELS).is_file():
-            names = json.loads((adapter / LABELS).read_text(encoding="utf-8"))
-            labels = HeadLabels([names[index] for index in sorted(names, key=int)])
-            base_spec = replace(base_spec, zero_shot=False)
-        if (adapter / READS).is_file():
-            read = read_json(adapter / READS, error=PeerError)
-            base_spec = replace(base_spec, prompt_templates=spec.prompt_templates or read.get("prompt_templates"))
-            labels = HeadLabels(labels.renewed, labels.missing or read.get("labels"))
+) -> Base:
+    """The base that peers over the same source share; the first of them brings it into `bases`."""
     bits = (base_spec.load_in_4bit, base_spec.load_in_8bit)
     heads = (tuple(labels.renewed or ()), tuple(labels.missing or ()))
     reading = (base_spec.zero_shot, tuple(base_spec.prompt_templates or ()))
     key = (base_spec.source, base_spec.revision, base_spec.dtype, str(base_spec.processor), heads, bits, reading)
     if key not in bases:
-        bases[key] = load_checkpoint(name, base_spec, task, labels, trust_remote_code)
-        keep_layout(bases[key].model)
-    base = bases[key]
-    code = {"trust_remote_code": trust_remote_code}
-    head = [] if isinstance(base.model, ZeroShot) else head_layers(task, base.model.config, code)
-    check_head(name, base.model, head)
-    head = sorted({*head, *drawn_layers(base.model, base.drawn)})
-    model: Any = add_adapter(name, base.model, config, source=base.spec.source, revision=base.spec.revision, head=head)
-    model.is_relabelled = base.new_head and task.has_classes
+        peer = load_checkpoint(name, base_spec, task, labels, trust_remote_code)
+        keep_layout(peer.model)
+        code = {"trust_remote_code": trust_remote_code}
+        head = [] if isinstance(peer.model, ZeroShot) else head_layers(task, peer.model.config, code)
+        check_head(name, peer.model, head)
+        bases[key] = Base(peer, sorted({*head, *drawn_layers(peer.model, peer.drawn)}))
+    return bases[key]
+
+
+def load_adapted(
+    name: str, spec: PeerSpec, adapter: Path | None, *, config: Any, base: Base, is_classifier: bool
+) -> LoadedPeer:
+    """A peer that trains an adapter, a new one or a saved one, on a base."""
+    on, source, revision = base.peer, base.peer.spec.source, base.peer.spec.revision
+    model: Any = add_adapter(name, on.model, config, source=source, revision=revision, head=base.head)
+    model.is_relabelled = on.new_head and is_classifier
     if adapter is None:
-        return LoadedPeer(model, base.processor, replace(spec, revision=base.spec.revision), base.new_head)
+        return LoadedPeer(model, on.processor, replace(spec, revision=revision), on.new_head)
     load_adapter(name, model, adapter)
     check_finite(name, model)
     commit = adapter.name if COMMIT.fullmatch(adapter.name) else spec.revision
-    return LoadedPeer(model, base.processor, replace(spec, revision=commit))
+    return LoadedPeer(model, on.processor, replace(spec, revision=commit))
 
 
 def own_module(name: str, spec: PeerSpec, model: nn.Module, task: Task) -> LoadedPeer:

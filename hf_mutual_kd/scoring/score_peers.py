@@ -16,8 +16,6 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
-from ..config.options import MOST_KEPT
-from ..config.rules import check_numbers
 from ..data.collator import identified
 from ..data.columns import check_classes
 from ..data.fingerprint import labels_of
@@ -31,11 +29,10 @@ from ..peers.loading import LoadedPeer
 from ..peers.peer_mesh import PeerMesh
 from ..peers.weights_hash import fingerprint
 from ..run_lock import LOCK, claimed
-from .score_shards import RANKED, listen, read_scores, score_shards, scoring_collator
+from .score_shards import RANKED, Scoring, listen, read_scores, score_shards, scoring_collator
 from .score_table import (
     FORMAT,
     INDEX,
-    KEEP,
     MANIFEST,
     ScoreTable,
     check_fit,
@@ -46,22 +43,13 @@ from .score_table import (
     shard_path,
 )
 
-SHARD_ROWS = 2048
-
 
 def score_peers(
     cohort: Cohort,
     rows: Any,
     folder: str | os.PathLike[str],
+    scoring: Scoring | None = None,
     *,
-    name: str = "rows",
-    keep: str = "none",
-    batch_size: int = 64,
-    workers: int = 0,
-    shard_rows: int = SHARD_ROWS,
-    accelerator: Accelerator | None = None,
-    peer_parallel: bool = False,
-    max_bytes: int = MOST_KEPT,
     announce: Callable[[str], None] | None = None,
 ) -> ScoreTable:
     """
@@ -77,17 +65,7 @@ def score_peers(
         rows (`datasets.Dataset` or [`ClipRows`]): one split, as training will see it;
             of videos every frame that it may draw, see [`fixed_rows`].
         folder (`str` or `os.PathLike`): of the table.
-        name (`str`, *optional*): of the rows, for the record.
-        keep (`str`, *optional*, defaults to `"none"`): of each distribution keep nothing, the K most probable classes
-            and the mass of all others (`"topk:K"`), or everything (`"full"`), in fp16, or everything in one byte for
-            each class (`"8bit"`, see [`~eight_bits.pack`]); of maps at every cell of the grid on which the peers meet.
-        batch_size (`int`, *optional*, defaults to 64): rows that a process looks at together.
-        workers (`int`, *optional*, defaults to 0): processes that decode images.
-        shard_rows (`int`, *optional*, defaults to 2048): rows of a file; what an interruption can cost.
-        accelerator (`accelerate.Accelerator`, *optional*): device, processes and precision.
-        peer_parallel (`bool`, *optional*, defaults to `False`): of several processes, let each hold and score only
-            some of the peers, on all shards or on its part of them.
-        max_bytes (`int`, *optional*, defaults to 20,000,000,000): most that log-probabilities may take on disk.
+        scoring ([`Scoring`], *optional*): how, and what is kept.
         announce (`Callable`, *optional*): is told, in words, how much that will be, before the work begins.
 
     Returns:
@@ -98,27 +76,26 @@ def score_peers(
             every epoch would draw other rows.
         [`OutputFolderError`]: it holds something else, or another process writes into it.
         [`LabelError`]: a label is none of the peers' classes.
-        [`ConfigError`]: a value breaks its rule.
+        [`ConfigError`]: rows of this task cannot be kept, or what is to be kept would be too large.
     """
-    if not KEEP.fullmatch(keep):
-        raise ConfigError(f"keep must be none, 8bit, full or topk:K with K of 1 or more, got {keep!r}")
-    check_numbers(batch_size=batch_size, workers=workers, shard_rows=shard_rows, max_bytes=max_bytes)
-    _check_rows(cohort, plain_rows(rows), name)
-    accelerator = accelerator or Accelerator()
+    scoring = scoring or Scoring()
+    _check_rows(cohort, plain_rows(rows), scoring.name)
+    accelerator, keep = scoring.accelerator, scoring.keep
     check_launch(accelerator.state)
     place = Path(folder)
     facts = {peer: peer_facts(cohort, peer) for peer in cohort.names}
-    data = {"name": name, **row_facts_of(rows, cohort.label_names)}
+    data = {"name": scoring.name, **row_facts_of(rows, cohort.label_names)}
     if "rows" not in data:
         raise DataError("every epoch draws other target frames: score rows.fixed_rows(), or rows.fixed_rows(epochs=E)")
     together = cohort.task.grid is not None or (keep != "none" and bool(cohort.task.map_dims))
-    mesh = _mesh(cohort, accelerator, peer_parallel, together)
+    mesh = _mesh(cohort, accelerator, scoring.peer_parallel, together)
     manifest = {"format": FORMAT, "task": cohort.task.name, "data": data, "view": "none"}
-    manifest |= {"keep": keep, "precision": accelerator.mixed_precision, "shard_rows": shard_rows, "peers": facts}
+    manifest |= {"keep": keep, "precision": accelerator.mixed_precision}
+    manifest |= {"shard_rows": scoring.shard_rows, "peers": facts}
     manifest |= {"together": together} | ({} if cohort.task.grid is None else {"grid": cohort.task.grid})
     if keep != "none":
         manifest |= _kept(_only(cohort, mesh.held), rows, keep, accelerator)
-        size = _checked_size(manifest, max_bytes)
+        size = _checked_size(manifest, scoring.max_bytes)
         if announce is not None and accelerator.is_main_process:
             announce(size)
     with on_main_process(accelerator.state, claimed(place, "folder")):
@@ -129,16 +106,9 @@ def score_peers(
         todo = _unfinished(place, manifest, mesh.held)
         accelerator.wait_for_everyone()  # Nobody adds a shard while others still look for missing ones.
         if todo:
-            score_shards(
-                _only(cohort, list(todo)),
-                identified(rows),
-                place,
-                manifest=manifest,
-                mine=_shards_of(todo, mesh),
-                batch_size=batch_size,
-                workers=workers,
-                accelerator=accelerator,
-            )
+            cohort = _only(cohort, list(todo))
+            mine = _shards_of(todo, mesh)
+            score_shards(cohort, identified(rows), place, manifest=manifest, mine=mine, scoring=scoring)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _write_index(place, manifest, rows)

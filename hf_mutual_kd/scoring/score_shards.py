@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,54 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..config.options import MOST_KEPT
+from ..config.rules import check_numbers
 from ..data.collator import UNREADABLE, identified
 from ..distillation.eight_bits import pack
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..files import whole
 from ..peers.cohort import Cohort
-from .score_table import LOWEST, MAP_SCORES, SCORES, shard_path
+from .score_table import KEEP, LOWEST, MAP_SCORES, SCORES, shard_path
 
 RANKED = "ranked"
 """In the shards of maps: whether scores say who teaches a sample."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How rows are scored, and what is kept.
+
+    Args:
+        name (`str`, *optional*, defaults to `"rows"`): of the rows, for the record.
+        keep (`str`, *optional*, defaults to `"none"`): of each distribution keep nothing, the K most probable classes
+            and the mass of all others (`"topk:K"`), or everything (`"full"`), in fp16, or everything in one byte for
+            each class (`"8bit"`, see [`~eight_bits.pack`]); of maps at every cell of the grid on which the peers meet.
+        batch_size (`int`, *optional*, defaults to 64): rows that a process looks at together.
+        workers (`int`, *optional*, defaults to 0): processes that decode images.
+        shard_rows (`int`, *optional*, defaults to 2048): rows of a file; what an interruption can cost.
+        max_bytes (`int`, *optional*, defaults to 20,000,000,000): most that log-probabilities may take on disk.
+        accelerator (`accelerate.Accelerator`, *optional*): device, processes and precision.
+        peer_parallel (`bool`, *optional*, defaults to `False`): of several processes, let each hold and score only
+            some of the peers, on all shards or on its part of them.
+
+    Raises:
+        [`ConfigError`]: a value breaks its rule.
+    """
+
+    name: str = "rows"
+    keep: str = "none"
+    batch_size: int = 64
+    workers: int = 0
+    shard_rows: int = 2048
+    max_bytes: int = MOST_KEPT
+    accelerator: Accelerator = field(default_factory=Accelerator)
+    peer_parallel: bool = False
+
+    def __post_init__(self):
+        if not KEEP.fullmatch(self.keep):
+            raise ConfigError(f"keep must be none, 8bit, full or topk:K with K of 1 or more, got {self.keep!r}")
+        numbers = ("batch_size", "workers", "shard_rows", "max_bytes")
+        check_numbers(**{number: getattr(self, number) for number in numbers})
 
 
 def scoring_collator(cohort: Cohort) -> Any:
@@ -40,16 +80,16 @@ def score_shards(
     *,
     manifest: dict[str, Any],
     mine: Sequence[int],
-    batch_size: int,
-    workers: int,
-    accelerator: Accelerator,
+    scoring: Scoring,
 ) -> None:
     """The shards that are this process' own, each written whole as soon as it is complete."""
+    accelerator, batch_size = scoring.accelerator, scoring.batch_size
     size, total = manifest["shard_rows"], manifest["data"]["rows"]
     spans = [range(shard * size, min((shard + 1) * size, total)) for shard in mine]
     batches = [list(span[at : at + batch_size]) for span in spans for at in range(0, len(span), batch_size)]
     counted: Any = identified(rows)
-    loader = iter(DataLoader(counted, batch_sampler=batches, collate_fn=scoring_collator(cohort), num_workers=workers))
+    collator = scoring_collator(cohort)
+    loader = iter(DataLoader(counted, batch_sampler=batches, collate_fn=collator, num_workers=scoring.workers))
     was_training = cohort.training
     cohort.to(accelerator.device).eval()
     bar = tqdm(

@@ -47,7 +47,7 @@ class CohortRecords(CohortProcesses):
     control_arms: dict[str, Arm] | None = None
     """What was measured of the control by the prefix of the metrics, where one was trained."""
 
-    def push_to_hub(
+    def push_to_hub(  # noqa: PLR0913, as transformers' and push_run's
         self,
         commit_message: str | None = None,
         blocking: bool = True,

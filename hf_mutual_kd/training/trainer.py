@@ -45,7 +45,7 @@ from .run_state import refuse_links
 from .saving import CohortSaving
 from .stages import Stages
 from .start_cache import StartCache, cached_starts
-from .table_refresh import refreshed
+from .table_refresh import TableRefresh
 from .teacher_state import FollowPeers, fit_rule
 from .training_record import LogWithSaves, TrainingRecord
 from .updating import CohortUpdates
@@ -92,7 +92,7 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
     """What a training with teaching "auto" did, and the weights of each of its arms."""
     _resumed_at: float | None = None
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, as transformers'
         self,
         model: Cohort,
         args: MutualKDConfig,
@@ -256,15 +256,9 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         every = self.args.refresh_epochs
         if every is None or self.score_table is None:
             return
-        self.score_table = refreshed(
-            self.score_table,
-            self.cohort,
-            self.train_dataset,
-            run=self.folder,
-            epoch=epoch,
-            every=every,
-            accelerator=self.accelerator,
-            resumed_at=resumed_at,
+        refresh = TableRefresh(self.folder, every, self.accelerator)
+        self.score_table = refresh.table_of(
+            epoch, self.score_table, self.cohort, self.train_dataset, resumed_at=resumed_at
         )
         self.data_collator.teacher = TableTeacher(self.score_table, self.peer_names, self.objective)
 

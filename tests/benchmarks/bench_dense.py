@@ -33,7 +33,7 @@ from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 from hf_mutual_kd import SegmentationScores, transfer_loss
 from hf_mutual_kd.tasks.semantic_segmentation.collator import DenseCollator
 from hf_mutual_kd.tasks.semantic_segmentation.scores import image_scores
-from hf_mutual_kd.tasks.semantic_segmentation.transfer import mean_over_pixels
+from hf_mutual_kd.tasks.semantic_segmentation.transfer import Grid, mean_over_pixels
 from hf_mutual_kd.tasks.semantic_segmentation.view import DenseView
 
 CLASSES, IMAGES, PIXELS = 150, 4, 512
@@ -87,7 +87,7 @@ def run(case: Case, peers: list[Tensor], labels: Tensor) -> None:
     size = tuple(labels.shape[1:]) if case.at_label_size else None
     if case.work == "transfer":
         teacher = torch.arange(len(labels)) % len(peers)
-        loss = mean_over_pixels(pull, peers, teacher, labels, size=size, chunk_rows=case.chunk_rows)
+        loss = mean_over_pixels(pull, peers, teacher, labels, grid=Grid(size, chunk_rows=case.chunk_rows))
         loss.sum(dim=0).mean().backward()
     elif case.work == "scores":
         image_scores(peers, labels, size=size, chunk_rows=case.chunk_rows)

@@ -24,6 +24,7 @@ from transformers import ConvNextConfig
 
 from hf_mutual_kd import (
     ClipRows,
+    Streaming,
     VideoSaliencyConfig,
     VideoSaliencyModel,
     VideoSaliencyProcessor,
@@ -68,7 +69,7 @@ def framewise(size: tuple[int, int], widths: list[int], depths: list[int], chann
 def seconds_per_frame(model: VideoSaliencyModel, size: tuple[int, int], count: int) -> tuple[float, list[np.ndarray]]:
     """Time of a frame and the maps, after the first frame (which fills caches and allocates)."""
     processor = VideoSaliencyProcessor.for_model(model.config)
-    stream = stream_saliency(model, processor, frames=noise(count + 1, size), cut_threshold=None)
+    stream = stream_saliency(model, processor, frames=noise(count + 1, size), streaming=Streaming(cut_threshold=None))
     maps = [next(stream)]
     began = time.perf_counter()
     maps += stream

@@ -4,22 +4,18 @@ import inspect
 import math
 
 import pytest
-import torch
 
 import hf_mutual_kd as kd
 from hf_mutual_kd import ConfigError
 from hf_mutual_kd.config.rules import FUNCTIONS
-from hf_mutual_kd.scoring.score_peers import score_peers
+from hf_mutual_kd.scoring.score_shards import Scoring
 from hf_mutual_kd.tasks.audio_classification.collator import SharedCrop
 
 CALLS = {
-    "export_peers": (
-        lambda **given: kd.export_peers("no/run", **given),
-        {"max_drop": (math.nan, -0.1, 2), "samples": (0,)},
-    ),
+    "ExportCheck": (kd.ExportCheck, {"max_drop": (math.nan, -0.1, 2), "samples": (0,)}),
     "write_space": (lambda **given: kd.write_space("no/run", **given), {"samples": (-1,)}),
-    "score_peers": (
-        lambda **given: score_peers(None, None, "no/table", **given),
+    "Scoring": (
+        lambda **given: Scoring(accelerator=None, **given),
         {"workers": (-1,), "batch_size": (0, math.nan), "shard_rows": (0,), "max_bytes": (0,)},
     ),
     "Patience": (
@@ -40,10 +36,7 @@ CALLS = {
     "SharedView": (kd.SharedView, {"min_area": (0, 1.1, math.nan), "color_jitter": (-1,)}),
     "SharedCrop": (SharedCrop, {"seconds": (0, 31, math.nan)}),
     "ClipRows": (lambda **given: kd.ClipRows([None], **given), {"every": (0,)}),
-    "stream_saliency": (
-        lambda **given: kd.stream_saliency(torch.nn.Module(), None, frames=[], **given),
-        {"stride": (0,), "batch_size": (-2,), "cut_threshold": (-1, math.nan)},
-    ),
+    "Streaming": (kd.Streaming, {"stride": (0,), "batch_size": (-2,), "cut_threshold": (-1, math.nan)}),
     "PeerSpec": (lambda **given: kd.PeerSpec("x", **given), {"learning_rate": (-1, math.nan), "weight_decay": (-1,)}),
 }
 CASES = [

@@ -8,7 +8,7 @@ from conftest import LABELS, make_rows
 from recipe_run import argv, main
 from zero_shot_peers import write_reader
 
-from hf_mutual_kd import Cohort, export_peers
+from hf_mutual_kd import Cohort, ExportCheck, export_peers
 from hf_mutual_kd.cli.main import main as command
 from hf_mutual_kd.data.images import decode_image
 from hf_mutual_kd.hub.files import select
@@ -79,7 +79,7 @@ def test_what_is_pushed_is_whole(run, capsys):
 
 def test_the_onnx_file_answers_as_the_trained_classes(run, tmp_path):
     """A file of the two towers asks for texts; a classifier's file must hold the classes that were trained."""
-    done = export_peers(run, peers=["clip"], out=tmp_path, samples=6)
+    done = export_peers(run, peers=["clip"], out=tmp_path, check=ExportCheck(6))
     session = onnxruntime.InferenceSession(str(tmp_path / "clip" / "onnx" / "model.onnx"))
     assert [one.name for one in session.get_inputs()] == ["pixel_values"]
     cohort = Cohort.from_pretrained(run)

@@ -13,7 +13,15 @@ from PIL import Image
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from hf_mutual_kd import ConfigError, DataError, ExportError, ImageClassification, PeerSpec, export_peers, write_cards
+from hf_mutual_kd import (
+    DataError,
+    ExportCheck,
+    ExportError,
+    ImageClassification,
+    PeerSpec,
+    export_peers,
+    write_cards,
+)
 from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.cli.export import export_table
 from hf_mutual_kd.data.images import decode_image
@@ -57,7 +65,7 @@ def run(tmp_path_factory, _models):
 
 @pytest.fixture(scope="module")
 def exported(run):
-    return {one.peer: one for one in export_peers(run, int8=True, samples=30, max_drop=1.0)}
+    return {one.peer: one for one in export_peers(run, int8=True, check=ExportCheck(30, max_drop=1.0))}
 
 
 @pytest.mark.parametrize("name", ["vit", "cnn"])
@@ -142,7 +150,7 @@ def test_float32_that_differs_leaves_nothing(run, tmp_path, monkeypatch):
     """A wrong export beside a right model."""
     monkeypatch.setattr(export_checks, "TOLERANCE", 0.0)
     with pytest.raises(ExportError, match="other numbers than PyTorch .logits: largest difference .* allowed 0"):
-        export_peers(run, peers=["vit"], out=tmp_path, samples=9)
+        export_peers(run, peers=["vit"], out=tmp_path, check=ExportCheck(9))
     assert not list((tmp_path / "vit").glob("**/*.onnx"))
 
 
@@ -164,7 +172,7 @@ def test_an_int8_file_that_cannot_run_costs_only_itself(run, tmp_path, monkeypat
         return "dynamic"
 
     monkeypatch.setattr(module, "quantize", spoil)
-    (one,) = export_peers(run, peers=["vit"], out=tmp_path, samples=4, int8=True)
+    (one,) = export_peers(run, peers=["vit"], out=tmp_path, int8=True, check=ExportCheck(4))
     small = one.measured["model_int8.onnx"]
     assert (
         small.refused == "ONNX Runtime cannot run it (Load model from model_int8.onnx failed:Protobuf parsing failed.)"
@@ -222,7 +230,7 @@ def test_samples_of_several_sizes_are_refused(run, tmp_path):
 
 def test_a_model_folder_goes_elsewhere_with_its_processor(run, tmp_path):
     """A file without the preprocessing that it needs."""
-    (one,) = export_peers(run / "cnn", out=tmp_path, samples=4)
+    (one,) = export_peers(run / "cnn", out=tmp_path, check=ExportCheck(4))
     assert one.folder == tmp_path / "cnn" / "onnx"
     assert AutoImageProcessor.from_pretrained(tmp_path / "cnn").size == {"height": 16, "width": 16}
 
@@ -230,8 +238,7 @@ def test_a_model_folder_goes_elsewhere_with_its_processor(run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"samples": 0}, ConfigError, "samples must be 1 or more, got 0"),
-        ({"dataset": "no/where/here"}, DataError, "no/where/here"),
+        ({"check": ExportCheck(dataset="no/where/here")}, DataError, "no/where/here"),
         ({"place": "."}, ExportError, "neither a run .* nor a model folder"),
     ],
 )
@@ -248,7 +255,7 @@ def test_other_data_are_refused(run, tmp_path):
         tmp_path / "d"
     )
     with pytest.raises(DataError, match="is not the data of this run"):
-        export_peers(run, dataset=str(tmp_path / "d"))
+        export_peers(run, check=ExportCheck(dataset=str(tmp_path / "d")))
 
 
 def test_missing_packages_and_a_push_from_elsewhere_are_told_first(run, monkeypatch, capsys):

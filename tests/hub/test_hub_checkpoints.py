@@ -12,6 +12,7 @@ from conftest import make_rows
 from hub_run import BRISK, PUSHED, REPOS, TOKEN, contents, destination, write_record
 
 from hf_mutual_kd import HubError, MutualKDTrainer
+from hf_mutual_kd.hub.calls import HubCalls
 from hf_mutual_kd.hub.checkpoints import PushInBackground, pull_checkpoint, push_checkpoint
 
 
@@ -51,9 +52,8 @@ def test_training_resumes_exactly_from_a_pushed_checkpoint(hub, make_cohort, tmp
     assert {Path(name).suffix for name in names} <= {".json", ".safetensors"}
     assert [len(hub.commits(repo)) for repo in pushed.repositories.values()] == [2, 2]
     assert str(tmp_path).encode() not in hub.everything_received()
-    pulled = pull_checkpoint(
-        "ada/vit-shapes-mutual", tmp_path / "resumed", token=TOKEN, endpoint=hub.url, patience=BRISK
-    )
+    calls = HubCalls(TOKEN, hub.url, BRISK)
+    pulled = pull_checkpoint("ada/vit-shapes-mutual", tmp_path / "resumed", calls=calls)
     assert pulled == tmp_path / "resumed" / "checkpoint-3"
     ours, theirs = contents(checkpoint), contents(pulled)
     assert set(theirs) == set(ours)
@@ -74,11 +74,11 @@ def test_training_resumes_exactly_from_a_pushed_checkpoint(hub, make_cohort, tmp
     )
     assert contents(tmp_path / "whole" / "vit") == contents(tmp_path / "resumed" / "vit")
     with pytest.raises(HubError, match="checkpoint-3 exists already"):
-        pull_checkpoint("ada/vit-shapes-mutual", tmp_path / "resumed", token=TOKEN, endpoint=hub.url, patience=BRISK)
+        pull_checkpoint("ada/vit-shapes-mutual", tmp_path / "resumed", calls=calls)
     with pytest.raises(
         HubError, match="holds no checkpoint in last-checkpoint; give the repository of the cohort's fi"
     ):
-        pull_checkpoint("ada/cnx-shapes-mutual", tmp_path / "other", token=TOKEN, endpoint=hub.url, patience=BRISK)
+        pull_checkpoint("ada/cnx-shapes-mutual", tmp_path / "other", calls=calls)
 
 
 def fake_checkpoint(run: Path, step: int, **files: bytes) -> Path:

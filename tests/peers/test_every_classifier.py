@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 
 from hf_mutual_kd import Cohort, ImageClassification, LoadedPeer, PeerError, PeerSpec, RoleTaggingCollator, identified
 from hf_mutual_kd.distillation.label_alignment import ClassColumns
+from hf_mutual_kd.peers.head_labels import HeadLabels
 from hf_mutual_kd.peers.loading import load_peer, load_weights
 
 TASK = ImageClassification()
@@ -305,7 +306,7 @@ def test_every_class(kind, name, tmp_path, train_rows):
     other = load_peer("a", str(tmp_path / "base"), TASK)
     load_weights("a", other.model, tmp_path / "run" / "a")
     torch.testing.assert_close(said(other, inputs), said(peer, inputs))
-    renewed = load_peer("a", str(tmp_path / "base"), TASK, new_labels=["p", "q", "r", "s"])
+    renewed = load_peer("a", str(tmp_path / "base"), TASK, labels=HeadLabels(["p", "q", "r", "s"]))
     assert said(renewed, inputs).shape == (2, 4)
     adapted = PeerSpec(str(tmp_path / "base"), peft="lora")
     if case.no_adapter:

@@ -18,6 +18,7 @@ from transformers import (
 
 from hf_mutual_kd import ImageClassification, PeerError, PeerSpec, RoleTaggingCollator, identified
 from hf_mutual_kd.distillation.label_alignment import label_list
+from hf_mutual_kd.peers.head_labels import HeadLabels
 from hf_mutual_kd.peers.loading import load_peer, load_weights, save_peer
 from hf_mutual_kd.peers.spec import check_peer_names, parse_peers
 
@@ -252,7 +253,7 @@ def test_ids_that_are_none():
 
 def test_new_head(folder):
     """`new_head` on a peer with other labels."""
-    peer = load_peer("mine", str(folder), TASK, new_labels=["a", "b", "c", "d"])
+    peer = load_peer("mine", str(folder), TASK, labels=HeadLabels(["a", "b", "c", "d"]))
     assert label_list(peer.model.config) == ["a", "b", "c", "d"]
     assert peer.model.classifier.out_features == 4
 
@@ -337,6 +338,6 @@ def test_timm_peer_end_to_end(tmp_path):
 def test_new_labels_of_a_timm_peer_are_saved(tmp_path, labels):
     """The wrapper saves the names that it was loaded with: new classes under the old names."""
     tiny_timm().save_pretrained(tmp_path / "base")
-    peer = load_peer("mine", str(tmp_path / "base"), TASK, new_labels=labels)
+    peer = load_peer("mine", str(tmp_path / "base"), TASK, labels=HeadLabels(labels))
     save_peer(peer.model, peer.processor, tmp_path / "trained", None)
     assert label_list(load_peer("mine", str(tmp_path / "trained"), TASK).model.config) == labels

@@ -12,6 +12,7 @@ from saliency_peers import FRAME, VIDEO
 
 from hf_mutual_kd import TASKS, Cohort, PeerError, PeerSpec
 from hf_mutual_kd.distillation.label_alignment import label_list
+from hf_mutual_kd.peers.head_labels import HeadLabels
 from hf_mutual_kd.peers.loading import load_peer, save_peer
 
 VIT = {
@@ -62,8 +63,8 @@ def checkpoint(make, folder):
     return str(folder)
 
 
-def load(folder, task, **kwargs):
-    return load_peer("mine", folder, TASKS[task](), label_names=LABELS, **kwargs)
+def load(folder, task, new=None):
+    return load_peer("mine", folder, TASKS[task](), labels=HeadLabels(new, LABELS))
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -133,7 +134,7 @@ def test_what_is_refused(tmp_path):
         load(source, "image-classification")
     source = checkpoint(tiny_vit, tmp_path / "vit")
     with pytest.raises(PeerError, match="is a ViTForImageClassification, not a model for semantic-segmentation"):
-        load(source, "semantic-segmentation", new_labels=LABELS)
+        load(source, "semantic-segmentation", new=LABELS)
 
 
 def test_classes_of_other_sizes_are_the_heads_alone(tmp_path):
@@ -142,7 +143,7 @@ def test_classes_of_other_sizes_are_the_heads_alone(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"image_size": 3 * SIZE}))
     with pytest.raises(PeerError, match="lacks weights of its encoder .*position_embeddings"):
-        load(source, "image-classification", new_labels=["a", "b"])
+        load(source, "image-classification", new=["a", "b"])
 
 
 def test_cohort_says_whose_head_is_new(tmp_path):
@@ -178,7 +179,7 @@ def test_timm_checkpoints(tmp_path):
     source = timm_folder(tmp_path / "args", model, num_classes=5, model_args={"num_classes": 5})
     whole = load_peer("mine", source, TASKS["image-classification"]())
     assert (whole.model.config.num_labels, whole.new_head) == (5, False)
-    assert load(source, "image-classification", new_labels=LABELS).model.config.num_labels == len(LABELS)
+    assert load(source, "image-classification", new=LABELS).model.config.num_labels == len(LABELS)
     save_peer(whole.model, whole.processor, tmp_path / "saved", None)
     again = load_peer("mine", str(tmp_path / "saved"), TASKS["image-classification"]())
     torch.testing.assert_close(again.model.timm_model.state_dict(), model.state_dict(), rtol=0, atol=0)

@@ -11,6 +11,7 @@ from zero_shot_peers import KINDS, write_reader
 
 from hf_mutual_kd import TASKS, Cohort, MutualKDConfig, MutualKDTrainer, PeerError, PeerSpec
 from hf_mutual_kd.data.images import decode_image
+from hf_mutual_kd.peers.head_labels import HeadLabels
 from hf_mutual_kd.peers.loading import load_peer, save_peer
 
 IMAGES = [decode_image(row["image"]) for row in make_rows(4)]
@@ -24,7 +25,9 @@ def readers(tmp_path_factory):
 
 
 def load(source, **changes):
-    return load_peer("mine", PeerSpec(str(source), **changes), TASKS["image-classification"](), label_names=LABELS)
+    return load_peer(
+        "mine", PeerSpec(str(source), **changes), TASKS["image-classification"](), labels=HeadLabels(missing=LABELS)
+    )
 
 
 def logits_of(peer, images=IMAGES):
@@ -172,7 +175,7 @@ def test_whether_labels_are_read_is_said_and_never_guessed(readers, tmp_path, ca
     for wrong in (["a photo"], ["{} {}"], ["{name}"], ["{}", "{}"], []):
         with pytest.raises(PeerError, match="prompt_templates"):
             PeerSpec("x", prompt_templates=wrong)
-    renewed = load_peer("mine", readers["clip"], TASKS["image-classification"](), new_labels=["cat", "dog"])
+    renewed = load_peer("mine", readers["clip"], TASKS["image-classification"](), labels=HeadLabels(["cat", "dog"]))
     assert not renewed.new_head
     assert logits_of(renewed).shape == (4, 2)
 
@@ -183,5 +186,7 @@ def test_a_saved_reader_knows_its_names_and_templates(readers, tmp_path):
     save_peer(peer.model, peer.processor, tmp_path / "saved", None)
     again = load_peer("mine", str(tmp_path / "saved"), TASKS["image-classification"]())
     torch.testing.assert_close(logits_of(again), logits_of(peer))
-    others = load_peer("mine", str(tmp_path / "saved"), TASKS["image-classification"](), label_names=["x", "y"])
+    others = load_peer(
+        "mine", str(tmp_path / "saved"), TASKS["image-classification"](), labels=HeadLabels(missing=["x", "y"])
+    )
     assert list(others.model.config.id2label.values()) == ["x", "y"]

@@ -67,7 +67,7 @@ def test_control_is_plain_fine_tuning_of_each_peer_alone():
     rows = noise_rows(64)
     batches = evidence.make_batches(64, 0, Plan("control", 3), seed=1)
     alone = copy.deepcopy(models[1])
-    evidence.train(cohort_of(*models), objective_of("control"), rows, batches=batches, learning_rate=1e-2)
+    evidence.train(cohort_of(*models), objective_of("control"), evidence.Course(rows, batches, 1e-2))
     optimizer = torch.optim.Adam(alone.parameters(), lr=1e-2, weight_decay=1e-5)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     for index in batches:
@@ -86,7 +86,7 @@ def test_cached_start_outputs_change_nothing():
     rows = noise_rows(40, labelled=16)
     batches = evidence.make_batches(16, 24, Plan("mean", 2), seed=0)
     cached, live = copy.deepcopy(models), copy.deepcopy(models)
-    evidence.train(cohort_of(*cached), objective_of("mean"), rows, batches=batches, learning_rate=1e-2)
+    evidence.train(cohort_of(*cached), objective_of("mean"), evidence.Course(rows, batches, 1e-2))
     cohort = cohort_of(*live)
     cohort.set_objective(objective_of("mean"))
     optimizer = torch.optim.Adam([w for m in live for w in m.parameters()], lr=1e-2, weight_decay=1e-5, fused=True)

@@ -26,7 +26,7 @@ from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.peers.peer_mesh import PeerMesh
 from hf_mutual_kd.scoring import score_peers as scoring
 from hf_mutual_kd.scoring.score_peers import score_peers
-from hf_mutual_kd.scoring.score_shards import distribution
+from hf_mutual_kd.scoring.score_shards import Scoring, distribution
 from hf_mutual_kd.scoring.score_table import ScoreTable
 
 
@@ -36,7 +36,9 @@ def cpu() -> Accelerator:
 
 
 def score(cohort, rows, folder, **options):
-    return score_peers(cohort, rows, folder, **{"batch_size": 7, "shard_rows": 20, "accelerator": cpu()} | options)
+    return score_peers(
+        cohort, rows, folder, Scoring(**{"batch_size": 7, "shard_rows": 20, "accelerator": cpu()} | options)
+    )
 
 
 def direct(cohort, rows):

@@ -29,6 +29,7 @@ from hf_mutual_kd import (
 )
 from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED
 from hf_mutual_kd.scoring.score_peers import score_peers
+from hf_mutual_kd.scoring.score_shards import Scoring
 from hf_mutual_kd.scoring.score_table import ScoreTable
 from hf_mutual_kd.scoring.table_teacher import TableCollator, TableTeacher
 
@@ -45,9 +46,8 @@ def rows(train_rows):
 
 @pytest.fixture
 def table(make_cohort, rows, tmp_path):
-    return score_peers(
-        make_cohort("vit", "cnx", "cnn"), rows, tmp_path / "t", keep="full", shard_rows=20, accelerator=cpu()
-    )
+    scoring = Scoring(keep="full", shard_rows=20, accelerator=cpu())
+    return score_peers(make_cohort("vit", "cnx", "cnn"), rows, tmp_path / "t", scoring)
 
 
 def objective(rule=BestRule, **changes):
@@ -95,7 +95,7 @@ def test_targets_are_what_frozen_teachers_in_memory_would_say(make_cohort, table
 def test_nobody_teaches_at_a_tie(make_cohort, rows, tmp_path):
     """Two equal peers: a target from either would be an arbitrary pull."""
     cohort = make_cohort("vit_a", "vit_b")
-    table = score_peers(cohort, rows, tmp_path / "tie", keep="full", accelerator=cpu())
+    table = score_peers(cohort, rows, tmp_path / "tie", Scoring(keep="full", accelerator=cpu()))
     given = TableTeacher(table, ["vit_a"], objective())(torch.arange(1, 5))
     assert (given["roles"] == NOBODY).all()
     assert not given["table"]["taught"].any()
@@ -124,7 +124,7 @@ def test_tables_that_cannot_be_used_are_refused(table, make_cohort, rows, tmp_pa
         table.teachers("all")
     with pytest.raises(ConfigError, match="margin, loss, confidence"):
         table.scores("entropy")
-    plain = score_peers(make_cohort("vit"), rows, tmp_path / "plain", accelerator=cpu())
+    plain = score_peers(make_cohort("vit"), rows, tmp_path / "plain", Scoring(accelerator=cpu()))
     with pytest.raises(DataError, match="--keep full"):
         plain.log_probs("vit", torch.tensor([0]))
     (table.folder / "vit" / "shard-00001.safetensors").write_bytes(b"torn")

@@ -13,7 +13,16 @@ from task_kinds import KINDS, SEVERAL
 from task_run import SETTINGS, check_resume
 from two_processes import outcome, two
 
-from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec, export_peers, write_report, write_space
+from hf_mutual_kd import (
+    Cohort,
+    ExportCheck,
+    MutualKDConfig,
+    MutualKDTrainer,
+    PeerSpec,
+    export_peers,
+    write_report,
+    write_space,
+)
 from hf_mutual_kd.data.collator import undecoded
 from hf_mutual_kd.experiments.launch import train
 from hf_mutual_kd.reports.samples import SAMPLES_FILE, read_samples, write_samples
@@ -119,7 +128,7 @@ def test_thresholds_are_fitted_on_validation_rows_and_kept(kind, runs):
 def test_a_file_says_what_pytorch_says(kind, runs, tmp_path):
     """A file that takes other inputs than the processor makes, or answers otherwise."""
     name = ALL[kind].peers[0]
-    (one,) = export_peers(runs(kind), peers=[name], out=tmp_path, samples=8)
+    (one,) = export_peers(runs(kind), peers=[name], out=tmp_path, check=ExportCheck(8))
     assert one.measured["model.onnx"].agreement == 1.0
     assert one.measured["model.onnx"].accuracy == one.measured["pytorch"].accuracy is not None
 

@@ -29,6 +29,7 @@ from hf_mutual_kd import (
 from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.distillation.roles import NOBODY, UNDECIDED
 from hf_mutual_kd.scoring.score_peers import score_peers
+from hf_mutual_kd.scoring.score_shards import Scoring
 from hf_mutual_kd.scoring.score_table import ScoreTable, counted
 from hf_mutual_kd.scoring.table_teacher import epochs_of
 from hf_mutual_kd.tasks.video_saliency.data.clip_rows import unit_parts
@@ -59,9 +60,9 @@ def still(rows, epochs=EPOCHS):
     return rows.fixed_rows(epochs) if isinstance(rows, ClipRows) else rows
 
 
-def score(cohort, rows, folder, **options):
+def score(cohort, rows, folder, announce=None, **options):
     options = {"batch_size": 3, "shard_rows": 4, "accelerator": Accelerator(cpu=True)} | options
-    return score_peers(cohort, still(rows), folder, **options)
+    return score_peers(cohort, still(rows), folder, Scoring(**options), announce=announce)
 
 
 def trainer_of(case, cohort, folder, **changes):
@@ -247,11 +248,12 @@ def test_clips_that_the_run_will_draw_have_to_be_there(tmp_path):
     """Epochs draw other frames: a table of the first two would leave the third to chance, unsaid."""
     case = CASES["saliency"]
     with pytest.raises(DataError, match=r"score rows\.fixed_rows\(\)"):
-        score_peers(case.cohort(), case.rows(), tmp_path / "t", accelerator=Accelerator(cpu=True))
+        score_peers(case.cohort(), case.rows(), tmp_path / "t", Scoring(accelerator=Accelerator(cpu=True)))
     table = score(case.cohort(), case.rows(), tmp_path / "t")
     with pytest.raises(DataError, match=r"target frames that 5 epochs draw with seed 0.* --epochs 5"):
         trainer_of(case, case.cohort(), tmp_path / "run", score_table=str(table.folder), num_train_epochs=5)
-    whole = score_peers(case.cohort(), case.rows().fixed_rows(), tmp_path / "all", accelerator=Accelerator(cpu=True))
+    scoring = Scoring(accelerator=Accelerator(cpu=True))
+    whole = score_peers(case.cohort(), case.rows().fixed_rows(), tmp_path / "all", scoring)
     assert len(whole) == 60
     trainer_of(case, case.cohort(), tmp_path / "run", score_table=str(whole.folder), num_train_epochs=5)
     shared = torch.searchsorted(whole.sample_ids, table.sample_ids)

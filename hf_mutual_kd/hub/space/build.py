@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
@@ -55,8 +55,7 @@ def write_space(
     run_dir: str | Path,
     out: str | Path | None = None,
     *,
-    peers: Sequence[str] | None = None,
-    pushed: dict[str, tuple[str, str]] | None = None,
+    peers: Sequence[str] | Mapping[str, tuple[str, str]] | None = None,
     dataset: str | None = None,
     samples: int = MOST_SAMPLES,
     task: Task | None = None,
@@ -64,15 +63,15 @@ def write_space(
     """
     Write a folder that is a whole Space: the app, its requirements, `README.md`, `data/`.
 
-    A peer's start comes from the Hub at the commit that the run used; a start that was a folder, and a peer that is
-    not said to be `pushed`, is copied into `data/peers/`, weights and configuration only.
+    A peer's start comes from the Hub at the commit that the run used; a start that was a folder, and a peer of which
+    no repository is said, is copied into `data/peers/`, weights and configuration only.
 
     Args:
         run_dir (`str` or `Path`): a run that has ended.
         out (`str` or `Path`, *optional*): the folder, replaced where it is an earlier Space; `space/` in the run when
             unset.
-        peers (`list[str]`, *optional*): only these.
-        pushed (`dict[str, tuple[str, str]]`, *optional*): Hub id and commit of peers that are fetched from there.
+        peers (`list[str]` or `dict[str, tuple[str, str]]`, *optional*): only these; by name with the Hub id and commit
+            that each is fetched from, see [`find_pushed`].
         dataset (`str`, *optional*): where the data set is now, for the samples; as the run had it when unset.
         samples (`int`, *optional*, defaults to 12): test samples that visitors can pick, flipped ones first; 0 for
             none, which needs no data.
@@ -99,7 +98,8 @@ def write_space(
     part = task.space
     if part is None:
         raise OutputFolderError(f"{run_dir}: there is no Space for {task.name} yet")
-    names = choose_peers(run, peers)
+    names = choose_peers(run, None if peers is None else list(peers))
+    pushed = peers if isinstance(peers, Mapping) else {}
     place = Path(out) if out else run.folder / FOLDER
     if place.exists() and not (place / DATA / "facts.json").is_file():
         raise OutputFolderError(f"{place} is in use and no earlier Space; choose another folder with --out")
@@ -109,7 +109,7 @@ def write_space(
         (folder / DATA).mkdir()
         part.write_app(folder)
         configs = {name: _config(run, name, part) for name in names}
-        ends = {name: _end(run, name, folder, (pushed or {}).get(name), part) for name in names}
+        ends = {name: _end(run, name, folder, pushed.get(name), part) for name in names}
         described = [
             _describe(run, name, folder, config=config, end=ends[name], made=made) | part.peer_facts(run.folder / name)
             for name, config in configs.items()

@@ -52,6 +52,32 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """
+    What is looked for.
+
+    Args:
+        model (`str`): mine, `ID_OR_FOLDER[@REVISION]`.
+        candidates (`list[str]`): Hub ids or folders.
+        search (`str`, *optional*): words in the names of models on the Hub, or the task's name for all of its models.
+        limit (`int`): candidates that a search should bring.
+        limits ([`Limits`]): what a candidate may be.
+        deadline_s (`float`, *optional*): seconds after which no further candidate is begun.
+        budget (`int`, *optional*): parameters of all partners together.
+        label_alignment (`str`): as in recipes.
+    """
+
+    model: str
+    candidates: list[str] = field(default_factory=list)
+    search: str | None = None
+    limit: int = 20
+    limits: Limits = Limits()
+    deadline_s: float | None = None
+    budget: int | None = None
+    label_alignment: LabelAlignment = "exact"
+
+
+@dataclass(frozen=True)
 class Candidate:
     """
     A model that can take part as far as one can know without its weights.
@@ -130,8 +156,7 @@ def examine(
     task: Task,
     *,
     label_names: Sequence[str],
-    alignment: LabelAlignment,
-    limits: Limits,
+    wanted: Wanted,
     calls: HubCalls,
 ) -> Candidate:
     """
@@ -140,6 +165,7 @@ def examine(
     Raises:
         [`Unusable`]: it cannot take part; says why.
     """
+    limits = wanted.limits
     try:
         candidate = Candidate(name, source, PeerSpec.parse(source))
         if not Path(candidate.spec.source).is_dir():
@@ -151,7 +177,7 @@ def examine(
             config = read_config(name, spec, limits.trust_remote_code)
             check_weight_files(spec.source, spec.revision, config)
             check_task(name, config, task)
-        align_labels(name, label_list(config), dataset_labels=label_names, mode=alignment)
+        align_labels(name, label_list(config), dataset_labels=label_names, mode=wanted.label_alignment)
     except (PeerError, LabelError, HubError) as error:
         raise Unusable(plain_reason(name, error)) from error
     if limits.max_disk is not None and candidate.size > limits.max_disk:

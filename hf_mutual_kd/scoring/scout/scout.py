@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from accelerate import Accelerator
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ...config.options import LabelAlignment
 from ...data.collator import identified
 from ...data.fingerprint import labels_of
 from ...errors import ConfigError, DataError
@@ -27,40 +25,15 @@ from ...peers.cohort import Cohort
 from ...peers.spec import PeerSpec
 from ...tasks.registry import Task
 from ..score_peers import peer_facts, score_peers
+from ..score_shards import Scoring
 from ..score_table import ScoreTable
-from .candidates import Candidate, Limits, Pulled, Unusable, examine, find, name_for, plain_reason
+from .candidates import Candidate, Pulled, Unusable, Wanted, examine, find, name_for, plain_reason
 from .ranking import Complement, choose_partners, complement, ensemble_gain, ensemble_right, paired
 
 STATE, TABLE = "candidates.json", "table"
 MINE = "mine"
 TIMED_ROWS, TIMES = 8, 5
 """Rows of the batch that is timed, and how often: the quickest counts, as other work on the machine only slows."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """
-    What is looked for.
-
-    Args:
-        model (`str`): mine, `ID_OR_FOLDER[@REVISION]`.
-        candidates (`list[str]`): Hub ids or folders.
-        search (`str`, *optional*): words in the names of models on the Hub, or the task's name for all of its models.
-        limit (`int`): candidates that a search should bring.
-        limits ([`Limits`]): what a candidate may be.
-        deadline_s (`float`, *optional*): seconds after which no further candidate is begun.
-        budget (`int`, *optional*): parameters of all partners together.
-        label_alignment (`str`): as in recipes.
-    """
-
-    model: str
-    candidates: list[str] = field(default_factory=list)
-    search: str | None = None
-    limit: int = 20
-    limits: Limits = Limits()
-    deadline_s: float | None = None
-    budget: int | None = None
-    label_alignment: LabelAlignment = "exact"
 
 
 class Scout:
@@ -73,9 +46,7 @@ class Scout:
         label_names (`list[str]`): its classes.
         folder (`Path`): of the results; `table/` in it is a score table that training can read.
         task ([`Task`]): of all models.
-        accelerator (`accelerate.Accelerator`): one process.
-        data_name (`str`): of the rows, for the record.
-        batch_size, workers (`int`): of scoring.
+        scoring ([`Scoring`]): how, in one process; distributions are kept in full.
     """
 
     def __init__(
@@ -86,19 +57,15 @@ class Scout:
         *,
         folder: Path,
         task: Task,
-        accelerator: Accelerator,
-        data_name: str = "rows",
-        batch_size: int = 64,
-        workers: int = 0,
+        scoring: Scoring,
     ):
-        if accelerator.num_processes > 1:
+        if scoring.accelerator.num_processes > 1:
             raise ConfigError("the scout pulls and scores in one process; start it without `accelerate launch`")
         self.wanted, self.rows, self.label_names = wanted, rows, label_names
-        self.folder, self.task, self.accelerator = folder, task, accelerator
-        self.scoring: dict[str, Any] = {"name": data_name, "batch_size": batch_size, "workers": workers}
+        self.folder, self.task, self.scoring = folder, task, scoring
         deadline = math.inf if wanted.deadline_s is None else wanted.deadline_s
         self.ends = time.monotonic() + deadline
-        self.calls = HubCalls(None, None, Patience(deadline_s=deadline))
+        self.calls = HubCalls(patience=Patience(deadline_s=deadline))
         self.found: dict[str, dict[str, Any]] = {}
         """By name: what is known of each model that was scored."""
         self.unusable: dict[str, str] = {}
@@ -146,15 +113,8 @@ class Scout:
         try:
             if source == self.wanted.model:
                 raise Unusable("it is my model itself")
-            wanted = self.wanted
             candidate = examine(
-                source,
-                name,
-                self.task,
-                label_names=self.label_names,
-                alignment=wanted.label_alignment,
-                limits=wanted.limits,
-                calls=self.calls,
+                source, name, self.task, label_names=self.label_names, wanted=self.wanted, calls=self.calls
             )
             self.pulled.make_room(candidate.size)
             self.pulled.add(candidate, candidate.pull(self.calls))
@@ -182,16 +142,14 @@ class Scout:
         mine = self.found.get(MINE)
         if name != MINE and mine is not None and facts["weights"] == mine["weights"]:
             raise Unusable("has the weights of my model")
-        table = score_peers(
-            cohort, self.rows, self.folder / TABLE, keep="full", accelerator=self.accelerator, **self.scoring
-        )
+        table = score_peers(cohort, self.rows, self.folder / TABLE, self.scoring)
         if name not in self.found:
             self.found[name] = {
                 "source": source,
                 "revision": cohort.specs[name].revision,
                 "parameters": facts["parameters"],
                 "weights": facts["weights"],
-                "ms_per_image": latency(cohort, self.rows, self.accelerator),
+                "ms_per_image": latency(cohort, self.rows, self.scoring.accelerator),
                 "downloads": candidate.downloads if candidate else None,
                 "license": candidate.license if candidate else None,
             }

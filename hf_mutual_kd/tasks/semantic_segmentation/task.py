@@ -53,7 +53,7 @@ from .report import classes_section, pixel_calibration_section, pixel_confusion_
 from .report_images import images_section
 from .scores import SCORES, image_scores
 from .space import SegmentationSpace
-from .transfer import mean_over_pixels
+from .transfer import Grid, mean_over_pixels
 from .view import DenseView
 from .words import WORDS
 
@@ -241,9 +241,8 @@ class SemanticSegmentation(Task):
         if pull.target is not None:
             size, source = (pull.target.shape[2], pull.target.shape[3]), [pull.target] * len(logits)
         classes = cell_classes(scored_labels(labels), size, IGNORE) if pull.knows_classes else None
-        return mean_over_pixels(
-            pull.per_unit, logits, teacher, taught, source=source, ignore_index=IGNORE, size=size, classes=classes
-        )
+        grid = Grid(size, classes, ignore_index=IGNORE)
+        return mean_over_pixels(pull.per_unit, logits, teacher, taught, source=source, grid=grid)
 
     # What a score table keeps: of every image as if it were alone, as a batch's labels would be of the batch's size
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,6 +64,23 @@ def cell_teachers(teacher: Tensor, labels: Tensor, size: Size, ignore_index: int
     return cells.where(valid, NOBODY)
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Where peers meet.
+
+    Args:
+        size (`tuple[int, int]`, *optional*): rows and columns, by default of the coarsest of the peers' maps.
+        classes (`torch.Tensor` `[B, h, w]`, *optional*, int64): of the cells, for a pull that looks at them.
+        chunk_rows (`int`, *optional*): rows that are handled at a time, see [`~grids.row_chunks`].
+        ignore_index (`int`, *optional*, defaults to 255): label of pixels that do not count.
+    """
+
+    size: Size | None = None
+    classes: Tensor | None = None
+    chunk_rows: int | None = None
+    ignore_index: int = 255
+
+
 def mean_over_pixels(
     pull: Pull,
     log_probs: Peers,
@@ -70,10 +88,7 @@ def mean_over_pixels(
     labels: Tensor,
     *,
     source: Peers | None = None,
-    ignore_index: int = 255,
-    size: Size | None = None,
-    chunk_rows: int | None = None,
-    classes: Tensor | None = None,
+    grid: Grid | None = None,
 ) -> Tensor:
     """
     Per image, the mean over its valid pixels of a loss per cell, such as the KL over all classes towards a teacher.
@@ -92,10 +107,7 @@ def mean_over_pixels(
         teacher (`torch.Tensor`, int64): roles `[B]`, `[B, C]` or `[B, h, w]`.
         labels (`torch.Tensor` `[B, H, W]`, integer): the truth.
         source (as `log_probs`, *optional*): what teachers say; resampled as the peers' own maps are.
-        ignore_index (`int`, *optional*, defaults to 255): label of pixels that do not count.
-        size (`tuple[int, int]`, *optional*): the grid on which peers meet, by default the coarsest of theirs.
-        chunk_rows (`int`, *optional*): rows of the grid that are handled at a time, see [`~grids.row_chunks`].
-        classes (`torch.Tensor` `[B, h, w]`, *optional*, int64): of the grid's cells, for a pull that looks at them.
+        grid ([`Grid`], *optional*): where peers meet.
 
     Returns:
         `torch.Tensor` `[N, B]`, fp32 (float64 for such inputs): exactly 0, with gradient exactly 0, for images without
@@ -120,12 +132,13 @@ def mean_over_pixels(
     sources = [] if source is None else check_peers(source, labels)
     if sources and (len(sources) != len(peers) or sources[0].shape[1] != peers[0].shape[1]):
         raise DataError(f"What teaches {len(peers)} peers must be as many maps of their classes, got {len(sources)}.")
-    size = coarsest_grid(peers) if size is None else size
+    grid = grid or Grid()
+    size, ignore_index, classes = grid.size or coarsest_grid(peers), grid.ignore_index, grid.classes
     cells = cell_teachers(teacher, labels, size, ignore_index)
     count = valid_cells(labels, size, ignore_index).sum(dim=(1, 2)).clamp(min=1)
     maps = [*peers, *sources]
-    grids = [(z.shape[2], z.shape[3]) for z in maps]
-    resamplers = [Resampler(grid, size, labels, ignore_index) for grid in grids]
+    sizes = [(z.shape[2], z.shape[3]) for z in maps]
+    resamplers = [Resampler(own, size, labels, ignore_index) for own in sizes]
 
     def rows_sum(start: int, stop: int, *rows: Tensor) -> Tensor:
         placed = [resample(z, start, stop) for resample, z in zip(resamplers, rows, strict=True)]
@@ -133,7 +146,7 @@ def mean_over_pixels(
         values = pull(placed[: len(peers)], placed[len(peers) :] or None, cells[:, start:stop], truth)
         return values.sum(dim=(2, 3))
 
-    chunks = row_chunks(peers[0].shape[1], size, chunk_rows, grids)
+    chunks = row_chunks(peers[0].shape[1], size, grid.chunk_rows, sizes)
     if len(chunks) == 1:
         return rows_sum(0, size[0], *maps) / count
     spans = [(start, stop, [r.source_rows(start, stop) for r in resamplers]) for start, stop in chunks]

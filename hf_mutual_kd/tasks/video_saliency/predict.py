@@ -18,7 +18,7 @@ from ...data.video import open_frames
 from ...errors import DataError, OutputFolderError
 from ...files import staged, whole
 from .figures import overlay
-from .streaming import CUT_THRESHOLD, stream_saliency
+from .streaming import Streaming, stream_saliency
 
 if TYPE_CHECKING:
     from .model.modeling_video_saliency import VideoSaliencyModel
@@ -36,11 +36,7 @@ def predict_video(
     video: str | Path,
     out: str | Path,
     map_format: Literal["png", "npy"] = "png",
-    start: Literal["repeat", "reverse"] = "repeat",
-    stride: int = 1,
-    cut_threshold: float | None = CUT_THRESHOLD,
-    batch_size: int = 1,
-    progress: bool = True,
+    streaming: Streaming | None = None,
 ) -> int:
     """Predict every frame of a video and write what was found; it appears whole or not at all.
 
@@ -54,11 +50,7 @@ def predict_video(
         video (`str` or `Path`): a video file, or a folder of images.
         out (`str` or `Path`): a name that ends in `.mp4`, or a folder; must not exist.
         map_format (`str`, *optional*, defaults to `"png"`): of the folder's `maps`, `"png"` or `"npy"`.
-        start (`str`, *optional*): what comes before a shot; for this and the next three see [`stream_saliency`].
-        stride (`int`, *optional*): predict every so many frames.
-        cut_threshold (`float`, *optional*): change of colours from which a shot begins.
-        batch_size (`int`, *optional*): windows that are predicted at once.
-        progress (`bool`, *optional*, defaults to `True`): show a bar.
+        streaming ([`Streaming`], *optional*): where shots begin, how often is predicted, how many windows at once.
 
     Returns:
         `int`: frames.
@@ -74,18 +66,9 @@ def predict_video(
     with open_frames(video) as reader, ExitStack() as open_files:
         # Answers come a little after their frames; `tee` keeps only the frames between.
         read, shown = tee(reader)
-        densities = stream_saliency(
-            model,
-            processor,
-            frames=read,
-            start=start,
-            stride=stride,
-            cut_threshold=cut_threshold,
-            kind="density",
-            batch_size=batch_size,
-        )
+        densities = stream_saliency(model, processor, frames=read, streaming=streaming, kind="density")
         both = zip(shown, densities, strict=True)
-        bar = tqdm(both, total=len(reader), unit="frame", disable=not progress)
+        bar = tqdm(both, total=len(reader), unit="frame", disable=None)
         if out.suffix.lower() == ".mp4":
             return _write(bar, [open_files.enter_context(_overlay_file(out, reader.fps))])
         place = open_files.enter_context(staged(out))

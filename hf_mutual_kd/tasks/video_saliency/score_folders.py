@@ -84,16 +84,46 @@ class Job:
     read_fixations: Read
 
 
+@dataclass(frozen=True)
+class GroundTruth:
+    """
+    Maps and fixations of videos on disk.
+
+    Args:
+        folder (`str` or `Path`): `VIDEO/maps/FRAME.png` and `VIDEO/fixation/FRAME.png` or
+            `VIDEO/fixation/maps/FRAME.mat` (each as image or Matlab file with variable `I`).
+        layout (`str`, *optional*, defaults to `"dhf1k"`): `"hollywood2"` and `"ucf"` have the same folders, in
+            `testing` where the folder has that; `"frames"` is one video: `maps` and `fixation` themselves.
+        videos (`Sequence[str]`, *optional*): names or patterns such as `06*`; all when empty.
+        fixation_maxima (`bool`, *optional*, defaults to `False`): see [`read_fixations`].
+
+    Raises:
+        [`ConfigError`]: an unknown layout.
+    """
+
+    folder: str | Path
+    layout: str = "dhf1k"
+    videos: Sequence[str] = ()
+    fixation_maxima: bool = False
+
+    def __post_init__(self):
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
+
+    def root(self, folder: str | Path | None = None) -> Path:
+        """Where the videos are, of this folder or of another one of this layout."""
+        place = Path(self.folder if folder is None else folder)
+        testing = place / "testing"
+        return testing if self.layout in ("hollywood2", "ucf") and testing.is_dir() else place
+
+
 def evaluate_folders(
     predictions: str | Path,
-    ground_truth: str | Path,
+    truth: str | Path | GroundTruth,
     scores: SaliencyScores,
     *,
-    layout: str = "dhf1k",
     shuffled_pool: str = "others",
-    videos: Sequence[str] = (),
     on_bad_frame: OnBadFrame = "raise",
-    fixation_maxima: bool = False,
 ) -> dict[str, Any]:
     """
     Score `PREDICTIONS/VIDEO/FRAME.png` (8 or 16 bits) or `.npy` against a ground truth; memory holds one frame.
@@ -103,18 +133,12 @@ def evaluate_folders(
     Args:
         predictions (`str` or `Path`): one folder per video, named as in the ground truth; with `layout="frames"` the
             frames themselves.
-        ground_truth (`str` or `Path`): `VIDEO/maps/FRAME.png` and `VIDEO/fixation/FRAME.png` or
-            `VIDEO/fixation/maps/FRAME.mat` (each as image or Matlab file with variable `I`).
+        truth (`str`, `Path` or [`GroundTruth`]): a folder in the layout of DHF1K, or all that can be said of one.
         scores ([`SaliencyScores`]): which metrics, and how; it is used up.
-        layout (`str`, *optional*, defaults to `"dhf1k"`): `"hollywood2"` and `"ucf"` have the same folders, in
-            `testing` where the ground truth has that; `"frames"` is one video: `maps` and `fixation` themselves.
         shuffled_pool (`str`, *optional*, defaults to `"others"`): negatives of the shuffled AUC: the fixations of all
             other videos, `"none"` (leaves the metric without value), or those of another folder of this layout.
-        videos (`Sequence[str]`, *optional*): names or patterns such as `06*`; all videos of the ground truth when
-            empty.
         on_bad_frame (`"raise"` or `"skip"`, *optional*, defaults to `"raise"`): about missing, surplus, unreadable and
             wrongly sized files.
-        fixation_maxima (`bool`, *optional*, defaults to `False`): see [`read_fixations`].
 
     Returns:
         `dict`: [`SaliencyScores.compute`]'s, and `settings` and `skipped` (name to reason; names begin with the name
@@ -124,22 +148,12 @@ def evaluate_folders(
         [`DataError`]: a bad frame that is named, no such folder, or nothing to score.
         [`ConfigError`]: an unknown layout.
     """
-    if layout not in LAYOUTS:
-        raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    truth = truth if isinstance(truth, GroundTruth) else GroundTruth(truth)
     if on_bad_frame not in ("raise", "skip"):
         raise ConfigError(f"on_bad_frame must be one of raise, skip, got {on_bad_frame!r}")
-    problems, read = Problems(on_bad_frame), partial(read_fixations, maxima=fixation_maxima)
-    settings = {**scores.settings(), "layout": layout, "shuffled_pool": _pool_name(shuffled_pool)}
-    job = _plan(
-        Path(predictions),
-        Path(ground_truth),
-        scores,
-        layout=layout,
-        shuffled_pool=shuffled_pool,
-        chosen=videos,
-        problems=problems,
-        fixations=read,
-    )
+    problems = Problems(on_bad_frame)
+    settings = {**scores.settings(), "layout": truth.layout, "shuffled_pool": _pool_name(shuffled_pool)}
+    job = _plan(Path(predictions), truth, scores, shuffled_pool, problems)
     for video in tqdm(job.videos, desc="videos", disable=None, leave=False):
         _score_video(job, video, scores, problems)
     if not len(scores):
@@ -177,24 +191,17 @@ def without_nan(value: Any) -> Any:
 
 
 def _plan(
-    predictions: Path,
-    ground_truth: Path,
-    scores: SaliencyScores,
-    *,
-    layout: str,
-    shuffled_pool: str,
-    chosen: Sequence[str],
-    problems: Problems,
-    fixations: Read,
+    predictions: Path, truth: GroundTruth, scores: SaliencyScores, shuffled_pool: str, problems: Problems
 ) -> Job:
+    layout, chosen, fixations = truth.layout, truth.videos, partial(read_fixations, maxima=truth.fixation_maxima)
     needs_fixations = any(METRICS[name] == "fixations" for name in scores.metrics)
-    root = _truth_root(ground_truth, layout)
+    root = truth.root()
     everything = {video.name: video for video in _truth_videos(root, layout, needs_fixations, problems)}
     given = {name for name in everything if not chosen or any(fnmatchcase(name, word) for word in chosen)}
     absent = [word for word in chosen if not any(fnmatchcase(name, word) for name in given)]
     if absent or not given:
         wanted = f" named {' '.join(absent)}" if absent else ""
-        raise DataError(f"{ground_truth}: no video{wanted} with maps in it{_listed(problems.found)}")
+        raise DataError(f"{truth.folder}: no video{wanted} with maps in it{_listed(problems.found)}")
     predicted = _predicted(predictions, layout, next(iter(everything)), problems)
     for name in sorted(predicted.keys() - everything.keys()):
         problems.add(relative(predictions / name, predictions), "a video that the ground truth does not have")
@@ -210,16 +217,11 @@ def _plan(
         )
     pool, own = None, shuffled_pool == "others"
     if "auc_shuffled" in scores.metrics and shuffled_pool != "none":
-        pool_root = root if own else _truth_root(Path(shuffled_pool), layout)
+        pool_root = root if own else truth.root(shuffled_pool)
         sources = everything.values() if own else _truth_videos(pool_root, layout, True, problems)
         files = (path for video in sources for path in video.fixations.values())
         pool = _counted(files, pool_root, problems, fixations)
     return Job(predictions, root, videos, predicted, needs_fixations, pool, own, fixations)
-
-
-def _truth_root(folder: Path, layout: str) -> Path:
-    testing = folder / "testing"
-    return testing if layout in ("hollywood2", "ucf") and testing.is_dir() else folder
 
 
 def _truth_videos(root: Path, layout: str, needs_fixations: bool, problems: Problems) -> list[TruthVideo]:

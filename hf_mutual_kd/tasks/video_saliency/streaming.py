@@ -21,10 +21,38 @@ if TYPE_CHECKING:
     from .model.processing_video_saliency import MapKind, VideoSaliencyProcessor
 
 START_PADDINGS = ("repeat", "reverse")
-CUT_THRESHOLD = 0.5
 HISTOGRAM_BINS = 16
 HISTOGRAM_SIDE = 64
 """Rows and columns of a frame that its histogram is taken of, about."""
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """How a window slides over a video.
+
+    Args:
+        start (`str`, *optional*, defaults to `"repeat"`): what comes before the first frame of a shot: the first frame
+            again, or (`"reverse"`, for target `"last"`) the frames after the target, latest first. The latter looks
+            ahead, so that the first map comes when a whole clip was read.
+        stride (`int`, *optional*, defaults to 1): predict every so many frames of a shot; those between get the map
+            before them.
+        cut_threshold (`float`, *optional*, defaults to 0.5): [`cut_distance`] from which two frames are taken for
+            different shots; `None`: no cuts.
+        batch_size (`int`, *optional*, defaults to 1): windows that are predicted at once.
+
+    Raises:
+        [`ConfigError`]: a value breaks its rule.
+    """
+
+    start: Literal["repeat", "reverse"] = "repeat"
+    stride: int = 1
+    cut_threshold: float | None = 0.5
+    batch_size: int = 1
+
+    def __post_init__(self):
+        check_numbers(stride=self.stride, batch_size=self.batch_size, cut_threshold=self.cut_threshold)
+        if self.start not in START_PADDINGS:
+            raise ConfigError(f"start must be one of {', '.join(START_PADDINGS)}, got {self.start!r}")
 
 
 def stream_saliency(
@@ -32,12 +60,9 @@ def stream_saliency(
     processor: VideoSaliencyProcessor,
     *,
     frames: Iterable[Any],
-    start: Literal["repeat", "reverse"] = "repeat",
-    stride: int = 1,
-    cut_threshold: float | None = CUT_THRESHOLD,
+    streaming: Streaming | None = None,
     kind: MapKind = "map",
     size: tuple[int, int] | None = None,
-    batch_size: int = 1,
 ) -> Iterator[np.ndarray]:
     """Predict every frame of a video from a sliding window over it.
 
@@ -49,31 +74,24 @@ def stream_saliency(
         model ([`VideoSaliencyModel`]): is put into evaluation mode.
         processor ([`VideoSaliencyProcessor`]): its processor.
         frames (`Iterable`): PIL images or uint8 arrays `[H, W, 3]`, RGB; read one after the other.
-        start (`str`, *optional*, defaults to `"repeat"`): what comes before the first frame of a shot: the first frame
-            again, or (`"reverse"`, for target `"last"`) the frames after the target, latest first. The latter looks
-            ahead, so that the first map comes when a whole clip was read.
-        stride (`int`, *optional*, defaults to 1): predict every so many frames of a shot; those between get the map
-            before them.
-        cut_threshold (`float`, *optional*, defaults to 0.5): [`cut_distance`] from which two frames are taken for
-            different shots; `None`: no cuts.
+        streaming ([`Streaming`], *optional*): where shots begin, how often is predicted, how many windows at once.
         kind (`str`, *optional*, defaults to `"map"`): `"map"`, `"density"` or `"log_density"`, see
             [`~VideoSaliencyProcessor.post_process`].
         size (`tuple[int, int]`, *optional*): H and W of the maps; each frame's own when unset.
-        batch_size (`int`, *optional*, defaults to 1): windows that are predicted at once.
 
     Returns:
         Iterator of `np.ndarray`: fp32 `[H, W]`, one per frame.
 
     Raises:
-        [`ConfigError`]: an option breaks its rule.
+        [`ConfigError`]: `start` does not fit the model's target.
     """
-    check_numbers(stride=stride, batch_size=batch_size, cut_threshold=cut_threshold)
+    streaming = streaming or Streaming()
     config = model.config
     target: Literal["last", "center"] = "center" if config.target == "center" else "last"
-    window = _window(ClipPolicy(config.num_frames, config.frame_stride, target), start)
+    window = _window(ClipPolicy(config.num_frames, config.frame_stride, target), streaming.start)
     view = _View(model.eval(), processor, target)
-    requests = _requests(_shots(frames, cut_threshold), view, window, stride)
-    return _answers(requests, view, processor, kind=kind, size=size, batch_size=batch_size)
+    requests = _requests(_shots(frames, streaming.cut_threshold), view, window, streaming.stride)
+    return _answers(requests, view, processor, kind=kind, size=size, batch_size=streaming.batch_size)
 
 
 def cut_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -110,8 +128,6 @@ class _Window(NamedTuple):
 
 
 def _window(policy: ClipPolicy, start: str) -> _Window:
-    if start not in START_PADDINGS:
-        raise ConfigError(f"start must be one of {', '.join(START_PADDINGS)}, got {start!r}")
     before, ahead = -policy.relative[0], policy.relative[-1]
     if start == "repeat":
         return _Window(policy, before, ahead, ahead)
@@ -243,4 +259,4 @@ def _distance(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(first - second).sum(1).mean() / 2)
 
 
-__all__ = ["cut_distance", "stream_saliency"]
+__all__ = ["Streaming", "cut_distance", "stream_saliency"]

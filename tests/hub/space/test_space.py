@@ -117,7 +117,7 @@ def test_starts_on_the_hub_are_fetched_at_their_commit(run, tmp_path):
     record = json.loads((copied / "cohort.json").read_text())
     record["peers"]["vit"] |= {"source": "someone/vit", "revision": "1" * 40, "base": {"license": "mit"}}
     (copied / "cohort.json").write_text(json.dumps(record))
-    made = write_space(copied, peers=["vit"], pushed={"vit": ("ada/vit-mutual", "2" * 40)}, samples=0)
+    made = write_space(copied, peers={"vit": ("ada/vit-mutual", "2" * 40)}, samples=0)
     peer = json.loads((made.folder / "data" / "facts.json").read_text())["peers"][0]
     assert peer["start"] == {"repo": "someone/vit", "revision": "1" * 40, "parameters": 1234}
     assert peer["end"] == {"repo": "ada/vit-mutual", "revision": "2" * 40, "parameters": 1234}

@@ -12,20 +12,20 @@ from hf_mutual_kd import BestRule, ConfigError, DataError, FrozenSource, Objecti
 from hf_mutual_kd.distillation.roles import MEAN, NOBODY
 from hf_mutual_kd.tasks.semantic_segmentation.grids import valid_cells
 from hf_mutual_kd.tasks.semantic_segmentation.scores import SCORES, class_scores, image_scores, pixel_scores
-from hf_mutual_kd.tasks.semantic_segmentation.transfer import cell_teachers, mean_over_pixels
+from hf_mutual_kd.tasks.semantic_segmentation.transfer import Grid, cell_teachers, mean_over_pixels
 
 CLASSES = 4
 SAME = ((4, 5), (4, 5))
 MIXED = ((8, 10), (4, 5), (16, 20))
 
 
-def dense_transfer(peers, teacher, labels, temperature=1.0, detach="teacher", **grid):
+def dense_transfer(peers, teacher, labels, temperature=1.0, detach="teacher", source=None, **grid):
     """The mean over an image's valid pixels of `transfer_loss`."""
 
     def pull(live, said, cells, classes):
         return transfer_loss(live, cells, temperature=temperature, detach=detach, source=said)
 
-    return mean_over_pixels(pull, peers, teacher, labels, **grid)
+    return mean_over_pixels(pull, peers, teacher, labels, source=source, grid=Grid(**grid))
 
 
 def peers_of(*grids, batch=3, classes=CLASSES, dtype=torch.float32, seed=0):
@@ -244,7 +244,7 @@ def test_an_objective_with_retention_can_be_the_loss_per_cell():
     found = mean_over_pixels(pull, live, teacher, labels, source=starts)
     assert (found[:, :2] > 0).all()
     assert (found[:, 2] == 0).all()
-    chunked = mean_over_pixels(pull, live, teacher, labels, source=starts, chunk_rows=1)
+    chunked = mean_over_pixels(pull, live, teacher, labels, source=starts, grid=Grid(chunk_rows=1))
     torch.testing.assert_close(chunked, found)
     for a, b in zip(gradients(chunked, live), gradients(found, live), strict=True):
         torch.testing.assert_close(a, b)

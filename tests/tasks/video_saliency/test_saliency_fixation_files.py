@@ -15,7 +15,7 @@ from hf_mutual_kd.tasks.video_saliency.data.fixations import check_points
 from hf_mutual_kd.tasks.video_saliency.data.map_files import read_map
 from hf_mutual_kd.tasks.video_saliency.data.truth import check_aspect
 from hf_mutual_kd.tasks.video_saliency.metrics.scores import SaliencyScores
-from hf_mutual_kd.tasks.video_saliency.score_folders import evaluate_folders
+from hf_mutual_kd.tasks.video_saliency.score_folders import GroundTruth, evaluate_folders
 
 POINTS = [(5, 9), (20, 40), (40, 11)]
 
@@ -105,8 +105,8 @@ def test_files_are_named_and_scored_alike(tmp_path):
     for number in range(1, 6):
         save_grey(said / "0601" / f"{number}.png", picture(number)[..., 0])
     with pytest.raises(DataError, match=r"0601/fixation/0002.png: holds \d+ values"):
-        evaluate_folders(said, root, SaliencyScores(metrics=["nss"]), videos=["0601"])
-    found = evaluate_folders(said, root, SaliencyScores(["nss"]), videos=["0601"], fixation_maxima=True)
+        evaluate_folders(said, GroundTruth(root, videos=["0601"]), SaliencyScores(metrics=["nss"]))
+    found = evaluate_folders(said, GroundTruth(root, videos=["0601"], fixation_maxima=True), SaliencyScores(["nss"]))
     assert found["frames"] == 5
 
 

@@ -22,7 +22,7 @@ from hf_mutual_kd.data.frame_readers import natural_key
 from hf_mutual_kd.tasks.video_saliency.data.map_files import frame_files, read_map
 from hf_mutual_kd.tasks.video_saliency.metrics.maps import rescale_counts
 from hf_mutual_kd.tasks.video_saliency.metrics.scores import SaliencyScores
-from hf_mutual_kd.tasks.video_saliency.score_folders import evaluate_folders, scores_table
+from hf_mutual_kd.tasks.video_saliency.score_folders import GroundTruth, evaluate_folders, scores_table
 
 SIZE = (9, 16)
 VIDEOS = {"2": 3, "10": 2, "[b]1": 2}
@@ -114,10 +114,10 @@ def test_layouts(folders, tmp_path):
     both.mkdir()
     truth.rename(both / "testing")
     assert (
-        evaluate_folders(predictions, both, SaliencyScores(), layout="hollywood2")["frame_mean"]
+        evaluate_folders(predictions, GroundTruth(both, "hollywood2"), SaliencyScores())["frame_mean"]
         == expected()["frame_mean"]
     )
-    one = evaluate_folders(predictions / "10", both / "testing" / "10", SaliencyScores(), layout="frames")
+    one = evaluate_folders(predictions / "10", GroundTruth(both / "testing" / "10", "frames"), SaliencyScores())
     assert one["per_video"]["10"]["mean"]["cc"] == expected()["per_video"]["10"]["mean"]["cc"]
     assert one["left_out"]["auc_shuffled"] == 2
     assert "–" in scores_table(one)
@@ -308,16 +308,16 @@ def test_nothing_to_score_is_an_error(folders, tmp_path):
     with pytest.raises(DataError, match="none: cannot be listed: No such file"):
         evaluate_folders(predictions, tmp_path / "none", SaliencyScores())
     with pytest.raises(DataError, match=r"no video named 7\* with maps"):
-        evaluate_folders(predictions, truth, SaliencyScores(), videos=["7*"])
+        evaluate_folders(predictions, GroundTruth(truth, videos=["7*"]), SaliencyScores())
     with pytest.raises(DataError, match=r"no video named 7\* with maps"):
-        evaluate_folders(predictions, truth, SaliencyScores(), videos=["*", "7*"])
+        evaluate_folders(predictions, GroundTruth(truth, videos=["*", "7*"]), SaliencyScores())
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no video with maps"):
         evaluate_folders(predictions, tmp_path / "empty", SaliencyScores())
     with pytest.raises(DataError, match="no frame could be scored: 3 in all"):
         evaluate_folders(tmp_path / "empty", truth, SaliencyScores(), on_bad_frame="skip")
     with pytest.raises(ConfigError, match="layout must be one of"):
-        evaluate_folders(predictions, truth, SaliencyScores(), layout="DHF1K")
+        evaluate_folders(predictions, GroundTruth(truth, "DHF1K"), SaliencyScores())
 
 
 def test_hidden_and_foreign_files_are_no_frames(folders):

@@ -12,6 +12,7 @@ from hf_mutual_kd import (
     DataError,
     OutputFolderError,
     PeerError,
+    Streaming,
     VideoSaliencyProcessor,
     cut_distance,
     predict_video,
@@ -52,7 +53,7 @@ def test_streaming_equals_whole_windows(kind, batch_size):
     """A ring buffer that is off by one shows every map a frame late, which no shape test notices."""
     model, processor = pair(kind)
     frames = video(9)
-    maps = list(stream_saliency(model, processor, frames=iter(frames), batch_size=batch_size))
+    maps = list(stream_saliency(model, processor, frames=iter(frames), streaming=Streaming(batch_size=batch_size)))
     assert len(maps) == 9
     np.testing.assert_allclose(np.stack(maps), offline(model, processor, frames, past(9)), atol=1e-5)
 
@@ -65,7 +66,7 @@ def test_strides_and_targets():
     np.testing.assert_allclose(maps, offline(model, processor, frames, past(11, stride=2)), atol=1e-5)
     model, processor = pair(target="center")
     windows = [[min(max(t + k, 0), 10) for k in (-2, -1, 0, 1)] for t in range(11)]
-    maps = np.stack(list(stream_saliency(model, processor, frames=frames, batch_size=2)))
+    maps = np.stack(list(stream_saliency(model, processor, frames=frames, streaming=Streaming(batch_size=2))))
     np.testing.assert_allclose(maps, offline(model, processor, frames, windows), atol=1e-5)
 
 
@@ -74,9 +75,9 @@ def test_a_reversed_start():
     model, processor = pair()
     frames = video(7)
     windows = [[min(t + k, 6) for k in (3, 2, 1, 0)] if t < 3 else [t - 3, t - 2, t - 1, t] for t in range(7)]
-    maps = np.stack(list(stream_saliency(model, processor, frames=frames, start="reverse")))
+    maps = np.stack(list(stream_saliency(model, processor, frames=frames, streaming=Streaming("reverse"))))
     np.testing.assert_allclose(maps, offline(model, processor, frames, windows), atol=1e-5)
-    short = np.stack(list(stream_saliency(model, processor, frames=frames[:2], start="reverse")))
+    short = np.stack(list(stream_saliency(model, processor, frames=frames[:2], streaming=Streaming("reverse"))))
     np.testing.assert_allclose(short, offline(model, processor, frames, [[1, 1, 1, 0], [1, 1, 1, 1]]), atol=1e-5)
 
 
@@ -85,7 +86,9 @@ def test_held_maps_between_predictions():
     model, processor = pair()
     frames = video(6)
     every = np.stack(list(stream_saliency(model, processor, frames=frames)))
-    held = np.stack(list(stream_saliency(model, processor, frames=frames, stride=4, batch_size=2)))
+    held = np.stack(
+        list(stream_saliency(model, processor, frames=frames, streaming=Streaming(stride=4, batch_size=2)))
+    )
     np.testing.assert_allclose(held, every[[0, 0, 0, 0, 4, 4]], atol=1e-5)
 
 
@@ -96,12 +99,14 @@ def test_shots_are_predicted_apart(start):
     frames = video(10, dark=6)
     assert cut_distance(frames[5], frames[6]) > 0.9
     assert cut_distance(frames[6], frames[7]) < 0.3
-    maps = list(stream_saliency(model, processor, frames=frames, start=start))
+    maps = list(stream_saliency(model, processor, frames=frames, streaming=Streaming(start)))
     apart = [
-        m for part in (frames[:6], frames[6:]) for m in stream_saliency(model, processor, frames=part, start=start)
+        m
+        for part in (frames[:6], frames[6:])
+        for m in stream_saliency(model, processor, frames=part, streaming=Streaming(start))
     ]
     np.testing.assert_allclose(maps, apart, atol=1e-5)
-    through = np.stack(list(stream_saliency(model, processor, frames=frames, cut_threshold=None)))
+    through = np.stack(list(stream_saliency(model, processor, frames=frames, streaming=Streaming(cut_threshold=None))))
     assert np.abs(through[6] - maps[6]).max() > 1e-4
 
 
@@ -128,7 +133,9 @@ def test_frames_are_read_when_needed(kind, start):
             read += 1
             yield frame
 
-    for number, _ in enumerate(stream_saliency(model, processor, frames=frames(), start=start, batch_size=2)):
+    for number, _ in enumerate(
+        stream_saliency(model, processor, frames=frames(), streaming=Streaming(start, batch_size=2))
+    ):
         assert read <= number + 2 + (3 if start == "reverse" else 0)
 
 
@@ -150,7 +157,7 @@ def test_impossible_options_are_refused():
         ({"batch_size": 0}, "batch_size"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            stream_saliency(model, processor, frames=video(2), **given)
+            stream_saliency(model, processor, frames=video(2), streaming=Streaming(**given))
 
 
 @pytest.fixture
@@ -200,16 +207,14 @@ def test_the_command_writes_a_folder(clip_file, model_folder, tmp_path):
 def test_a_folder_of_arrays(clip_file, tmp_path):
     """Arrays hold the density itself, which a picture cannot."""
     model, processor = pair()
-    assert (
-        predict_video(model, processor, video=clip_file, out=tmp_path / "out", map_format="npy", progress=False) == 6
-    )
+    assert predict_video(model, processor, video=clip_file, out=tmp_path / "out", map_format="npy") == 6
     assert np.load(tmp_path / "out" / "maps" / "0001.npy").sum() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_endings_of_any_case(clip_file, tmp_path):
     """`film.MP4` became a folder of that name."""
     model, processor = pair()
-    assert predict_video(model, processor, video=clip_file, out=tmp_path / "over.MP4", progress=False) == 6
+    assert predict_video(model, processor, video=clip_file, out=tmp_path / "over.MP4") == 6
     assert (tmp_path / "over.MP4").is_file()
 
 
@@ -220,7 +225,7 @@ def test_a_broken_video_leaves_nothing(clip_file, tmp_path):
     broken.write_bytes(clip_file.read_bytes()[:3000])
     for out in ("out", "out.mp4"):
         with pytest.raises(DataError, match=r"broken\.mkv"):
-            predict_video(model, processor, video=broken, out=tmp_path / out, progress=False)
+            predict_video(model, processor, video=broken, out=tmp_path / out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.mkv", "clip.mkv"]
 
 
