@@ -46,32 +46,28 @@ class Recipe:
     given: dict[str, Any]
 
 
-def parse_recipe(  # noqa: PLR0913
+def parse_recipe(
     argv: list[str],
     option_classes: tuple[type, ...],
     load_config_class: Callable[[], type],
     *,
     defaults: Defaults | None = None,
-    description: str,
-    program: str = "",
     kinds: Sequence[str] | None = None,
 ) -> Recipe:
     """Read the command line and the file of `--config`; every dataclass field of the classes is an option.
 
     The command line wins over the file, the file over `defaults`, those over the classes. `--name value …`,
     `--name=value` and `--na-me value` are the same; a bare `--flag` is true. `--peers.NAME.SETTING value`, as a key
-    of a file too, changes one peer. `--help` and `--help-all` print and exit.
+    of a file too, changes one peer.
 
     Args:
         argv (`list[str]`): the words after the program's name.
-        option_classes (`tuple[type, ...]`): dataclasses that `--help` shows. One of them, the one the configuration
-            class does not derive from, becomes `Recipe.options`.
+        option_classes (`tuple[type, ...]`): dataclasses of options. One of them, the one the configuration class does
+            not derive from, becomes `Recipe.options`.
         load_config_class (`Callable[[], type]`): returns the configuration class; called only when it is needed, as
             it usually imports torch.
         defaults (`dict[str, Any]`, *optional*): values of this recipe, already of the right type, or a function from
             what the user set to them.
-        description (`str`): what `--help` says first.
-        program (`str`, *optional*): how the command is called.
         kinds (`list[str]`, *optional*): of the options that are for some tasks alone (`option(…, only="masks")`) those
             that there are; all when unset.
 
@@ -81,22 +77,12 @@ def parse_recipe(  # noqa: PLR0913
     Raises:
         [`ConfigError`]: all problems at once, each with file and line (or `command line`), what
             was expected, what was given and the nearest valid name.
-        `SystemExit`: with code 0 after `--help`.
 
     Example:
-        >>> recipe = parse_recipe(["--temperature", "2"], (RecipeOptions, TransferOptions), lambda: MutualKDConfig,
-        ...                       description="Image classification")
+        >>> recipe = parse_recipe(["--temperature", "2"], (RecipeOptions, TransferOptions), lambda: MutualKDConfig)
         >>> recipe.config.temperature, recipe.given
         (2.0, {'temperature': 2.0})
     """
-    show_help(
-        argv,
-        option_classes,
-        description,
-        usage=f"{program} [--option value …]" if program else "",
-        ending=TRAINING,
-        kinds=kinds,
-    )
     config_class = load_config_class()
     own_class = _own_class(option_classes, config_class)
     options = of_kinds(options_of(own_class, config_class), kinds)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..config.options import RecipeOptions, TransferOptions
-from ..config.recipe import parse_recipe
+from ..config.recipe import TRAINING, parse_recipe, show_help
 from ..config.stage_options import DECIDED
 from ..errors import ConfigError
 from .program import run_command
@@ -121,14 +121,15 @@ def train(task: str, argv: Sequence[str]) -> None:
     if way.embedded and not any(word.split("=")[0] in CHOOSING for word in words):
         words = ["--config", way.embedded, *words]
     command = f"hf-mutual-kd train {task}" if task in WAYS else ""
+    classes, kinds = (RecipeOptions, TransferOptions), way.kinds if task in WAYS else None
+    usage = f"{command} [--option value …]" if command else ""
+    show_help(words, classes, way.help, usage=usage, ending=TRAINING, kinds=kinds)
     recipe = parse_recipe(
         words,
-        (RecipeOptions, TransferOptions),
+        classes,
         load_config_class,
         defaults=lambda given: {"output_dir": f"runs/{task}"} | defaults_for(given) | stages_for(given),
-        description=way.help,
-        program=command,
-        kinds=way.kinds if task in WAYS else None,
+        kinds=kinds,
     )
     if recipe.options.processes > 1 and "WORLD_SIZE" not in os.environ:
         start_processes(task, argv, recipe.options.processes)

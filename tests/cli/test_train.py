@@ -80,9 +80,7 @@ def read(folder: Path, text: str, *words: str):
     from hf_mutual_kd import RecipeOptions, TransferOptions
 
     classes = (RecipeOptions, TransferOptions)
-    return parse_recipe(
-        ["--config", "mine/c.yaml", "--output_dir", "o", *words], classes, load_config_class, description=""
-    )
+    return parse_recipe(["--config", "mine/c.yaml", "--output_dir", "o", *words], classes, load_config_class)
 
 
 def test_paths_in_a_configuration_are_relative_to_it(tmp_path, monkeypatch):

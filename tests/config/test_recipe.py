@@ -66,7 +66,7 @@ class Config(TransferOptions):
 
 def parse(*argv: str, defaults: dict[str, Any] | None = None) -> Recipe:
     classes = (RecipeOptions, TransferOptions)
-    return parse_recipe(list(argv), classes, lambda: Config, defaults=defaults, description="A test.")
+    return parse_recipe(list(argv), classes, lambda: Config, defaults=defaults)
 
 
 @pytest.fixture
@@ -422,9 +422,9 @@ def test_help_is_quick_and_loads_no_torch():
     code = (
         "import sys\n"
         "from hf_mutual_kd.config.options import RecipeOptions, TransferOptions\n"
-        "from hf_mutual_kd.config.recipe import parse_recipe\n"
+        "from hf_mutual_kd.config.recipe import TRAINING, show_help\n"
         "try:\n"
-        "    parse_recipe(['--help-all'], (RecipeOptions, TransferOptions), None, description='Classify.')\n"
+        "    show_help(['--help-all'], (RecipeOptions, TransferOptions), 'Classify.', usage='', ending=TRAINING)\n"
         "finally:\n"
         "    assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
     )

@@ -48,7 +48,7 @@ def test_weights_are_small():
 def test_the_recipe_trains_readers_without_labels(tmp_path):
     """A default that needs labels, or another folder, shows something else than its guide tells."""
     words = ["--config", "zero_shot", "--output_dir", str(tmp_path), "--use_cpu"]
-    recipe = parse_recipe(words, (RecipeOptions, TransferOptions), lambda: MutualKDConfig, description="")
+    recipe = parse_recipe(words, (RecipeOptions, TransferOptions), lambda: MutualKDConfig)
     assert recipe.config.labels is False
     assert list(recipe.options.peers) == ["clip", "siglip", "resnet"]
     assert all(Path(spec.source).is_dir() for spec in recipe.options.peers.values())

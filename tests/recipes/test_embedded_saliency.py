@@ -24,7 +24,7 @@ def config_of(path, tmp_path):
     from hf_mutual_kd.config.training_config import MutualKDConfig
 
     argv = ["--config", str(path), "--output_dir", str(tmp_path), "--use_cpu"]
-    return parse_recipe(argv, (RecipeOptions, TransferOptions), lambda: MutualKDConfig, description="")
+    return parse_recipe(argv, (RecipeOptions, TransferOptions), lambda: MutualKDConfig)
 
 
 @pytest.fixture(scope="module")

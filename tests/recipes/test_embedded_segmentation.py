@@ -166,7 +166,7 @@ def test_configurations_for_ade20k_load(path, tmp_path):
 
     assert path.read_text(encoding="utf-8").startswith("# Not run here:")
     argv = ["--config", str(path), "--output_dir", str(tmp_path), "--use_cpu"]
-    recipe = parse_recipe(argv, (RecipeOptions, TransferOptions), lambda: MutualKDConfig, description="")
+    recipe = parse_recipe(argv, (RecipeOptions, TransferOptions), lambda: MutualKDConfig)
     assert recipe.options.control is True
     assert recipe.options.label_column == "annotation"
     assert len(recipe.options.peers) >= 2

@@ -74,7 +74,6 @@ def test_recipe_builds_training_arguments(training_arguments, tmp_path):
         ["--config", str(path), "--max_steps", "5", "--resume_from_checkpoint"],
         classes,
         lambda: training_arguments,
-        description="",
     )
     config = recipe.config
     assert (config.eval_strategy, config.optim, config.lr_scheduler_kwargs) == ("no", "adamw_torch", {"min_lr": 1e-7})
@@ -82,7 +81,7 @@ def test_recipe_builds_training_arguments(training_arguments, tmp_path):
     assert (config.resume_from_checkpoint, config.use_cpu) == (True, True)
     assert recipe.given["eval_strategy"] == "no"
     with pytest.raises(ConfigError, match="optim must be one of .*nearest: adamw_torch"):
-        parse_recipe(["--optim", "adamw_torh"], classes, lambda: training_arguments, description="")
+        parse_recipe(["--optim", "adamw_torh"], classes, lambda: training_arguments)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("imagenet*.yaml")), ids=lambda path: path.stem)
@@ -91,7 +90,7 @@ def test_configurations_of_the_paper_load(path, training_arguments, tmp_path):
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# Not run here.")
     argv = ["--config", str(path), "--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
-    recipe = parse_recipe(argv, (RecipeOptions, TransferOptions), lambda: training_arguments, description="")
+    recipe = parse_recipe(argv, (RecipeOptions, TransferOptions), lambda: training_arguments)
     assert recipe.options.control is True
     assert len(recipe.options.peers) >= 2
     assert recipe.config.learning_rate == 1e-6
