@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from embedded.make_peers import preprocess
 from few_labels_tables import ARMS, FILE, OTHERS, STAGES, drawn_page, page, read, read_stages
-from other_controls import Rows, tuned_fixmatch
+from other_controls import Rows, Schedule, tuned_fixmatch
 
 from hf_mutual_kd import Cohort, MutualKDConfig, PeerSpec, RecipeOptions, SuiteArm, load_splits, write_json, write_text
 
@@ -140,7 +140,7 @@ def fixmatch(cell: Cell, seed: int, epochs: float, options: argparse.Namespace) 
     splits = load_splits(hidden, seed=seed)
     parts = [Rows.of(rows) for rows in (splits.train, splits.validation, splits.test)]
     size = BATCHES["per_device_train_batch_size"]
-    settings = {"steps": round(epochs * options.rows / size), "batch": size, "seed": seed}
+    schedule = Schedule(round(epochs * options.rows / size), size, seed)
     found = {}
     for name in cell.peers:
         torch.manual_seed(seed)
@@ -149,7 +149,7 @@ def fixmatch(cell: Cell, seed: int, epochs: float, options: argparse.Namespace) 
             {name: source(name)}, label_names=splits.label_names, label_alignment=alignment
         )
         process = partial(preprocess, cohort.processors[name])
-        reached = tuned_fixmatch(cohort.peers[name], process, *parts, rates=options.rates, **settings)
+        reached = tuned_fixmatch(cohort.peers[name], process, parts, rates=options.rates, schedule=schedule)
         found[name] = {"accuracy": reached}
     return found
 

@@ -62,16 +62,22 @@ def fixmatch_loss(weak: Tensor, strong: Tensor, threshold: float = THRESHOLD) ->
     return torch.where(sure >= threshold, each, 0.0).mean()
 
 
-def train_fixmatch(
-    model: nn.Module,
-    process: Process,
-    rows: Rows,
-    *,
-    steps: int,
-    batch: int,
-    rate: float,
-    seed: int,
-) -> None:
+@dataclass(frozen=True)
+class Schedule:
+    """How long and in which order.
+
+    Args:
+        steps (`int`): optimizer steps.
+        batch (`int`): rows in a step.
+        seed (`int`): of order and views.
+    """
+
+    steps: int
+    batch: int
+    seed: int
+
+
+def train_fixmatch(model: nn.Module, process: Process, rows: Rows, *, rate: float, schedule: Schedule) -> None:
     """Train a classifier in place by FixMatch, with AdamW on a cosine.
 
     A quarter of each batch has labels, as in the stages that this is compared with; rows come in shuffled rounds.
@@ -80,13 +86,12 @@ def train_fixmatch(
         model (`nn.Module`): an image classifier of transformers.
         process (`Callable`): its processor, from uint8 images `[3, H, W]` to `pixel_values`.
         rows ([`Rows`]): of which some have a label.
-        steps (`int`): optimizer steps.
-        batch (`int`): rows in a step.
         rate (`float`): the highest learning rate.
-        seed (`int`): of order and views.
+        schedule ([`Schedule`]): steps, batches and seed.
     """
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(schedule.seed)
+    generator = torch.Generator().manual_seed(schedule.seed)
+    steps, batch = schedule.steps, schedule.batch
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     known, unknown = (torch.nonzero(mask).flatten() for mask in (rows.labels >= 0, rows.labels < 0))
@@ -127,19 +132,13 @@ def accuracy(model: nn.Module, process: Process, rows: Rows) -> float:
 
 
 def tuned_fixmatch(
-    model: nn.Module,
-    process: Process,
-    train: Rows,
-    validation: Rows,
-    test: Rows,
-    *,
-    rates: Sequence[float],
-    **settings: Any,
+    model: nn.Module, process: Process, parts: Sequence[Rows], *, rates: Sequence[float], schedule: Schedule
 ) -> float:
-    """Train a copy at every rate, and measure the one that validation favours on test."""
+    """Train a copy at every rate on the first part, and measure the one that the second favours on the third."""
+    train, validation, test = parts
     found = []
     for rate in rates:
         tried = copy.deepcopy(model)
-        train_fixmatch(tried, process, train, rate=rate, **settings)
+        train_fixmatch(tried, process, train, rate=rate, schedule=schedule)
         found.append((accuracy(tried, process, validation), tried))
     return accuracy(max(found, key=lambda one: one[0])[1], process, test)
