@@ -101,7 +101,7 @@ from .hub.push import PushReport as PushReport
 from .hub.push import PushedPeer as PushedPeer
 from .hub.push import push_run as push_run
 from .hub.space.build import write_space as write_space
-from .reports.card_figures import png as png
+from .reports.figures import png as png
 from .reports.html_report import compare_runs as compare_runs
 from .reports.html_report import write_report as write_report
 from .reports.model_card import EXAMPLES as EXAMPLES

@@ -29,8 +29,8 @@ from ..peers.cohort_record import COHORT, cohort_facts, versions
 from ..peers.first_look import look_at_rows
 from ..peers.launched import check_launch, on_main_process
 from ..peers.spec import PeerSpec, check_peer_names
-from ..reports.card_figures import results_figure
 from ..reports.closing_table import results_table
+from ..reports.figures import results_figure
 from ..reports.html_report import write_report
 from ..reports.model_card import write_cards
 from ..reports.results import START, Arm, Results, collect

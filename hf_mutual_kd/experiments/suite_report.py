@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..files import write_bytes, write_text
-from ..reports.card_figures import BLUE, GRAY, LIGHT, ORANGE, png
 from ..reports.closing_table import verdict
+from ..reports.figures import LIGHT, png
 from ..reports.results import Arm, Difference
 from ..reports.task_words import TaskWords
 from ..reports.terminal import percent, render
@@ -291,21 +291,21 @@ def comparison_figure(results: Sequence[SettingResult], words: TaskWords) -> byt
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
-        axes.axvline(0, color=GRAY, linewidth=0.9)
+        axes.axvline(0, color=LIGHT.soft, linewidth=0.9)
         for place, result in enumerate(results):
             values = [words.scale * value for value in result.peers.values()]
             spread = [place + 0.22 * math.sin(2.4 * index) for index in range(len(values))]
             named = {"label": "a peer, mean over seeds"} if place == 0 else {}
-            axes.scatter(values, spread, s=14, color=GRAY, alpha=0.6, linewidths=0, **named)
+            axes.scatter(values, spread, s=14, color=LIGHT.soft, alpha=0.6, linewidths=0, **named)
             mean, sd = words.scale * result.delta.mean, words.scale * (result.delta.sd or 0.0)
             named = {"label": "mean ± sd over seeds"} if place == 0 else {}
-            color = BLUE if result.against == "control" else ORANGE
+            color = LIGHT.mutual if result.against == "control" else LIGHT.control
             axes.errorbar([mean], [place], xerr=[sd], fmt="o", color=color, capsize=3, markersize=6, **named)
         names = [one.setting + ("" if one.against == "control" else " (against start)") for one in results]
         axes.set_yticks(range(len(results)), names)
         axes.set_ylim(len(results) - 0.5, -0.5)
         axes.set_xlabel(f"{words.metric} against the control, {words.points}")
-        axes.grid(axis="x", color=LIGHT, linewidth=0.6)
+        axes.grid(axis="x", color=LIGHT.grid, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from .blocks import Figures, Section, Table, Text
-from .figures import draw, paint_reliability
+from .charts import reliability_chart
+from .figures import draw
 from .report_data import Reliability
 from .text import number, spread
 
@@ -29,8 +30,8 @@ def calibration_of(peers: Sequence[str], units: str, found: Sequence[Mapping[str
         alt = f"{name}, accuracy over confidence; calibration error " + ", ".join(
             f"{a} {v} %" for a, v in shown.items()
         )
-        paint = paint_reliability({arm: parts[0] for arm, parts in arms.items() if parts})
-        figures.append(draw(f"reliability-{name}", f"{alt}.", paint, (3.6, 3.3), name))
+        chart = reliability_chart({arm: parts[0] for arm, parts in arms.items() if parts})
+        figures.append(draw(f"reliability-{name}", f"{alt}.", chart, (3.6, 3.3), name))
     return Section(
         "calibration",
         "Calibration",

@@ -1,17 +1,22 @@
-"""The figures of a report as PNG bytes, light and dark, the same for the same numbers."""
+"""The figures of cards and reports as PNG bytes, the same for the same numbers; those of a page light and dark."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from .card_figures import Curves, Points
-from .report_data import Corrections, Reliability
+from .charts import Chart, Series, curves_chart, levels_chart, losses_chart
+from .curves import Curves
+from .results import CONTROL, MUTUAL, START, PeerResult
+from .task_words import TaskWords
+
+if TYPE_CHECKING:
+    from .report_data import Corrections
 
 DPI = 144
 COLORS = 96
@@ -29,6 +34,11 @@ class Theme:
     mutual: str
     control: str
     peers: tuple[str, ...]
+
+    def color(self, name: str) -> str:
+        """A colour by its name, see [`Color`]."""
+        kind, _, index = name.partition(" ")
+        return self.peers[int(index) % len(self.peers)] if kind == "peer" else getattr(self, kind)
 
 
 LIGHT = Theme(
@@ -51,6 +61,9 @@ DARK = Theme(
 )
 """Grounds equal those of the page's cards."""
 
+Paint = Callable[[Any, Theme], None]
+"""Draws on a matplotlib figure in a theme."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -61,6 +74,7 @@ class Figure:
         alt (`str`): what it shows, with its numbers, in words.
         light, dark (`bytes`): PNG.
         caption (`str`): under the figure.
+        chart ([`Chart`], *optional*): what it was drawn from, for pages that draw it themselves.
     """
 
     name: str
@@ -68,19 +82,26 @@ class Figure:
     light: bytes
     dark: bytes
     caption: str = ""
+    chart: Chart | None = None
 
 
 def draw(
-    name: str, alt: str, paint: Callable[[Any, Theme], None], size: tuple[float, float] = (4.6, 2.9), caption: str = ""
+    name: str, alt: str, what: Chart | Paint, size: tuple[float, float] = (4.6, 2.9), caption: str = ""
 ) -> Figure:
-    """Paint on a fresh figure of `size` inches once in each theme.
+    """Draw a chart, or paint, on a figure of `size` inches, once in each theme."""
+    chart, paint = (what, paint_charts(what)) if isinstance(what, Chart) else (None, what)
+    return Figure(name, alt, _png(paint, LIGHT, size), _png(paint, DARK, size), caption, chart)
+
+
+def png(paint: Callable[[Any], None], width: float, *, height: float) -> bytes:
+    """Paint on a white matplotlib figure of `width` × `height` inches; the PNG.
 
     The user's matplotlib settings neither change the figure nor are changed; pyplot is not loaded.
     """
-    return Figure(name, alt, _png(paint, LIGHT, size), _png(paint, DARK, size), caption)
+    return _png(lambda figure, _: paint(figure), LIGHT, (width, height))
 
 
-def _png(paint: Callable[[Any, Theme], None], theme: Theme, size: tuple[float, float]) -> bytes:
+def _png(paint: Paint, theme: Theme, size: tuple[float, float]) -> bytes:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -115,142 +136,108 @@ def _png(paint: Callable[[Any, Theme], None], theme: Theme, size: tuple[float, f
     return buffer.getvalue()
 
 
-def paint_curves(curves: Curves, label: str, chosen: int | None) -> Callable[[Any, Theme], None]:
-    """The metric on the validation split: with peers and in the control, a thin line per seed."""
-    scale = 100 if label.endswith("%") else 1
+def paint_charts(*charts: Chart) -> Paint:
+    """Paints charts side by side."""
 
     def paint(figure: Any, theme: Theme) -> None:
-        axes = _axes(figure, "optimizer step", f"validation {label}")
-        for arm, lines, style in (
-            ("with its peers", curves.mutual, {"color": theme.mutual, "marker": "o"}),
-            ("control", curves.control, {"color": theme.control, "marker": "s", "linestyle": "--"}),
-        ):
-            for index, points in enumerate(lines):
-                steps, values = zip(*points, strict=True)
-                named = {"label": arm} if index == 0 else {}
-                axes.plot(steps, [scale * value for value in values], markersize=3.5, **style, **named)
-        if chosen is not None:
-            axes.axvline(chosen, color=theme.soft, linewidth=0.9, linestyle=":", label="weights kept")
-        axes.set_xlim(left=0)
-        axes.legend()
+        for place, chart in enumerate(charts, start=1):
+            _paint_chart(figure, figure.add_subplot(1, len(charts), place), chart, theme)
 
     return paint
 
 
-def paint_lines(
-    lines: Mapping[str, Points], ylabel: str, scale: float = 1, dashed: Sequence[str] = (), floor: float | None = None
-) -> Callable[[Any, Theme], None]:
-    """A line for each name over the steps, those in `dashed` dashed; values from `floor` on where that is given."""
-
-    def paint(figure: Any, theme: Theme) -> None:
-        axes = _axes(figure, "optimizer step", ylabel)
-        styles = ("-", "--", "-.", ":")
-        for index, (name, points) in enumerate(lines.items()):
-            steps, values = zip(*points, strict=True)
-            color = theme.peers[index % len(theme.peers)]
-            style = "--" if name in dashed else styles[index // len(theme.peers) % len(styles)]
-            marker = "o" if len(points) < 30 else None
-            axes.plot(
-                steps,
-                [scale * value for value in values],
-                style,
-                color=color,
-                marker=marker,
-                markersize=3.5,
-                label=name,
-            )
-        axes.set_xlim(left=0)
-        if floor is not None:
-            axes.set_ylim(floor, axes.get_ylim()[1] * 1.15)
-        axes.legend()
-
-    return paint
+def _paint_chart(figure: Any, axes: Any, chart: Chart, theme: Theme) -> None:
+    named: set[str] = set()
+    if chart.upright is not None:
+        place, name, color = chart.upright
+        style, width = (":", 0.9) if name else ("-", 1.1)
+        axes.axvline(place, color=theme.color(color), linewidth=width, linestyle=style, label=name or None)
+    for series in chart.series:
+        label = series.name if series.in_legend and series.name not in named else None
+        named.add(series.name)
+        axes.plot(series.x, series.y, label=label, **_style(series, theme))
+    axes.set_xlabel(chart.x_title)
+    axes.grid(axis="x" if chart.rows else "both", linewidth=0.6)
+    axes.set_xlim(*chart.x_range)
+    if chart.rows:
+        axes.set_yticks(range(len(chart.rows)), chart.rows)
+        axes.set_ylim(len(chart.rows) - 0.5, -0.5)
+        axes.spines[["left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    else:
+        axes.set_ylabel(chart.y_title)
+        low, high = chart.y_range
+        axes.set_ylim(low, axes.get_ylim()[1] * 1.15 if low is not None and high is None else high)
+    if named and any(series.in_legend for series in chart.series):
+        figure.legend(loc="outside upper center", ncols=3) if chart.rows else axes.legend()
 
 
-def paint_reliability(arms: Mapping[str, Reliability]) -> Callable[[Any, Theme], None]:
-    """Accuracy over confidence at the start, in the control and after; the diagonal is perfect calibration."""
+def _style(series: Series, theme: Theme) -> dict[str, Any]:
+    color = theme.color(series.color)
+    return {
+        "color": color,
+        "linestyle": series.line or "none",
+        "linewidth": series.width,
+        "solid_capstyle": "butt",
+        "marker": series.marker,
+        "markersize": series.size,
+        "markerfacecolor": theme.ground if series.hollow else color,
+        "markeredgewidth": 1.6 if series.hollow or series.marker == "|" else 0,
+        "zorder": 3 if series.marker else 2,
+    }
 
-    def paint(figure: Any, theme: Theme) -> None:
-        axes = _axes(figure, "confidence, %", "accuracy, %")
-        axes.plot([0, 100], [0, 100], color=theme.grid, linewidth=1.2)
-        styles = {
-            "start": {"color": theme.soft, "marker": "^", "linestyle": ":"},
-            "control": {"color": theme.control, "marker": "s", "linestyle": "--"},
-            "after": {"color": theme.mutual, "marker": "o"},
+
+def training_figure(curves: Curves, label: str, chosen: int | None = None) -> bytes:
+    """Of a card: the metric on the validation split, against the control, and beside it the losses."""
+    measured = [curves_chart(curves, label, chosen)] if curves.mutual or curves.control else []
+    charts = [*measured, *([losses_chart(curves)] if curves.losses else [])]
+    return _png(paint_charts(*charts), LIGHT, (4.6 * len(charts), 2.9))
+
+
+def results_figure(peers: Mapping[str, PeerResult], words: TaskWords) -> bytes:
+    """Every peer's deciding metric on the test split: at its start, in the control and with its peers."""
+    chart = levels_chart(levels(peers, words.metric), words.shown[words.metric])
+    return _png(paint_charts(chart), LIGHT, (6.2, 1.2 + 0.45 * len(peers)))
+
+
+def levels(peers: Mapping[str, PeerResult], metric: str) -> dict[str, dict[str, Sequence[float]]]:
+    """A metric of every peer in each arm, one value per seed; without peers that were not measured at their start."""
+    return {
+        name: {
+            "start": [value],
+            "control": peer.arms[CONTROL].per_seed if CONTROL in peer.arms else [],
+            "after": peer.arms[MUTUAL].per_seed if MUTUAL in peer.arms else [],
         }
-        for arm, found in arms.items():
-            filled = found.share > 0
-            axes.plot(
-                100 * found.confidence[filled], 100 * found.accuracy[filled], markersize=3.5, label=arm, **styles[arm]
-            )
-        axes.set(xlim=(0, 102), ylim=(0, 102))
-        axes.legend(loc="upper left")
-
-    return paint
+        for name, peer in peers.items()
+        if (value := peer.value(START, metric)) is not None
+    }
 
 
-def paint_results(rows: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> Callable[[Any, Theme], None]:
-    """Every peer on the test split, a mark per seed: `{peer: {arm: values}}` with arms `start`, `control`, `after`."""
-    scale = 100 if label.endswith("%") else 1
+def teacher_figure(shares: Sequence[tuple[str, float]], own: str) -> bytes:
+    """Of a card: horizontal bars, on which share of the samples each peer, the mean or nobody taught.
+
+    Args:
+        shares (`list[tuple[str, float]]`): who, and the share of decisions, 0 to 1.
+        own (`str`): the peer of the card; on its bar it taught the others.
+    """
 
     def paint(figure: Any, theme: Theme) -> None:
         axes = figure.add_subplot()
-        marks = {
-            "start": ({"color": theme.soft, "marker": "|", "s": 190}, 0.0),
-            "control": ({"color": theme.control, "marker": "s", "s": 30}, 0.16),
-            "after": ({"color": theme.mutual, "marker": "o", "s": 36}, -0.16),
-        }
-        for row, arms in enumerate(rows.values()):
-            axes.axhline(row, color=theme.grid, linewidth=0.8, zorder=0)
-            for arm, (style, offset) in marks.items():
-                values = [scale * value for value in arms.get(arm, ())]
-                named = {"label": "with its peers" if arm == "after" else arm} if row == 0 and values else {}
-                axes.scatter(values, [row + offset] * len(values), **style, **named)
-        axes.set_yticks(range(len(rows)), list(rows))
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel(f"test {label}")
-        axes.spines[["left"]].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-        figure.legend(loc="outside upper center", ncols=3)
+        rows = range(len(shares))
+        marked = {own: theme.control, "nobody": theme.soft}
+        colors = [marked.get(who, theme.mutual) for who, _ in shares]
+        axes.barh(rows, [100 * share for _, share in shares], color=colors, height=0.62)
+        axes.set_yticks(rows, [f"{who} (this model)" if who == own else who for who, _ in shares])
+        axes.invert_yaxis()
+        for row, (_, share) in zip(rows, shares, strict=True):
+            axes.text(100 * share + 1, row, f"{100 * share:.1f} %", va="center")
+        axes.set_xlim(0, max(100 * share for _, share in shares) * 1.15 + 3)
+        axes.set_xlabel("share of training decisions, %")
 
-    return paint
+    return _png(paint, LIGHT, (5.6, 0.9 + 0.38 * len(shares)))
 
 
-@dataclass(frozen=True)
-class Gain:
-    """A difference, the ends of what is drawn around it, and each seed's."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    seeds: Sequence[float] = ()
-
-
-def paint_gains(rows: Mapping[str, Gain], label: str, scale: float) -> Callable[[Any, Theme], None]:
-    """A line for each name, with its interval and a line at zero; filled where the interval leaves out 0."""
-
-    def paint(figure: Any, theme: Theme) -> None:
-        axes = figure.add_subplot()
-        axes.axvline(0, color=theme.soft, linewidth=1.1)
-        for row, gain in enumerate(rows.values()):
-            ends = [gain.mean if end is None else end for end in (gain.low, gain.high)]
-            sure = (ends[0] > 0) == (ends[1] > 0) and gain.low is not None
-            color = (theme.mutual if gain.mean > 0 else theme.control) if sure else theme.soft
-            axes.plot([scale * end for end in ends], [row, row], color=color, linewidth=2.2, solid_capstyle="butt")
-            face = color if sure else theme.ground
-            axes.scatter([scale * gain.mean], [row], s=52, zorder=3, color=face, edgecolors=color, linewidths=1.6)
-            axes.scatter([scale * one for one in gain.seeds], [row + 0.26] * len(gain.seeds), s=9, color=theme.soft)
-        axes.set_yticks(range(len(rows)), list(rows))
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel(label)
-        axes.grid(axis="x", linewidth=0.6)
-        axes.spines[["left"]].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-
-    return paint
-
-
-def paint_flow(found: Corrections, peers: Sequence[str]) -> Callable[[Any, Theme], None]:
+def paint_flow(found: Corrections, peers: Sequence[str]) -> Paint:
     """Bands from who knew a sample at the start (left) to the peer that learned it (right)."""
 
     def paint(figure: Any, theme: Theme) -> None:
@@ -307,11 +294,3 @@ def _block(axes: Any, place: tuple[int, str], begin: float, *, height: float, na
     axes.fill_between([at - 0.03, at + 0.03], begin, begin + height, color=color, linewidth=0)
     shown = name if len(name) <= 16 else f"{name[:15]}…"
     axes.text(at + (0.05 if at else -0.05), begin + height / 2, shown, ha=side, va="center", fontsize=9)
-
-
-def _axes(figure: Any, xlabel: str, ylabel: str) -> Any:
-    axes = figure.add_subplot()
-    axes.grid(linewidth=0.6)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    return axes

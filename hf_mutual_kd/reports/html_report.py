@@ -17,9 +17,11 @@ from ..errors import DataError, OutputFolderError
 from ..files import write_bytes, write_text
 from .blocks import FLAC, JPEG, Figures, Section, Table, Text
 from .card_data import hyperparameters
-from .card_figures import Points, read_curves
+from .charts import lines_chart
 from .closing_table import table as closing_table
-from .figures import draw, paint_lines
+from .curves import Points, read_curves
+from .figures import Figure, draw
+from .interactive import LIBRARY, chart_json, themes
 from .pictures import PICTURES, SampleImages, write_pictures
 from .predictions import Predictions
 from .report_data import MOST_SAMPLES, choose_flips, read_report_data
@@ -139,8 +141,8 @@ def _compared_curves(runs: Mapping[str, RunRecord]) -> Section | None:
             ends = [f"{name} ends at {scale * points[-1][1]:.2f}" for name, points in lines.items()]
             alt = f"{peer}, validation {label} over the steps: {'; '.join(ends)}."
             dashed = [name for name in lines if name.endswith(", control")]
-            paint = paint_lines(lines, f"validation {label}", scale, dashed)
-            figures.append(draw(f"compare-{peer}", alt, paint, caption=peer))
+            chart = lines_chart(lines, f"validation {label}", scale=scale, dashed=dashed)
+            figures.append(draw(f"compare-{peer}", alt, chart, caption=peer))
     words = Text("On the validation split, first seed of each run.")
     return Section("training", "Training", [words, Figures(figures)]) if figures else None
 
@@ -187,9 +189,7 @@ def _write_page(
     heroes: Sequence[Mapping[str, str]],
     sections: Sequence[Section],
 ) -> Path:
-    for figure in (
-        item for section in sections for block in section.blocks if block.kind == "figures" for item in block.items
-    ):
+    for figure in (item for section in sections for block in section.blocks for item in _figures(block)):
         write_bytes(folder / f"{figure.name}.png", figure.light)
     page = render(title, lead, heroes, sections)
     write_text(folder / PAGE, page)
@@ -209,13 +209,30 @@ def render(
     )
     environment.filters["whole"] = lambda text: escape(one_line(text, LONGEST_COMMAND))
     environment.filters["picture"] = _picture_url
+    environment.filters["chart"] = chart_json
     source = TEMPLATE.read_text(encoding="utf-8")
-    script = source.split("<script>")[1].split("</script>")[0]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    own = source.split("<script>")[1].split("</script>")[0]
+    drawn = any(item.chart for section in sections for block in section.blocks for item in _figures(block))
+    library = f"\n{LIBRARY.read_text(encoding='utf-8')}\n" if drawn else ""
     page = environment.from_string(source).render(
-        title=title, lead=lead, heroes=heroes, sections=sections, script_hash=f"sha256-{digest}"
+        title=title,
+        lead=lead,
+        heroes=heroes,
+        sections=sections,
+        themes=themes(),
+        script_hashes=" ".join(f"'{_digest(script)}'" for script in (own, library) if script),
     )
-    return TOKEN.sub("(hidden)", page)
+    # The library is put in last: nothing that looks like a token to us may be changed in it.
+    page = TOKEN.sub("(hidden)", page)
+    return page.replace("<script>", f"<script>{library}</script>\n<script>", 1) if library else page
+
+
+def _digest(script: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def _figures(block: Any) -> Sequence[Figure]:
+    return block.items if block.kind == "figures" else ()
 
 
 def _shown(value: Any) -> Any:

@@ -11,8 +11,9 @@ from jinja2 import Environment
 from ..errors import PeerError
 from ..files import write_bytes
 from .card_data import CardData, build_card, teacher_rows
-from .card_figures import read_curves, teacher_figure, training_figure
 from .card_metadata import metadata
+from .curves import read_curves
+from .figures import teacher_figure, training_figure
 from .readme_merge import BEGIN, END, merge_readme
 from .run_record import RunRecord, read_run
 from .text import (

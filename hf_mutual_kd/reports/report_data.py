@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from ..distillation.roles import ALL_NAME, MEAN_NAME
 from ..errors import OutputFolderError
-from .card_figures import Points, read_history
+from .curves import Points, read_history
 from .pictures import PICTURES, SampleImages, read_pictures
 from .predictions import PeerOutputs, Predictions, predictions_of
 from .run_record import RunRecord

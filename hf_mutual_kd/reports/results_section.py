@@ -9,10 +9,11 @@ from typing import Any
 
 from .blocks import Figures, Section, Table, Text
 from .card_data import result_rows
-from .card_figures import Curves, read_curves
+from .charts import Gain, curves_chart, gains_chart, levels_chart, losses_chart
 from .closing_table import NONE, TOGETHER, headline, interval_note, spread, verdict
 from .closing_table import table as closing_table
-from .figures import Gain, draw, paint_curves, paint_gains, paint_lines, paint_results
+from .curves import Curves, read_curves
+from .figures import draw, levels
 from .kept import delta_of, reference_of, reference_words
 from .report_data import ReportData
 from .results import CONTROL, MUTUAL, START, PeerResult, Results
@@ -91,9 +92,9 @@ def _gains(results: Results, run: RunRecord) -> Any:
         for (name, gain), delta in zip(gains.items(), [one for one in found if one is not None], strict=True)
     )
     alt = f"Difference to the {against}, {run.words.points}: {sentences}."
-    paint = paint_gains(gains, f"after − {against}, {run.words.points}", run.words.scale)
+    chart = gains_chart(gains, f"after − {against}, {run.words.points}", run.words.scale)
     size = (4.8, 0.9 + 0.42 * len(gains))
-    return draw("gains", alt, paint, size, f"After − {against}, with its {bars}; small marks are seeds")
+    return draw("gains", alt, chart, size, f"After − {against}, with its {bars}; small marks are seeds")
 
 
 def _by_seed(peer: PeerResult, against: str, metric: str) -> list[float]:
@@ -104,20 +105,12 @@ def _by_seed(peer: PeerResult, against: str, metric: str) -> list[float]:
 
 def _levels(results: Results, run: RunRecord) -> Any:
     """Every peer's metric in each arm, a mark per seed."""
-    metric, label = run.words.metric, metric_label(run)
-    seen = {
-        name: {
-            "start": [value],
-            "control": peer.arms[CONTROL].per_seed if CONTROL in peer.arms else [],
-            "after": peer.arms[MUTUAL].per_seed,
-        }
-        for name, peer in results.peers.items()
-        if (value := peer.value(START, metric)) is not None
-    }
+    label = metric_label(run)
+    seen = levels(results.peers, run.words.metric)
     if not seen:
         return None
     alt = f"Test {label}. " + " ".join(_arms_in_words(name, arms, label) for name, arms in seen.items())
-    return draw("overview", alt, paint_results(seen, label), (4.8, 1.2 + 0.45 * len(seen)), "A mark for each seed")
+    return draw("overview", alt, levels_chart(seen, label), (4.8, 1.2 + 0.45 * len(seen)), "A mark for each seed")
 
 
 def _arms_in_words(name: str, arms: Mapping[str, Sequence[float]], label: str) -> str:
@@ -147,8 +140,7 @@ def training_section(data: ReportData) -> Section | None:
                 f"{what} from {points[0][1]:.3f} to {points[-1][1]:.3f}" for what, points in curves.losses.items()
             ]
             alt = f"{name}, training losses in nats: {'; '.join(sentences)}."
-            paint = paint_lines(curves.losses, "training loss, nats")
-            losses.append(draw(f"losses-{name}", alt, paint, caption=f"{name}, losses"))
+            losses.append(draw(f"losses-{name}", alt, losses_chart(curves), caption=f"{name}, losses"))
     words = Text(
         "On the validation split, which chose the weights to keep; a line per seed. Losses are of the first seed."
     )
@@ -171,7 +163,7 @@ def _measured(run: RunRecord, title: str, curves: Curves, chosen: int | None) ->
         for arm, lines in arms.items()
     ]
     alt = f"{title}, {label} on the validation split over the steps: {'; '.join(sentences)}."
-    return [draw("curve", alt, paint_curves(curves, label, chosen), caption=title)]
+    return [draw("curve", alt, curves_chart(curves, label, chosen), caption=title)]
 
 
 def title_of(data: ReportData) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from .blocks import MOST_CLASSES, Cell, Figures, Section, Table, Text
-from .figures import draw, paint_flow, paint_lines
+from .charts import lines_chart
+from .figures import draw, paint_flow
 from .report_data import ReportData, corrections, read_teaching, taught_over_time
 
 
@@ -24,9 +25,9 @@ def teaching_section(data: ReportData) -> Section | None:
             f"{name} from {100 * points[0][1]:.1f} to {100 * points[-1][1]:.1f} %" for name, points in lines.items()
         ]
         alt = f"Share of samples taught by each peer over the steps: {'; '.join(sentences)}."
-        paint = paint_lines(lines, "share taught, %", 100, floor=0)
+        chart = lines_chart(lines, "share taught, %", scale=100, floor=0, decimals=1)
         caption = "Share of samples that each peer taught, first seed; all or their mean count for each equally"
-        blocks.append(Figures([draw("taught", alt, paint, (4.8, 3.1), caption)]))
+        blocks.append(Figures([draw("taught", alt, chart, (4.8, 3.1), caption)]))
     shown_as = {"<mean>": "mean of all", "<all>": "all others", "nobody": "nobody"}
     used = [index for index, count in enumerate(found.total) if count or index < len(data.peers)]
     who = [shown_as.get(found.who[index], found.who[index]) for index in used]

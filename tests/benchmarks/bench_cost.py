@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_mutual_kd import BestRule, Cohort, LiveSource, LoadedPeer, Objective, PeerSpec, png, render
-from hf_mutual_kd.reports.card_figures import BLUE, ORANGE
+from hf_mutual_kd.reports.figures import LIGHT
 
 DOCS = Path(__file__).parents[2] / "docs"
 BATCH, CLASSES = 16, 100
@@ -197,10 +197,12 @@ def figure(rows: list[Row]) -> bytes:
                     [row.other for row in shown],
                     style,
                     marker=".",
-                    color=ORANGE,
+                    color=LIGHT.control,
                     label=shown[0].compared + label,
                 )
-                axes.plot(values, [row.ours for row in shown], style, marker=".", color=BLUE, label=f"ours{label}")
+                axes.plot(
+                    values, [row.ours for row in shown], style, marker=".", color=LIGHT.mutual, label=f"ours{label}"
+                )
             if "loss" in panel:
                 axes.set_xscale("log")
                 axes.set_yscale("log")

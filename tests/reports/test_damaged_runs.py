@@ -16,7 +16,7 @@ from hf_mutual_kd import (
     write_report,
     write_space,
 )
-from hf_mutual_kd.reports.card_figures import read_history
+from hf_mutual_kd.reports.curves import read_history
 from hf_mutual_kd.reports.report_data import read_report_data, read_teaching
 
 FILES = ("cohort.json", "results.json", "summary.json", "history.jsonl", "roles.parquet", "report/samples.safetensors")

@@ -13,6 +13,7 @@ from made_up_run import RUNS, made_up_record, made_up_results, write_full_run, w
 
 from hf_mutual_kd import DataError, OutputFolderError, compare_runs, make_task, read_run, write_report
 from hf_mutual_kd.cli import main as cli
+from hf_mutual_kd.reports.interactive import LIBRARY
 from hf_mutual_kd.reports.predictions import PeerOutputs, Predictions
 from hf_mutual_kd.reports.report_data import (
     MOST_SAMPLES,
@@ -99,7 +100,9 @@ def test_the_page_needs_no_network(page, run):
     assert all(url.startswith(("data:", "#", "../")) for url in urls)
     loaded = [one.get(key, "") for _, one in page.tags for key in ("src", "srcset")]
     assert all(url.startswith("data:") for url in loaded if url)
-    assert not re.search(r"https?://|@import|url\(", text)
+    ours = text.replace(LIBRARY.read_text(encoding="utf-8"), "")
+    assert len(ours) < len(text)
+    assert not re.search(r"https?://|@import|url\(", ours)
     policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
 
@@ -161,7 +164,11 @@ def test_hostile_text_is_shown_as_text(tmp_path):
     text = write_report(folder, rows_of_test(record), task=TASK).read_text(encoding="utf-8")
     page = Page(text)
     tags = [tag for tag, _ in page.tags]
-    assert tags.count("script") == tags.count("style") == 1
+    kinds = [one.get("type", "run") for one in page.all("script")]
+    assert kinds.count("run") == 2
+    assert set(kinds) == {"run", "application/json"}
+    assert tags.count("style") == 1
+    assert text.count("</script>") == len(kinds)
     assert all(image["src"].startswith("data:image/") for image in page.all("img"))
     assert "a|b | c" in page.text
     assert "{{ 7 * 7 }}" in page.text

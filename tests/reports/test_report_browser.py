@@ -192,6 +192,64 @@ def test_filters_of_maps_leave_what_they_name(browser, map_pages, task, key, val
     assert browser.find_element("css selector", "output").text == f"{len(left)} of {SAMPLES} samples"
 
 
+def test_charts_tell_their_values_and_hide_what_is_clicked(page):
+    """A chart that is a picture after all, in another theme's colours, or that shows other numbers than the table."""
+    page.execute_script("document.querySelector('#results').scrollIntoView()")
+    page.execute_async_script("setTimeout(arguments[0], 300)")
+    drawn = "document.querySelector('#results figure.drawn .plot')"
+    assert page.execute_script(f"return getComputedStyle({drawn}.querySelector('.main-svg')).backgroundColor") == (
+        "rgb(255, 255, 255)"
+    )
+    assert page.execute_script(f"return {drawn}.getAttribute('aria-label')").startswith("Difference to the control")
+    page.execute_script(f"Plotly.Fx.hover({drawn}, [{{ curveNumber: 1, pointNumber: 0 }}])")
+    page.execute_async_script("setTimeout(arguments[0], 300)")
+    assert page.execute_script(f"return {drawn}.querySelector('.hoverlayer').textContent") == "vit, mean: 0.70"
+    levels = "document.querySelectorAll('#results figure.drawn .plot')[1]"
+    seen = f"return {levels}.querySelectorAll('.trace.scatter path.point').length"
+    before = page.execute_script(seen)
+    page.execute_script(f"Plotly.restyle({levels}, {{ visible: 'legendonly' }}, [1])")
+    assert 0 < page.execute_script(seen) < before
+
+
+def test_charts_follow_the_theme(browser):
+    """Lines in the colours of the light on a dark ground, once the reader's evening begins."""
+    show(browser, 1280, "light")
+    ground = "return getComputedStyle(document.querySelector('.plot .main-svg')).backgroundColor"
+    browser.execute_async_script("setTimeout(arguments[0], 300)")
+    assert browser.execute_script(ground) == "rgb(255, 255, 255)"
+    features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.execute_async_script("setTimeout(arguments[0], 300)")
+    assert browser.execute_script(ground) == "rgb(23, 28, 36)"
+
+
+def test_paper_and_browsers_without_scripts_show_pictures(browser):
+    """Empty places on a printed page, or where scripts are forbidden."""
+    show(browser, 1280, "light")
+    browser.execute_async_script("setTimeout(arguments[0], 300)")
+    width = "return document.querySelector('#results figure img').getBoundingClientRect().width"
+    assert browser.execute_script(width) == 0
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    assert browser.execute_script(width) > 300
+    assert browser.execute_script("return document.querySelector('.plot').getBoundingClientRect().width") == 0
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        show(browser, 1280, "light")
+        found = browser.execute_cdp_cmd("DOMSnapshot.captureSnapshot", {"computedStyles": []})["documents"][0]
+        names, where = found["nodes"]["nodeName"], found["layout"]
+        strings = browser.execute_cdp_cmd("DOMSnapshot.captureSnapshot", {"computedStyles": []})["strings"]
+        images = [
+            bounds[2]
+            for node, bounds in zip(where["nodeIndex"], where["bounds"], strict=True)
+            if strings[names[node]] == "IMG"
+        ]
+        assert len(images) > 9
+        assert max(images) > 300
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
 def test_tables_sort_and_figures_enlarge(page):
     """A head that looks like a button and does nothing, or text that is sorted where numbers are."""
     by_number = (

@@ -164,7 +164,9 @@ def test_hostile_text_is_shown_as_text(tmp_path, runs):
     write_report(write_map_run(tmp_path, "semantic-segmentation", record), task=make_task("semantic-segmentation"))
     for folder in (tmp_path, runs["video-saliency"]):
         page = Page(text_of(folder))
-        assert [tag for tag, _ in page.tags].count("script") == 1
+        kinds = [one.get("type", "run") for one in page.all("script")]
+        assert kinds.count("run") == 2
+        assert set(kinds) == {"run", "application/json"}
         assert "b" not in [tag for tag, _ in page.tags]
         assert all(image["src"].startswith("data:image/") for image in page.all("img"))
         assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]

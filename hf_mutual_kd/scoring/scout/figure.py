@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...reports.card_figures import BLUE, GRAY, LIGHT, ORANGE, png
+from ...reports.figures import LIGHT, png
 
 MOST_CANDIDATES, MOST_CLASSES = 25, 20
 
@@ -30,11 +30,11 @@ def scout_figure(
 
     def draw(figure: Any) -> None:
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.5))
-        left.axvline(0, color=GRAY, linewidth=0.8)
+        left.axvline(0, color=LIGHT.soft, linewidth=0.8)
         for row, name in enumerate(names):
             lift = candidates[name]["lift"]
             low, value, high = (100 * lift[key] for key in ("low", "value", "high"))
-            color = ORANGE if name in chosen else BLUE
+            color = LIGHT.control if name in chosen else LIGHT.mutual
             left.plot([low, high], [row, row], color=color, linewidth=1.4)
             left.scatter(
                 [value], [row], color=color, marker="*" if name in chosen else "o", s=70 if name in chosen else 24
@@ -45,7 +45,7 @@ def scout_figure(
         left.set_ylim(len(names) - 0.5, -0.5)
         left.set_xlabel("ensemble minus mine, points")
         left.set_title("What it would add (95 %; ★ proposed)", fontsize=9)
-        left.grid(axis="x", color=LIGHT, linewidth=0.6)
+        left.grid(axis="x", color=LIGHT.grid, linewidth=0.6)
         left.set_axisbelow(True)
         left.spines[["top", "right", "left"]].set_visible(False)
         image = right.imshow(flips[:, shown], aspect="auto", cmap="Blues", vmin=0)

@@ -15,7 +15,7 @@ from ...data.collator import SAMPLE_ID
 from ...data.images import decode_image
 from ...data.masks import IGNORE, UNREADABLE
 from ...distillation.roles import NOBODY, assign_roles
-from ...reports.card_figures import png
+from ...reports.figures import png
 from ...reports.text import one_line
 from .outputs import dense_log_probs
 

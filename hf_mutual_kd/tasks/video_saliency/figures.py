@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...reports.card_figures import png
+from ...reports.figures import png
 from .data.truth_batches import DENSITY, has_density, is_readable, split_truths
 from .metrics.functions import cc
 from .model.losses import resample_log_density
