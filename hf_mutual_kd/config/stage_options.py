@@ -41,7 +41,7 @@ class StageOptions:
         "teaching", True, "With teaching auto: also the control in which each peer teaches itself."
     )
     self_confidence: float = option(
-        "teaching", 0.8, "A peer teaches itself where it is at least so sure; 0 to below 1.", rule=BELOW_ONE
+        "teaching", 0.0, "A peer teaches itself where it is at least so sure; 0 to below 1.", rule=BELOW_ONE
     )
     control_learning_rates: list[float] = option(
         "teaching",

@@ -102,7 +102,7 @@ class Objective:
         """The objective that options describe; the control where `transfer_weight` is 0."""
         options = options.resolved()
         objective = cls(
-            rule=make_rule(str(options.teacher_rule), options.calibrate),
+            rule=make_rule(str(options.teacher_rule), options.calibrate, confidence=options.self_confidence),
             source=SOURCES[str(options.teacher_source)].from_options(options),
             retain=bool(options.retain),
             detach=options.detach or cls.detach,

@@ -350,7 +350,10 @@ RULES: dict[str, type[TeacherRule]] = {
 """By name; [`FixedRule`] has a peer in its name, see [`make_rule`]."""
 
 
-def make_rule(name: str, calibrate: bool = False) -> TeacherRule:
-    """The rule that `teacher_rule` names: `best`, `mean`, `all`, `fixed:NAME`, `gated`, `class` or `self`."""
+def make_rule(name: str, calibrate: bool = False, *, confidence: float = 0.0) -> TeacherRule:
+    """The rule that `teacher_rule` names: `best`, `mean`, `all`, `fixed:NAME`, `gated`, `class`, or `self`, which asks
+    for that much `confidence`."""
     kind, _, teacher = name.partition(":")
+    if kind == SelfRule.name:
+        return SelfRule(calibrate, confidence)
     return FixedRule(teacher, calibrate) if kind == "fixed" else RULES[name](calibrate)

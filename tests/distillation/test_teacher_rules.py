@@ -16,6 +16,7 @@ from hf_mutual_kd import (
     GatedRule,
     Objective,
     SemanticSegmentation,
+    TransferOptions,
     kl_to_target,
     loss_scores,
     make_rule,
@@ -343,3 +344,13 @@ def test_what_is_said_of_rules_and_sources():
         assert rule.citation
     assert make_rule("all").teachers(torch.zeros(2, 3), torch.ones(3, dtype=torch.bool)).tolist() == [ALL] * 3
     assert "1703.01780" in SOURCES["ema"].citation
+
+
+def test_a_peer_that_is_not_sure_enough_teaches_itself_nothing():
+    """An option that says how sure a peer must be and changes nothing."""
+    options = TransferOptions(teacher_rule="self", teacher_source="frozen", self_confidence=0.9).resolved()
+    objective = Objective.from_options(options)
+    starts = torch.tensor([[[4.0, 0.0], [1.0, 0.0]]])  # 98 % and 73 % sure
+    pulls = objective.transfer(torch.zeros(1, 2, 2), starts, teacher=torch.tensor([MEAN, MEAN]), labelled=None)
+    assert pulls[0, 0] > 0
+    assert pulls[0, 1] == 0
