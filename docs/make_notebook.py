@@ -1,12 +1,15 @@
-"""Makes docs/tutorial.ipynb of docs/tutorial.md, without outputs: `python docs/make_notebook.py`."""
+"""Makes docs/tutorial.ipynb of docs/tutorial.md: `make_notebook.py` keeps what was printed, `--run` prints it anew."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent
+NOTEBOOK = DOCS / "tutorial.ipynb"
 SETUP = """# On Colab: give the address of the repository. Left empty, the notebook runs beside the repository's files.
 REPOSITORY = ""
 if REPOSITORY:
@@ -38,19 +41,60 @@ def cell(kind: str, source: str, number: int) -> dict:
     return made | ({"execution_count": None, "outputs": []} if kind == "code" else {})
 
 
-def notebook() -> str:
-    """The whole notebook."""
-    made = {
-        "cells": cells((DOCS / "tutorial.md").read_text(encoding="utf-8")),
+def code_hash(cells: list[dict]) -> str:
+    """What tells the code that made outputs from another."""
+    code = ["".join(one["source"]) for one in cells if one["cell_type"] == "code"]
+    return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
+
+
+def notebook(printed: dict[str, str], made_by: str) -> str:
+    """The whole notebook.
+
+    Args:
+        printed (`dict[str, str]`): what each cell said, by its id.
+        made_by (`str`): [`code_hash`] of the code that said it.
+    """
+    made = cells((DOCS / "tutorial.md").read_text(encoding="utf-8"))
+    for one in made:
+        if text := printed.get(one["id"]):
+            lines = text.splitlines(keepends=True)
+            one["outputs"] = [{"name": "stdout", "output_type": "stream", "text": lines}]
+    found = {
+        "cells": made,
         "metadata": {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
+            "outputs_made_by": made_by,
         },
         "nbformat": 4,
         "nbformat_minor": 5,
     }
-    return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+def said(found: dict) -> dict[str, str]:
+    """What each cell of a notebook printed, by its id; no progress bars."""
+    return {
+        one["id"]: "".join("".join(out["text"]) for out in one["outputs"] if out.get("name") == "stdout")
+        for one in found["cells"]
+        if one["cell_type"] == "code"
+    }
+
+
+def run() -> dict[str, str]:
+    """Run the notebook from the repository's root; trains for some minutes."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    made = nbformat.reads(notebook({}, ""), as_version=4)
+    NotebookClient(made, timeout=3600, resources={"metadata": {"path": str(DOCS.parent)}}).execute()
+    return said(made)
 
 
 if __name__ == "__main__":
-    (DOCS / "tutorial.ipynb").write_text(notebook(), encoding="utf-8")
+    if "--run" in sys.argv[1:]:
+        text = notebook(run(), code_hash(cells((DOCS / "tutorial.md").read_text(encoding="utf-8"))))
+    else:
+        kept = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+        text = notebook(said(kept), kept["metadata"].get("outputs_made_by", ""))
+    NOTEBOOK.write_text(text, encoding="utf-8")
