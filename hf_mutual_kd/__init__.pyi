@@ -17,6 +17,7 @@ from .training.trainer import MutualKDTrainer as MutualKDTrainer
 
 # Who teaches, and the loss: tensors only
 from .distillation.cohort_batch import CohortBatch as CohortBatch
+from .distillation.cohort_batch import PeerMasks as PeerMasks
 from .distillation.label_alignment import align_labels as align_labels
 from .distillation.losses import kl_to_target as kl_to_target
 from .distillation.losses import softened_log_probs as softened_log_probs

@@ -43,3 +43,17 @@ class CohortBatch:
         if self.labels is None:
             raise ConfigError("a loss needs labels, negative where there are none; give the batch `labels`")
         return self.labels
+
+
+@dataclass(frozen=True)
+class PeerMasks:
+    """What tells peers apart.
+
+    Args:
+        learns (`torch.BoolTensor` of shape `[N]`, *optional*): which peers do; all of them when unset.
+        known (`torch.BoolTensor` of shape `[N, C]`, *optional*): the classes of each peer, where some lack some: they
+            are ranked by those that all have, and taught by [`shared_transfer`].
+    """
+
+    learns: Tensor | None = None
+    known: Tensor | None = None

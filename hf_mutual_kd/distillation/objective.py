@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..config.options import Detach, TransferOptions
 from ..config.rules import check_numbers
 from ..errors import ConfigError
-from .cohort_batch import CohortBatch
+from .cohort_batch import CohortBatch, PeerMasks
 from .deep_mutual_learning import kl_from_others
 from .losses import kl_to_target, softened_log_probs, teacher_log_probs
 from .roles import ALL, MEAN, NOBODY, UNDECIDED
@@ -131,9 +131,8 @@ class Objective:
         *,
         losses: Tensor | None = None,
         starts: Starts | None = None,
-        learns: Tensor | None = None,
+        peers: PeerMasks | None = None,
         units: Units | None = None,
-        known: Tensor | None = None,
     ) -> ObjectiveLoss:
         """
         What a batch costs: scores say who teaches, and what that pulls is weighed against the loss by labels.
@@ -145,10 +144,8 @@ class Objective:
                 is none; the cross-entropy of its logits when unset.
             starts (N tensors of shape `[B, C, ...]`, or a function, *optional*): see [`Starts`]; asked for where
                 `needs_starts`.
-            learns (`torch.BoolTensor` of shape `[N]`, *optional*): which peers do; all of them when unset.
+            peers ([`PeerMasks`], *optional*): which of them learn, and which classes each knows; all when unset.
             units ([`Units`], *optional*): of the peers' task; samples with a class each when unset.
-            known (`torch.BoolTensor` of shape `[N, C]`, *optional*): the classes of each peer, where some lack some:
-                they are ranked by those that all have, and taught by [`shared_transfer`].
 
         Returns:
             [`ObjectiveLoss`]
@@ -167,6 +164,7 @@ class Objective:
         ```
         """
         batch = batch if isinstance(batch, CohortBatch) else CohortBatch(labels=batch)
+        peers = peers or PeerMasks()
         labels, units = batch.truth, ClassUnits() if units is None else units
         losses = self._cross_entropy(logits, labels) if losses is None else losses
         counts = (len(labels), units.labelled(labels).sum())
@@ -177,11 +175,11 @@ class Objective:
         if self.weight == 0:
             return ObjectiveLoss(total, supervised)
         if self.source.in_memory:
-            teacher, pulls, by_rule = self._pulls_of_peers(logits, batch, starts, units, known)
+            teacher, pulls, by_rule = self._pulls_of_peers(logits, batch, starts, units, peers.known)
             total = total + by_rule / share
         else:
             teacher, pulls = self._pulls_of_table(logits, batch, units)
-        transfer = pulls.sum(1) * (1 if learns is None else learns) / rows
+        transfer = pulls.sum(1) * (1 if peers.learns is None else peers.learns) / rows
         weight = self.weight if batch.transfer_weight is None else batch.transfer_weight
         return ObjectiveLoss(total + weight * transfer.sum(), supervised, teacher, transfer)
 
@@ -299,7 +297,7 @@ class Objective:
                 others.
             classes (`torch.LongTensor` of shape `[B, ...]`, *optional*): the truth, < 0 where there is none, for rules
                 that know classes and for `known`.
-            known (`torch.BoolTensor` of shape `[N, C]`, *optional*): as for [`Objective.loss`].
+            known (`torch.BoolTensor` of shape `[N, C]`, *optional*): as for [`PeerMasks`].
 
         Returns:
             `torch.Tensor` of shape `[N, B, ...]` in nats: T² · KL(teacher ‖ student), 0 where a peer learns nothing.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config.options import LabelAlignment
-from ..distillation.cohort_batch import CohortBatch
+from ..distillation.cohort_batch import CohortBatch, PeerMasks
 from ..distillation.label_alignment import LACKING, ClassColumns, align_labels, known_classes, label_list
 from ..distillation.objective import LABELS_ALONE, Objective, Starts
 from ..distillation.shared_classes import check_shared
@@ -242,14 +242,14 @@ class Cohort(HeldPeers):
         live = [self.task.logits(output) for output in wanted]
         labels = self.task.no_labels(live[0]) if batch.labels is None else batch.labels
         nothing = torch.zeros(len(labels), device=labels.device)
+        learns = torch.tensor([not spec.frozen for spec in self.specs.values()], device=nothing.device)
         found = objective.loss(
             live,
             replace(batch, labels=labels),
             losses=torch.stack([nothing if loss is None else loss for _, loss in ran.values()]),
             starts=self._starts_of(batch, live),
-            learns=torch.tensor([not spec.frozen for spec in self.specs.values()], device=nothing.device),
+            peers=PeerMasks(learns, self.known),
             units=self.task,
-            known=self.known,
         )
         return CohortOutput(outputs=outputs, **vars(found))
 

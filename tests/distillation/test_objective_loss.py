@@ -15,6 +15,7 @@ from hf_mutual_kd import (
     LiveSource,
     MeanRule,
     Objective,
+    PeerMasks,
     TableSource,
     assign_roles,
     margin_scores,
@@ -91,7 +92,7 @@ def test_peers_that_do_not_learn_cost_nothing():
     """A frozen teacher's own pull in the loss is a number that no update can lower."""
     objective = Objective(MeanRule(), LiveSource(), retain=False)
     whole, part = (
-        objective.loss(drawn(), TRUTH, learns=learns) for learns in (None, torch.tensor([True, False, True]))
+        objective.loss(drawn(), TRUTH, peers=PeerMasks(learns)) for learns in (None, torch.tensor([True, False, True]))
     )
     assert part.transfer[1] == 0 < whole.transfer[1]
     torch.testing.assert_close(part.transfer[::2], whole.transfer[::2])

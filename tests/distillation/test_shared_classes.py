@@ -16,6 +16,7 @@ from hf_mutual_kd import (
     LiveSource,
     MeanRule,
     Objective,
+    PeerMasks,
     align_labels,
     make_rule,
 )
@@ -118,7 +119,10 @@ def test_peers_that_know_all_learn_as_without(rule, source):
     truth = torch.tensor([0, 1, 2, 3, 0, -1])
     objective = Objective(rule(), source(), temperature=2.0, unlabelled_rows=True)
     everything = torch.ones(3, 4, dtype=torch.bool)
-    found = [objective.loss(logits, CohortBatch(truth), starts=starts, known=one) for one in (None, everything)]
+    found = [
+        objective.loss(logits, CohortBatch(truth), starts=starts, peers=PeerMasks(known=one))
+        for one in (None, everything)
+    ]
     left, right = (torch.autograd.grad(one.loss, logits, retain_graph=True) for one in found)
     assert torch.equal(found[0].teacher, found[1].teacher)
     for one, other in zip(left, right, strict=True):
@@ -133,13 +137,13 @@ def test_peers_are_ranked_by_classes_that_all_know():
     logits = [torch.tensor([[3.0, 2.0, 0.0, -14.0]]), torch.tensor([[-14.0, 1.0, 0.0, -3.0]])]
     objective = Objective(BestRule(), LiveSource(), retain=False)
     assert objective.loss(logits, torch.tensor([1])).teacher.tolist() == [1]
-    assert objective.loss(logits, torch.tensor([1]), known=KNOWN).teacher.tolist() == [0]
+    assert objective.loss(logits, torch.tensor([1]), peers=PeerMasks(known=KNOWN)).teacher.tolist() == [0]
     gated = Objective(GatedRule(), FrozenSource(), retain=False)
     gated.rule.bind(["a", "b"], 4)
-    gated.loss(logits, torch.tensor([1]), starts=logits, known=KNOWN).loss.backward()
+    gated.loss(logits, torch.tensor([1]), starts=logits, peers=PeerMasks(known=KNOWN)).loss.backward()
     assert gated.rule.bias.grad[0] < 0 < gated.rule.bias.grad[1]
     gated.rule.zero_grad()
-    gated.loss(logits, torch.tensor([3]), starts=logits, known=KNOWN).loss.backward()
+    gated.loss(logits, torch.tensor([3]), starts=logits, peers=PeerMasks(known=KNOWN)).loss.backward()
     assert gated.rule.bias.grad.abs().sum() == 0
 
 
