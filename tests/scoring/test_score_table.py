@@ -125,7 +125,7 @@ def test_tables_that_cannot_be_used_are_refused(table, make_cohort, rows, tmp_pa
     with pytest.raises(ConfigError, match="margin, loss, confidence"):
         table.scores("entropy")
     plain = score_peers(make_cohort("vit"), rows, tmp_path / "plain", Scoring(accelerator=cpu()))
-    with pytest.raises(DataError, match="--keep full"):
+    with pytest.raises(DataError, match="--keep 8bit"):
         plain.log_probs("vit", torch.tensor([0]))
     (table.folder / "vit" / "shard-00001.safetensors").write_bytes(b"torn")
     with pytest.raises(DataError, match="shard-00001.safetensors of vit"):
