@@ -9,14 +9,14 @@ from test_stages import few_labels, make_trainer
 from hf_mutual_kd import ConfigError, MutualKDConfig
 from hf_mutual_kd.experiments.launch import stages_for
 from hf_mutual_kd.scoring.score_peers import score_peers
+from hf_mutual_kd.scoring.score_shards import Scoring
 from hf_mutual_kd.training import stages
 
 
 @pytest.fixture
 def table(make_cohort, tmp_path):
-    return score_peers(
-        make_cohort("vit", "cnx"), few_labels(), tmp_path / "table", keep="8bit", accelerator=Accelerator(cpu=True)
-    )
+    scoring = Scoring(keep="8bit", accelerator=Accelerator(cpu=True))
+    return score_peers(make_cohort("vit", "cnx"), few_labels(), tmp_path / "table", scoring)
 
 
 def test_a_peer_is_taught_by_those_that_are_not_there(make_cohort, table, tmp_path, monkeypatch):
