@@ -18,6 +18,9 @@ class HeldPeers(nn.Module):
         models (`dict[str, nn.Module]`): of all peers.
     """
 
+    config: None = None
+    """Each peer has its own; with label smoothing the Trainer of transformers asks the module for one."""
+
     def __init__(self, models: Mapping[str, nn.Module]):
         super().__init__()
         self.peers = nn.ModuleDict(models)

@@ -93,6 +93,19 @@ def test_one_peer_equals_the_plain_trainer_step_for_step(tmp_path, train_rows):
     assert_equal(cohort.peers["vit"].state_dict(), model.state_dict())
 
 
+def test_labels_are_smoothed(tmp_path, make_cohort, train_rows):
+    """The Trainer looks for the configuration of one model where labels are smoothed, and a cohort has none."""
+    settings = {"learning_rate": 0.0, "transfer_weight": 0.0, "logging_steps": 6}
+    plain, smoothed, all_smoothed = (
+        train(make_cohort("vit"), tmp_path / str(share), train_rows, label_smoothing_factor=share, **settings)
+        for share in (0.0, 0.1, 0.2)
+    )
+    losses = [one.state.log_history[0]["vit/supervised"] for one in (plain, smoothed, all_smoothed)]
+    assert losses[1] != pytest.approx(losses[0], abs=1e-5)
+    # The loss is linear in the share.
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], abs=1e-5)
+
+
 def test_transfer_weight_zero_equals_training_each_peer_alone(tmp_path, make_cohort, train_rows):
     """A control whose peers touch each other (clipping, optimizer, order) would not be one."""
     together = make_cohort("vit", "cnn")
