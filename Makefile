@@ -1,4 +1,4 @@
-# Everything sets itself up: `make run` and `make test` need only Python >= 3.10.
+# Everything sets itself up: `make run` and `make test` need only Python >= 3.11.
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=

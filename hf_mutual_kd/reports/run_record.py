@@ -7,10 +7,10 @@ import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
 from pydantic import ConfigDict
-from typing_extensions import Required, TypedDict
+from typing_extensions import TypedDict
 
 from ..config.hub_ids import PEER_FOLDER
 from ..errors import OutputFolderError
