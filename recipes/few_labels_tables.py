@@ -122,7 +122,7 @@ def table(cell: Cell, runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 GROUPS: tuple[tuple[str, str, Callable[[int | None], bool]], ...] = (
     ("10 to 50 labels per class", "≥ +1.0", lambda labels: labels is not None and labels <= 50),
-    ("100 labels per class", "none", lambda labels: labels is not None and labels > 50),
+    ("100 labels per class", "not set", lambda labels: labels is not None and labels > 50),
     ("all labels", "≥ −0.05", lambda labels: labels is None),
 )
 """What settings are summed up together: their title, the goal, and which they are by their labels per class."""
@@ -158,12 +158,17 @@ def summary(cells: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> list[str]:
             f"cohort {', '.join(f'{one:+.2f}' for one in strongest)}; {hindsight:.2f} points below the best arm "
             "in hindsight (goal 0.2).",
         ]
-    cost = [_cost(run) for runs in cells.values() for run in runs]
-    if cost:
-        lines.append(
-            f"- **cost**: all stages take {statistics.fmean(cost):.2f} × the time of one control and one mutual arm "
-            "(goal 2), the control's further learning rates left out."
-        )
+    every = [run for runs in cells.values() for run in runs]
+    new, trained = (
+        [run for run in every if ("adapt" in run["facts"]["stages"]) is adapts] for adapts in (True, False)
+    )
+    said = [f"trained heads {_cost(trained):.2f} ×"] if trained else []
+    if new:
+        said.append(f"new heads {_cost(new):.2f} ×, or {_cost(new, adapt_each=True):.2f} × if both must adapt first")
+    lines.append(
+        f"- **cost**: all stages take so many times what one control and one mutual arm take together: "
+        f"{'; '.join(said)} (goal 2; the control's further learning rates left out)."
+    )
     return lines
 
 
@@ -172,14 +177,18 @@ def _strongest(cell: Cell, runs: Sequence[Mapping[str, Any]]) -> str:
     return max(cell.peers, key=lambda peer: statistics.fmean(values(runs, best_control(runs, peer), peer)))
 
 
-def _cost(run: Mapping[str, Any]) -> float:
-    """Time of all stages over that of a control and the way that went on, to the end."""
-    stages = run["facts"]["stages"]
-    taught = stages[f"way-{run['facts']['way']}"]["seconds"]
-    controls = [one["seconds"] for name, one in stages.items() if name.startswith("control")]
-    total = sum(one["seconds"] for name, one in stages.items() if not name.startswith("control")) + controls[0]
-    tried = taught / 3 * max(len(run["facts"].get("ways", {})), 1)
-    return (total + tried) / (controls[0] + taught * 4 / 3)
+def _cost(runs: Sequence[Mapping[str, Any]], adapt_each: bool = False) -> float:
+    """Time of all stages over that of a control and the way that went on, to the end; of all runs together."""
+    spent, needed = 0.0, 0.0
+    for run in runs:
+        seconds = {name: stage["seconds"] for name, stage in run["facts"]["stages"].items()}
+        last_part = seconds.pop(f"way-{run['facts']['way']}")
+        ways = max(len(run["facts"].get("ways", {})), 1)
+        taught, quarters = (last_part * 4 / 3, ways) if ways > 1 else (last_part, 0)
+        control = statistics.fmean(seconds.pop(name) for name in [*seconds] if name.startswith("control"))
+        spent += control + last_part + quarters * taught / 4 + sum(seconds.values())
+        needed += control + taught + 2 * adapt_each * seconds.get("adapt", 0.0)
+    return spent / needed
 
 
 def page(cells: Mapping[Cell, Sequence[Mapping[str, Any]]], options: argparse.Namespace) -> str:
