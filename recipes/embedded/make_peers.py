@@ -10,9 +10,10 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Without binding, two torch threads are slow at random; the runtime reads this when torch is imported.
 os.environ.setdefault("OMP_PROC_BIND", "true")
@@ -308,6 +309,55 @@ def measure(probabilities: torch.Tensor, labels: torch.Tensor, known: list[int])
     }
 
 
+@dataclass(frozen=True)
+class Truth:
+    """What a split's rows are.
+
+    Args:
+        labels (`torch.Tensor`): class ids `[rows]`.
+        names (`list[str]`): of the classes.
+    """
+
+    labels: torch.Tensor
+    names: list[str]
+
+
+def write_peers(
+    output: Path,
+    recipes: Mapping[str, Any],
+    card: str,
+    *,
+    make: Callable[[str, Any, Path], dict],
+    predict: Callable[[Path], torch.Tensor],
+    truth: Truth,
+) -> None:
+    """Make, measure and describe peers, each whole or not at all; print their accuracies and that of their mean.
+
+    Args:
+        output (`Path`): folder of their folders.
+        recipes (`dict`): how each is made, by name; `knows` has the classes that it sees all rows of.
+        card (`str`): template of the README, filled with what `make` says and the accuracies.
+        make (`Callable`): trains a peer by its name and recipe and saves it in a folder; returns facts for its card.
+        predict (`Callable`): class probabilities `[rows, classes]` of the peer in a folder.
+        truth ([`Truth`]): of the rows that are predicted.
+    """
+    started = time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)
+    said = []
+    for name, recipe in recipes.items():
+        with staged(output / name) as made:
+            facts = make(name, recipe, made)
+            said.append(predict(made))
+            facts |= measure(said[-1], truth.labels, [truth.names.index(one) for one in recipe.knows])
+            (made / "README.md").write_text(card.format(**facts), encoding="utf-8")
+        print("{name:<9} {accuracy:5.1f} % ({known_accuracy:.1f} known, {other_accuracy:.1f} others)".format(**facts))
+    together = (torch.stack(said).mean(0).argmax(-1) == truth.labels).double().mean().item()
+    anyone = (torch.stack(said).argmax(-1) == truth.labels).any(0).double().mean().item()
+    size = sum(file.stat().st_size for file in output.glob("*/model.safetensors"))
+    print(f"{'mean':<9} {together:5.1%}; any of them right: {anyone:.1%}")
+    print(f"{size / 1e6:.2f} MB of weights in {output}, {time.monotonic() - started:.0f} s")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Train, save, measure and describe all peers; print their accuracies and that of their mean."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -318,27 +368,17 @@ def main(arguments: list[str] | None = None) -> int:
         if not (options.data / f"{split}.parquet").is_file():
             parser.error(f"{options.data} holds no {split}.parquet; run make_data.py first")
     logging.disable_progress_bar()
-    started = time.monotonic()
-
     pretrain = Dataset.from_parquet(str(options.data / "pretrain.parquet"))
     validation = Dataset.from_parquet(str(options.data / "validation.parquet"))
-    names = validation.features["label"].names
-    images, labels = validation["image"][:], torch.tensor(validation["label"][:])
-    options.output.mkdir(parents=True, exist_ok=True)
-    probabilities = []
-    for name, recipe in PEERS.items():
-        with staged(options.output / name) as made:
-            facts = make_peer(name, recipe, pretrain, made)
-            probabilities.append(predict(made, images))
-            facts |= measure(probabilities[-1], labels, [names.index(one) for one in recipe.knows])
-            (made / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
-        print("{name:<9} {accuracy:5.1f} % ({known_accuracy:.1f} known, {other_accuracy:.1f} others)".format(**facts))
-
-    together = (torch.stack(probabilities).mean(0).argmax(-1) == labels).double().mean().item()
-    anyone = (torch.stack(probabilities).argmax(-1) == labels).any(0).double().mean().item()
-    size = sum(file.stat().st_size for file in options.output.glob("*/model.safetensors"))
-    print(f"{'mean':<9} {together:5.1%}; any of them right: {anyone:.1%}")
-    print(f"{size / 1e6:.2f} MB of weights in {options.output}, {time.monotonic() - started:.0f} s")
+    names, images = validation.features["label"].names, validation["image"][:]
+    write_peers(
+        options.output,
+        PEERS,
+        CARD,
+        make=lambda name, recipe, folder: make_peer(name, recipe, pretrain, folder),
+        predict=lambda folder: predict(folder, images),
+        truth=Truth(torch.tensor(validation["label"][:]), names),
+    )
     return 0
 
 

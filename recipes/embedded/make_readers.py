@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from make_peers import BATCH_SIZE, EPOCHS, HERE, SEED, WEIGHT_DECAY, choose_rows, measure, preprocess, shift_and_flip
+from make_peers import (
+    BATCH_SIZE,
+    EPOCHS,
+    HERE,
+    SEED,
+    WEIGHT_DECAY,
+    Truth,
+    choose_rows,
+    preprocess,
+    shift_and_flip,
+    write_peers,
+)
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.nn import functional
 from tqdm import tqdm
@@ -34,8 +44,6 @@ from transformers import (
     logging,
     pipeline,
 )
-
-from hf_mutual_kd import staged
 
 SIZE = {"height": 28, "width": 28}
 LONGEST = 32
@@ -277,26 +285,17 @@ def main(arguments: list[str] | None = None) -> int:
         if not (options.data / f"{split}.parquet").is_file():
             parser.error(f"{options.data} holds no {split}.parquet; run make_data.py first")
     logging.disable_progress_bar()
-    started = time.monotonic()
-
     pretrain = Dataset.from_parquet(str(options.data / "pretrain.parquet"))
     validation = Dataset.from_parquet(str(options.data / "validation.parquet"))
-    names = validation.features["label"].names
-    images, labels = validation["image"][:], torch.tensor(validation["label"][:])
-    options.output.mkdir(parents=True, exist_ok=True)
-    said = []
-    for name, recipe in READERS.items():
-        with staged(options.output / name) as made:
-            facts = make_reader(name, recipe, pretrain, made)
-            said.append(predict(made, images, names))
-            facts |= measure(said[-1], labels, [names.index(one) for one in recipe.knows])
-            (made / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
-        print("{name:<9} {accuracy:5.1f} % ({known_accuracy:.1f} known, {other_accuracy:.1f} others)".format(**facts))
-    together = (torch.stack(said).mean(0).argmax(-1) == labels).double().mean().item()
-    anyone = (torch.stack(said).argmax(-1) == labels).any(0).double().mean().item()
-    size = sum(file.stat().st_size for file in options.output.glob("*/model.safetensors"))
-    print(f"{'mean':<9} {together:5.1%}; any of them right: {anyone:.1%}")
-    print(f"{size / 1e6:.2f} MB of weights in {options.output}, {time.monotonic() - started:.0f} s")
+    names, images = validation.features["label"].names, validation["image"][:]
+    write_peers(
+        options.output,
+        READERS,
+        CARD,
+        make=lambda name, recipe, folder: make_reader(name, recipe, pretrain, folder),
+        predict=lambda folder: predict(folder, images, names),
+        truth=Truth(torch.tensor(validation["label"][:]), names),
+    )
     return 0
 
 

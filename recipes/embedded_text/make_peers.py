@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +32,11 @@ from transformers import (
     logging,
 )
 
-from hf_mutual_kd import staged
-
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from embedded.make_peers import Truth, write_peers  # noqa: E402 - beside this folder, which is no package
+
 SEED = 20251022
 EPOCHS, BATCH_SIZE, WEIGHT_DECAY = 12, 32, 0.05
 WINDOW = 8
@@ -315,17 +316,6 @@ def make_peer(name: str, recipe: PeerRecipe, data: Dataset, folder: Path) -> dic
     }
 
 
-def measure(probabilities: torch.Tensor, labels: torch.Tensor, known: list[int]) -> dict[str, float]:
-    """Accuracy in percent on all classes, on the known ones and on the others."""
-    right = (probabilities.argmax(-1) == labels).double() * 100
-    inside = torch.isin(labels, torch.tensor(known))
-    return {
-        "accuracy": right.mean().item(),
-        "known_accuracy": right[inside].mean().item(),
-        "other_accuracy": right[~inside].mean().item(),
-    }
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Train, save, measure and describe all peers; print their accuracies and that of their mean."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -334,25 +324,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=HERE / "peers", help="folder of the peers' folders")
     options = parser.parse_args(arguments)
     logging.disable_progress_bar()
-    started = time.monotonic()
     pretrain = Dataset.from_parquet(str(options.pretrain))
     validation = Dataset.from_parquet(str(options.data / "validation.parquet"))
-    names = validation.features["label"].names
-    texts, labels = validation["text"][:], torch.tensor(validation["label"][:])
-    options.output.mkdir(parents=True, exist_ok=True)
-    probabilities = []
-    for name, recipe in PEERS.items():
-        with staged(options.output / name) as made:
-            facts = make_peer(name, recipe, pretrain, made) | {"validation_rows": len(texts)}
-            probabilities.append(predict(made, texts))
-            facts |= measure(probabilities[-1], labels, [names.index(one) for one in recipe.knows])
-            (made / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
-        print("{name:<9} {accuracy:5.1f} % ({known_accuracy:.1f} known, {other_accuracy:.1f} others)".format(**facts))
-    together = (torch.stack(probabilities).mean(0).argmax(-1) == labels).double().mean().item()
-    anyone = (torch.stack(probabilities).argmax(-1) == labels).any(0).double().mean().item()
-    size = sum(file.stat().st_size for file in options.output.glob("*/model.safetensors"))
-    print(f"{'mean':<9} {together:5.1%}; any of them right: {anyone:.1%}")
-    print(f"{size / 1e6:.2f} MB of weights in {options.output}, {time.monotonic() - started:.0f} s")
+    names, texts = validation.features["label"].names, validation["text"][:]
+    write_peers(
+        options.output,
+        PEERS,
+        CARD,
+        make=lambda name, recipe, folder: make_peer(name, recipe, pretrain, folder) | {"validation_rows": len(texts)},
+        predict=lambda folder: predict(folder, texts),
+        truth=Truth(torch.tensor(validation["label"][:]), names),
+    )
     return 0
 
 
