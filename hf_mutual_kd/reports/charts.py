@@ -170,7 +170,10 @@ def gains_chart(rows: Mapping[str, Gain], label: str, scale: float) -> Chart:
             Series("mean", [scale * gain.mean], [row], color, marker="o", size=7.2, hollow=not sure, in_legend=False),
             Series("seed", seeds, [row + 0.26] * len(seeds), "soft", marker="o", size=3, in_legend=False),
         ]
-    return Chart(series, label, rows=list(rows), upright=(0, "", "soft"))
+    drawn = [0.0, *(value for each in series for value in each.x)]
+    room = 0.05 * (max(drawn) - min(drawn)) or 1.0
+    x_range = (min(drawn) - room, max(drawn) + room)
+    return Chart(series, label, rows=list(rows), x_range=x_range, upright=(0, "", "soft"))
 
 
 def _columns(points: Points, scale: float) -> tuple[list[float], list[float]]:

@@ -47,8 +47,10 @@ def chart_json(chart: Chart) -> Markup:
         ends = {"x0": place, "x1": place, "yref": "paper", "y0": 0, "y1": 1}
         layout["shapes"] = [{"type": "line", "line": line, **ends}]
         if name:
-            said = {"text": name, "x": place, "yref": "paper", "y": 1, "yanchor": "bottom", "showarrow": False}
-            layout["annotations"] = [said]
+            # Beside the line's foot, where there is room: above it stands the legend.
+            is_right = 2 * place > max(value for series in chart.series for value in series.x)
+            beside = {"xanchor": "right" if is_right else "left", "xshift": -3 if is_right else 3, "yanchor": "bottom"}
+            layout["annotations"] = [{"text": name, "x": place, "yref": "paper", "y": 0, "showarrow": False, **beside}]
     return as_markup({"data": traces, "layout": layout})
 
 
