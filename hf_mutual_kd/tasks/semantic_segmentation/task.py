@@ -108,6 +108,7 @@ class SemanticSegmentation(Task):
         self.granularity = granularity
         self.grid = grid
         self.pixel_loss_weight = pixel_loss_weight
+        self._made_with = {"granularity": granularity, "transfer_grid": grid, "pixel_loss_weight": pixel_loss_weight}
 
     def configured(self, options: TransferOptions) -> SemanticSegmentation:
         super().configured(options)
@@ -125,6 +126,12 @@ class SemanticSegmentation(Task):
                 raise ConfigError(
                     f"a {table.replace('_', ' ')} names one teacher per image and does not fit "
                     f"granularity={options.granularity!r}; use granularity 'image', or leave {table} out"
+                )
+        for name, own in self._made_with.items():
+            if own != getattr(options, name) and own != getattr(TransferOptions, name):
+                raise ConfigError(
+                    f"{name} is {own!r} in the task and {getattr(options, name)!r} in the training's options; give "
+                    f"MutualKDConfig({name}={own!r}), or leave it out of the task"
                 )
         configured = copy.copy(self)
         configured.granularity, configured.grid = options.granularity, options.transfer_grid

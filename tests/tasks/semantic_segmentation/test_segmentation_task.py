@@ -286,6 +286,13 @@ def test_options_of_other_tasks_are_refused():
         SemanticSegmentation().check_peer("a", with_sentences, None)
     task = SemanticSegmentation().configured(TransferOptions(granularity="class", transfer_grid="label"))
     assert (task.granularity, task.grid) == ("class", "label")
+    assert task.configured(TransferOptions()).granularity == "image"
+    own = SemanticSegmentation("class", pixel_loss_weight=1.0)
+    with pytest.raises(
+        ConfigError, match=r"'class' in the task and 'image' .*; give MutualKDConfig\(granularity='class'\)"
+    ):
+        own.configured(TransferOptions(pixel_loss_weight=1.0))
+    assert own.configured(TransferOptions(granularity="class", pixel_loss_weight=1.0)).granularity == "class"
 
 
 def test_peers_own_labels_are_its_own_geometry():
