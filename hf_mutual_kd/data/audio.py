@@ -12,6 +12,7 @@ import datasets
 import fsspec
 import numpy as np
 from datasets import Value
+from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
 from ..errors import DataError
 from .file_columns import FILE, as_file, is_file_struct
@@ -220,5 +221,19 @@ def _blank() -> Sound:
     return Sound(np.zeros(16_000, np.float32), 16_000)
 
 
-SOUNDS = Inputs("audio", "sound", read_sound, _blank, may_be_sound, typical=_is_audio, feature=_stored, cell=as_file)
+def _endings() -> frozenset[str]:
+    return frozenset(AudioFolder.EXTENSIONS) | {".m4a", ".aac"}
+
+
+SOUNDS = Inputs(
+    "audio",
+    "sound",
+    read_sound,
+    _blank,
+    may_be_sound,
+    typical=_is_audio,
+    feature=_stored,
+    cell=as_file,
+    endings=_endings,
+)
 """Sound files, their paths, or arrays with their rate."""

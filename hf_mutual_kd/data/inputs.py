@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -35,6 +35,11 @@ def no_numbers(cell: Any) -> list[int]:
     return []
 
 
+def no_files() -> Collection[str]:
+    """Class folders hold none of it."""
+    return ()
+
+
 def as_it_is(value: Any) -> Any:
     """A feature or cell that needs no change."""
     return value
@@ -59,6 +64,7 @@ class Inputs:
         feature (`Callable`, *optional*): as what a feature is stored in the rows of a run.
         cell (`Callable`, *optional*): as what a cell of a stream is.
         peaks (`Callable`, *optional*): the largest value of a cell of 16-bit grey, in a list, empty for others.
+        endings (`Callable`, *optional*): endings of the files that class folders hold, as `".png"`; none when unset.
 
     Example:
 
@@ -81,6 +87,7 @@ class Inputs:
     feature: Callable[[Any], Any] = as_it_is
     cell: Callable[[Any], Any] = as_it_is
     peaks: Callable[[Any], list[int]] = no_numbers
+    endings: Callable[[], Collection[str]] = no_files
 
     def read(self, row: Mapping[str, Any]) -> Any:
         """The input of a row, decoded.
@@ -132,6 +139,7 @@ IMAGES = Inputs(
     feature=_undecoded,
     cell=as_file,
     peaks=sixteen_bit_peak,
+    endings=Image.registered_extensions,
 )
 """Image files, their paths, arrays or tensors."""
 

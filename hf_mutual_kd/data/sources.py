@@ -1,4 +1,4 @@
-"""Where a data set comes from: the Hub, a `save_to_disk` folder, an image folder, or Parquet files."""
+"""Where a data set comes from: the Hub, a `save_to_disk` folder, class folders, or Parquet files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from ..config.options import RecipeOptions
 from ..config.places import near_path
 from ..errors import DataError, chain_of
 from ..files import read_json
-from .image_folders import read_image_folder, role_of
+from .class_folders import ClassFolders, role_of
+from .inputs import IMAGES, Inputs
 from .places import Places, cached
 
 SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-[0-9a-f]{16})?")
@@ -59,19 +60,19 @@ class Source:
     """Where its rows may name files; unset where it was made of files that were found."""
 
 
-def open_source(options: RecipeOptions) -> Source:
-    """Find the data set of `--dataset` and open all its splits.
+def open_source(options: RecipeOptions, inputs: Inputs = IMAGES) -> Source:
+    """Find the data set of `--dataset` and open all its splits; class folders hold `inputs`.
 
     Raises:
         [`DataError`]: it does not exist, cannot be reached or may not be read (says which, and
             how to log in), needs code of its own, or is in a format that is not read.
     """
-    source = _open(options)
+    source = _open(options, inputs)
     places = None if source.places is None else source.places.allowing(options.files_from)
     return replace(source, places=places)
 
 
-def _open(options: RecipeOptions) -> Source:
+def _open(options: RecipeOptions, inputs: Inputs) -> Source:
     given = options.dataset
     if not given:
         raise DataError("no data set: --dataset takes a Hub id, a folder, Parquet files or a glob")
@@ -79,7 +80,7 @@ def _open(options: RecipeOptions) -> Source:
     if path.is_file():
         return _parquet({"train": [path]}, path.name, options)
     if path.is_dir():
-        return _folder(path, options)
+        return _folder(path, options, inputs)
     if re.search(r"[*?\[]", given):
         files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
         if not files:
@@ -92,7 +93,7 @@ def _open(options: RecipeOptions) -> Source:
     return _hub(given, options)
 
 
-def _folder(path: Path, options: RecipeOptions) -> Source:
+def _folder(path: Path, options: RecipeOptions, inputs: Inputs) -> Source:
     name = path.resolve().name
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _saved(path, options)
@@ -101,15 +102,15 @@ def _folder(path: Path, options: RecipeOptions) -> Source:
         return _parquet(_by_split(parquet), name, options)
     if not any(path.glob("metadata.*")) and not any(path.glob("*/metadata.*")):
         asked = {"train": options.train_split, "validation": options.validation_split, "test": options.test_split}
-        images = read_image_folder(path, asked)
-        if images is not None:
-            source = Source(images[0], name, files=images[1])  # type: ignore[arg-type]
+        found = ClassFolders(inputs).read(path, asked)
+        if found is not None:
+            source = Source(found[0], name, files=found[1])  # type: ignore[arg-type]
             return source if not options.streaming else _as_streams(source)
     with as_data_error(str(path)):
         builder = datasets.load_dataset_builder(str(path.resolve()), options.dataset_config)
-        found = {str(split): list(map(Path, part)) for split, part in (builder.config.data_files or {}).items()}
+        files = {str(split): list(map(Path, part)) for split, part in (builder.config.data_files or {}).items()}
         places = Places((path, *cached(name).folders))
-        return Source(_build(builder, options), name, options.dataset_config, files=_sizes(found), places=places)
+        return Source(_build(builder, options), name, options.dataset_config, files=_sizes(files), places=places)
 
 
 def _saved(path: Path, options: RecipeOptions) -> Source:

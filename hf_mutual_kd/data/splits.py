@@ -13,6 +13,7 @@ from datasets import Dataset, IterableDataset
 from ..config.options import RecipeOptions
 from ..config.values import nearest
 from ..errors import DataError, LabelError
+from .class_folders import SPLIT_ALIASES, role_of
 from .columns import (
     AnyDataset,
     Target,
@@ -24,7 +25,6 @@ from .columns import (
     unify,
 )
 from .fingerprint import fingerprint, labels_of
-from .image_folders import SPLIT_ALIASES, role_of
 from .images import decode_image, row_id
 from .inputs import IMAGES, Inputs, check_inputs
 from .label_sets import find_set_names, has_sets, unify_sets
@@ -118,7 +118,7 @@ def load_splits(
         raise LabelError(f"{of_masks} is for masks; the labels of this task are classes of whole images")
     if options.reduce_labels and options.label_colors:
         raise LabelError("--label_colors names what stands for each class; leave out --reduce_labels")
-    source = open_source(options)
+    source = open_source(options, inputs)
     chosen = _choose(source, options)
     train = chosen["train"]
     held = {name: features_of(source.splits[name], name) for name in chosen.values()}

@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import torch
 from datasets import Value
+from datasets.packaged_modules.videofolder.videofolder import VideoFolder
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -128,7 +129,21 @@ def _blank() -> Film:
     return _Black(None, 1, 1.0).loaded(())
 
 
-FILMS = Inputs("video", "video", read_film, _blank, _may_be_video, typical=_is_video, feature=_stored, cell=as_file)
+def _endings() -> frozenset[str]:
+    return frozenset(VideoFolder.EXTENSIONS) | {".m4v", ".mpg", ".webm"}
+
+
+FILMS = Inputs(
+    "video",
+    "video",
+    read_film,
+    _blank,
+    _may_be_video,
+    typical=_is_video,
+    feature=_stored,
+    cell=as_file,
+    endings=_endings,
+)
 """Video files, or their paths."""
 
 

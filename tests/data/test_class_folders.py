@@ -5,9 +5,13 @@ import os
 import pytest
 from data_sets import load, png
 
-from hf_mutual_kd import DataError
-from hf_mutual_kd.data.image_folders import read_image_folder, role_of, split_folders
+from hf_mutual_kd import DataError, RecipeOptions
+from hf_mutual_kd.data.audio import SOUNDS
+from hf_mutual_kd.data.class_folders import ClassFolders, role_of
+from hf_mutual_kd.data.inputs import IMAGES
+from hf_mutual_kd.data.sources import open_source
 from hf_mutual_kd.data.splits import found_in_words
+from hf_mutual_kd.tasks.video_classification.film import FILMS
 
 NOBODY_ASKED = {"train": "train", "validation": None, "test": None}
 
@@ -21,7 +25,10 @@ def images(root, *folders, count=1):
 
 
 def splits_of(root):
-    return {name: path.relative_to(root).as_posix() for name, path in split_folders(root, NOBODY_ASKED).items()}
+    return {
+        name: path.relative_to(root).as_posix()
+        for name, path in ClassFolders(IMAGES).splits(root, NOBODY_ASKED).items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -63,6 +70,20 @@ def test_what_archives_and_systems_leave_is_no_class(tmp_path):
     assert sum(splits.facts["rows"].values()) == 20
 
 
+@pytest.mark.parametrize(("inputs", "ending"), [(SOUNDS, ".wav"), (FILMS, ".webm")], ids=["sounds", "videos"])
+def test_class_folders_hold_what_the_task_takes(tmp_path, inputs, ending):
+    """Sounds in class folders, their commonest form, asked for a decoder that is not needed."""
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / f"0{ending}").write_bytes(b"not looked at here")
+            (tmp_path / split / name / "cover.png").write_bytes(png(0))
+    source = open_source(RecipeOptions(dataset=str(tmp_path)), inputs)
+    assert {split: len(rows) for split, rows in source.splits.items()} == {"train": 2, "test": 2}
+    row = source.splits["train"][1]
+    assert row == {inputs.column: {"bytes": None, "path": str(tmp_path / f"train/dog/0{ending}")}, "label": 1}
+
+
 def test_links_are_followed_once(tmp_path):
     """A class folder that is a link vanished; a link to a folder above never ends."""
     stored = images(tmp_path / "elsewhere", "cat", "dog", count=10)
@@ -86,7 +107,7 @@ def test_wrappers_are_taken_off(tmp_path):
     inner = images(tmp_path / "c", "train/animals/red", "train/animals/green", "test/animals/red")
     assert splits_of(inner) == {"train": "train/animals", "test": "test/animals"}
     assert splits_of(images(tmp_path / "d", "cat")) == {"train": "."}
-    assert read_image_folder(classes, NOBODY_ASKED)[0]["train"].features["label"].names == ["green", "red"]
+    assert ClassFolders(IMAGES).read(classes, NOBODY_ASKED)[0]["train"].features["label"].names == ["green", "red"]
 
 
 def test_what_can_be_read_in_two_ways_is_refused(tmp_path):
