@@ -219,6 +219,9 @@ def page(cells: Mapping[Cell, Sequence[Mapping[str, Any]]], options: argparse.Na
     for cell, runs in cells.items():
         count = f"{labels_of(runs)} labels, {len(runs)} seed{'s' * (len(runs) > 1)}"
         lines += [f"## {cell.title[0].upper()}{cell.title[1:]}: {count}", "", *table(cell, runs)]
+        some = [run for run in runs if "fixmatch" in run["arms"]]
+        if 0 < len(some) < len(runs):
+            lines += [f"Beside more controls, which only {len(some)} of these seeds have:", "", *table(cell, some)]
     return "\n".join(lines).rstrip() + "\n"
 
 
