@@ -15,13 +15,14 @@ REFERENCES = {"ensemble": "ensemble (mean)", "oracle": "oracle (any is right)", 
 """What the cohort's own numbers `KIND_METRIC` are called in the report."""
 
 
-def start_table(results: Results, objective: Objective, words: TaskWords) -> str:
+def start_table(results: Results, objective: Objective, words: TaskWords, *, keeps_best: bool = False) -> str:
     """The pre-flight report: a table of the peers as they start, and one plain sentence on what to expect.
 
     Args:
         results (`dict`): what [`MutualKDTrainer.measure_start`] returned.
         objective ([`Objective`]): what the peers are about to be trained for.
         words ([`TaskWords`]): of their task.
+        keeps_best (`bool`, *optional*, defaults to `False`): of each peer is kept what validation favours.
     """
     peers, cohort = {name: values for name, values in results.items() if name != "cohort"}, results["cohort"]
     if f"ensemble_{words.metric}" not in cohort:
@@ -42,7 +43,7 @@ def start_table(results: Results, objective: Objective, words: TaskWords) -> str
     rows += [(name, value, "", "", "") for name, value in references(cohort, words)]
     title = f"Before training, on {int(cohort['samples']):,} validation samples"
     table = render(("peer", words.column, "loss", "best on %", "ensemble −"), rows, title=title)
-    return f"{table}\n{expectation(results, objective, words)}"
+    return f"{table}\n{expectation(results, objective, words, keeps_best=keeps_best)}"
 
 
 def references(cohort: Mapping[str, float], words: TaskWords) -> list[tuple[str, str]]:
@@ -56,7 +57,7 @@ def references(cohort: Mapping[str, float], words: TaskWords) -> list[tuple[str,
     return rows
 
 
-def expectation(results: Results, objective: Objective, words: TaskWords) -> str:
+def expectation(results: Results, objective: Objective, words: TaskWords, *, keeps_best: bool = False) -> str:
     """What ensemble minus each peer says of the gain to expect: it went with the gain in the suites' pairs."""
     peers = {name: values[words.metric] for name, values in results.items() if name != "cohort"}
     if objective.weight > 0 and not objective.source.in_memory:
@@ -76,10 +77,15 @@ def expectation(results: Results, objective: Objective, words: TaskWords) -> str
     margin = together - peers[best]
     if margin <= 0:
         others = ", ".join(below) or "nobody"
+        remedy = (
+            "what validation favours of each is kept."
+            if keeps_best
+            else f"let it teach all others (--teacher_rule fixed:{best}), or keep of each peer what validation favours "
+            "(--teaching auto)?"
+        )
         return (
             f"The ensemble is not above the best peer ({words.text(margin, sign=True)} {words.points} to {best}): "
-            f"{others} may gain from it, {best} may lose; let it teach all others (--teacher_rule fixed:{best}), or "
-            "keep of each peer what validation favours (--teaching auto)?"
+            f"{others} may gain from it, {best} may lose; {remedy}"
         )
     return (
         f"The ensemble is {words.text(margin, sign=True)} {words.points} above the best peer ({best}): "

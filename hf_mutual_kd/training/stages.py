@@ -253,7 +253,8 @@ class Stages:
         self.weights.load("adapted")
         results = self._evaluate().metrics
         if self.trainer.is_world_process_zero():
-            print(start_table(results, self.trainer.objective, self.task.words))
+            keeps_best = self.args.keep == "best"
+            print(start_table(results, self.trainer.objective, self.task.words, keeps_best=keeps_best))
 
     def load(self, what: str) -> None:
         """

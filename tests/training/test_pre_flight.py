@@ -51,6 +51,10 @@ def test_report_holds_every_figure():
     ]
     assert "on 12,345 validation samples" in text
     assert text.splitlines()[-1].startswith("The ensemble is +5.00 points")
+    worse = results(0.7, vit=0.8, cnn=0.6)
+    assert start_table(worse, OBJECTIVE, CLASSES).endswith("(--teaching auto)?")
+    said = start_table(worse, OBJECTIVE, CLASSES, keeps_best=True)
+    assert said.endswith("vit may lose; what validation favours of each is kept.")
 
 
 def rows_of(text):
