@@ -44,7 +44,7 @@ def run_export(options: ExportOptions) -> None:
         int8=options.int8,
         peers=options.peers,
         out=options.out,
-        check=ExportCheck(options.samples, options.dataset, options.max_drop / 100),
+        check=ExportCheck(samples=options.samples, dataset=options.dataset, max_drop=options.max_drop / 100),
     )
     print(export_table(done))
     if options.push:

@@ -92,7 +92,12 @@ def run_evaluate(options: EvaluateOptions) -> None:
     )
     result = evaluate_folders(
         options.predictions,
-        GroundTruth(options.ground_truth, options.layout, options.videos, options.fixation_maxima),
+        GroundTruth(
+            options.ground_truth,
+            layout=options.layout,
+            videos=options.videos,
+            fixation_maxima=options.fixation_maxima,
+        ),
         scores,
         shuffled_pool=options.shuffled_pool,
         on_bad_frame=options.on_bad_frame,
@@ -148,7 +153,12 @@ def run_predict(options: PredictOptions) -> None:
         video=options.video,
         out=options.out,
         map_format=options.maps,
-        streaming=Streaming(options.start, options.stride, options.cut_threshold, options.batch_size),
+        streaming=Streaming(
+            start=options.start,
+            stride=options.stride,
+            cut_threshold=options.cut_threshold,
+            batch_size=options.batch_size,
+        ),
     )
     print(f"{count} frames → {options.out}")
 

@@ -115,14 +115,14 @@ def _score(options: ScoreOptions, task: Task, accelerator: Any) -> ScoreTable:
         raise PeerError(f"score: {named} has no head, and what a new one answers is chance; train it first")
     look_at_rows(cohort, {options.split: getattr(splits, options.split)})
     scoring = Scoring(
-        f"{splits.facts['name']}, {splits.facts['splits'][options.split]}",
-        options.keep,
-        options.batch_size,
-        options.workers,
-        options.shard_rows,
-        options.max_bytes,
-        accelerator,
-        options.peer_parallel,
+        name=f"{splits.facts['name']}, {splits.facts['splits'][options.split]}",
+        keep=options.keep,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        shard_rows=options.shard_rows,
+        max_bytes=options.max_bytes,
+        accelerator=accelerator,
+        peer_parallel=options.peer_parallel,
     )
     rows = counted(getattr(splits, options.split)).fixed_rows(options.epochs)
     return score_peers(cohort, rows, options.out, scoring, announce=print)

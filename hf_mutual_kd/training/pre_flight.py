@@ -80,8 +80,8 @@ def expectation(results: Results, objective: Objective, words: TaskWords, *, kee
         remedy = (
             "what validation favours of each is kept."
             if keeps_best
-            else f"let it teach all others (--teacher_rule fixed:{best}), or keep of each peer what validation favours "
-            "(--teaching auto)?"
+            else f"let it teach all others (--teacher_rule fixed:{best}), or keep of each peer what validation "
+            "favours (--teaching auto)?"
         )
         return (
             f"The ensemble is not above the best peer ({words.text(margin, sign=True)} {words.points} to {best}): "
