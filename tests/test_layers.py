@@ -86,3 +86,10 @@ def test_the_map_leads_somewhere():
     assert [name for name in named if not any((folder / name).exists() for folder in inside)] == []
     folders = {f"{path.name}/" for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders - set(named) == set()
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if "make_" in path.name], ids=lambda path: str(path))
+def test_importing_a_script_leaves_the_environment_alone(path):
+    """A script that binds threads when it is imported binds every process of the tests to one core."""
+    statements = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.Expr)]
+    assert not [ast.unparse(node) for node in statements if "os.environ" in ast.unparse(node)]

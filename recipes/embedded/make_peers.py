@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 # Without binding, two torch threads are slow at random; the runtime reads this when torch is imported.
-os.environ.setdefault("OMP_PROC_BIND", "true")
-os.environ.setdefault("OMP_PLACES", "cores")
-os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_PROC_BIND", "true")
+    os.environ.setdefault("OMP_PLACES", "cores")
+    os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
 
 import numpy as np
 import torch
