@@ -9,11 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 # Without binding, two torch threads are slow at random; the runtime reads this when torch is imported.
 if __name__ == "__main__":
@@ -25,7 +23,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.nn import functional
-from tqdm import tqdm
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -42,9 +39,11 @@ from transformers import (
     logging,
 )
 
-from hf_mutual_kd import staged
-
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from small_peers import Training, fit, write_peers  # noqa: E402 - beside this folder, which is no package
+
 SEED = 20251022
 EPOCHS, BATCH_SIZE, WEIGHT_DECAY = 20, 64, 0.05
 
@@ -198,24 +197,12 @@ def train(model: PreTrainedModel, pixels: torch.Tensor, labels: torch.Tensor, pe
         peak (`float`): the schedule's highest learning rate.
         name (`str`): shown beside the progress bar.
     """
-    generator = torch.Generator().manual_seed(SEED)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=WEIGHT_DECAY)
-    per_epoch = len(labels) // BATCH_SIZE
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peak, total_steps=EPOCHS * per_epoch)
-    model.train()
-    with tqdm(total=EPOCHS * per_epoch, desc=name, unit="step") as progress:
-        for _ in range(EPOCHS):
-            order = torch.randperm(len(labels), generator=generator)
-            for step in range(per_epoch):
-                rows = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
-                logits = model(pixel_values=shift_and_flip(pixels[rows], generator)).logits
-                loss = functional.cross_entropy(logits, labels[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                progress.update()
-            progress.set_postfix(loss=f"{loss.item():.3f}")
+
+    def loss(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        logits = model(pixel_values=shift_and_flip(pixels[rows], generator)).logits
+        return functional.cross_entropy(logits, labels[rows])
+
+    fit(model, loss, len(labels), Training(EPOCHS, BATCH_SIZE, WEIGHT_DECAY, peak, SEED), name=name)
 
 
 def preprocess(processor: BaseImageProcessor, images: list) -> torch.Tensor:
@@ -299,66 +286,6 @@ def make_peer(name: str, recipe: PeerRecipe, data: Dataset, folder: Path) -> dic
     }
 
 
-def measure(probabilities: torch.Tensor, labels: torch.Tensor, known: list[int]) -> dict[str, float]:
-    """Accuracy in percent on all classes, on the known ones and on the others."""
-    right = (probabilities.argmax(-1) == labels).double() * 100
-    inside = torch.isin(labels, torch.tensor(known))
-    return {
-        "accuracy": right.mean().item(),
-        "known_accuracy": right[inside].mean().item(),
-        "other_accuracy": right[~inside].mean().item(),
-    }
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What a split's rows are.
-
-    Args:
-        labels (`torch.Tensor`): class ids `[rows]`.
-        names (`list[str]`): of the classes.
-    """
-
-    labels: torch.Tensor
-    names: list[str]
-
-
-def write_peers(
-    output: Path,
-    recipes: Mapping[str, Any],
-    card: str,
-    *,
-    make: Callable[[str, Any, Path], dict],
-    predict: Callable[[Path], torch.Tensor],
-    truth: Truth,
-) -> None:
-    """Make, measure and describe peers, each whole or not at all; print their accuracies and that of their mean.
-
-    Args:
-        output (`Path`): folder of their folders.
-        recipes (`dict`): how each is made, by name; `knows` has the classes that it sees all rows of.
-        card (`str`): template of the README, filled with what `make` says and the accuracies.
-        make (`Callable`): trains a peer by its name and recipe and saves it in a folder; returns facts for its card.
-        predict (`Callable`): class probabilities `[rows, classes]` of the peer in a folder.
-        truth ([`Truth`]): of the rows that are predicted.
-    """
-    started = time.monotonic()
-    output.mkdir(parents=True, exist_ok=True)
-    said = []
-    for name, recipe in recipes.items():
-        with staged(output / name) as made:
-            facts = make(name, recipe, made)
-            said.append(predict(made))
-            facts |= measure(said[-1], truth.labels, [truth.names.index(one) for one in recipe.knows])
-            (made / "README.md").write_text(card.format(**facts), encoding="utf-8")
-        print("{name:<9} {accuracy:5.1f} % ({known_accuracy:.1f} known, {other_accuracy:.1f} others)".format(**facts))
-    together = (torch.stack(said).mean(0).argmax(-1) == truth.labels).double().mean().item()
-    anyone = (torch.stack(said).argmax(-1) == truth.labels).any(0).double().mean().item()
-    size = sum(file.stat().st_size for file in output.glob("*/model.safetensors"))
-    print(f"{'mean':<9} {together:5.1%}; any of them right: {anyone:.1%}")
-    print(f"{size / 1e6:.2f} MB of weights in {output}, {time.monotonic() - started:.0f} s")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Train, save, measure and describe all peers; print their accuracies and that of their mean."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -371,14 +298,14 @@ def main(arguments: list[str] | None = None) -> int:
     logging.disable_progress_bar()
     pretrain = Dataset.from_parquet(str(options.data / "pretrain.parquet"))
     validation = Dataset.from_parquet(str(options.data / "validation.parquet"))
-    names, images = validation.features["label"].names, validation["image"][:]
+    images = validation["image"][:]
     write_peers(
         options.output,
         PEERS,
         CARD,
         make=lambda name, recipe, folder: make_peer(name, recipe, pretrain, folder),
         predict=lambda folder: predict(folder, images),
-        truth=Truth(torch.tensor(validation["label"][:]), names),
+        validation=validation,
     )
     return 0
 

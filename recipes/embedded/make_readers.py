@@ -22,15 +22,13 @@ from make_peers import (
     HERE,
     SEED,
     WEIGHT_DECAY,
-    Truth,
     choose_rows,
     preprocess,
     shift_and_flip,
-    write_peers,
 )
+from small_peers import Training, fit, write_peers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.nn import functional
-from tqdm import tqdm
 from transformers import (
     BaseImageProcessor,
     CLIPConfig,
@@ -189,30 +187,19 @@ def train(
     model: PreTrainedModel, tokenizer: CLIPTokenizer, pixels: torch.Tensor, labels: torch.Tensor, recipe: ReaderRecipe
 ) -> None:
     """Train both towers with AdamW on a one-cycle schedule, in place; every step asks for the classes in new words."""
-    generator = torch.Generator().manual_seed(SEED)
     words = np.random.default_rng(SEED)
     decayed = [weight for weight in model.parameters() if weight.ndim > 1]
     others = [weight for weight in model.parameters() if weight.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    per_epoch = len(labels) // BATCH_SIZE
-    optimizer = torch.optim.AdamW(groups, lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=EPOCHS * per_epoch)
-    model.train()
-    with tqdm(total=EPOCHS * per_epoch, desc=model.config.model_type, unit="step") as progress:
-        for _ in range(EPOCHS):
-            order = torch.randperm(len(labels), generator=generator)
-            for step in range(per_epoch):
-                rows = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
-                texts = [words.choice(TEMPLATES).format(words.choice(names)) for names in NAMES.values()]
-                tokens = tokenizer(texts, return_tensors="pt", **recipe.padding)
-                logits = model(pixel_values=shift_and_flip(pixels[rows], generator), **tokens).logits_per_image
-                loss = recipe.loss(logits, labels[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                progress.update()
-            progress.set_postfix(loss=f"{loss.item():.3f}")
+
+    def loss(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        texts = [words.choice(TEMPLATES).format(words.choice(names)) for names in NAMES.values()]
+        tokens = tokenizer(texts, return_tensors="pt", **recipe.padding)
+        logits = model(pixel_values=shift_and_flip(pixels[rows], generator), **tokens).logits_per_image
+        return recipe.loss(logits, labels[rows])
+
+    training = Training(EPOCHS, BATCH_SIZE, WEIGHT_DECAY, 2e-3, SEED)
+    fit(model, loss, len(labels), training, name=model.config.model_type, groups=groups)
 
 
 def predict(folder: Path, images: list, names: list[str]) -> torch.Tensor:
@@ -294,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
         CARD,
         make=lambda name, recipe, folder: make_reader(name, recipe, pretrain, folder),
         predict=lambda folder: predict(folder, images, names),
-        truth=Truth(torch.tensor(validation["label"][:]), names),
+        validation=validation,
     )
     return 0
 

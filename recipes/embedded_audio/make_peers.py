@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +31,13 @@ from transformers import (
     logging,
 )
 
-from hf_mutual_kd import Cohort, Sound, resampled, staged
+from hf_mutual_kd import Cohort, Sound, resampled
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from small_peers import Training, fit, write_peers  # noqa: E402 - beside this folder, which is no package
+
 SOUNDS, ONE_IN = 1200, 12
 """Sounds that are made for each peer, and of the classes that it does not know it hears one in so many."""
 EPOCHS, BATCH_SIZE, WEIGHT_DECAY = 30, 32, 0.05
@@ -116,22 +119,13 @@ def inputs_of(extractor: Any, waves: list[np.ndarray]) -> dict[str, torch.Tensor
 
 def train(model: PreTrainedModel, inputs: dict[str, torch.Tensor], labels: torch.Tensor, peak: float) -> None:
     """Train with AdamW on a one-cycle schedule, in place."""
-    generator = torch.Generator().manual_seed(SEED)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=WEIGHT_DECAY)
-    per_epoch = len(labels) // BATCH_SIZE
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peak, total_steps=EPOCHS * per_epoch)
-    model.train()
-    for _ in range(EPOCHS):
-        order = torch.randperm(len(labels), generator=generator)
-        for step in range(per_epoch):
-            part = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
-            loss = functional.cross_entropy(
-                model(**{key: value[part] for key, value in inputs.items()}).logits, labels[part]
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+
+    def loss(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        said = model(**{key: value[rows] for key, value in inputs.items()}).logits
+        return functional.cross_entropy(said, labels[rows])
+
+    training = Training(EPOCHS, BATCH_SIZE, WEIGHT_DECAY, peak, SEED)
+    fit(model, loss, len(labels), training, name=model.config.model_type)
 
 
 def make_peer(name: str, recipe: PeerRecipe, folder: Path) -> dict[str, Any]:
@@ -182,20 +176,9 @@ classifier of anything that was recorded.
 
 - **Trained on** {rows:,} sounds made by the law of `make_data.py`, none of which is in the embedded data:
   {known_rows:,} of the classes {knows}, and one in {one_in} of the others; {epochs} epochs.
-- **Accuracy** on the {count} sounds of the `validation` split: {accuracy:.1f} % ({known:.1f} % on the classes that it
-  heard all of, {others:.1f} % on the others).
-"""
-
-
-def measure(probabilities: torch.Tensor, labels: torch.Tensor, knows: tuple[str, ...]) -> dict[str, float]:
-    """Accuracy in percent on all classes, on the known ones and on the others."""
-    right = (probabilities.argmax(-1) == labels).double() * 100
-    inside = torch.isin(labels, torch.tensor([NAMES.index(one) for one in knows]))
-    return {
-        "accuracy": right.mean().item(),
-        "known": right[inside].mean().item(),
-        "others": right[~inside].mean().item(),
-    }
+- **Accuracy** on the {count} sounds of the `validation` split: {accuracy:.1f} % ({known_accuracy:.1f} % on the classes that it
+  heard all of, {other_accuracy:.1f} % on the others).
+"""  # noqa: E501 - lines are those of the card
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -205,25 +188,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=HERE / "peers", help="folder of the peers' folders")
     options = parser.parse_args(arguments)
     logging.disable_progress_bar()
-    began = time.monotonic()
     validation = Dataset.from_parquet(str(options.data / "validation.parquet"))
     validation = validation.cast_column("audio", Audio(decode=False))
-    labels = torch.tensor(validation["label"][:])
-    options.output.mkdir(parents=True, exist_ok=True)
-    probabilities = []
-    for name, recipe in PEERS.items():
-        with staged(options.output / name) as made:
-            facts = make_peer(name, recipe, made) | {"one_in": ONE_IN, "epochs": EPOCHS, "count": len(labels)}
-            probabilities.append(predict(made, validation))
-            facts |= measure(probabilities[-1], labels, recipe.knows)
-            (made / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
-        line = "{name:<9} {parameters:7,} {rows:4} rows {accuracy:5.1f} % ({known:.1f} known, {others:.1f} others)"
-        print(line.format(**facts))
-    together = torch.stack(probabilities)
-    mean, anyone = together.mean(0).argmax(-1) == labels, (together.argmax(-1) == labels).any(0)
-    size = sum(file.stat().st_size for file in options.output.glob("*/model.safetensors"))
-    print(f"mean      {mean.double().mean():5.1%}; any of them right: {anyone.double().mean():.1%}")
-    print(f"{size / 1e3:.0f} kB of weights in {options.output.name}, {time.monotonic() - began:.0f} s")
+    known = {"one_in": ONE_IN, "epochs": EPOCHS, "count": len(validation)}
+    write_peers(
+        options.output,
+        PEERS,
+        CARD,
+        make=lambda name, recipe, folder: make_peer(name, recipe, folder) | known,
+        predict=lambda folder: predict(folder, validation),
+        validation=validation,
+    )
     return 0
 
 

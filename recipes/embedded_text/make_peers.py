@@ -35,7 +35,7 @@ from transformers import (
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from embedded.make_peers import Truth, write_peers  # noqa: E402 - beside this folder, which is no package
+from small_peers import Training, fit, write_peers  # noqa: E402 - beside this folder, which is no package
 
 SEED = 20251022
 EPOCHS, BATCH_SIZE, WEIGHT_DECAY = 12, 32, 0.05
@@ -226,21 +226,13 @@ def word_vectors(tokens: list[list[int]], vocabulary: int, size: int) -> torch.T
 
 def train(model: PreTrainedModel, tokenizer: Any, texts: list[str], labels: torch.Tensor, peak: float) -> None:
     """Train with AdamW on a one-cycle schedule, in place."""
-    generator = torch.Generator().manual_seed(SEED)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=WEIGHT_DECAY)
-    per_epoch = len(labels) // BATCH_SIZE
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peak, total_steps=EPOCHS * per_epoch)
-    model.train()
-    for _ in range(EPOCHS):
-        order = torch.randperm(len(labels), generator=generator)
-        for step in range(per_epoch):
-            rows = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
-            batch = tokenizer([texts[row] for row in rows], padding=True, truncation=True, return_tensors="pt")
-            loss = functional.cross_entropy(model(**batch).logits, labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+
+    def loss(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        batch = tokenizer([texts[row] for row in rows], padding=True, truncation=True, return_tensors="pt")
+        return functional.cross_entropy(model(**batch).logits, labels[rows])
+
+    training = Training(EPOCHS, BATCH_SIZE, WEIGHT_DECAY, peak, SEED)
+    fit(model, loss, len(labels), training, name=model.config.model_type)
 
 
 @torch.no_grad()
@@ -326,14 +318,14 @@ def main(arguments: list[str] | None = None) -> int:
     logging.disable_progress_bar()
     pretrain = Dataset.from_parquet(str(options.pretrain))
     validation = Dataset.from_parquet(str(options.data / "validation.parquet"))
-    names, texts = validation.features["label"].names, validation["text"][:]
+    texts = validation["text"][:]
     write_peers(
         options.output,
         PEERS,
         CARD,
         make=lambda name, recipe, folder: make_peer(name, recipe, pretrain, folder) | {"validation_rows": len(texts)},
         predict=lambda folder: predict(folder, texts),
-        truth=Truth(torch.tensor(validation["label"][:]), names),
+        validation=validation,
     )
     return 0
 

@@ -37,11 +37,11 @@ from embedded.make_peers import (  # noqa: E402
     PEERS,
     SEED,
     choose_rows,
-    measure,
     predict,
     preprocess,
     train,
 )
+from small_peers import measure  # noqa: E402
 
 
 def build_vit(labels: dict) -> PreTrainedModel:
