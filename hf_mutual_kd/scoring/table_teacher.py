@@ -14,6 +14,7 @@ from ..data.collator import IdentifiedRows, RoleTaggingCollator
 from ..distillation.losses import mean_log_probs, softened_log_probs
 from ..distillation.objective import Objective
 from ..distillation.roles import MEAN, UNDECIDED
+from ..distillation.shared_classes import check_shared
 from ..errors import ConfigError, DataError
 from ..peers.cohort import Cohort
 from .score_peers import peer_facts
@@ -123,6 +124,7 @@ def open_table(
     if args.score_table is None or objective.weight == 0 or rows is None:
         return None
     if cohort.known is not None:
+        check_shared(objective, cohort.known)
         raise ConfigError("score_table compares peers by all classes, and some lack some (label_alignment 'overlap')")
     table = ScoreTable.load(args.score_table)
     table.check(row_facts_of(rows, cohort.label_names), {name: peer_facts(cohort, name) for name in cohort.names})

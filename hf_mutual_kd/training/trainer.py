@@ -122,10 +122,11 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         check_staged(args, eval_dataset, objective, optimizers)
         self._given_objective = objective
         self.view = self.task.view(args, model.processors, args.seed) if view is None and args.augment else view
-        self.score_table = open_table(args, model, train_dataset, self._objective_of(args, train_dataset), self.view)
+        self.objective = self._objective_of(args, train_dataset)
+        self.score_table = open_table(args, model, train_dataset, self.objective, self.view)
         self.start_fingerprint = fingerprint(model.peers)
         self.mesh.take(model, args.device, objective)
-        self._set_objective(args, train_dataset)
+        self._tell_cohort(args)
         self.record = TrainingRecord(model.names, model.task, self.mesh.gathered_objects)
         self.pushes = PushCheckpoints(args) if args.push_to_hub else None
         self.bests = PeerBests(model.names, greater_is_better, args.early_stopping_patience)
@@ -212,14 +213,14 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         check_processes(self.args, rows)
         check_share(self.args, rows, self.mesh.data_ranks)
         self.task.set_reference(rows)
-        self._set_objective(self.args, rows)
+        self.objective = self._objective_of(self.args, rows)
+        self._tell_cohort(self.args)
 
     def _objective_of(self, args: MutualKDConfig, rows: Any) -> Objective:
         given = self._given_objective
         return given or objective_for(first_way(args, self.task), rows, len(self.peer_names), self.task)
 
-    def _set_objective(self, args: MutualKDConfig, rows: Any) -> None:
-        self.objective = self._objective_of(args, rows)
+    def _tell_cohort(self, args: MutualKDConfig) -> None:
         # Of stages each sets its own.
         self.given_cohort.set_objective(None if args.teaching else self.objective)
 
