@@ -95,7 +95,9 @@ def _scout(options: ScoutOptions, wanted: Wanted, accelerator: Any) -> None:
         raise ConfigError("the data set names no classes, by which models on the Hub could be recognised")
     rows = draw_sample(getattr(splits, options.split), options.samples, options.seed)
     name = f"{splits.facts['name']}, {splits.facts['splits'][options.split]}"
-    scoring = Scoring(name, "full", options.batch_size, options.workers, accelerator=accelerator)
+    scoring = Scoring(
+        name, keep="full", batch_size=options.batch_size, workers=options.workers, accelerator=accelerator
+    )
     scout = Scout(wanted, rows, splits.label_names, folder=folder, task=task, scoring=scoring)
     report = scout.run()
     command = recipe_command(report, task.name, options.to_train())

@@ -15,7 +15,7 @@ from datasets import Value
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
 from ..errors import DataError
-from .file_columns import FILE, as_file, is_file_struct
+from .file_columns import FILE, as_file, may_be_files
 from .inputs import Inputs
 from .places import local_path, refuse_offline, refuse_special
 
@@ -196,10 +196,7 @@ def small_flac(sound: Sound) -> bytes:
 
 def may_be_sound(feature: Any) -> bool:
     """Whether a column may hold sounds: files, their paths, or arrays with their rate."""
-    if isinstance(feature, Value):
-        return feature.dtype.removeprefix("large_") in ("binary", "string")
-    undecoded = isinstance(feature, datasets.Image) and not feature.decode  # of a row that is a dict
-    return isinstance(feature, datasets.Audio) or is_file_struct(feature) or _is_array(feature) or undecoded
+    return may_be_files(feature, datasets.Audio) or _is_array(feature)
 
 
 def _is_array(feature: Any) -> bool:

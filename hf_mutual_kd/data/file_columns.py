@@ -20,6 +20,14 @@ def is_file_struct(feature: Any) -> bool:
     return isinstance(feature, dict) and bool({"bytes", "path"} & set(feature))
 
 
+def may_be_files(feature: Any, kind: type) -> bool:
+    """Whether a column may hold files of a kind, such as `datasets.Audio`: as it is, as bytes, or by their paths."""
+    if isinstance(feature, Value):
+        return feature.dtype.removeprefix("large_") in ("binary", "string")
+    undecoded = isinstance(feature, datasets.Image) and not feature.decode  # of a row that is a dict
+    return is_file_struct(feature) or isinstance(feature, kind) or undecoded
+
+
 def holds_files(feature: Any) -> bool:
     """Whether cells of a column bring or name files."""
     return is_file_struct(feature) or isinstance(feature, DECODING)

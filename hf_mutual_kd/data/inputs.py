@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..errors import DataError
-from .file_columns import as_file, is_file_struct
+from .file_columns import as_file, may_be_files
 from .images import BAR_FROM, decode_image, sixteen_bit_peak, too_dark
 
 AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
@@ -112,9 +112,7 @@ def is_array(feature: Any) -> bool:
 
 def may_be_image(feature: Any) -> bool:
     """Whether a column may hold images: image files, their paths, or arrays."""
-    if isinstance(feature, Value):
-        return feature.dtype.removeprefix("large_") in ("binary", "string")
-    return is_file_struct(feature) or isinstance(feature, datasets.Image) or is_array(feature)
+    return may_be_files(feature, datasets.Image) or is_array(feature)
 
 
 def _undecoded(feature: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import reduce
 from torch import Tensor, nn
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint, has_length, rotate_checkpoints
+from transformers.trainer_utils import has_length, rotate_checkpoints
 from transformers.utils import logging
 
 from ..config.training_config import MutualKDConfig
@@ -27,7 +27,7 @@ from .evaluating import CohortEvaluation
 from .fingerprints import Change, check_checkpoint, check_parts, made_with
 from .peer_bests import PeerBests
 from .peer_states import join_parts, load_part, write_part
-from .run_state import full_disk_told
+from .run_state import full_disk_told, last_checkpoint
 from .teacher_state import load_teachers, save_teachers
 from .training_record import TrainingRecord
 
@@ -212,15 +212,15 @@ class CohortSaving(CohortEvaluation):
         """The checkpoint to go on from, after checking that it belongs to this cohort."""
         if not resume:
             return None
-        found = get_last_checkpoint(str(self.folder)) if resume is True else resume
+        found = last_checkpoint(self.folder) if resume is True else Path(resume)
         if found is None:
             raise ResumeError(
                 f"there is no checkpoint in {self.folder}; leave resume_from_checkpoint out to start anew"
             )
         made = self._made_with()
-        self.changes = check_checkpoint(Path(found), self._identity(), made["options"], self.args)
-        check_parts(Path(found), made)
-        return found
+        self.changes = check_checkpoint(found, self._identity(), made["options"], self.args)
+        check_parts(found, made)
+        return str(found)
 
     def _restore_records(self, checkpoint: Path) -> None:
         """Bring back who taught whom, and each peer's best so far."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ...config.rules import check_numbers
-from ...data.file_columns import FILE, as_file, is_file_struct
+from ...data.file_columns import FILE, as_file, may_be_files
 from ...data.inputs import Inputs
 from ...data.video import open_frames
 from ...data.views import draws_of
@@ -106,10 +106,7 @@ def read_film(value: Any) -> Film:
 
 
 def _may_be_video(feature: Any) -> bool:
-    if isinstance(feature, Value):
-        return feature.dtype.removeprefix("large_") in ("binary", "string")
-    undecoded = isinstance(feature, datasets.Image) and not feature.decode  # of a row that is a dict
-    return isinstance(feature, datasets.Video) or is_file_struct(feature) or undecoded
+    return may_be_files(feature, datasets.Video)
 
 
 def _is_video(feature: Any) -> bool:
