@@ -13,14 +13,11 @@ from transformers import AutoConfig
 
 from hf_mutual_kd import (
     TASKS,
-    AudioClassification,
     ConfigError,
     DataError,
     ImageClassification,
     SemanticSegmentation,
     Task,
-    TextClassification,
-    VideoClassification,
     VideoSaliency,
     assign_roles,
 )
@@ -62,34 +59,16 @@ say.saliency_output = "log_density"
 
 LOGITS = torch.tensor([[[3.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 2]], [[1.0, 0, 0], [0, 3, 0], [0, 0, 1], [0, 0, 2]]])
 CASES = {
-    "image-classification": Case(
-        task=ImageClassification(),
-        logits=LOGITS,
-        labels=torch.tensor([0, 1, -1, 0]),
-        right=[2.0, 2.0],
-        scores=("margin", "loss", "confidence"),
-    ),
-    "text-classification": Case(
-        task=TextClassification(),
-        logits=LOGITS,
-        labels=torch.tensor([0, 1, -1, 0]),
-        right=[2.0, 2.0],
-        scores=("margin", "loss", "confidence"),
-    ),
-    "audio-classification": Case(
-        task=AudioClassification(),
-        logits=LOGITS,
-        labels=torch.tensor([0, 1, -1, 0]),
-        right=[2.0, 2.0],
-        scores=("margin", "loss", "confidence"),
-    ),
-    "video-classification": Case(
-        task=VideoClassification(),
-        logits=LOGITS,
-        labels=torch.tensor([0, 1, -1, 0]),
-        right=[2.0, 2.0],
-        scores=("margin", "loss", "confidence"),
-    ),
+    **{
+        f"{kind}-classification": Case(
+            task=TASKS[f"{kind}-classification"](),
+            logits=LOGITS,
+            labels=torch.tensor([0, 1, -1, 0]),
+            right=[2.0, 2.0],
+            scores=("margin", "loss", "confidence"),
+        )
+        for kind in ("image", "text", "audio", "video")
+    },
     **{
         f"multi-label-{kind}-classification": Case(
             task=TASKS[f"multi-label-{kind}-classification"](),
