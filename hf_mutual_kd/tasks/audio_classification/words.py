@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from ..classification.words import classification_words
-
-SNIPPET = """from transformers import pipeline
-
-classifier = pipeline("audio-classification", model={model})
-for guess in classifier({example}, top_k=3):
-    print(f"{{guess['label']}}: {{guess['score']:.3f}}")"""
+from ..classification.words import classification_words, pipeline_snippet
 
 WORDS = classification_words(
     "audio classification",
-    snippet=SNIPPET,
+    snippet=pipeline_snippet("audio-classification"),
     processor="feature_extractor",
     auto_model="AutoModelForAudioClassification",
     example="sound.flac",

@@ -7,6 +7,17 @@ from typing import Any
 
 from ...reports.task_words import TaskWords
 
+SNIPPET = """from transformers import pipeline
+
+classifier = pipeline("PIPELINE", model={model})
+for guess in classifier({example}, OPTIONS):
+    print(f"{{guess['label']}}: {{guess['score']:.3f}}")"""
+
+
+def pipeline_snippet(pipeline: str, options: str = "top_k=3") -> str:
+    """The code of a card that asks a pipeline of transformers, by its name, and calls it with these options."""
+    return SNIPPET.replace("PIPELINE", pipeline).replace("OPTIONS", options)
+
 
 def classification_words(title: str, **more: Any) -> TaskWords:
     """

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from ..classification.words import classification_words
-
-SNIPPET = """from transformers import pipeline
-
-classifier = pipeline("text-classification", model={model})
-for guess in classifier({example}, top_k=3, truncation=True):
-    print(f"{{guess['label']}}: {{guess['score']:.3f}}")"""
+from ..classification.words import classification_words, pipeline_snippet
 
 WORDS = classification_words(
     "text classification",
-    snippet=SNIPPET,
+    snippet=pipeline_snippet("text-classification", "top_k=3, truncation=True"),
     processor="tokenizer",
     auto_model="AutoModelForSequenceClassification",
     example="a text",

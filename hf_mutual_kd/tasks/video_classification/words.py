@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from ..classification.words import classification_words
+from ..classification.words import classification_words, pipeline_snippet
 
-SNIPPET = """from transformers import pipeline
-
-classifier = pipeline("video-classification", model={model})
-for guess in classifier({example}, top_k=3):
-    print(f"{{guess['label']}}: {{guess['score']:.3f}}")"""
-VJEPA2 = SNIPPET.replace("top_k=3", "top_k=3, num_frames=classifier.model.config.frames_per_clip")
+VJEPA2 = pipeline_snippet("video-classification", "top_k=3, num_frames=classifier.model.config.frames_per_clip")
 
 WORDS = classification_words(
     "video classification",
-    snippet=SNIPPET,
+    snippet=pipeline_snippet("video-classification"),
     snippets={"vjepa2": VJEPA2},
     processor="video_processor",
     auto_model="AutoModelForVideoClassification",
