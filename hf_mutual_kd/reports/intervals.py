@@ -78,6 +78,38 @@ STATISTICS: dict[str, Statistic] = {"means": means, "overlaps": overlaps, "f1": 
 """By the name under which [`Outcomes`] are kept."""
 
 
+def pseudo_values(sums: np.ndarray, statistic: Statistic) -> np.ndarray:
+    """
+    The jackknife's pseudo-value of every row: `U * statistic(all) - (U - 1) * statistic(all but the row)`.
+
+    Of a mean they are the rows' own values. Of other statistics, such as the mIoU of a split, their mean is the
+    statistic up to terms of `1 / U`, and their spread says how sure it is, as that of values does of a mean (Tukey,
+    Bias and confidence in not quite large samples, 1958; Efron and Tibshirani, An introduction to the bootstrap, 1993,
+    chapter 11).
+
+    Args:
+        sums (`np.ndarray` of shape `[U, ...]`): what each of U rows, images or videos adds.
+        statistic (callable): from totals `[...]` over rows to values, such as [`overlaps`].
+
+    Returns:
+        `np.ndarray` of shape `[U, ...]` of the statistic's values.
+
+    Example:
+
+    ```python
+    >>> right_of_true = np.array([[1.0, 2.0], [2.0, 2.0], [0.0, 1.0]])  # 3 of 5 pixels are right
+    >>> pseudo_values(right_of_true, means).round(2)  # 3 * 3 / 5 - 2 * 2 / 3 for the first
+    array([[ 0.47],
+           [ 1.13],
+           [ 0.3 ]])
+    ```
+    """
+    total, rows = sums.sum(0, dtype=np.float64), len(sums)
+    if rows == 1:
+        return statistic(total)[None]
+    return rows * statistic(total) - (rows - 1) * statistic(total - sums)
+
+
 def difference_interval(
     after: Sequence[np.ndarray], before: Sequence[np.ndarray], statistic: Statistic, draws: int = DRAWS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,8 +21,10 @@ from ..data.splits import ROLES, Splits, load_splits
 from ..distillation.label_alignment import ClassColumns
 from ..distillation.units import Units
 from ..errors import ConfigError, PeerError
+from ..reports.intervals import STATISTICS, pseudo_values
 from ..reports.pictures import SampleImages
 from ..reports.report_sections import COMMON_SECTIONS, SectionMaker
+from ..reports.samples import UNIT
 from ..reports.task_words import TaskWords
 from .new_heads import drawn_weights, label_maps
 
@@ -38,6 +40,7 @@ class Evaluator(ABC):
     """Which of [`STATISTICS`] makes the metrics of `unit/sums`."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Names of what it makes."""
+    peer_names: list[str]
 
     @abstractmethod
     def add(self, facts: dict[str, Tensor]) -> None:
@@ -50,6 +53,15 @@ class Evaluator(ABC):
     @abstractmethod
     def by_class(self) -> dict[str, list[float | None]]:
         """The task's metric of each peer per class, `None` for classes that did not occur."""
+
+    def metric_scores(self, metric: str, greater_is_better: bool = True) -> np.ndarray:
+        """What each labelled sample says of every peer's metric, `[samples, N]`, higher is better, in an order that
+        stays: [`pseudo_values`] where samples add up to this metric, else [`Evaluator.sample_scores`]."""
+        sums = self.records().get(f"{UNIT}sums")
+        if sums is None or metric not in self.metrics:
+            return self.sample_scores()
+        found = pseudo_values(sums[:, : len(self.peer_names)], STATISTICS[self.statistic])
+        return found[..., self.metrics.index(metric)] * (1 if greater_is_better else -1)
 
     def sample_scores(self) -> np.ndarray:
         """How good each peer is on each labelled sample, `[samples, N]`, higher is better, in an order that stays.

@@ -30,8 +30,8 @@ class Candidate:
     Args:
         what (`str`): one of [`PLAIN`] or [`BETTER`].
         value (`float`): the task's metric.
-        scores (`np.ndarray` of shape `[rows]`): how good the peer is on each row, higher is better; rows in the same
-            order for all candidates of a peer.
+        scores (`np.ndarray` of shape `[rows]`): what each row says of the metric, higher is better, see
+            [`Evaluator.metric_scores`]; rows in the same order for all candidates of a peer.
         alpha (`float`, *optional*, defaults to 1.0): weights are `start + alpha * (end - start)`.
         way (`str`, *optional*): which way of teaching, for `"mutual"`.
     """

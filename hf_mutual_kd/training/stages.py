@@ -290,13 +290,12 @@ class Stages:
     def _measure(self) -> Scores:
         """The peers as they are, on the rows that select; empty where no row has a label."""
         measured = self._evaluate()
-        results, scores = measured.metrics, measured.evaluator.sample_scores()
-        if any(self.trainer.selects_by not in results[name] for name in self.names):
+        results, metric = measured.metrics, self.trainer.selects_by
+        if any(metric not in results[name] for name in self.names):
             return {}
-        self._together = results["cohort"].get(f"ensemble_{self.trainer.selects_by}")
-        return {
-            name: (results[name][self.trainer.selects_by], scores[:, index]) for index, name in enumerate(self.names)
-        }
+        self._together = results["cohort"].get(f"ensemble_{metric}")
+        scores = measured.evaluator.metric_scores(metric, self.trainer.bests.greater_is_better)
+        return {name: (results[name][metric], scores[:, index]) for index, name in enumerate(self.names)}
 
     def _choose(self, way: str | None) -> None:
         """Measure everything that a peer could be kept with, and say what is."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_mutual_kd import SegmentationScores
-from hf_mutual_kd.reports.intervals import difference_interval, means, overlaps
+from hf_mutual_kd.reports.intervals import difference_interval, means, overlaps, pseudo_values
 from hf_mutual_kd.tasks.semantic_segmentation.metrics import confusion_matrix
 
 
@@ -83,3 +83,26 @@ def test_what_was_not_measured_has_no_interval():
     """Prevents a number where the ensemble has no loss: nothing was added, so that there is nothing to say."""
     nothing = [np.zeros((10, 2))]
     assert np.isnan(difference_interval(nothing, nothing, means, draws=10)).all()
+
+
+def test_pseudo_values_of_a_mean_are_its_rows():
+    """Prevents that another margin than that of the rows' own values decides what is kept of classifiers."""
+    rows = np.random.default_rng(0).integers(0, 2, 50).astype(float)
+    assert pseudo_values(as_sums(rows), means)[:, 0] == pytest.approx(rows, abs=1e-9)
+    assert pseudo_values(as_sums(rows[:1]), means).tolist() == [[rows[0]]]
+
+
+def test_pseudo_values_tell_how_sure_a_miou_is():
+    """Prevents a margin that is not the metric's: of 80 images with three classes, one rare, against the bootstrap."""
+    generator = np.random.default_rng(0)
+    true = generator.multinomial(64, [0.6, 0.35, 0.05], size=80)
+    sums = []
+    for skill in (0.9, 0.7):
+        right = generator.binomial(true, skill)
+        predicted = right + np.stack([generator.multinomial(left, [1 / 3] * 3) for left in (true - right).sum(1)])
+        sums.append(np.stack([right, predicted, true], axis=1))
+    mean, low, high = (part[0] for part in difference_interval([sums[0]], [sums[1]], overlaps, draws=4000))
+    difference = (pseudo_values(sums[0], overlaps) - pseudo_values(sums[1], overlaps))[:, 0]
+    assert difference.mean() == pytest.approx(mean, abs=0.005)
+    error = difference.std(ddof=1) / np.sqrt(len(difference))
+    assert 2 * 1.96 * error == pytest.approx(high - low, rel=0.1)

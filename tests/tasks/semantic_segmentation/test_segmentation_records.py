@@ -110,3 +110,18 @@ def test_an_image_is_drawn_as_both_cohorts_see_it():
     assert np.unique(read_map(found.maps["before/segformer"])).tolist() != [2]
     assert found.maps["before/mask2former"] == found.maps["after/mask2former"]
     assert read_map(found.teacher).shape == read_map(found.truth).shape
+
+
+def test_images_vote_on_the_metric_that_selects():
+    """A peer that learns a rare class was dropped, as the margin looked at pixels while mIoU ranked the candidates."""
+    rare = TRUTH.clone()
+    rare[0, : SIDE // 2], rare[0, :1] = 1, 0  # one row of class 0
+    missed = rare.clone()
+    missed[0, :1] = 1
+    evaluator = evaluated(rare, torch.stack([rare, missed]))
+    peers = evaluator.compute()
+    right, votes = evaluator.sample_scores().mean(0), evaluator.metric_scores("mIoU").mean(0)
+    assert right[0] - right[1] < 0.01
+    assert votes[0] == pytest.approx(peers["a"]["mIoU"]) == 1.0
+    assert votes[0] - votes[1] > 0.3
+    assert evaluator.metric_scores("loss").tolist() == evaluator.sample_scores().tolist()
