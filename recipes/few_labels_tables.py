@@ -71,6 +71,20 @@ def gain(runs: Sequence[Mapping[str, Any]], arm: str, peer: str) -> list[float]:
     return [one - other for one, other in zip(values(runs, arm, peer), against, strict=True)]
 
 
+def gain_on_validation(runs: Sequence[Mapping[str, Any]], peer: str) -> list[float]:
+    """Points of every seed above that of start, labels alone and self-training which validation rows favour: what a
+    user without peers would have kept."""
+    favoured = [favoured_control(run["facts"], peer) for run in runs]
+    against = [values([run], arm, peer)[0] for run, arm in zip(runs, favoured, strict=True)]
+    return [one - other for one, other in zip(values(runs, "mutual", peer), against, strict=True)]
+
+
+def favoured_control(facts: Mapping[str, Any], peer: str) -> str:
+    """Of start, labels alone and self-training the best on the rows that choose."""
+    known = facts["validation"]
+    return max((arm for arm in ("start", "control", "self") if arm in known), key=lambda arm: known[arm][peer])
+
+
 def kept_words(choices: Sequence[Mapping[str, Any]]) -> str:
     """What every seed keeps: `"mutual, control at α 0.5"`."""
     return ", ".join(one["what"] + ("" if one["alpha"] == 1.0 else f" at α {one['alpha']:g}") for one in choices)
@@ -145,6 +159,9 @@ def summary(cells: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> list[str]:
         noise = f"{len(worse)} of {len(deltas)} worse beyond noise, " if several else f"of {len(deltas)} "
         below = [who for who, one in deltas.items() if statistics.fmean(one) < 0]
         strongest = [statistics.fmean(gain(runs, "mutual", _strongest(cell, runs))) for cell, runs in chosen.items()]
+        favoured = statistics.fmean(
+            statistics.fmean(gain_on_validation(runs, peer)) for cell, runs in chosen.items() for peer in cell.peers
+        )
         hindsight = statistics.fmean(
             max(statistics.fmean(values(runs, arm, peer)) for arm in COLUMNS if values(runs, arm, peer))
             - statistics.fmean(values(runs, "mutual", peer))
@@ -153,7 +170,8 @@ def summary(cells: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> list[str]:
         )
         lines += [
             f"- **{title}** ({len(deltas)} peers in {len(chosen)} settings): kept against the best control "
-            f"{mean:+.2f} points in the mean (goal {goal}); {noise}"
+            f"{mean:+.2f} points in the mean (goal {goal}), against the one that validation favours "
+            f"{favoured:+.2f}; {noise}"
             f"{len(below)} below at all{f', at most by {-lowest:.2f}' if below else ''}; the strongest peer of each "
             f"cohort {', '.join(f'{one:+.2f}' for one in strongest)}; {hindsight:.2f} points below the best arm "
             "in hindsight (goal 0.2).",

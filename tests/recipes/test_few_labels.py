@@ -31,6 +31,7 @@ def made_up(folder: Path, labels: int, **ends: float) -> None:
     (folder / "stages/arms.json").write_text(json.dumps(arms))
     stages = {"way-mean": {"seconds": 3.0}, "control": {"seconds": 2.0}, "self": {"seconds": 3.0}}
     facts = {"kept": {peer: {"what": "mutual", "alpha": 0.5} for peer in CELL.peers}, "way": "mean", "stages": stages}
+    facts["validation"] = {"control": {"a": 0.5, "b": 0.4}, "self": {"a": 0.4, "b": 0.5}}
     (folder / "stages/stages.json").write_text(json.dumps({"facts": facts}))
     (folder / "cohort.json").write_text(json.dumps({"dataset": {"labelled": {"train": labels}}}))
 
@@ -53,6 +54,7 @@ def test_labels_are_those_that_a_run_held_and_no_control_is_left_out(tmp_path):
     assert "## New heads, 10 labels per class, a + b: 98 to 100 labels, 2 seeds" in written
     assert "| a | 10.0 | 40.0 | 45.0 | 60.0 | 50.0 | 55.0 | -5.00 ± 0.00 (fixmatch) |" in written
     assert "1 of 2 worse beyond noise, 1 below at all, at most by 5.00" in written
+    assert "against the one that validation favours +12.50" in written
     assert "| 10 | 98 to 100 | new | a | 10.0 |" in drawn_page({CELL: runs}, OPTIONS)
 
 

@@ -23,6 +23,7 @@ def made_up(folder: Path, kept: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps([*arms, {"name": name, "start": starts, "end": ends}]))
     facts = {"kept": {peer: {"what": "mutual", "alpha": 0.5} for peer in PEERS}, "way": "mean"}
+    facts["validation"] = {"start": {"a": 0.1, "b": 0.3}, "control": {"a": 0.2, "b": 0.1}}
     (folder / "staged/stages/stages.json").write_text(json.dumps({"facts": facts}))
     (folder / "pixel").mkdir()
     (folder / "pixel/results.json").write_text("{}")
@@ -43,6 +44,7 @@ def test_gains_are_over_the_best_that_a_user_has_alone(tmp_path):
     assert "### 10 %: 34 of 344 tiles, 2 seeds" in part
     assert "| a | 15.0 | 20.0 | 22.0 | 21.0 | 19.0 | 25.0 | +3.00 ± 12.71 (labels alone + pixel CE) |" in part
     assert "is +3.50 points of mIoU from the best" in part
+    assert "and +7.50 from the one that validation favours" in part
 
 
 def test_a_page_keeps_its_part_and_has_it_once(tmp_path):
