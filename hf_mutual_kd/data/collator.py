@@ -14,11 +14,12 @@ from ..distillation.roles import UNDECIDED
 from ..errors import ConfigError, DataError
 from .class_labels import class_number
 from .file_columns import DECODING, without_decoding
-from .images import UNREADABLE, row_id
+from .images import UNREADABLE, decode_reduced, row_id
 from .inputs import IMAGES, Inputs
 from .processors import PeerInputs, PeerProcessors
 from .role_table import RoleTable
 from .share_stream import has_label
+from .views import SharedView
 
 SAMPLE_ID = "sample_id"
 BLANK = (32, 32)
@@ -115,7 +116,7 @@ class RoleTaggingCollator:
 
     def _read(self, row: Mapping[str, Any]) -> tuple[Any, Any] | None:
         try:
-            return self.sample(row, self.inputs.read(row))
+            return self.sample(row, self.read_input(row))
         except DataError as error:
             if self.on_bad_row == "skip":
                 self._skipped += 1
@@ -126,6 +127,17 @@ class RoleTaggingCollator:
             ) from error
 
     # What differs between tasks
+
+    def read_input(self, row: Mapping[str, Any]) -> Any:
+        """The input of a row, decoded; an image file as large as its random crop needs it.
+
+        Raises:
+            [`DataError`]: it cannot be read.
+        """
+        side, value = self.processors.longest_side, row.get(self.inputs.column)
+        if self.inputs is IMAGES and isinstance(self.view, SharedView) and side and isinstance(value, dict):
+            return decode_reduced(value, self.view.least_side(side))
+        return self.inputs.read(row)
 
     def sample(self, row: Mapping[str, Any], image: Any) -> tuple[Any, Any]:
         """The image of a row as its view shows it, and its label.

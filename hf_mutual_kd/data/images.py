@@ -8,7 +8,7 @@ import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import fsspec
 import numpy as np
@@ -67,6 +67,28 @@ def decode_image(value: Any) -> Image.Image:
         return picture_of(value)
     kind = "nothing (null)" if value is None else type(value).__name__
     raise DataError(f"expected an image, a file's bytes or path, a dict of both, an array or a tensor, got {kind}")
+
+
+class ReducedImage(NamedTuple):
+    """A picture that was decoded at a part of its size, and the height and width of the whole."""
+
+    image: Image.Image
+    whole: tuple[int, int]
+
+
+def decode_reduced(value: dict[str, Any], least: int) -> ReducedImage:
+    """As [`decode_image`], but of a JPEG file the smallest of 1, 1/2, 1/4 and 1/8 of its size whose shorter side has
+    `least` pixels, which its reader decodes at a fraction of the time.
+
+    Raises: as [`read_file`].
+    """
+
+    def read(image: Image.Image) -> ReducedImage:
+        whole = _upright_size(image)
+        image.draft(None, (least, least))  # nothing in other formats
+        return ReducedImage(_decoded(image), whole)
+
+    return read_file(value, read)
 
 
 def read_file(value: dict[str, Any], read: Callable[[Image.Image], Read]) -> Read:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -76,10 +78,16 @@ class PeerProcessors:
     def keep(self, names: Collection[str]) -> None:
         """Run only those of these peers from now on."""
         # What is found out of all of them, as the size at which frames are decoded, stays.
-        getattr(self, "max_side", None)
+        getattr(self, "max_side", None), self.longest_side
         kept = [(processor, [name for name in group if name in names]) for processor, group in self.groups]
         self.groups = [(processor, group) for processor, group in kept if group]
         self.names = [name for name in self.names if name in names]
+
+    @cached_property
+    def longest_side(self) -> int | None:
+        """The longest side in pixels to which a processor resizes; `None` where one does not say it."""
+        found = [resized_side(processor) for processor, _ in self.groups]
+        return max(side for side in found if side) if found and all(found) else None
 
     def run(self, processor: Any, images: Sequence[Any]) -> dict[str, Tensor]:
         """What one processor makes of the images."""
@@ -91,6 +99,25 @@ class PeerProcessors:
 def is_plain(processor: Any) -> bool:
     """Whether it is a callable of the user's, not a processor of transformers."""
     return not hasattr(processor, "save_pretrained")
+
+
+def resized_side(processor: Any) -> int | None:
+    """The longest side in pixels to which an image processor may resize; `None` where it does not say it.
+
+    Some resize to an eighth more than they say, and cut that out.
+
+    Example:
+
+    ```python
+    >>> resized_side(ViTImageProcessor(size={"height": 224, "width": 224}))
+    256
+    ```
+    """
+    if is_plain(processor) or not getattr(processor, "do_resize", False):
+        return None
+    sizes = [getattr(processor, name, None) or {} for name in ("size", "crop_size")]
+    sides = [side for size in sizes for side in dict(size).values() if side]
+    return math.ceil(max(sides) / (getattr(processor, "crop_pct", None) or 7 / 8)) if sides else None
 
 
 def settings_of(processor: Any) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,9 +12,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
 from ..config.rules import check_numbers
+from .images import ReducedImage
 
 MIX = 0x9E3779B97F4A7C15
 MASK = 0x7FFFFFFFFFFFFFFF
+RATIOS = [3 / 4, 4 / 3]
+"""Least and greatest width of a crop in heights."""
 
 
 class SharedView:
@@ -42,13 +46,35 @@ class SharedView:
         strength = (color_jitter,) * 3
         self.color = v2.ColorJitter(*strength) if color_jitter else None
 
-    def __call__(self, image: Image.Image, sample_id: int, epoch: int) -> Image.Image:
+    def least_side(self, side: int) -> int:
+        """The shorter side of an image of which every crop has sides of `side` pixels at least.
+
+        Example:
+
+        ```python
+        >>> SharedView(min_area=0.6).least_side(224)  # 224 / sqrt(0.6 * 3 / 4)
+        334
+        ```
+        """
+        return math.ceil(side / math.sqrt(self.min_area * RATIOS[0]))
+
+    def __call__(self, image: Image.Image | ReducedImage, sample_id: int, epoch: int) -> Image.Image:
+        image, whole = image if isinstance(image, ReducedImage) else (image, (image.height, image.width))
         with draws_of(self.seed, epoch, sample_id):
-            top, left, height, width = v2.RandomResizedCrop.get_params(image, [self.min_area, 1.0], [3 / 4, 4 / 3])
-            image = vision.crop(image, top, left, height, width)
+            # Of the whole image, so that the draw is the same at whatever size it was decoded.
+            box = v2.RandomResizedCrop.get_params(torch.empty(whole, device="meta"), [self.min_area, 1.0], RATIOS)
+            image = vision.crop(image, *_scaled(box, image.height / whole[0], image.width / whole[1]))
             if self.flip and torch.rand(()) < 0.5:
                 image = vision.horizontal_flip(image)
             return self.color(image) if self.color is not None else image
+
+
+def _scaled(box: Sequence[int], down: float, right: float) -> list[int]:
+    """Top, left, height and width of a crop in an image that is so many times as high and as wide."""
+    if down == right == 1:
+        return list(box)
+    top, left, height, width = box
+    return [int(top * down), int(left * right), round(height * down), round(width * right)]
 
 
 @contextmanager

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import io
 import os
 import statistics
 import subprocess
@@ -14,12 +16,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torchvision.transforms import v2
 from transformers import (
     ResNetConfig,
     ResNetForImageClassification,
@@ -117,6 +121,14 @@ def bench_step(repeats: int) -> None:
     report("same with retention from cached outputs", seconds["cached"] / floor, 1.05)
 
 
+def jpeg(width: int, height: int) -> dict[str, bytes]:
+    """A file of soft noise, about as hard to decode as a photograph."""
+    noise = torch.randint(256, (height // 16, width // 16, 3), dtype=torch.uint8).numpy()
+    stream = io.BytesIO()
+    Image.fromarray(noise).resize((width, height)).save(stream, "JPEG", quality=90)
+    return {"bytes": stream.getvalue()}
+
+
 def bench_input(repeats: int) -> None:
     processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
     rows = [
@@ -126,6 +138,20 @@ def bench_input(repeats: int) -> None:
     four = RoleTaggingCollator(dict.fromkeys("abcd", processor), SharedView())
     seconds = alternate({"one": lambda: one(rows), "four": lambda: four(rows)}, repeats)
     report("input of 4 peers with one processor / 1 peer", seconds["four"] / seconds["one"], 1.11)
+    processor = ViTImageProcessor()
+    one = RoleTaggingCollator({"a": processor}, SharedView())
+    for what, size in {"ImageNet's size": (500, 375), "2 megapixels": (1600, 1200)}.items():
+        files = [{"image": jpeg(*size), "label": 0, "sample_id": index} for index in range(BATCH)]
+        stock = functools.partial(stock_input, files, processor)
+        seconds = alternate({"ours": lambda files=files: one(files), "stock": stock}, min(repeats, 5))
+        report(f"input of JPEG files of {what} / by RandomResizedCrop", seconds["ours"] / seconds["stock"], 1.0)
+
+
+def stock_input(rows: list[dict[str, Any]], processor: ViTImageProcessor) -> None:
+    """What the example scripts of transformers do to learn from image files."""
+    crop = v2.RandomResizedCrop(processor.size["height"], [0.6, 1.0])
+    images = [crop(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")) for row in rows]
+    processor(images=images, return_tensors="pt")
 
 
 def bench_bases() -> None:

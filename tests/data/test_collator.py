@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from hf_mutual_kd import DataError, IdentifiedRows, RoleTable, RoleTaggingCollator, SharedView, identified
 from hf_mutual_kd.data.collator import IdentifiedStream
-from hf_mutual_kd.data.images import content_id
+from hf_mutual_kd.data.images import content_id, decode_image
 from hf_mutual_kd.distillation.roles import UNDECIDED
 
 PROCESSORS = {"vit": tiny_processor(), "cnx": tiny_processor(), "cnn": tiny_processor(0.2)}
@@ -170,3 +170,39 @@ def test_damaged_files_of_decoded_columns_are_left_out(form):
     assert collator.skipped == 1
     with pytest.raises(DataError, match="cannot be read"):
         RoleTaggingCollator({"a": tiny_processor()})(found)
+
+
+def size_of(image):
+    return getattr(image, "image", image).size
+
+
+def photograph(width, height, orientation=1):
+    """A JPEG file of soft waves, as photographs are smooth."""
+    y, x = np.mgrid[:height, :width]
+    waves = [128 + 100 * np.sin(x / width * a + y / height * b) for a, b in ((9, 2), (3, 8), (5, 5))]
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.stack(waves, -1).astype(np.uint8)).save(stream, "JPEG", quality=95, exif=exif)
+    return {"bytes": stream.getvalue(), "path": None}
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_photographs_are_decoded_as_large_as_their_crops_need_them(orientation, monkeypatch):
+    """Twelve million pixels that are decoded for 224 cost six times the time; crops that are scaled up are blurred."""
+    sizes, seen = [], SharedView.__call__
+    monkeypatch.setattr(SharedView, "__call__", lambda *given: (sizes.append(size_of(given[1])), seen(*given))[1])
+    rows = [{"image": photograph(800, 600, orientation), "label": 0, "sample_id": place} for place in range(4)]
+    processors, view = {"vit": tiny_processor()}, SharedView(seed=3)
+    reduced = RoleTaggingCollator(processors, view)(rows)["peer_inputs"]["vit"]["pixel_values"]
+    monkeypatch.setattr("hf_mutual_kd.data.collator.decode_reduced", lambda value, least: decode_image(value))
+    whole = RoleTaggingCollator(processors, view)(rows)["peer_inputs"]["vit"]["pixel_values"]
+    small, large = ((100, 75), (800, 600)) if orientation == 1 else ((75, 100), (600, 800))
+    assert sizes == [small] * 4 + [large] * 4
+    assert (reduced - whole).abs().mean() < 0.02 * (whole.max() - whole.min())
+
+
+def test_what_measures_is_decoded_whole():
+    """Evaluations would differ from the stock processor's, which a model card promises."""
+    row = {"image": photograph(800, 600), "label": 0, "sample_id": 0}
+    found = RoleTaggingCollator({"vit": tiny_processor()})([row])["peer_inputs"]["vit"]["pixel_values"]
+    assert torch.equal(found, tiny_processor()(images=decode_image(row["image"]), return_tensors="pt")["pixel_values"])

@@ -26,6 +26,18 @@ def test_draw_depends_on_seed_epoch_and_sample_alone(image):
     assert SharedView(color_jitter=0.4, seed=1)(image, sample_id=5, epoch=2).tobytes() == first
 
 
+@pytest.mark.parametrize("min_area", [0.1, 0.6, 1.0])
+@pytest.mark.parametrize("shape", [1.0, 4 / 3, 9.0])
+def test_no_crop_is_smaller_than_a_processor_resizes(min_area, shape):
+    """Of a photograph that is decoded at too small a size some draws alone are blurred."""
+    view = SharedView(min_area=min_area, flip=False)
+    shorter = view.least_side(50)
+    photograph = Image.new("RGB", (round(shorter * shape), shorter))
+    sides = [min(view(photograph, sample, 0).size) for sample in range(300)]
+    assert min(sides) >= 50
+    assert min(sides) <= 60 or shape > 2
+
+
 def test_draws_differ_over_samples_epochs_and_seeds(image):
     """One draw for all samples or epochs is no augmentation."""
     draws = {
