@@ -35,16 +35,17 @@ def train(out: Path, run: str, *more: str, split: bool = False) -> None:
     distributed_run.train(str(out), str(rows), *RUNS[run].split(), *more, *["peer_parallel=1"] * split)
 
 
-def train_adapters(out: Path, base: Path, split: bool = False) -> None:
-    """Two adapters over one base."""
+def train_loaded(out: Path, place: Path, split: bool = False) -> None:
+    """Two adapters over one base, an encoder that gets a head, and that base itself, from folders."""
     torch.manual_seed(0)
-    cohort = Cohort.from_pretrained(
-        {name: PeerSpec(str(base), peft="lora") for name in ("a", "b")}, label_names=LABELS
-    )
+    peers = {name: PeerSpec(str(place / "base"), peft="lora") for name in ("a", "b")}
+    peers |= {"new": PeerSpec(str(place / "encoder")), "whole": PeerSpec(str(place / "base"))}
     settings = distributed_run.SETTINGS | {"max_steps": 3, "eval_strategy": "no", "save_steps": 3}
     args = MutualKDConfig(
-        str(out), per_device_train_batch_size=4 if split else 8, peer_parallel=split, merge_adapters=True, **settings
+        str(out), per_device_train_batch_size=8, peer_parallel=split, merge_adapters=True, **settings
     )
+    cohort = Cohort.from_pretrained(peers, label_names=LABELS, peer_parallel=split)
+    assert len(cohort.peers) == (1 if split else 4)
     MutualKDTrainer(cohort, args, train_dataset=make_rows(24)).train()
 
 
@@ -68,7 +69,7 @@ def main(out: Path, alone: Path) -> None:
     for run in RUNS:
         train(out / run, run, split=True)
     train(out / "resumed", "four", f"goes_on_from={out}/four", split=True)
-    train_adapters(out / "adapters", alone / "base", split=True)
+    train_loaded(out / "loaded", alone, split=True)
     measure_maps(out / "maps", split=True)
     leave_together()
 

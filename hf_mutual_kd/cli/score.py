@@ -109,6 +109,7 @@ def _score(options: ScoreOptions, task: Task, accelerator: Any) -> ScoreTable:
             label_names=splits.label_names,
             label_alignment=options.label_alignment,
             trust_remote_code=options.trust_remote_code,
+            peer_parallel=options.peer_parallel,
         )
     if cohort.new_heads:
         named = ", ".join(sorted(cohort.new_heads))

@@ -257,9 +257,11 @@ class Experiment:
 
     def _load_cohort(self, specs: dict[str, PeerSpec], splits: Splits) -> Cohort:
         with self.state.main_process_first():
-            return self._cohort(specs, splits, self.options.label_alignment)
+            return self._cohort(specs, splits, self.options.label_alignment, self.config.peer_parallel)
 
-    def _cohort(self, specs: dict[str, PeerSpec], splits: Splits, label_alignment: LabelAlignment) -> Cohort:
+    def _cohort(
+        self, specs: dict[str, PeerSpec], splits: Splits, label_alignment: LabelAlignment, peer_parallel: bool = False
+    ) -> Cohort:
         torch.manual_seed(self.config.seed)
         return Cohort.from_pretrained(
             specs,
@@ -267,6 +269,7 @@ class Experiment:
             label_names=splits.label_names,
             label_alignment=label_alignment,
             trust_remote_code=self.options.trust_remote_code,
+            peer_parallel=peer_parallel,
         )
 
     def _write_cohort_record(self, cohort: Cohort, splits: Splits, objective: Objective) -> None:

@@ -12,7 +12,7 @@ from ..errors import ResumeError
 from ..files import read_json
 from ..peers.cohort import Cohort
 from ..peers.cohort_record import COHORT
-from ..peers.weights_hash import fingerprint
+from ..peers.weights_hash import fingerprints, joint
 from ..training.checkpoint_state import check_state, read_state
 from ..training.fingerprints import Change, check_checkpoint, check_parts, made_with, options_of
 from ..training.saving import load_peers
@@ -39,7 +39,7 @@ def check_resumed(resumed: Resumed, folder: Path, cohort: Cohort, data: str | No
     if (folder / COHORT).is_file():
         record = read_json(folder / COHORT, error=ResumeError)
         check_state(folder, record | {"peers": list(record.get("peers") or ())}, identity)
-    identity["starting_weights"] = fingerprint(cohort.peers) if resumed else ""
+    identity["starting_weights"] = joint(fingerprints(cohort)) if resumed else ""
     for checkpoint, config in resumed:
         then = read_stages(checkpoint) if config.teaching else vars(read_state(checkpoint))
         check_state(checkpoint, then, identity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from .cohort_output import CohortOutput
 from .cohort_record import peers_of_folder, with_names, write_record
 from .head_labels import HeadLabels
 from .held_peers import HeldPeers
-from .loading import Base, LoadedPeer, load_peer, save_peer
+from .loading import Base, LoadedPeer, describe_peer, load_peer, save_peer
+from .peer_mesh import load_held
 from .prediction import predict
 from .sharding import without_zero3_init
 from .spec import PeerSpec, check_peer_names
@@ -104,6 +106,7 @@ class Cohort(HeldPeers):
         label_names: Sequence[str] | None = None,
         label_alignment: LabelAlignment | None = None,
         trust_remote_code: bool = False,
+        peer_parallel: bool = False,
     ) -> Cohort:
         """Load every peer from the Hub or a folder, or take a module as it is; or load a finished run.
 
@@ -116,6 +119,8 @@ class Cohort(HeldPeers):
             label_alignment (`str`, *optional*, defaults to `"exact"`): `"exact"`, `"subset"`, `"overlap"` or
                 `"new_head"`.
             trust_remote_code (`bool`, *optional*, defaults to `False`): run code that a repository brings.
+            peer_parallel (`bool`, *optional*, defaults to `False`): of several processes let each keep in memory only
+                the peers that it holds in a training with `MutualKDConfig(peer_parallel=True)`.
         """
         if isinstance(peers, str | Path):
             peers, facts = peers_of_folder(peers)
@@ -133,17 +138,15 @@ class Cohort(HeldPeers):
             raise LabelError("label_alignment='new_head' needs the data set's label names; give `label_names`")
         labels = HeadLabels(new_labels, label_names)
         bases: dict[Any, Base] = {}
+        load = partial(load_peer, task=task, labels=labels, trust_remote_code=trust_remote_code, bases=bases)
+        describe = partial(describe_peer, task=task, labels=labels, trust_remote_code=trust_remote_code)
         with without_zero3_init():
-            loaded = {
-                name: load_peer(name, peer, task, labels=labels, trust_remote_code=trust_remote_code, bases=bases)
-                for name, peer in asked.items()
-            }
-        return cls(loaded, task, label_names=label_names, label_alignment="exact" if new_labels else label_alignment)
-
-    @property
-    def names(self) -> list[str]:
-        """Peer names; their order gives the indices in roles."""
-        return list(self.specs)
+            loaded, mesh = load_held(asked, load, describe if peer_parallel else None)
+        aligned = "exact" if new_labels else label_alignment
+        cohort = cls(loaded, task, label_names=label_names, label_alignment=aligned)
+        if mesh.is_split:
+            cohort.hold(mesh.places, mesh.place)
+        return cohort
 
     def name_labels(self, label_names: Sequence[str]) -> None:
         """Take these as the labels of the data set, in its order, and align every peer's to them by name.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from ..errors import PeerError
+from ..tasks.registry import Task
 from .exchange import Exchange
+from .spec import PeerSpec
 
 
 class HeldPeers(nn.Module):
@@ -18,6 +20,9 @@ class HeldPeers(nn.Module):
         models (`dict[str, nn.Module]`): of all peers.
     """
 
+    task: Task
+    specs: dict[str, PeerSpec]
+    """Of all peers."""
     config: None = None
     """Each peer has its own; with label smoothing the Trainer of transformers asks the module for one."""
 
@@ -28,16 +33,23 @@ class HeldPeers(nn.Module):
         self.elsewhere: dict[str, nn.Module] = {}
         """Those that others hold: what they are, without their weights."""
         self.exchange: Exchange | None = None
+        self.places: Sequence[Sequence[str]] | None = None
+        """Peers that are together on one process, where processes hold some each."""
+
+    @property
+    def names(self) -> list[str]:
+        """Peer names; their order gives the indices in roles."""
+        return list(self.specs)
 
     def model_of(self, name: str) -> Any:
         """A peer's module; on the meta device where another process holds it."""
         return self.peers[name] if name in self.peers else self.elsewhere[name]
 
-    def hold(self, names: Iterable[str], exchange: Exchange) -> None:
-        """Keep the weights of these peers alone, and hear the others, each from its own process, by `exchange`."""
-        for name in set(self.peers) - set(names):
+    def hold(self, places: Sequence[Sequence[str]], place: int, exchange: Exchange | None = None) -> None:
+        """Keep the weights of the peers of one place alone, and hear the others by `exchange`."""
+        for name in set(self.peers) - set(places[place]):
             self.elsewhere[name] = self.peers.pop(name).to("meta")
-        self.exchange = exchange
+        self.places, self.exchange = places, exchange
 
     def joined(self, mine: dict[str, Any], what: str) -> dict[str, Any]:
         """What all peers say, where `mine` is what those say that this process holds; `what` is what they speak of."""

@@ -103,8 +103,32 @@ def load_peer(
     return loaded
 
 
-def load_checkpoint(name: str, spec: PeerSpec, task: Task, labels: HeadLabels, trust_remote_code: bool) -> LoadedPeer:
-    """A whole model of the Hub or of a folder, with its processor."""
+def describe_peer(
+    name: str, peer: Any, task: Task, *, labels: HeadLabels | None = None, trust_remote_code: bool = False
+) -> LoadedPeer:
+    """
+    What [`load_peer`] gives, but weightless, on the meta device; a module that was given stays as it is.
+
+    Where weights are drawn or computed as a peer is loaded, or lie in another form than its checkpoint's, they are
+    in memory while it is: the random numbers that this takes are those of [`load_peer`].
+    """
+    if isinstance(peer, nn.Module | LoadedPeer):
+        return load_peer(name, peer, task)
+    spec = peer if isinstance(peer, PeerSpec) else PeerSpec.parse(str(peer))
+    kept_otherwise = is_python_source(spec.source) or spec.peft is not None or spec.load_in_4bit or spec.load_in_8bit
+    with peer_errors(name, spec):
+        is_whole = not kept_otherwise and find_adapter(spec) is None
+    if is_whole:
+        found = load_checkpoint(name, spec, task, labels or HeadLabels(), trust_remote_code, on_meta=True)
+    else:
+        found = load_peer(name, spec, task, labels=labels, trust_remote_code=trust_remote_code)
+    return replace(found, model=found.model.to("meta"))
+
+
+def load_checkpoint(
+    name: str, spec: PeerSpec, task: Task, labels: HeadLabels, trust_remote_code: bool, *, on_meta: bool = False
+) -> LoadedPeer:
+    """A whole model of the Hub or of a folder, with its processor; `on_meta` without weights that are only read."""
     if Path(spec.source).is_dir() and not (Path(spec.source) / "config.json").is_file():
         raise PeerError(f"peer {name!r}: the folder {spec.source} has no config.json; it is no model folder")
     # False, not unset: unset makes transformers ask on the terminal.
@@ -122,6 +146,8 @@ def load_checkpoint(name: str, spec: PeerSpec, task: Task, labels: HeadLabels, t
         load = {"revision": spec.revision, "dtype": getattr(torch, spec.dtype), "use_safetensors": True, **code}
         if spec.load_in_4bit or spec.load_in_8bit:
             load |= quantization_of(name, spec, config, () if reads else head_layers(task, config, code))
+        if on_meta and not reads and wanted is None and getattr(config, "quantization_config", None) is None:
+            load["device_map"] = "meta"
         drawn: list[str] = []
         if reads:
             model: nn.Module = load_zero_shot(name, spec, config, load, labels.renewed or labels.missing)
@@ -313,7 +339,7 @@ def fitting(name: str, config: Any, processor: Any) -> Any:
 def check_finite(name: str, model: nn.Module) -> None:
     """Refuse weights that hold NaN or infinity."""
     for key, value in model.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if value.is_floating_point() and not value.is_meta and not torch.isfinite(value).all():
             raise PeerError(f"peer {name!r}: the weights hold NaN or infinity (first in {key}); the file is damaged")
 
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object, recursively_apply
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.utils.data import IterableDataset
 
 from ..config.training_config import MutualKDConfig
 from ..distillation.objective import Objective
 from ..errors import ConfigError
-from .cohort import Cohort
 from .exchange import Exchange
+from .held_peers import HeldPeers
+from .launched import check_launch
+from .loading import LoadedPeer
 from .quantization import count_parameters
+from .spec import PeerSpec
 
 DETACHED = (
     "detach 'none' moves teachers by their students' losses, and peer_parallel sends no gradients between processes; "
@@ -85,7 +89,7 @@ class PeerMesh:
     process: int = 0
 
     @classmethod
-    def of(cls, args: MutualKDConfig, cohort: Cohort, optimizers: Sequence[Any] = ()) -> PeerMesh:
+    def of(cls, args: MutualKDConfig, cohort: HeldPeers, optimizers: Sequence[Any] = ()) -> PeerMesh:
         """
         The mesh of a resolved configuration, and of optimizers that a user has made.
 
@@ -101,21 +105,34 @@ class PeerMesh:
                 )
             return cls([names], processes, args.process_index)
         check_peer_parallel(args, optimizers)
-        frozen = [name for name, spec in cohort.specs.items() if spec.frozen]
-        mesh = cls.over(cohort, processes, args.process_index, frozen)
-        if cohort.elsewhere and set(cohort.peers) != set(mesh.held):
-            raise ConfigError("this cohort is spread over other processes already; load the peers anew")
+        mesh = cls.of_cohort(cohort, processes, args.process_index)
+        resting = [place for place in mesh.places if all(cohort.specs[name].frozen for name in place)]
+        if cohort.elsewhere and (resting or set(cohort.peers) != set(mesh.held)):
+            raise ConfigError(
+                "this cohort is spread over processes already, and not as its peers learn now; load the peers anew"
+            )
         return mesh
 
     @classmethod
-    def over(cls, cohort: Cohort, processes: int, process: int, frozen: Sequence[str] = ()) -> PeerMesh:
+    def of_cohort(cls, cohort: HeldPeers, processes: int, process: int) -> PeerMesh:
+        """The mesh of a cohort as it was loaded, or as it could be spread: see [`PeerMesh.over`]."""
+        if cohort.places is not None:
+            return cls(cohort.places, processes, process)
+        return cls.over({name: cohort.model_of(name) for name in cohort.names}, cohort.specs, processes, process)
+
+    @classmethod
+    def over(
+        cls, models: Mapping[str, nn.Module], specs: Mapping[str, PeerSpec], processes: int, process: int
+    ) -> PeerMesh:
         """
         A mesh with as many places as can be, the peers shared out by the numbers of their weights.
 
         Raises:
             [`ConfigError`]: every process would hold all peers.
         """
-        sizes = {name: count_parameters(cohort.model_of(name)) for name in cohort.names}
+        sizes = {name: count_parameters(model) for name, model in models.items()}
+        frozen = [name for name, spec in specs.items() if spec.frozen]
+        frozen = frozen if len(frozen) < len(sizes) else []
         most, kind = len(sizes) - len(frozen), "peers that learn" if frozen else "peers"
         places = max(count for count in range(1, most + 1) if processes % count == 0)
         if processes > places == 1:
@@ -162,7 +179,7 @@ class PeerMesh:
                 f"a peer; give rows that can be counted, or start {len(self.places)} processes"
             )
 
-    def take(self, cohort: Cohort, device: torch.device, objective: Objective | None = None) -> None:
+    def take(self, cohort: HeldPeers, device: torch.device, objective: Objective | None = None) -> None:
         """
         Let this process' cohort hold its own peers alone.
 
@@ -175,7 +192,7 @@ class PeerMesh:
             owners = {name: place for place, names in enumerate(self.places) for name in names}
             group = _grid(device.type, self.data_ranks, len(self.places)).get_group(PEERS)
             in_order = {name: owners[name] for name in cohort.names}
-            cohort.hold(self.held, Exchange(in_order, group, not cohort.task.map_dims))
+            cohort.hold(self.places, self.place, Exchange(in_order, group, not cohort.task.map_dims))
             for model in cohort.peers.values():
                 cohort.task.part_from_others(model)
 
@@ -235,6 +252,44 @@ class PeerMesh:
 
     def _group(self, dimension: str, tensor: Tensor) -> Any:
         return _grid(tensor.device.type, self.data_ranks, len(self.places)).get_group(dimension)
+
+
+def load_held(
+    asked: Mapping[str, Any], load: Callable[..., LoadedPeer], describe: Callable[..., LoadedPeer] | None = None
+) -> tuple[dict[str, LoadedPeer], PeerMesh]:
+    """
+    All peers, of which those that other processes hold are only described.
+
+    What is drawn is drawn as by one process: every peer finds the random state that it would find there.
+
+    Args:
+        asked (`dict`): what is loaded, by name.
+        load (`Callable`): [`~loading.load_peer`] of a name and what was asked.
+        describe (`Callable`, *optional*): [`~loading.describe_peer`] of such; unset every process loads all.
+
+    Returns:
+        `tuple` of the peers and of who holds which.
+
+    Raises:
+        [`ConfigError`]: the peers cannot be placed on so many processes, or these do not see each other.
+    """
+    state = PartialState() if describe is not None else None
+    if state is not None:
+        check_launch(state)
+    if describe is None or state is None or state.num_processes == 1:
+        return {name: load(name, peer) for name, peer in asked.items()}, PeerMesh([list(asked)])
+    found, began = {}, {}
+    for name, peer in asked.items():
+        began[name] = torch.get_rng_state()
+        found[name] = describe(name, peer)
+    ended = torch.get_rng_state()
+    models, specs = ({name: getattr(one, part) for name, one in found.items()} for part in ("model", "spec"))
+    mesh = PeerMesh.over(models, specs, state.num_processes, state.process_index)
+    for name in mesh.held:
+        torch.set_rng_state(began[name])
+        found[name] = load(name, asked[name])
+    torch.set_rng_state(ended)
+    return found, mesh
 
 
 @cache

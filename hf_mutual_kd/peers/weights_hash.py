@@ -1,11 +1,15 @@
-"""Weights hash."""
+"""What weights are, in a hash, and whether they are numbers."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
+
+from .held_peers import HeldPeers
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -15,6 +19,19 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def fingerprints(cohort: HeldPeers) -> dict[str, str]:
+    """The [`fingerprint`] of every peer; processes of which each holds some tell each other, all together."""
+    mine = {name: fingerprint(model) for name, model in cohort.peers.items()}
+    parts = gather_object([mine]) if cohort.elsewhere else [mine]
+    found = {name: value for part in parts for name, value in part.items()}
+    return {name: found[name] for name in cohort.names}
+
+
+def joint(parts: Mapping[str, str]) -> str:
+    """One hash of all peers' [`fingerprints`], with their names and in their order."""
+    return hashlib.blake2b(repr(list(parts.items())).encode(), digest_size=16).hexdigest()
 
 
 def is_finite(model: nn.Module) -> bool:

@@ -27,7 +27,7 @@ from ..peers.cohort import Cohort
 from ..peers.launched import check_launch, on_main_process
 from ..peers.loading import LoadedPeer
 from ..peers.peer_mesh import PeerMesh
-from ..peers.weights_hash import fingerprint
+from ..peers.weights_hash import fingerprints
 from ..run_lock import LOCK, claimed
 from .score_shards import RANKED, Scoring, listen, read_scores, score_shards, scoring_collator
 from .score_table import (
@@ -83,7 +83,7 @@ def score_peers(
     accelerator, keep = scoring.accelerator, scoring.keep
     check_launch(accelerator.state)
     place = Path(folder)
-    facts = {peer: peer_facts(cohort, peer) for peer in cohort.names}
+    facts = peer_facts(cohort)
     data = {"name": scoring.name, **row_facts_of(rows, cohort.label_names)}
     if "rows" not in data:
         raise DataError("every epoch draws other target frames: score rows.fixed_rows(), or rows.fixed_rows(epochs=E)")
@@ -125,7 +125,7 @@ def _mesh(cohort: Cohort, accelerator: Accelerator, peer_parallel: bool, togethe
         raise ConfigError(
             "peer_parallel: these peers are scored on a grid that is common to them, by each process all; leave it out"
         )
-    return PeerMesh.over(cohort, processes, process)
+    return PeerMesh.of_cohort(cohort, processes, process)
 
 
 def _shards_of(todo: dict[str, list[int]], mesh: PeerMesh) -> list[int]:
@@ -141,16 +141,20 @@ def _check_rows(cohort: Cohort, rows: Any, name: str) -> None:
         check_classes(rows, name, len(cohort.label_names))
 
 
-def peer_facts(cohort: Cohort, name: str) -> dict[str, Any]:
-    """What tells a peer's outputs from another's: hashes of its weights and processor; where it came from."""
-    spec, model, processor = cohort.specs[name], cohort.peers[name], cohort.processors[name]
+def peer_facts(cohort: Cohort) -> dict[str, dict[str, Any]]:
+    """What tells each peer's outputs from another's: hashes of its weights and processor; where it came from."""
+    return {name: _facts_of(cohort, name, weights) for name, weights in fingerprints(cohort).items()}
+
+
+def _facts_of(cohort: Cohort, name: str, weights: str) -> dict[str, Any]:
+    spec, model, processor = cohort.specs[name], cohort.model_of(name), cohort.processors[name]
     settings = settings_of(processor) if hasattr(processor, "to_dict") else type(processor).__qualname__
     source = Path(spec.source).name if Path(spec.source).is_absolute() else spec.source
     return {
         "source": source,
         "revision": spec.revision,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "weights": fingerprint(model),
+        "weights": weights,
         "processor": hashlib.sha256(settings.encode()).hexdigest()[:16],
     }
 

@@ -127,7 +127,7 @@ def open_table(
         check_shared(objective, cohort.known)
         raise ConfigError("score_table compares peers by all classes, and some lack some (label_alignment 'overlap')")
     table = ScoreTable.load(args.score_table)
-    table.check(row_facts_of(rows, cohort.label_names), {name: peer_facts(cohort, name) for name in cohort.names})
+    table.check(row_facts_of(rows, cohort.label_names), peer_facts(cohort))
     grid = cohort.task.configured(args).grid
     if table.manifest.get("grid") != grid:
         raise ConfigError(

@@ -82,7 +82,7 @@ class CohortEvaluation(CohortProcesses):
         with torch.random.fork_rng():
             measured = self._measure(self.get_eval_dataloader(rows), None)[0]
         for name, facts in self.task.settle(measured.evaluator, self.cohort.label_names).items():
-            config: Any = getattr(self.cohort.peers[name], "config", None)
+            config: Any = getattr(self.cohort.model_of(name), "config", None)
             if folder is None or config is None:
                 continue
             config.update(facts)

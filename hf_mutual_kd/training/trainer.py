@@ -26,7 +26,7 @@ from ..peers.cohort import Cohort
 from ..peers.first_look import look_at_rows
 from ..peers.launched import on_main_process
 from ..peers.peer_mesh import PeerMesh
-from ..peers.weights_hash import fingerprint
+from ..peers.weights_hash import fingerprints, joint
 from ..run_lock import claimed
 from ..scoring.score_table import plain_rows
 from ..scoring.table_teacher import TableCollator, TableTeacher, open_table
@@ -124,7 +124,7 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         self.view = self.task.view(args, model.processors, args.seed) if view is None and args.augment else view
         self.objective = self._objective_of(args, train_dataset)
         self.score_table = open_table(args, model, train_dataset, self.objective, self.view)
-        self.start_fingerprint = fingerprint(model.peers)
+        self.start_fingerprint = joint(fingerprints(model))
         self.mesh.take(model, args.device, objective)
         self._tell_cohort(args)
         self.record = TrainingRecord(model.names, model.task, self.mesh.gathered_objects)

@@ -5,7 +5,8 @@
 For N peers on N processes (gloo, one thread each): the same rows per step, once with every process holding all peers
 and taking its share of the rows (DDP), once with every process holding one peer and seeing all rows. Time is CPU time
 of a process, in turns with a plain cross-entropy step of one peer on all rows, and of the slowest process; memory is
-the peak of a process above what it held before it made any peer. `--write` puts the table into the guide.
+the peak of a process above what it held before it made any peer, and so is that of loading, of larger peers from
+folders. `--write` puts the table into the guide.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +24,53 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from bench_cost import BATCH, CLASSES, batch_of, cohort_of, stepping
 from bench_training import alternate
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from hf_mutual_kd import render
+from hf_mutual_kd import Cohort, render
 from hf_mutual_kd.experiments.peak_memory import forget_peak, peak_memory
 from hf_mutual_kd.peers.peer_mesh import PeerMesh
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "multi_gpu.md"
 BEGIN, END = "<!-- bench_peer_parallel.py: begin -->", "<!-- end -->"
 SIZE = 64
-COLUMNS = ("peers = processes", "held as", "step / a peer's own step", "memory, MiB", "gradients, MiB", "logits, KiB")
+COLUMNS = (
+    "peers = processes",
+    "held as",
+    "step / a peer's own step",
+    "memory, MiB",
+    "loading, MiB",
+    "gradients, MiB",
+    "logits, KiB",
+)
+
+
+def measure_loading(variant: str, peers: int, folder: str) -> float:
+    """MiB that loading takes of the process that needs most."""
+    PartialState(cpu=True)
+    before = resident()
+    forget_peak()
+    Cohort.from_pretrained(dict.fromkeys(names_of(peers), folder), peer_parallel=variant == "peers")
+    every: list[Any] = [None] * peers
+    distributed.all_gather_object(every, ((peak_memory() or before) - before) / 2**20)
+    distributed.destroy_process_group()
+    return max(every)
+
+
+def names_of(peers: int) -> list[str]:
+    return [f"vit{index}" for index in range(peers)]
+
+
+def write_peer(folder: str) -> float:
+    """A ViT of 22 M weights; returns how many MiB it has."""
+    model = ViTForImageClassification(ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536))
+    model.save_pretrained(folder)
+    ViTImageProcessor().save_pretrained(folder)
+    return sum(weight.nbytes for weight in model.parameters()) / 2**20
 
 
 def measure(variant: str, peers: int, repeats: int) -> tuple[float, float]:
@@ -82,10 +118,10 @@ def resident() -> int:
     return os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[1])
 
 
-def measured(variant: str, peers: int, repeats: int) -> tuple[float, float]:
-    """A variant in processes of its own."""
+def measured(variant: str, peers: int, how: str) -> Any:
+    """A variant in processes of its own: steps, so many of them, or how it loads from a folder."""
     launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(peers), "--rdzv-backend", "c10d"]
-    child = ["--rdzv-endpoint", "localhost:0", __file__, "--child", variant, str(peers), str(repeats)]
+    child = ["--rdzv-endpoint", "localhost:0", __file__, "--child", variant, str(peers), how]
     done = subprocess.run([sys.executable, *launch, *child], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -98,22 +134,27 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.child:
-        variant, peers, repeats = options.child
-        found = measure(variant, int(peers), int(repeats))
+        variant, peers, how = options.child
+        found: Any = (
+            measure(variant, int(peers), int(how)) if how.isdigit() else measure_loading(variant, int(peers), how)
+        )
         if os.environ["RANK"] == "0":
             print(json.dumps(found))
         return 0
     cells = []
-    for peers in (2,) if options.quick else (2, 4, 8):
-        for variant, name in {"ddp": "all peers (DDP)", "peers": "one peer"}.items():
-            # Eight processes on two cores would only measure how they wait.
-            found = () if peers == 8 else measured(variant, peers, 3 if options.quick else 9)
-            ratio, memory = (f"{found[0]:.2f}", f"{found[1]:.1f}") if found else ("", "")
-            gradients, heard = bytes_of(variant, peers)
-            cells.append((str(peers), name, ratio, memory, f"{gradients:.1f}", f"{heard:.1f}"))
-    print(render(COLUMNS, cells, title="Peers in parallel, one run"))
+    with tempfile.TemporaryDirectory() as folder:
+        size = write_peer(folder)
+        for peers in (2,) if options.quick else (2, 4, 8):
+            for variant, name in {"ddp": "all peers (DDP)", "peers": "one peer"}.items():
+                # Eight processes on two cores would only measure how they wait.
+                found = () if peers == 8 else measured(variant, peers, "3" if options.quick else "9")
+                ratio, memory = (f"{found[0]:.2f}", f"{found[1]:.1f}") if found else ("", "")
+                loading = f"{measured(variant, peers, folder):.0f}"
+                gradients, heard = bytes_of(variant, peers)
+                cells.append((str(peers), name, ratio, memory, loading, f"{gradients:.1f}", f"{heard:.1f}"))
+    print(render(COLUMNS, cells, title=f"Peers in parallel, one run; those that are loaded have {size:.0f} MiB each"))
     if options.write:
-        lines = [COLUMNS, ("---:", "---", *["---:"] * 4), *cells]
+        lines = [COLUMNS, ("---:", "---", *["---:"] * 5), *cells]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         before, after = GUIDE.read_text(encoding="utf-8").split(BEGIN)
         GUIDE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after.split(END, 1)[1]}", encoding="utf-8")

@@ -19,7 +19,7 @@ from transformers import (
 from hf_mutual_kd import ImageClassification, PeerError, PeerSpec, RoleTaggingCollator, identified
 from hf_mutual_kd.distillation.label_alignment import label_list
 from hf_mutual_kd.peers.head_labels import HeadLabels
-from hf_mutual_kd.peers.loading import load_peer, load_weights, save_peer
+from hf_mutual_kd.peers.loading import describe_peer, load_peer, load_weights, save_peer
 from hf_mutual_kd.peers.spec import check_peer_names, parse_peers
 
 TASK = ImageClassification()
@@ -341,3 +341,28 @@ def test_new_labels_of_a_timm_peer_are_saved(tmp_path, labels):
     peer = load_peer("mine", str(tmp_path / "base"), TASK, labels=HeadLabels(labels))
     save_peer(peer.model, peer.processor, tmp_path / "trained", None)
     assert label_list(load_peer("mine", str(tmp_path / "trained"), TASK).model.config) == labels
+
+
+@pytest.mark.parametrize(("source", "labels"), [("peer", None), ("peer", HeadLabels(["a", "b"])), ("lora", None)])
+def test_a_described_peer_is_one_without_weights(folder, source, labels):
+    """Peers of other processes fill the memory of this one, or move what its own peers draw."""
+    asked = PeerSpec(str(folder), peft="lora" if source == "lora" else None)
+    torch.manual_seed(1)
+    loaded = load_peer("mine", asked, TASK, labels=labels)
+    drawn = torch.get_rng_state()
+    torch.manual_seed(1)
+    found = describe_peer("mine", asked, TASK, labels=labels)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    one, other = (
+        {key: (value.shape, value.dtype) for key, value in peer.model.state_dict().items()} for peer in (loaded, found)
+    )
+    assert one == other
+    assert {weight.device.type for weight in found.model.state_dict().values()} == {"meta"}
+    assert (found.spec, found.new_head, found.drawn) == (loaded.spec, loaded.new_head, loaded.drawn)
+
+
+def test_a_module_that_is_described_keeps_its_weights():
+    """The process that holds it would find it empty."""
+    module = tiny_vit()
+    assert describe_peer("mine", module, TASK).model is module
+    assert {weight.device.type for weight in module.parameters()} == {"cpu"}

@@ -241,11 +241,11 @@ def test_processes_that_hold_some_peers_make_the_same_table(make_cohort, tmp_pat
     there = []
     for process in range(2):
         cohort = make_cohort(*names)
-        mesh = PeerMesh.over(cohort, 2, process)
+        mesh = PeerMesh.of_cohort(cohort, 2, process)
         monkeypatch.setattr(scoring, "_mesh", lambda *given, mesh=mesh: mesh)
         two = score(cohort, rows, tmp_path / "two", shard_rows=4, keep="full")
         there.append({path.parent.name for path in (tmp_path / "two").glob("*/*.safetensors")})
-    assert there == [set(PeerMesh.over(make_cohort(*names), 2, 0).held), set(names)]
+    assert there == [set(PeerMesh.of_cohort(make_cohort(*names), 2, 0).held), set(names)]
     assert len(there[0]) in (1, 2)
     assert (tmp_path / "one" / "index.parquet").read_bytes() == (tmp_path / "two" / "index.parquet").read_bytes()
     for name in names:

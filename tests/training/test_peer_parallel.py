@@ -28,7 +28,8 @@ def alone(tmp_path_factory):
         runs.train(out / run, run)
     torch.manual_seed(0)
     save_peer(tiny_vit(), tiny_processor(), out / "base", None)
-    runs.train_adapters(out / "adapters", out / "base")
+    save_peer(tiny_vit().vit, tiny_processor(), out / "encoder", None)
+    runs.train_loaded(out / "loaded", out)
     runs.measure_maps(out / "maps")
     return out
 
@@ -100,10 +101,12 @@ def test_a_checkpoint_is_one_of_one_process(alone, spread):
     assert_close(left["state"], right["state"], rtol=1e-5, atol=1e-5)
 
 
-def test_adapters_over_one_base(alone, spread):
-    """A process that lets go of a peer must not let go of the base that it shares with another."""
-    assert_same_weights(alone / "adapters", spread / "adapters")
-    assert (spread / "adapters" / "b" / "config.json").is_file()  # merged
+def test_processes_that_load_their_own_peers_alone(alone, spread):
+    """A head or an adapter that is drawn as its process finds the random numbers is another start."""
+    assert_same_weights(alone / "loaded", spread / "loaded")
+    states = [json.loads((out / "loaded/checkpoint-3/cohort_state.json").read_text()) for out in (alone, spread)]
+    assert states[0]["starting_weights"] == states[1]["starting_weights"]
+    assert (spread / "loaded" / "b" / "config.json").is_file()  # merged
 
 
 @pytest.mark.parametrize("task", ["masks", "clips"])
@@ -176,7 +179,7 @@ def test_processes_that_cannot_be_shared_out_are_refused(make_cohort, tmp_path, 
 def test_a_part_of_a_cohort_says_so(make_cohort, tmp_path):
     """Peers without weights would be saved, or asked, as if they had some."""
     cohort = make_cohort("vit", "cnx")
-    cohort.hold(["vit"], SimpleNamespace())
+    cohort.hold([["vit"], ["cnx"]], 0, SimpleNamespace())
     assert cohort.names == ["vit", "cnx"]
     assert {weight.device.type for weight in cohort.parameters()} == {"cpu"}
     assert {weight.device.type for weight in cohort.model_of("cnx").parameters()} == {"meta"}
@@ -186,6 +189,10 @@ def test_a_part_of_a_cohort_says_so(make_cohort, tmp_path):
         cohort.predict([])
     args = MutualKDConfig(str(tmp_path), use_cpu=True, report_to="none").resolved()
     with pytest.raises(ConfigError, match="holds only vit"):
+        PeerMesh.of(args, cohort)
+    args = MutualKDConfig(str(tmp_path), use_cpu=True, report_to="none", peer_parallel=True).resolved()
+    cohort.freeze(["cnx"])
+    with pytest.raises(ConfigError, match="not as its peers learn now; load the peers anew"):
         PeerMesh.of(args, cohort)
 
 

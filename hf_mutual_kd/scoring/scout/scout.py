@@ -136,7 +136,7 @@ class Scout:
             label_alignment=self.wanted.label_alignment,
             trust_remote_code=limits.trust_remote_code,
         )
-        facts = peer_facts(cohort, name)
+        facts = peer_facts(cohort)[name]
         if name != MINE and limits.max_params is not None and facts["parameters"] > limits.max_params:
             raise Unusable(f"too large: {facts['parameters']:,} parameters are more than --max_params")
         mine = self.found.get(MINE)
