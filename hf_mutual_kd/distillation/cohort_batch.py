@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -50,10 +50,13 @@ class PeerMasks:
     """What tells peers apart.
 
     Args:
-        learns (`torch.BoolTensor` of shape `[N]`, *optional*): which peers do; all of them when unset.
+        students (`list[int]`, *optional*): the peers whose transfer loss is computed, those that learn and that this
+            process holds; all of them when unset.
         known (`torch.BoolTensor` of shape `[N, C]`, *optional*): the classes of each peer, where some lack some: they
             are ranked by those that all have, and taught by [`shared_transfer`].
+        joined (`Callable`, *optional*): makes of `[N]` losses, 0 for other processes' students, those of all.
     """
 
-    learns: Tensor | None = None
+    students: Sequence[int] | None = None
     known: Tensor | None = None
+    joined: Callable[[Tensor], Tensor] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ def kl_from_others(
     detach: Literal["teacher", "none"] = "teacher",
     source: Peers | None = None,
     where: Tensor | None = None,
+    students: Sequence[int] | None = None,
 ) -> Tensor:
     """
     For every peer the mean over all other peers of `T^2 KL(p_k || p_m)`, `k != m`.
@@ -33,9 +35,10 @@ def kl_from_others(
         detach (`"teacher"` or `"none"`, *optional*, defaults to `"teacher"`): `"none"` also moves the teachers.
         source (as `logits`, *optional*): what teachers say, where it is not `logits` themselves.
         where (`torch.Tensor` `[B, ...]`, *optional*, bool): 0, with gradient 0, on all other units.
+        students (`list[int]`, *optional*): the S peers that are wanted; all N when unset.
 
     Returns:
-        `torch.Tensor` `[N, B, ...]`, >= 0 up to rounding; 0 where there is no other peer whose logits give a
+        `torch.Tensor` `[S, B, ...]`, >= 0 up to rounding; 0 where there is no other peer whose logits give a
         distribution, and where the peer itself has none.
 
     Source: Deep Mutual Learning, arXiv 1706.00384, section 3.3.
@@ -51,8 +54,8 @@ def kl_from_others(
     ```
     """
     check_numbers(temperature=temperature)
-    students = list(logits)
-    teachers = students if source is None else list(source)
+    live = list(logits)
+    teachers = live if source is None else list(source)
     with torch.set_grad_enabled(torch.is_grad_enabled() and detach == "none"):
         usable = [has_distribution(z) for z in teachers]
         theirs = [
@@ -63,7 +66,8 @@ def kl_from_others(
         certain = [_expected(p, row) for p, row in zip(probs, theirs, strict=True)]
         mass, total, count = torch.stack(certain).sum(0), sum(probs[1:], probs[0]), torch.stack(usable).sum(0)
     pulls = []
-    for student, own, sure, counts in zip(students, probs, certain, usable, strict=True):
+    for peer in range(len(live)) if students is None else students:
+        student, own, sure, counts = live[peer], probs[peer], certain[peer], usable[peer]
         others = count - counts.long()
         learns = (others > 0) & has_distribution(student) & (True if where is None else where)
         log_probs = softened_log_probs(student.where(learns.unsqueeze(1), 0.0), temperature)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,17 +15,10 @@ from ..config.options import Detach, TransferOptions
 from ..config.rules import check_numbers
 from ..errors import ConfigError
 from .cohort_batch import CohortBatch, PeerMasks
-from .deep_mutual_learning import kl_from_others
-from .losses import kl_to_target, softened_log_probs, teacher_log_probs
-from .roles import ALL, MEAN, NOBODY, UNDECIDED
-from .shared_classes import among_shared, held_to, shared_transfer, who_hears_whom
-from .teacher_rules import (
-    BestRule,
-    SelfRule,
-    TeacherRule,
-    like_units,
-    make_rule,
-)
+from .pulls import Pulls
+from .roles import NOBODY, UNDECIDED
+from .shared_classes import among_shared
+from .teacher_rules import BestRule, TeacherRule, like_units, make_rule
 from .teacher_sources import SOURCES, LiveSource, TeacherSource
 from .units import ClassUnits, Pull, Units
 
@@ -54,7 +46,7 @@ class ObjectiveLoss:
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(Pulls):
     """What the peers are trained for: supervised loss plus weighted transfer and retention.
 
     With N = 2, `BestRule` and `LiveSource` this is arXiv 2510.22208's loss; one formula serves any N.
@@ -144,7 +136,7 @@ class Objective:
                 is none; the cross-entropy of its logits when unset.
             starts (N tensors of shape `[B, C, ...]`, or a function, *optional*): see [`Starts`]; asked for where
                 `needs_starts`.
-            peers ([`PeerMasks`], *optional*): which of them learn, and which classes each knows; all when unset.
+            peers ([`PeerMasks`], *optional*): which of them learn here, and which classes each knows; all when unset.
             units ([`Units`], *optional*): of the peers' task; samples with a class each when unset.
 
         Returns:
@@ -174,12 +166,16 @@ class Objective:
         total = supervised.sum() * (1 if self.labels else 0)
         if self.weight == 0:
             return ObjectiveLoss(total, supervised)
+        students = list(range(len(logits)) if peers.students is None else peers.students)
         if self.source.in_memory:
-            teacher, pulls, by_rule = self._pulls_of_peers(logits, batch, starts, units, peers.known)
+            teacher, pulls, by_rule = self._pulls_of_peers(logits, batch, starts, units, peers)
             total = total + by_rule / share
         else:
-            teacher, pulls = self._pulls_of_table(logits, batch, units)
-        transfer = pulls.sum(1) * (1 if peers.learns is None else peers.learns) / rows
+            teacher, pulls = self._pulls_of_table(logits, batch, units, students)
+        places = torch.tensor(students, dtype=torch.long, device=pulls.device)
+        transfer = pulls.new_zeros(len(logits)).index_copy(0, places, pulls.sum(1)) / rows
+        if peers.joined is not None:
+            transfer = transfer + (peers.joined(transfer.detach()) - transfer.detach())
         weight = self.weight if batch.transfer_weight is None else batch.transfer_weight
         return ObjectiveLoss(total + weight * transfer.sum(), supervised, teacher, transfer)
 
@@ -201,21 +197,21 @@ class Objective:
         batch: CohortBatch,
         starts: Starts | None,
         units: Units,
-        known: Tensor | None = None,
+        peers: PeerMasks,
     ) -> tuple[Tensor | None, Tensor, Tensor | float]:
-        """Who teaches `[B, ...]`, the pull `[N, B]` on every peer, and what trains the rule, summed over samples."""
+        """Who teaches `[B, ...]`, the pull `[S, B]` on every student, and what trains the rule, over all samples."""
         self.rule.check_bound()
         labels, run_starts = batch.truth, self._runs_starts(starts)
         as_started = run_starts(None) if self.source.frozen or torch.compiler.is_compiling() else None
         speakers = as_started if self.source.frozen and as_started is not None else live
-        compared, truth = among_shared(speakers, labels, known, units.no_class)
+        compared, truth = among_shared(speakers, labels, peers.known, units.no_class)
         ranked = units.ranked(truth)
         scored = torch.ones_like(ranked) if self.score in units.label_free_scores else ranked
         teacher = self.teachers(self._scores(self.rule.speak(compared), truth, units), scored, roles=batch.roles)
         if as_started is None:
             as_started = run_starts(self._looked_at(teacher, scored, len(live)))
         by_rule = self.rule.loss(units.units(compared, truth)).sum() if self.rule.learns else 0.0
-        pull = self.pull(as_started, scored, known=known)
+        pull = self.pull(as_started, scored, peers=peers)
         return teacher, units.run_over(pull, live, self._heard(teacher, labels, units), labels), by_rule
 
     def _runs_starts(self, starts: Starts | None) -> Callable[[Tensor | None], Sequence[Tensor] | None]:
@@ -226,28 +222,29 @@ class Objective:
             raise ConfigError("there are no frozen starts to hold peers to; give their logits as `starts`")
         return starts if callable(starts) else lambda wanted: starts
 
-    def pull(self, starts: Sequence[Tensor] | None, scored: Tensor, *, known: Tensor | None = None) -> Pull:
-        """[`Objective.transfer`] for a task to run over its maps; `starts`, `scored` and `known` as there."""
+    def pull(self, starts: Sequence[Tensor] | None, scored: Tensor, *, peers: PeerMasks | None = None) -> Pull:
+        """[`Objective.transfer`] for a task to run over its maps; all arguments as there."""
         return Pull(
             lambda live, source, teacher, classes: self.transfer(
-                live, source, teacher=teacher, labelled=scored, classes=classes, known=known
+                live, source, teacher=teacher, labelled=scored, classes=classes, peers=peers
             ),
             source=starts,
-            knows_classes=self.rule.knows_classes or known is not None,
+            knows_classes=self.rule.knows_classes or (peers is not None and peers.known is not None),
         )
 
     def _pulls_of_table(
-        self, live: Sequence[Tensor], batch: CohortBatch, units: Units
+        self, live: Sequence[Tensor], batch: CohortBatch, units: Units, students: list[int]
     ) -> tuple[Tensor | None, Tensor]:
         if batch.table is None:
             raise ConfigError("teacher_source 'table' needs batches that a TableCollator made")
-        labels, taught = batch.truth, batch.table["taught"]
+        labels, taught = batch.truth, batch.table["taught"][:, students]
+        live = [live[peer] for peer in students]
 
         def towards_table(own: list[Tensor], source: Any, teacher: Tensor, classes: Any) -> Tensor:
             return self.transfer_from_table(own, source[0], taught=taught, where=teacher != NOBODY)
 
         pull = Pull(towards_table, target=batch.table["targets"])
-        anybody = torch.where(taught.any(1), 0, NOBODY)
+        anybody = torch.where(batch.table["taught"].any(1), 0, NOBODY)
         return batch.roles, units.run_over(pull, live, self._heard(anybody, labels, units), labels)
 
     def _scores(self, speakers: Sequence[Tensor], labels: Tensor, units: Units) -> Tensor:
@@ -276,120 +273,6 @@ class Objective:
             return decided
         roles = like_units(roles, decided)
         return torch.where(roles == UNDECIDED, decided, roles)
-
-    def transfer(
-        self,
-        live: Sequence[Tensor],
-        starts: Sequence[Tensor] | None,
-        *,
-        teacher: Tensor,
-        labelled: Tensor,
-        classes: Tensor | None = None,
-        known: Tensor | None = None,
-    ) -> Tensor:
-        """The pull on every student.
-
-        Args:
-            live (N tensors of shape `[B, C, ...]`): this step's logits.
-            starts (N tensors of shape `[B, C, ...]`, *optional*): logits of the source's copies, where needed.
-            teacher (`torch.LongTensor` of shape `[B, ...]`): who teaches each unit.
-            labelled (`torch.BoolTensor` of shape `[B]`): samples that scores could rank; the frozen mean teaches the
-                others.
-            classes (`torch.LongTensor` of shape `[B, ...]`, *optional*): the truth, < 0 where there is none, for rules
-                that know classes and for `known`.
-            known (`torch.BoolTensor` of shape `[N, C]`, *optional*): as for [`PeerMasks`].
-
-        Returns:
-            `torch.Tensor` of shape `[N, B, ...]` in nats: T² · KL(teacher ‖ student), 0 where a peer learns nothing.
-        """
-        if isinstance(self.rule, SelfRule):
-            return self._towards_own(live, starts, teacher, self.rule.confidence)
-        if known is not None:
-            truth = classes if self.labels else None
-            return self._towards_shared(live, starts, teacher, labelled, classes=truth, known=known)
-        by_all = teacher == ALL
-        # A compiled graph must not depend on values: there only the rule says whether peers teach one by one.
-        eager = not torch.compiler.is_compiling()
-        if not (bool(by_all.any()) if eager else self.rule.pairwise):
-            return self._towards_one(live, starts, teacher, labelled, classes)
-        from_others = self._towards_all(live, starts, by_all)
-        if eager and bool((by_all | (teacher == NOBODY)).all()):
-            return from_others
-        return torch.where(by_all, from_others, self._towards_one(live, starts, teacher, labelled, classes))
-
-    def _towards_one(self, live, starts, teacher, labelled, classes) -> Tensor:
-        """The pull towards one distribution per unit: a peer's or a mean."""
-        target, taught = self._target(live, starts, teacher, labelled, classes)
-        pulls = []
-        for peer, logits in enumerate(live):
-            own = teacher == peer
-            if self.retain and starts is not None:
-                held = torch.where(own.unsqueeze(1), softened_log_probs(starts[peer], self.temperature), target)
-                pulls.append(kl_to_target(logits, held, temperature=self.temperature, where=taught | own))
-            else:
-                pulls.append(kl_to_target(logits, target, temperature=self.temperature, where=taught & ~own))
-        return torch.stack(pulls)
-
-    def _towards_shared(self, live, starts, teacher, labelled, *, classes, known) -> Tensor:
-        """The pull between peers of which some lack classes."""
-        speakers = self.rule.speak(starts if self.source.frozen else live)
-        if self.unlabelled_rows and not self.source.frozen and self.rule.needs_scores:
-            by_starts = (~like_units(labelled, teacher) & (teacher == MEAN)).unsqueeze(1)
-            speakers = [torch.where(by_starts, *two) for two in zip(self.rule.speak(starts), speakers, strict=True)]
-        weights = who_hears_whom(teacher, speakers, self.rule.shares(speakers, None))
-        pulls = shared_transfer(
-            live, speakers, weights=weights, known=known, classes=classes, temperature=self.temperature
-        )
-        return pulls + held_to(starts, live, teacher, self.temperature) if self.retain and starts else pulls
-
-    def _towards_own(self, live, starts, teacher, confidence: float) -> Tensor:
-        """The pull of each peer's own start, where it is sure."""
-        pulls = []
-        for logits, start in zip(live, self.rule.speak(starts), strict=True):
-            start = start.detach()
-            target = softened_log_probs(start, self.temperature)
-            sure = softened_log_probs(start).amax(1) >= math.log(confidence) if confidence > 0 else True
-            heard = (teacher != NOBODY) & sure
-            pulls.append(kl_to_target(logits, target, temperature=self.temperature, where=heard))
-        return torch.stack(pulls)
-
-    def _towards_all(self, live, starts, where: Tensor) -> Tensor:
-        """The mean pull towards every other peer, 0 outside `where`."""
-        source = self.rule.speak(starts if self.source.frozen else live)
-        return kl_from_others(live, temperature=self.temperature, detach=self.detach, source=source, where=where)
-
-    def transfer_from_table(
-        self, live: Sequence[Tensor], targets: Tensor, *, taught: Tensor, where: Tensor | None = None
-    ) -> Tensor:
-        """The pull `[N, B, ...]` on every student towards targets that came with the batch.
-
-        Args:
-            live (N tensors of shape `[B, C, ...]`): this step's logits.
-            targets (`torch.Tensor` of shape `[B, C, ...]`): log-probabilities, softened by `temperature`.
-            taught (`torch.BoolTensor` of shape `[B, N]`): which of them are for whom.
-            where (`torch.BoolTensor` of shape `[B, ...]`, *optional*): the units that count.
-        """
-        count = taught.new_ones(()) if where is None else where
-        wanted = [like_units(heard, count) & count for heard in taught.T]
-        return torch.stack(
-            [
-                kl_to_target(logits, targets, temperature=self.temperature, where=heard)
-                for logits, heard in zip(live, wanted, strict=True)
-            ]
-        )
-
-    def _target(self, live, starts, teacher, labelled, classes) -> tuple[Tensor, Tensor]:
-        speakers = self.rule.speak(starts if self.source.frozen else live)
-        shares = self.rule.shares(speakers, classes if self.labels else None)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.detach == "none"):
-            target, taught = teacher_log_probs(speakers, teacher, temperature=self.temperature, shares=shares)
-        if not self.unlabelled_rows or self.source.frozen or not self.rule.needs_scores:
-            return target, taught
-        by_mean = torch.full_like(teacher, MEAN)
-        with torch.no_grad():
-            mean, known = teacher_log_probs(self.rule.speak(starts), by_mean, temperature=self.temperature)
-        by_starts = ~like_units(labelled, teacher) & (teacher == MEAN)
-        return torch.where(by_starts.unsqueeze(1), mean, target), torch.where(by_starts, known, taught)
 
 
 LABELS_ALONE = Objective(BestRule(), LiveSource(), weight=0.0)

@@ -21,8 +21,8 @@ class Pull:
     Args:
         per_unit (`Callable`): of the peers' logits (N of `[B, C, ...]`), of what teachers say (placed as the logits
             are; `None` where there is none), of the teacher `[B, ...]` and, where it knows classes, of the classes
-            `[B, ...]` to `[N, B, ...]`. 0 where the teacher is [`~roles.NOBODY`]; a unit's value depends on that unit
-            alone.
+            `[B, ...]` to `[S, B, ...]`, of the S students. 0 where the teacher is [`~roles.NOBODY`]; a unit's value
+            depends on that unit alone.
         source (N tensors of shape `[B, C, ...]`, *optional*): what teachers say beside the peers' own logits.
         target (`torch.Tensor` of shape `[B, C, ...]`, *optional*): in place of them one target for all peers, on the
             grid where they are to meet; `per_unit` sees it as the first of what teachers say.
@@ -60,7 +60,7 @@ class Units(ABC):
 
     def run_over(self, pull: Pull, logits: Sequence[Tensor], teacher: Tensor, labels: Tensor) -> Tensor:
         """
-        A function of units over all units of every sample: `[N, B]`, the mean of each sample's.
+        A function of units over all units of every sample: `[S, B]`, the mean of each sample's.
 
         Args:
             pull ([`Pull`]): the function.

@@ -245,13 +245,15 @@ class Cohort(HeldPeers):
         live = [self.task.logits(output) for output in wanted]
         labels = self.task.no_labels(live[0]) if batch.labels is None else batch.labels
         nothing = torch.zeros(len(labels), device=labels.device)
-        learns = torch.tensor([not spec.frozen for spec in self.specs.values()], device=nothing.device)
+        students = [
+            place for place, name in enumerate(self.names) if name in self.peers and not self.specs[name].frozen
+        ]
         found = objective.loss(
             live,
             replace(batch, labels=labels),
             losses=torch.stack([nothing if loss is None else loss for _, loss in ran.values()]),
             starts=self._starts_of(batch, live),
-            peers=PeerMasks(learns, self.known),
+            peers=PeerMasks(students, self.known, None if self.exchange is None else self.exchange.summed),
             units=self.task,
         )
         return CohortOutput(outputs=outputs, **vars(found))

@@ -91,6 +91,12 @@ class Exchange:
             one.wait()
         return {name: heard[name] for name in self.owners}
 
+    def summed(self, mine: Tensor) -> Tensor:
+        """The sum of a tensor over all these processes, without gradient."""
+        total = mine.detach().clone()
+        distributed.all_reduce(total, group=self.group)
+        return total
+
     def _forms(self, mine: dict[str, Any], kind: Hashable) -> dict[str, Any]:
         """The forms of all peers; where own ones were seen before, of the same rows, so were those of the others."""
         key = (kind, torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu"), repr(mine))

@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,15 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from hf_mutual_kd import Cohort, render
+from hf_mutual_kd import BestRule, Cohort, CohortBatch, LiveSource, Objective, PeerMasks, render
 from hf_mutual_kd.experiments.peak_memory import forget_peak, peak_memory
 from hf_mutual_kd.peers.peer_mesh import PeerMesh
+from hf_mutual_kd.tasks.semantic_segmentation.task import SemanticSegmentation
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "multi_gpu.md"
 BEGIN, END = "<!-- bench_peer_parallel.py: begin -->", "<!-- end -->"
 SIZE = 64
+MAPS = (4, 150, 64, 64)
 COLUMNS = (
     "peers = processes",
     "held as",
@@ -47,6 +50,8 @@ COLUMNS = (
     "gradients, MiB",
     "logits, KiB",
 )
+
+DENSE = ("peers", "whole loss, ms", "on one of N processes, ms", "with all students, ms", "of the whole")
 
 
 def measure_loading(variant: str, peers: int, folder: str) -> float:
@@ -103,6 +108,26 @@ def measure(variant: str, peers: int, repeats: int) -> tuple[float, float]:
     return max(every)[0], max(memory for _, memory in every)
 
 
+def dense_loss(peers: int, repeats: int) -> tuple[float, float, float]:
+    """Milliseconds of CPU time for the loss of maps: of all students, and on a process that holds one of them."""
+    torch.manual_seed(0)
+    maps = [torch.randn(*MAPS) for _ in range(peers)]
+    batch = CohortBatch(torch.randint(MAPS[1], (MAPS[0], *MAPS[2:])))
+    objective, task = Objective(BestRule(), LiveSource(), retain=False, score="loss"), SemanticSegmentation()
+    nothing = torch.zeros(peers, MAPS[0])
+
+    def lossy(learn: int, students: int) -> Callable[[], None]:
+        def run() -> None:
+            live = [one.detach().requires_grad_(place < learn) for place, one in enumerate(maps)]
+            masks = PeerMasks(list(range(students)))
+            objective.loss(live, batch, losses=nothing, peers=masks, units=task).loss.backward()
+
+        return run
+
+    found = alternate({"whole": lossy(peers, peers), "all": lossy(1, peers), "own": lossy(1, 1)}, repeats)
+    return 1000 * found["whole"], 1000 * found["all"], 1000 * found["own"]
+
+
 def bytes_of(variant: str, peers: int) -> tuple[float, float]:
     """
     What a process averages and hears in a step: MiB of gradients of the peers that others hold, too, and KiB of what
@@ -153,9 +178,15 @@ def main() -> int:
                 gradients, heard = bytes_of(variant, peers)
                 cells.append((str(peers), name, ratio, memory, loading, f"{gradients:.1f}", f"{heard:.1f}"))
     print(render(COLUMNS, cells, title=f"Peers in parallel, one run; those that are loaded have {size:.0f} MiB each"))
+    losses = []
+    for peers in (2,) if options.quick else (2, 4, 8):
+        whole, every, own = dense_loss(peers, 3 if options.quick else 9)
+        losses.append((str(peers), f"{whole:.0f}", f"{own:.0f}", f"{every:.0f}", f"{own / whole:.2f}"))
+    print(render(DENSE, losses, title=f"Loss of maps {MAPS}, forward and backward"))
     if options.write:
         lines = [COLUMNS, ("---:", "---", *["---:"] * 5), *cells]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        dense = [DENSE, ("---:",) * 5, *losses]
+        table = "\n\n".join("\n".join(f"| {' | '.join(line)} |" for line in rows) for rows in (lines, dense))
         before, after = GUIDE.read_text(encoding="utf-8").split(BEGIN)
         GUIDE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after.split(END, 1)[1]}", encoding="utf-8")
     return 0

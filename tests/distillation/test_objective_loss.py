@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hf_mutual_kd import (
+    AllRule,
     BestRule,
     CohortBatch,
     ConfigError,
@@ -22,6 +23,7 @@ from hf_mutual_kd import (
     transfer_loss,
 )
 from hf_mutual_kd.distillation.roles import MEAN, NOBODY, UNDECIDED
+from hf_mutual_kd.distillation.teacher_rules import SelfRule
 
 TRUTH = torch.tensor([0, 2, 1, 2, -1])
 
@@ -91,11 +93,27 @@ def test_starts_are_asked_for_where_they_count():
 def test_peers_that_do_not_learn_cost_nothing():
     """A frozen teacher's own pull in the loss is a number that no update can lower."""
     objective = Objective(MeanRule(), LiveSource(), retain=False)
-    whole, part = (
-        objective.loss(drawn(), TRUTH, peers=PeerMasks(learns)) for learns in (None, torch.tensor([True, False, True]))
-    )
+    whole, part = (objective.loss(drawn(), TRUTH, peers=PeerMasks(students)) for students in (None, [0, 2]))
     assert part.transfer[1] == 0 < whole.transfer[1]
     torch.testing.assert_close(part.transfer[::2], whole.transfer[::2])
+
+
+@pytest.mark.parametrize("rule", [BestRule(), MeanRule(), AllRule(), SelfRule(0.3)], ids=lambda rule: rule.name)
+def test_a_part_of_the_students_is_that_part_of_all(rule):
+    """Processes that hold a peer each would train it by another one's transfer, or report a part as the whole."""
+    objective = Objective(rule, FrozenSource() if rule.name == "self" else LiveSource())
+    rule.bind(["a", "b", "c"], drawn()[0].shape[1])
+    starts = [one.detach().flip(0) for one in drawn()]
+    whole, part = [one.requires_grad_() for one in drawn()], [one.requires_grad_() for one in drawn()]
+    expected = objective.loss(whole, TRUTH, starts=starts)
+    expected.loss.backward()
+    total = expected.transfer.detach()
+    found = objective.loss(part, TRUTH, starts=starts, peers=PeerMasks([1], joined=lambda own: total.clone()))
+    found.loss.backward()
+    torch.testing.assert_close((found.loss, found.transfer), (expected.loss, expected.transfer))
+    torch.testing.assert_close(part[1].grad, whole[1].grad)
+    alone = objective.loss(drawn(), TRUTH, starts=starts, peers=PeerMasks([1])).transfer
+    assert alone.tolist() == [0, pytest.approx(float(total[1])), 0]
 
 
 def test_a_plain_loop_trains_peers_and_a_gate():
