@@ -6,11 +6,11 @@ from pathlib import Path
 
 import distributed_run
 import torch
-from conftest import LABELS, make_rows
+from conftest import LABELS, MAKERS, make_rows, tiny_processor
 from saliency_run import saliency_trainer
 from segmentation_run import segmentation_trainer
 
-from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec
+from hf_mutual_kd import Cohort, LoadedPeer, MutualKDConfig, MutualKDTrainer, PeerSpec
 from hf_mutual_kd.peers.launched import leave_together
 
 RUNS = {
@@ -49,6 +49,17 @@ def train_loaded(out: Path, place: Path, split: bool = False) -> None:
     MutualKDTrainer(cohort, args, train_dataset=make_rows(24)).train()
 
 
+def train_staged(out: Path, split: bool = False) -> None:
+    """Two peers with new heads, rows of which few have a label: adapt, teach, choose."""
+    torch.manual_seed(0)
+    peers = {name: LoadedPeer(MAKERS[name](), tiny_processor(), PeerSpec(name), True) for name in ("vit", "cnx")}
+    rows = make_rows(48).map(lambda row, i: {"label": row["label"] if i % 3 == 0 else -1}, with_indices=True)
+    settings = distributed_run.SETTINGS | {"max_steps": 4, "eval_steps": 4, "save_steps": 4, "keep": "mutual"}
+    settings |= {"teaching": "auto", "pre_flight": False, "augment": False}
+    args = MutualKDConfig(str(out), per_device_train_batch_size=4 if split else 8, peer_parallel=split, **settings)
+    MutualKDTrainer(Cohort(peers, label_names=LABELS), args, rows, make_rows(30, 1)).train()
+
+
 def measure_maps(out: Path, split: bool = False) -> None:
     """Heads with and without queries, and clips of two encoders."""
     for name, make in {"masks": segmentation_trainer, "clips": saliency_trainer}.items():
@@ -70,6 +81,7 @@ def main(out: Path, alone: Path) -> None:
         train(out / run, run, split=True)
     train(out / "resumed", "four", f"goes_on_from={out}/four", split=True)
     train_loaded(out / "loaded", alone, split=True)
+    train_staged(out / "staged", split=True)
     measure_maps(out / "maps", split=True)
     leave_together()
 

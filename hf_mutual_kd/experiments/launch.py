@@ -82,7 +82,7 @@ def stages_for(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     says_who = {*DECIDED, "score_table"} - {"labels"}
     decided = given.get("labels") is False or any(name in given for name in says_who)
-    lacks = given.get("control") is False or given.get("transfer_weight") == 0 or bool(given.get("peer_parallel"))
+    lacks = given.get("control") is False or given.get("transfer_weight") == 0
     pushes_while_it_trains = given.get("push_to_hub") and "checkpoint" in str(given.get("hub_strategy", ""))
     elsewhere = isinstance(given.get("resume_from_checkpoint"), str)
     splits_weights = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))

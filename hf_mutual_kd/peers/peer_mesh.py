@@ -315,8 +315,6 @@ def check_peer_parallel(args: MutualKDConfig, optimizers: Sequence[Any]) -> None
     rows = args.accelerator_config
     problems = {
         DETACHED: args.detach == "none",
-        "teaching 'auto' trains in stages, which peer_parallel does not; choose a teacher_rule, or leave one of them "
-        "out": bool(args.teaching),
         "refresh_epochs scores whole cohorts, which peer_parallel spreads over processes; leave out one of them": (
             args.refresh_epochs is not None
         ),

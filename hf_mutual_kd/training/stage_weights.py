@@ -73,8 +73,8 @@ class ArmWeights:
         self.begins = {name: snapshot(peer) for name, peer in cohort.peers.items()}
 
     def load(self, what: str) -> None:
-        """Put the weights of an arm into all peers."""
-        for name in self.cohort.names:
+        """Put the weights of an arm into all peers, each process into those that it holds."""
+        for name in self.cohort.peers:
             self.load_peer(name, what)
 
     def load_peer(self, name: str, what: str) -> None:

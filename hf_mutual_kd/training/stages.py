@@ -333,13 +333,13 @@ class Stages:
 
     def _between(self, candidates: dict[str, list[Candidate]], what: str, way: str | None) -> None:
         """Places between where the peers began and where an arm ended."""
-        ends = {name: snapshot(self.cohort.peers[name]) for name in self.names}
-        for name in self.names:
+        ends = {name: snapshot(peer) for name, peer in self.cohort.peers.items()}
+        for name in self.cohort.peers:
             self.weights.load_peer(name, self.weights.origin(name))
-        origins = {name: snapshot(self.cohort.peers[name]) for name in self.names}
+        origins = {name: snapshot(peer) for name, peer in self.cohort.peers.items()}
         for alpha in ALPHAS:
-            for name in self.names:
-                blend(self.cohort.peers[name], origins[name], ends[name], alpha)
+            for name, peer in self.cohort.peers.items():
+                blend(peer, origins[name], ends[name], alpha)
             self._add(candidates, what, way, alpha)
 
     def _pick_controls(self) -> None:
@@ -347,8 +347,8 @@ class Stages:
         stages = list(self.controls)
         found: dict[str, Scores] = {}
         for stage in stages if len(stages) > 1 else ():
-            for name in self.names:
-                load_weights(name, self.cohort.peers[name], self.folder / stage / name)
+            for name, peer in self.cohort.peers.items():
+                load_weights(name, peer, self.folder / stage / name)
             found[stage] = self._measure()
         better = max if self.trainer.bests.greater_is_better else min
         self.state.facts["controls"] = {

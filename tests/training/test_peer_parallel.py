@@ -30,6 +30,7 @@ def alone(tmp_path_factory):
     save_peer(tiny_vit(), tiny_processor(), out / "base", None)
     save_peer(tiny_vit().vit, tiny_processor(), out / "encoder", None)
     runs.train_loaded(out / "loaded", out)
+    runs.train_staged(out / "staged")
     runs.measure_maps(out / "maps")
     return out
 
@@ -109,6 +110,18 @@ def test_processes_that_load_their_own_peers_alone(alone, spread):
     assert (spread / "loaded" / "b" / "config.json").is_file()  # merged
 
 
+def test_stages_are_those_of_one_process(alone, spread):
+    """Processes that choose differently wait for each other, or keep peers that no validation has favored."""
+    left, right = (json.loads((out / "staged/stages/stages.json").read_text()) for out in (alone, spread))
+    assert left["done"] == right["done"]
+    assert set(left["facts"]["kept"]) == {"vit", "cnx"}
+    for fact in ("ways", "way", "controls", "labelled_share", "validation"):
+        assert left["facts"][fact] == right["facts"][fact], fact
+    for name, kept in left["facts"]["kept"].items():
+        assert kept == pytest.approx(right["facts"]["kept"][name], abs=1e-5)
+    assert_same_weights(alone / "staged", spread / "staged")
+
+
 @pytest.mark.parametrize("task", ["masks", "clips"])
 def test_maps_are_heard_whole(task, alone, spread):
     """Maps of other sizes than a process' own, cut or in another order, teach nonsense without an error."""
@@ -142,7 +155,6 @@ def test_places_are_even_and_learn():
 
 REFUSED = {
     "detach 'none'": {"preset": "reference"},
-    "teaching 'auto'": {"teaching": "auto"},
     "refresh_epochs": {"teacher_source": "table", "score_table": "x", "augment": False, "refresh_epochs": 1},
     "torch_compile": {"torch_compile": True},
     "split_batches": {"accelerator_config": {"split_batches": True}},
