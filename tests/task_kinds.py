@@ -6,6 +6,8 @@ from functools import partial
 from typing import Any
 
 from audio_peers import SOUNDS, audio_cohort, audio_rows, save_audio_peers, save_audio_rows
+from conftest import LABELS
+from image_peers import image_cohort, image_rows, save_image_peers, save_image_rows
 from text_peers import TOPICS, save_text_peers, save_text_rows, text_cohort, text_rows
 from video_peers import MOVES, save_video_peers, save_video_rows, video_cohort, video_rows
 
@@ -66,14 +68,25 @@ KINDS = {
         "data:image/jpeg",
     ),
 }
+IMAGE = Kind(
+    "image-classification",
+    ("vit", "cnx"),
+    LABELS,
+    image_cohort,
+    image_rows,
+    save_image_peers,
+    save_image_rows,
+    "data:image/jpeg",
+)
 SEVERAL = {
     f"several {name}": replace(
-        KINDS[name],
-        task=f"multi-label-{name}-classification",
-        cohort=partial(KINDS[name].cohort, task=f"multi-label-{name}-classification"),
-        rows=partial(KINDS[name].rows, several=True),
-        save_rows=partial(KINDS[name].save_rows, several=True),
+        kind,
+        task=f"multi-label-{kind.task}",
+        cohort=partial(kind.cohort, task=f"multi-label-{kind.task}"),
+        rows=partial(kind.rows, several=True),
+        save_rows=partial(kind.save_rows, several=True),
     )
-    for name in ("text", "audio")
+    for name, kind in {"image": IMAGE, "text": KINDS["text"], "audio": KINDS["audio"]}.items()
 }
 """The same with several labels of each row."""
+ALL = KINDS | SEVERAL

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
+from transformers.utils import logging
 
 from ..data.collator import SAMPLE_ID, rows_with
 from ..data.splits import Splits
@@ -17,6 +18,8 @@ from ..reports.results import Results
 from ..reports.run_facts import run_snippet
 from ..reports.samples import SAMPLES_FILE, choose_changes, read_samples
 from ..tasks.base import Task
+
+logger = logging.get_logger(__name__)
 
 
 def draw_changed(before: Any, after: Any, rows: Any, folder: Path) -> None:
@@ -53,12 +56,21 @@ def add_usage(results: Results, task: Task, splits: Splits, run: Path) -> None:
         example = task.snippet_example(row, Path(folder))
         if example is None:
             return
-        found = {name: run_snippet(run / name, example, task.words) for name in results.peers}
+        found = {name: printed_by(run / name, example, task) for name in results.peers}
     results.usage = {name: text for name, text in found.items() if text is not None}
     results.example = {"row": 0}
     label = row.get("label")
     if splits.label_names and isinstance(label, int) and label >= 0:
         results.example["label"] = splits.label_names[label]
+
+
+def printed_by(peer: Path, example: str, task: Task) -> str | None:
+    """What the code of a peer's card prints; `None` where it fails here, as with a decoder that is half installed."""
+    try:
+        return run_snippet(peer, example, task.words)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        logger.warning(f"the code of {peer.name}'s card fails on this machine, and its card shows no output: {error}")
+        return None
 
 
 def example_rows(rows: Any, most: int = 4) -> list[dict[str, Any]]:

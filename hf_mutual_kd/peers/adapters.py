@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from ..config.values import nearest
 from ..errors import ConfigError, PeerError
 from ..files import write_json
-from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, HUB_ID, LABELS, read_adapter
+from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FITTED, HUB_ID, LABELS, read_adapter
 from ..reports.reader_folder import READS
 from ..tasks.zero_shot import ZeroShot
 from .adapter_settings import PEFT_ERRORS, made_config, method_of
@@ -210,6 +210,22 @@ def save_adapter(model: PeftModel, folder: Path, state_dict: dict[str, Tensor] |
         write_json(folder / READS, base_of(model).reads())
     if getattr(model, "is_relabelled", False):
         write_json(folder / LABELS, {str(index): label for index, label in base_of(model).config.id2label.items()})
+    if fitted := getattr(model, "fitted", None):
+        write_json(folder / FITTED, fitted)
+
+
+def keep_fitted(model: PeftModel, facts: dict[str, Any], folder: Path | None) -> None:
+    """Let an adapter say what was fitted of it, as whole models do in their configuration.
+
+    Args:
+        model (`PeftModel`): whose base's configuration, a copy of its own, then says it, too.
+        facts (`dict`): ready for JSON.
+        folder (`Path`, *optional*): of the saved adapter.
+    """
+    base_of(model).config.update(facts)
+    model.fitted = facts  # type: ignore[assignment]
+    if folder is not None and (folder / ADAPTER_CONFIG).is_file():
+        write_json(folder / FITTED, facts)
 
 
 def load_adapter(name: str, model: PeftModel, folder: Path) -> None:

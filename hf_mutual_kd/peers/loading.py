@@ -22,13 +22,13 @@ from ..config.hub_ids import COMMIT
 from ..data.channels import gray_processor
 from ..errors import PeerError
 from ..files import read_json
-from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LABELS
+from ..reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FITTED, LABELS
 from ..reports.reader_folder import READS
 from ..tasks.base import Task
 from ..tasks.new_heads import drawn_weights
 from ..tasks.zero_shot import ZeroShot
 from .adapter_settings import read_setting
-from .adapters import add_adapter, is_adapter, load_adapter, save_adapter, saved_config
+from .adapters import add_adapter, is_adapter, keep_fitted, load_adapter, save_adapter, saved_config
 from .config_files import input_channels, read_config
 from .head_labels import HeadLabels
 from .head_layers import check_drawn, drawn_layers, head_layers, head_weights, renew_head
@@ -174,10 +174,9 @@ def find_adapter(spec: PeerSpec) -> Path | None:
     except EntryNotFoundError:
         with contextlib.suppress(EntryNotFoundError):
             hf_hub_download(spec.source, ADAPTER_WEIGHTS, revision=spec.revision)
-            with contextlib.suppress(EntryNotFoundError):
-                hf_hub_download(spec.source, LABELS, revision=spec.revision)
-            with contextlib.suppress(EntryNotFoundError):
-                hf_hub_download(spec.source, READS, revision=spec.revision)
+            for extra in (LABELS, READS, FITTED):
+                with contextlib.suppress(EntryNotFoundError):
+                    hf_hub_download(spec.source, extra, revision=spec.revision)
             return Path(hf_hub_download(spec.source, ADAPTER_CONFIG, revision=spec.revision)).parent
     return None
 
@@ -242,6 +241,8 @@ def load_adapted(
     if adapter is None:
         return LoadedPeer(model, on.processor, replace(spec, revision=revision), on.new_head)
     load_adapter(name, model, adapter)
+    if (adapter / FITTED).is_file():
+        keep_fitted(model, read_json(adapter / FITTED, error=PeerError), None)
     check_finite(name, model)
     commit = adapter.name if COMMIT.fullmatch(adapter.name) else spec.revision
     return LoadedPeer(model, on.processor, replace(spec, revision=commit))

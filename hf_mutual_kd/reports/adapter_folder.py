@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,10 @@ LABELS = "id2label.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
-RELABELLED_SNIPPET = """import json
-
-from huggingface_hub import hf_hub_download
-from transformers import AutoConfig, pipeline
-
-with open({labels}) as file:
-    labels = {{int(index): label for index, label in json.load(file).items()}}
-config = AutoConfig.from_pretrained({base}, id2label=labels)
-"""
-"""Comes before a task's own snippet: the base has other classes than the adapter."""
+FITTED = "fitted.json"
+"""What was fitted to validation rows, such as thresholds; whole models keep it in config.json."""
+OWN_ADAPTERS = frozenset({"wav2vec2"})
+"""Model types whose `load_adapter` is for other files than peft's, so that a pipeline cannot load these."""
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:
@@ -63,31 +57,68 @@ def without_local_base(adapter: Mapping[str, Any]) -> dict[str, Any]:
     return dict(adapter) | ({} if base_on_hub(adapter) else {"base_model_name_or_path": None, "revision": None})
 
 
-def relabelled(snippet: str, folder: Path, words: TaskWords, repository: str | None = None) -> str | None:
-    """A task's snippet for an adapter whose classifier is a new one, or a peer that reads names; for others as it is.
+def adapted(snippet: str, folder: Path, words: TaskWords, *, place: str, on_hub: bool = False) -> str | None:
+    """A task's snippet for a peer that reads names, or an adapter that no pipeline loads as it was trained.
+
+    Pipelines build an adapter's base as it is on the Hub: with its own classes, and without what was fitted later.
 
     Args:
         snippet (`str`): code that calls `pipeline(TASK, model={model})`.
         folder (`Path`): of the peer.
         words ([`TaskWords`]): of the task.
-        repository (`str`, *optional*): where it is pushed to; the code reads the folder when unset.
+        place (`str`): where the code finds the peer: a repository, or a folder.
+        on_hub (`bool`): whether it is a repository, where no path of this machine is named.
 
     Returns:
         `str`: code with `{model}` and `{example}`; `None` where the task's code is none that could be adapted.
     """
     if reads := reads_of(folder):
         return reads.snippet
-    if not (folder / LABELS).is_file():
+    adapter = read_adapter(folder)
+    extra = [name for name in (LABELS, FITTED) if (folder / name).is_file()]
+    homeless = on_hub and base_on_hub(adapter) is None
+    if not adapter or not (extra or homeless or model_type_of(folder) in OWN_ADAPTERS):
         return snippet
     if "model={model})" not in snippet or not words.auto_model:
         return None
-    adapter = read_adapter(folder)
-    base = json.dumps(adapter.get("base_model_name_or_path"))
-    base += f", revision={json.dumps(adapter['revision'])}" if adapter.get("revision") else ""
-    labels = f'hf_hub_download("{repository}", "{LABELS}")' if repository else json.dumps(str(folder / LABELS))
-    begin = RELABELLED_SNIPPET.format(labels=labels, base=base).replace("{", "{{").replace("}", "}}")
-    # A pipeline that is given the adapter's name makes the base with the base's classes, whatever its configuration.
-    begin = begin.replace("AutoConfig, pipeline", f"AutoConfig, {words.auto_model}, pipeline")
-    begin += f"model = {words.auto_model}.from_pretrained({{model}}, config=config, ignore_mismatched_sizes=True)\n"
-    end = snippet.replace("from transformers import pipeline\n\n", "")
-    return begin + end.replace("model={model})", f"model=model, {words.processor}={{model}})")
+    classes, processor = [words.auto_model], "{model}"
+    if words.processor == "feature_extractor":
+        # By its name the pipeline would look for a decoder of letters beside a model that has no name.
+        classes, processor = ["AutoFeatureExtractor", *classes], "AutoFeatureExtractor.from_pretrained({model})"
+    end = snippet.replace("model={model})", f"model=model, {words.processor}={processor})")
+    loading = _loading(classes, _base(adapter, on_hub), extra, place if on_hub else f"{place}/")
+    return end.replace("from transformers import pipeline\n\n", loading)
+
+
+def _loading(classes: Sequence[str], base: str, extra: Sequence[str], place: str) -> str:
+    """Code that makes `model`, of the last class, with `{model}`; `place` is a folder where it ends with `/`."""
+
+    def opened(name: str) -> str:
+        is_folder = place.endswith("/")
+        return _literal(place + name) if is_folder else f"hf_hub_download({_literal(place)}, {_literal(name)})"
+
+    lines = ["import json", ""] if extra else []
+    lines += ["from huggingface_hub import hf_hub_download"] if extra and not place.endswith("/") else []
+    lines += ["from peft import PeftModel", f"from transformers import {', '.join(classes)}, pipeline", ""]
+    if LABELS in extra:
+        lines += [f"with open({opened(LABELS)}) as file:"]
+        lines += ["    labels = {{int(index): label for index, label in json.load(file).items()}}"]
+        base += ", id2label=labels, ignore_mismatched_sizes=True"
+    lines += [f"base = {classes[-1]}.from_pretrained({base})"]
+    lines += ["model = PeftModel.from_pretrained(base, {model}).get_base_model()"]
+    if FITTED in extra:
+        lines += [f"with open({opened(FITTED)}) as file:", "    model.config.update(json.load(file))"]
+    return "\n".join([*lines, ""])
+
+
+def _base(adapter: Mapping[str, Any], on_hub: bool) -> str:
+    """An adapter's base as arguments of `from_pretrained`."""
+    source, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
+    if on_hub and base_on_hub(adapter) is None:
+        return _literal(f"path/to/{Path(str(source)).name}")
+    return _literal(source) + (f", revision={_literal(revision)}" if revision else "")
+
+
+def _literal(value: Any) -> str:
+    """As Python reads it, for a text that is formatted."""
+    return json.dumps(value).replace("{", "{{").replace("}", "}}")

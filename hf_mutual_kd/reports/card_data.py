@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .adapter_folder import ADAPTER_CONFIG, relabelled
+from .adapter_folder import ADAPTER_CONFIG, adapted
 from .card_metadata import license_of, non_commercial
 from .closing_table import PARTS, TOGETHER, interval_note, spread, verdict
 from .kept import kept_lines
@@ -273,7 +273,8 @@ def usage(run: RunRecord, name: str) -> dict[str, Any]:
     if not (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file():
         return {}
     model = json.dumps(repository or name)
-    snippet = relabelled(run.words.snippet_of(run.model_type(name)), folder, run.words, repository or name)
+    code = run.words.snippet_of(run.model_type(name))
+    snippet = adapted(code, folder, run.words, place=repository or name, on_hub=repository is not None)
     if not snippet:
         return {}
     found = {"snippet": snippet.format(model=model, example=json.dumps(run.words.example))}

@@ -18,7 +18,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from ..config.recipe import to_plain
 from ..config.values import is_secret
 from ..errors import PeerError
-from .adapter_folder import ADAPTER_CONFIG, model_type_of, relabelled
+from .adapter_folder import ADAPTER_CONFIG, adapted, model_type_of
 from .run_record import COMMIT, REPOSITORY
 from .task_words import TaskWords
 from .text import one_line, split_readme
@@ -161,9 +161,8 @@ def run_snippet(peer_dir: str | Path, example: str, words: TaskWords) -> str | N
         words ([`TaskWords`]): of the task, with the snippet.
 
     Returns:
-        `str`: what the snippet printed; `None` where the folder is no model of transformers or there
-        is no snippet. Random states of
-        Python, numpy and torch stay as they were.
+        `str`: what the snippet printed; `None` where the folder is no model of transformers or there is no snippet.
+        Random states of Python, numpy and torch stay as they were.
     """
     import random
     from io import StringIO
@@ -174,7 +173,7 @@ def run_snippet(peer_dir: str | Path, example: str, words: TaskWords) -> str | N
     peer_dir = Path(peer_dir)
     if not (peer_dir / "config.json").is_file() and not (peer_dir / ADAPTER_CONFIG).is_file():
         return None
-    snippet = relabelled(words.snippet_of(model_type_of(peer_dir)), peer_dir, words)
+    snippet = adapted(words.snippet_of(model_type_of(peer_dir)), peer_dir, words, place=str(peer_dir))
     if not snippet:
         return None
     states = random.getstate(), np.random.get_state()

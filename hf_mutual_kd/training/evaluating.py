@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from ..errors import ConfigError, DataError
+from ..peers.adapters import is_adapter, keep_fitted
 from ..tasks.base import Evaluator
 from .evaluation import Evaluation, Measurement
 from .host_features import metrics_of
@@ -74,7 +75,7 @@ class CohortEvaluation(CohortProcesses):
 
         Args:
             folder (`Path`, *optional*): with the peers' folders, whose `config.json` is to say what was found; of
-                adapters, which have none, nothing is kept.
+                adapters, which have none, `fitted.json`.
         """
         rows = self._main_eval_dataset()
         if not self.task.settles or rows is None:
@@ -82,12 +83,15 @@ class CohortEvaluation(CohortProcesses):
         with torch.random.fork_rng():
             measured = self._measure(self.get_eval_dataloader(rows), None)[0]
         for name, facts in self.task.settle(measured.evaluator, self.cohort.label_names).items():
-            config: Any = getattr(self.cohort.model_of(name), "config", None)
-            if folder is None or config is None:
+            peer: Any = self.cohort.model_of(name)
+            if folder is None or getattr(peer, "config", None) is None:
                 continue
-            config.update(facts)
+            if is_adapter(peer):
+                keep_fitted(peer, facts, folder / name if self.is_world_process_zero() else None)
+                continue
+            peer.config.update(facts)
             if self.is_world_process_zero() and (folder / name / "config.json").is_file():
-                config.save_pretrained(folder / name)
+                peer.config.save_pretrained(folder / name)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"

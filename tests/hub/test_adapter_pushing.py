@@ -127,7 +127,7 @@ def test_card_of_new_classes_says_how_to_load_them(tmp_path):
     write_cards(run, ["vit"], repositories={"vit": "someone/vit-beans-mutual"})
     card = (run / "vit" / "README.md").read_text(encoding="utf-8")
     assert 'with open(hf_hub_download("someone/vit-beans-mutual", "id2label.json")) as file:' in card
-    assert 'AutoModelForImageClassification.from_pretrained("someone/vit-beans-mutual", config=config,' in card
+    assert 'PeftModel.from_pretrained(base, "someone/vit-beans-mutual").get_base_model()' in card
     assert 'pipeline("image-classification", model=model, image_processor="someone/vit-beans-mutual")' in card
     assert "{{" not in card
 
@@ -142,6 +142,10 @@ def test_local_bases_do_not_leave(tmp_path):
         pushed = json.loads(files[ADAPTER_CONFIG].read())
         assert (pushed["base_model_name_or_path"], pushed["peft_type"]) == (None, "LORA")
     assert base_on_hub(read_adapter(run / "vit")) is None
+    write_cards(run, ["vit"], repositories={"vit": "someone/vit-beans-mutual"})
+    card = (run / "vit" / "README.md").read_text(encoding="utf-8")
+    assert "/work/models" not in card
+    assert 'AutoModelForImageClassification.from_pretrained("path/to/vit")' in card
     assert model_type_of(run / "vit") == "vit"
     assert model_type_of(tmp_path) is None
     assert without_local_base({"base_model_name_or_path": "a/b", "revision": SHA["vit"]})["revision"] == SHA["vit"]

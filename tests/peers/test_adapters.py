@@ -37,7 +37,7 @@ from hf_mutual_kd.data.images import decode_image
 from hf_mutual_kd.peers.adapter_settings import read_setting, with_adapters
 from hf_mutual_kd.peers.adapters import adapter_weights, merged
 from hf_mutual_kd.peers.loading import load_peer, load_weights, save_peer
-from hf_mutual_kd.reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, relabelled
+from hf_mutual_kd.reports.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapted
 from hf_mutual_kd.tasks.image_classification.words import WORDS
 
 TASK = ImageClassification()
@@ -399,7 +399,7 @@ def test_new_classes(place, tmp_path):
     again = load_peer("a", str(tmp_path / "a"), TASK)
     assert torch.equal(logits(again.model), logits(peer))
     assert list(again.model.config.id2label.values()) == labels
-    code = relabelled(WORDS.snippet, tmp_path / "a", WORDS)
+    code = adapted(WORDS.snippet, tmp_path / "a", WORDS, place=str(tmp_path / "a"))
     image = tmp_path / "image.png"
     decode_image(make_rows(1)[0]["image"]).save(image)
     found = {}

@@ -13,6 +13,7 @@ from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
 from hf_mutual_kd import TASKS
 from hf_mutual_kd.data.images import image_file
+from hf_mutual_kd.experiments.drawing import printed_by
 from hf_mutual_kd.reports.run_facts import (
     base_facts,
     emissions_tracker,
@@ -62,6 +63,12 @@ def test_run_snippet_prints_what_the_saved_peer_says(make_cohort, tmp_path):
     (tmp_path / "plain").mkdir()
     assert run_snippet(tmp_path / "plain", "'x.png'", words) is None
     assert run_snippet(tmp_path / "vit", "'x.png'", replace(words, snippet="")) is None
+
+
+def test_a_snippet_that_fails_here_ends_no_run(make_cohort, tmp_path):
+    """A run that ends after its training, before results are written, as half a decoder is installed."""
+    make_cohort("vit").save_pretrained(tmp_path)
+    assert printed_by(tmp_path / "vit", "'no such file'", TASKS["image-classification"]()) is None
 
 
 @pytest.mark.parametrize("head", ["segformer", "mask2former"])

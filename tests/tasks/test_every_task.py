@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 
 import kind_run
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
-from task_kinds import KINDS, SEVERAL
+from task_kinds import ALL, KINDS, SEVERAL
 from task_run import SETTINGS, check_resume
 from two_processes import outcome, two
 
@@ -25,6 +26,7 @@ from hf_mutual_kd import (
 )
 from hf_mutual_kd.data.collator import undecoded
 from hf_mutual_kd.experiments.launch import train
+from hf_mutual_kd.reports.run_facts import run_snippet
 from hf_mutual_kd.reports.samples import SAMPLES_FILE, read_samples, write_samples
 from hf_mutual_kd.tasks.classification.multi_label_evaluator import fitted_thresholds
 from hf_mutual_kd.tasks.registry import make_task
@@ -42,8 +44,11 @@ FAST = {
     "learning_rate": 1e-2,
     "teacher_rule": "best",
 }
-ALL = KINDS | SEVERAL
 every_kind = pytest.mark.parametrize("kind", ALL)
+once_each = pytest.mark.parametrize(
+    "kind", [pytest.param(one, marks=[pytest.mark.slow] * (one in ("several text", "several audio"))) for one in ALL]
+)
+"""Where several labels of a text or sound go through what one label of them and several of an image go through."""
 of_one_label = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -77,7 +82,32 @@ def test_cards_and_results_are_whole(kind, runs):
         assert f'pipeline("{tag}", model="' in card
         assert f"pipeline_tag: {tag}" in card
         assert make_task(kind.task).words.shown[make_task(kind.task).metric] in card
+    assert (run / "report" / "index.html").is_file()
     assert Cohort.from_pretrained(run).task.name == kind.task
+
+
+@every_kind
+def test_a_cards_code_gives_the_trained_answers(kind, runs, tmp_path, monkeypatch, capsys):
+    """Code that fails where a user runs it, or reads files, texts or labels otherwise than the training did."""
+    run = runs(kind)
+    cohort, record = Cohort.from_pretrained(run), json.loads((run / "cohort.json").read_text())
+    row = next(iter(undecoded(load_run_splits(record).test)))
+    literal = cohort.task.snippet_example(row, tmp_path)
+    if literal is None:
+        pytest.skip(f"{cohort.task.name}: what its pipeline reads files with is not installed (ffmpeg, torchcodec)")
+    monkeypatch.chdir(run)
+    for name, said in cohort.predict([row]).items():
+        if name == "cohort":
+            continue
+        (code,) = re.findall(r"```python\n(.*?)```", (run / name / "README.md").read_text(), re.S)
+        capsys.readouterr()
+        exec(code.replace(json.dumps(cohort.task.words.example), literal), {})
+        compare_printed(capsys.readouterr().out, dict(zip(cohort.label_names, said[0].tolist(), strict=True)))
+
+
+def compare_printed(printed: str, said: dict[str, float]) -> None:
+    found = dict(re.findall(r"(\w+): (\d\.\d+)", printed))
+    assert {label: float(score) for label, score in found.items()} == pytest.approx(said, abs=6e-4)
 
 
 @of_one_label
@@ -124,7 +154,7 @@ def test_thresholds_are_fitted_on_validation_rows_and_kept(kind, runs):
         assert task.words.shown["fitted_F1"] in (run / name / "README.md").read_text()
 
 
-@every_kind
+@once_each
 def test_a_file_says_what_pytorch_says(kind, runs, tmp_path):
     """A file that takes other inputs than the processor makes, or answers otherwise."""
     name = ALL[kind].peers[0]
@@ -159,10 +189,10 @@ def test_a_space_asks_the_peers(kind, runs, tmp_path, monkeypatch):
             sys.modules.pop(file.stem, None)
 
 
-@of_one_label
+@once_each
 def test_resume_is_exact(kind, tmp_path):
     """Rows that come in another order, crop or length after an interruption."""
-    kind = KINDS[kind]
+    kind = ALL[kind]
 
     def make_trainer(out, **changes):
         args = MutualKDConfig(out, **{**SETTINGS, **changes})
@@ -172,25 +202,38 @@ def test_resume_is_exact(kind, tmp_path):
     check_resume(make_trainer, tmp_path, list(kind.cohort().names))
 
 
-@of_one_label
+@every_kind
 def test_adapters_are_trained_and_loaded_again(kind, tmp_path):
-    """An adapter without a target in this kind of model, or a head that is chance whenever it is loaded."""
-    kind = KINDS[kind]
+    """An adapter without a target in this kind of model, whose head is chance or whose thresholds are gone whenever it
+    is loaded, or that no pipeline loads."""
+    kind = ALL[kind]
     name = kind.peers[0]
     (source,) = kind.save_peers(tmp_path, (name,), names=["other", "labels", "of", "it"]).values()
     specs = {"a": PeerSpec(source, peft="lora")}
     given = {"label_names": kind.labels}
     made = Cohort.from_pretrained(specs, kind.task, label_alignment="new_head", **given)
     args = MutualKDConfig(str(tmp_path / "run"), **{**SETTINGS, "max_steps": 2, "save_strategy": "no"})
-    MutualKDTrainer(made, args, train_dataset=kind.rows(12, 0), eval_dataset=kind.rows(6, 1)).train()
+    trainer = MutualKDTrainer(made, args, train_dataset=kind.rows(12, 0), eval_dataset=kind.rows(6, 1))
+    trainer.train()
+    trainer.settle(tmp_path / "run")
     torch.manual_seed(99)
     again = Cohort.from_pretrained({"a": str(tmp_path / "run" / "a")}, kind.task, **given)
     rows = list(undecoded(kind.rows(3, 2)))
-    torch.testing.assert_close(again.predict(rows)["a"], made.predict(rows)["a"])
+    said = again.predict(rows)["a"]
+    torch.testing.assert_close(said, made.predict(rows)["a"])
+    thresholds = getattr(again.peers["a"].config, "thresholds", {})
+    assert list(thresholds) == (kind.labels if made.task.settles else [])
+    literal = made.task.snippet_example(rows[0], tmp_path)
+    printed = literal and run_snippet(tmp_path / "run" / "a", literal, made.task.words)
+    if printed:
+        said = dict(zip(kind.labels, said[0].tolist(), strict=True))
+        compare_printed(printed, said)
+        for label in thresholds:
+            assert (f"{label}: {said[label]:.3f} yes" in printed) == (said[label] > thresholds[label])
 
 
 @pytest.mark.slow
-@of_one_label
+@every_kind
 @pytest.mark.parametrize("rows", [(), ("streams",)], ids=["rows", "streams"])
 def test_two_processes_train_as_one(kind, tmp_path, rows):
     """Batches that each process pads to another length, which cannot be joined or change what is learned."""

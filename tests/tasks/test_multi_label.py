@@ -7,7 +7,6 @@ import pytest
 import torch
 from conftest import LABELS, MAKERS, draw, make_rows, tiny_processor
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
-from recipe_run import FAST
 from sklearn.metrics import average_precision_score, f1_score
 from text_peers import TOPICS, WORDS, tiny_text_peer
 from transformers import pipeline
@@ -19,7 +18,6 @@ from hf_mutual_kd.data.images import decode_image
 from hf_mutual_kd.data.label_sets import class_set
 from hf_mutual_kd.data.splits import load_splits
 from hf_mutual_kd.errors import ConfigError, LabelError, PeerError
-from hf_mutual_kd.experiments.launch import launch
 from hf_mutual_kd.scoring.score_peers import score_peers
 from hf_mutual_kd.tasks.classification.multi_label_evaluator import MultiLabelEvaluator, average_precision
 from hf_mutual_kd.tasks.registry import TASKS
@@ -217,19 +215,3 @@ def test_what_makes_no_sense_is_refused_by_name(tmp_path):
     model.config.problem_type = "single_label_classification"
     with pytest.raises(PeerError, match="was trained for single_label"):
         TASKS[TASK]().check_peer("vit", model, None)
-
-
-def test_a_recipe_goes_from_rows_to_cards(tmp_path):
-    """A part that knows one class alone ends a run after its training, before anything is told."""
-    cohort_of(tmp_path, "vit", "cnn")
-    splits = {"train": rows_of(40, hide=(2, 5, 9)), "validation": rows_of(14, 1), "test": rows_of(21, 2)}
-    DatasetDict(splits).save_to_disk(tmp_path / "data")
-    words = ["--peers", f"vit={tmp_path / 'vit'}", f"cnn={tmp_path / 'cnn'}", "--dataset", str(tmp_path / "data"),
-             "--label_alignment", "new_head", "--output_dir", str(tmp_path / "run"), *FAST]  # fmt: skip
-    assert launch(TASK, words) == 0
-    card = (tmp_path / "run" / "vit" / "README.md").read_text()
-    assert "mAP, %" in card
-    assert 'function_to_apply="sigmoid"' in card
-    assert (tmp_path / "run" / "report" / "index.html").is_file()
-    again = Cohort.from_pretrained(tmp_path / "run")
-    assert again.task.name == TASK

@@ -13,7 +13,7 @@ from .collator import TextCollator
 from .export import TextExport
 from .space import TextSpace
 from .task import TextClassification
-from .words import WORDS
+from .words import OPTIONS, WORDS
 
 
 class TextSetExport(SetPredictions, TextExport):
@@ -28,7 +28,7 @@ class MultiLabelTextClassification(MultiLabel, TextClassification):
     """Peers as of [`TextClassification`], whose every logit is an answer of its own."""
 
     name = "multi-label-text-classification"
-    words = multi_label_words(WORDS)
+    words = multi_label_words(WORDS, OPTIONS)
     collator_class = TextSetCollator
     exporter: ClassVar[type[TaskExport] | None] = TextSetExport
     space: ClassVar[SpaceTask | None] = TextSpace(several=True)
