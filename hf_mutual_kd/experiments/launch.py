@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config.options import RecipeOptions, TransferOptions
@@ -132,7 +134,7 @@ def train(task: str, argv: Sequence[str]) -> None:
         kinds=kinds,
     )
     if recipe.options.processes > 1 and "WORLD_SIZE" not in os.environ:
-        start_processes(task, argv, recipe.options.processes)
+        start_processes(task, argv, recipe.options.processes, folder=Path(recipe.config.output_dir))
         return
     from ..peers.launched import leave_together
     from .experiment import Experiment
@@ -142,14 +144,17 @@ def train(task: str, argv: Sequence[str]) -> None:
     leave_together()
 
 
-def start_processes(task: str, argv: Sequence[str], count: int) -> None:
+def start_processes(task: str, argv: Sequence[str], count: int, *, folder: Path) -> None:
     """
-    Train in several processes of this machine, which Accelerate starts.
+    Train in several processes of this machine, which Accelerate starts, into a folder.
 
     Raises:
-        [`ConfigError`]: there are fewer GPUs than processes, or the training ended with an error, which it has told.
+        [`ConfigError`]: there are fewer GPUs than processes, or the training ended with an error, which it has told;
+            where it has written a checkpoint, with the way to go on.
     """
     import torch
+
+    from ..training.run_state import how_to_go_on, newest_checkpoint
 
     gpus = torch.cuda.device_count()
     if 0 < gpus < count:
@@ -160,9 +165,12 @@ def start_processes(task: str, argv: Sequence[str], count: int) -> None:
     words = [sys.executable, "-m", "accelerate.commands.launch", *machine, "-m", "hf_mutual_kd", "train", task, *argv]
     if not gpus and not any(word.split("=")[0].replace("-", "_") == "__use_cpu" for word in argv):
         words.append("--use_cpu")
+    began = time.time()
     code = subprocess.run(words, check=False).returncode
     if code:
-        raise ConfigError(f"training in {count} processes ended with code {code}; the lines above say why")
+        newest = newest_checkpoint(folder)
+        way_out = "" if newest is None or newest.stat().st_mtime < began else f"; {how_to_go_on(folder)}"
+        raise ConfigError(f"training in {count} processes ended with code {code}; the lines above say why{way_out}")
 
 
 def load_config_class() -> type:

@@ -61,12 +61,17 @@ def refuse_links(folder: Path, peers: Sequence[str]) -> None:
             )
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The one of a run, of whichever of its trainings, that was written last."""
+    found = [one for one in map(last_checkpoint, arms_of(folder)) if one is not None]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
 def how_to_go_on(folder: Path) -> str:
     """For the line that ends a run early: its last checkpoint, and how training goes on from there."""
-    found = [one for one in map(last_checkpoint, arms_of(folder)) if one is not None]
-    if not found:
+    newest = newest_checkpoint(folder)
+    if newest is None:
         return f"there is no checkpoint in {folder} yet"
-    newest = max(found, key=lambda path: path.stat().st_mtime)
     return f"the last checkpoint is {newest}; go on with --resume_from_checkpoint true"
 
 

@@ -1,15 +1,20 @@
 """`hf-mutual-kd train`: in the package, from any folder, in several processes, and from a wheel."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from recipe_run import ROOT, argv, main, place  # noqa: F401 - a fixture
+from safetensors.torch import load_file
 
 from hf_mutual_kd import ConfigError
 from hf_mutual_kd.config.places import find_config
@@ -138,6 +143,51 @@ def test_two_processes_train_one_cohort(tmp_path):
     again = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert again.returncode == 2
     assert "is in use" in again.stderr
+
+
+def process_of_rank(rank: int, output_dir: Path) -> int | None:
+    """The number of the process that a launcher has started as this one, to write there."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if os.fsencode(output_dir) in words and f"RANK={rank}".encode() in (
+                process / "environ"
+            ).read_bytes().split(b"\0"):
+                return int(process.name)
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="looks for a process in /proc")
+def test_a_killed_process_of_peers_in_parallel_goes_on(place, tmp_path):  # noqa: F811
+    """Processes that wait for a dead one for ever, a checkpoint without a peer's part, or no word of how to go on."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    words = [sys.executable, "-m", "hf_mutual_kd", "train", "image-classification", "--processes", "2"]
+    words += ["--peers", f"vit={place}/vit", f"cnx={place}/cnx", "--dataset", f"{place}/data", "--peer_parallel"]
+    words += ["true", "--max_steps", "12", "--eval_steps", "3", "--save_steps", "3", "--learning_rate", "0.01"]
+    words += ["--use_cpu", "--report_to", "none", "--output_dir"]
+    done = subprocess.run([*words, str(whole)], env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    began = subprocess.Popen([*words, str(killed)], env=environment, stderr=subprocess.PIPE, text=True)
+    ends = time.monotonic() + 300
+    while not list(killed.glob("stages/*/checkpoint-*")) and time.monotonic() < ends:
+        time.sleep(0.01)
+    os.kill(process_of_rank(1, killed), signal.SIGKILL)
+    said = began.communicate(timeout=120)[1]
+    assert began.returncode == 2
+    assert "Signal 9 (SIGKILL)" in said
+    assert said.splitlines()[-1].endswith("go on with --resume_from_checkpoint true"), said[-1000:]
+    assert not (killed / "results.json").exists()
+    again = [*words, str(killed), "--resume_from_checkpoint", "true"]
+    done = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not list(killed.rglob(".unfinished"))
+    assert not list(killed.rglob("optimizer-part-*"))
+    for stage in ("control", "way-mean", "way-best"):
+        for name in ("vit", "cnx"):
+            weights = [load_file(run / "stages" / stage / name / "model.safetensors") for run in (whole, killed)]
+            assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 
 def test_processes_are_started_through_accelerate(monkeypatch):
