@@ -23,8 +23,8 @@ Made by `python recipes/text_evidence.py`, not edited by hand. Three small speci
 descriptions of Debian's packages (`recipes/embedded_text/README.md`): 1,000 training rows, 500 validation rows that
 choose, 1,500 test rows that only measure. `start` is a peer as it is loaded; `control` learns from the labels alone;
 `self-trained`, where there are rows without a label, is taught by its own frozen copy; `mutual` is where its peers led
-it; `kept` is what validation rows favour of all these. The learning rate is the same in all and was not tuned. Accuracy in %,
-Δ in points, in brackets 95 % intervals over test rows and seeds. `mean of all` is the peers' ensemble.
+it; `kept` is what validation rows favour of all these. The learning rate is the same in all and was not tuned.
+Accuracy in %, Δ in points, in brackets 95 % intervals over test rows and seeds. `mean of all` is the peers' ensemble.
 
 {sections}
 """

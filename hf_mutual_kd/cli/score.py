@@ -85,6 +85,7 @@ def run_score(options: ScoreOptions) -> None:
     from ..tasks.registry import make_task
 
     task = make_task(options.task).configured(TransferOptions(transfer_grid=options.transfer_grid))
+    task.check_scored()
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     check_launch(accelerator.state)
     with on_main_process(accelerator.state, claimed(options.out, "--out")):

@@ -14,6 +14,7 @@ from .score import ScoringOptions, load_checked
 
 if TYPE_CHECKING:
     from ..scoring.scout.candidates import Wanted
+    from ..tasks.registry import Task
 
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
@@ -67,29 +68,32 @@ def run_scout(options: ScoutOptions) -> None:
 
     from ..peers.launched import check_launch, on_main_process
     from ..run_lock import claimed
+    from ..tasks.registry import make_task
 
+    task = make_task(options.task)
+    if task.target != "class":
+        raise ConfigError(
+            f"task must be one in which every row has a class, got {task.name}; of others give the candidates as "
+            "peers of a training, whose table before it compares them"
+        )
     wanted = wanted_of(options)
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     check_launch(accelerator.state)
     with on_main_process(accelerator.state, claimed(options.out, "--out")):
-        _scout(options, wanted, accelerator)
+        _scout(options, task, wanted, accelerator)
 
 
-def _scout(options: ScoutOptions, wanted: Wanted, accelerator: Any) -> None:
+def _scout(options: ScoutOptions, task: Task, wanted: Wanted, accelerator: Any) -> None:
     from ..files import write_json
     from ..run_lock import LOCK
     from ..scoring.score_shards import Scoring
     from ..scoring.scout.figure import scout_figure
     from ..scoring.scout.report import recipe_command, scout_table
     from ..scoring.scout.scout import STATE, Scout, draw_sample
-    from ..tasks.registry import make_task
 
     folder = Path(options.out)
     if not (folder / "table").is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise OutputFolderError(f"{folder} is in use by something that is no search ({STATE}); choose another --out")
-    task = make_task(options.task)
-    if task.target != "class":
-        raise ConfigError(f"task must be one in which every row has a class, got {task.name}")
     splits = load_checked(options, options.split, task=task)
     if not splits.label_names:
         raise ConfigError("the data set names no classes, by which models on the Hub could be recognised")

@@ -135,8 +135,7 @@ def _shards_of(todo: dict[str, list[int]], mesh: PeerMesh) -> list[int]:
 
 
 def _check_rows(cohort: Cohort, rows: Any, name: str) -> None:
-    if not cohort.task.keeps_scores:
-        raise ConfigError(f"a score table holds one class or map of each row, and rows of {cohort.task.name} several")
+    cohort.task.check_scored()
     if isinstance(rows, Dataset) and not has_mask_column(rows) and cohort.label_names:
         check_classes(rows, name, len(cohort.label_names))
 

@@ -272,6 +272,18 @@ class Task(Units):
     keeps_scores: ClassVar[bool] = True
     """Whether a score table can hold what its peers say."""
 
+    def check_scored(self) -> None:
+        """Refuse to keep what peers say of rows in a table.
+
+        Raises:
+            [`ConfigError`]: a row has several classes.
+        """
+        if not self.keeps_scores:
+            raise ConfigError(
+                f"a score table holds one class or map of each row, and rows of {self.name} have several: train "
+                "without one; teachers then speak in every step"
+            )
+
     def split_batch(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """A batch in parts in which no sample changes what is kept of another."""
         return [batch]

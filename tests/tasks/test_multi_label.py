@@ -13,6 +13,7 @@ from transformers import pipeline
 from zero_shot_peers import write_reader
 
 from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec
+from hf_mutual_kd.cli.main import main
 from hf_mutual_kd.config.options import RecipeOptions
 from hf_mutual_kd.data.images import decode_image
 from hf_mutual_kd.data.label_sets import class_set
@@ -215,3 +216,12 @@ def test_what_makes_no_sense_is_refused_by_name(tmp_path):
     model.config.problem_type = "single_label_classification"
     with pytest.raises(PeerError, match="was trained for single_label"):
         TASKS[TASK]().check_peer("vit", model, None)
+
+
+@pytest.mark.parametrize("words", [["score", "--peers", "a=x"], ["scout", "--model", "x", "--candidates", "y"]])
+def test_tables_are_refused_before_anything_is_loaded(words, tmp_path, capsys):
+    """A refusal after an hour of checking rows and loading models, which begins with an empty folder."""
+    out = tmp_path / "out"
+    assert main([*words, "--task", TASK, "--dataset", "no such folder", "--out", str(out)]) == 2
+    assert TASK in capsys.readouterr().err
+    assert not out.exists()
