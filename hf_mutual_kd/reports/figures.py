@@ -90,7 +90,9 @@ def draw(
 ) -> Figure:
     """Draw a chart, or paint, on a figure of `size` inches, once in each theme."""
     chart, paint = (what, paint_charts(what)) if isinstance(what, Chart) else (None, what)
-    return Figure(name, alt, _png(paint, LIGHT, size), _png(paint, DARK, size), caption, chart)
+    light = _draw(paint, LIGHT, size)
+    places = [axes.get_position() for axes in light.figure.axes]
+    return Figure(name, alt, _bytes(light), _bytes(_draw(paint, DARK, size, places)), caption, chart)
 
 
 def png(paint: Callable[[Any], None], width: float, *, height: float) -> bytes:
@@ -102,6 +104,11 @@ def png(paint: Callable[[Any], None], width: float, *, height: float) -> bytes:
 
 
 def _png(paint: Paint, theme: Theme, size: tuple[float, float]) -> bytes:
+    return _bytes(_draw(paint, theme, size))
+
+
+def _draw(paint: Paint, theme: Theme, size: tuple[float, float], places: Sequence[Any] | None = None) -> Any:
+    """The canvas, drawn; `places` of its axes from the same figure in another theme save most of the time."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -129,7 +136,15 @@ def _png(paint: Paint, theme: Theme, size: tuple[float, float]) -> bytes:
         figure = Canvas(figsize=size, dpi=DPI, layout="constrained", facecolor=theme.ground)
         canvas = FigureCanvasAgg(figure)
         paint(figure, theme)
+        if places is not None:
+            figure.set_layout_engine("none")
+            for axes, place in zip(figure.axes, places, strict=True):
+                axes.set_position(place)
         canvas.draw()
+    return canvas
+
+
+def _bytes(canvas: Any) -> bytes:
     buffer = io.BytesIO()
     drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     drawn.quantize(COLORS).save(buffer, "PNG", optimize=True)

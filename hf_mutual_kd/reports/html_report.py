@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from ..data.collator import SAMPLE_ID, rows_with
@@ -200,10 +201,9 @@ KINDS = {JPEG: "image/jpeg", FLAC: "audio/flac"}
 """Of what pages carry, by the first bytes; everything else is PNG."""
 
 
-def render(
-    title: str, lead: Sequence[tuple[str, str]], heroes: Sequence[Mapping[str, str]], sections: Sequence[Section]
-) -> str:
-    """The whole page; all text is escaped and cut, and the page forbids itself all requests and other scripts."""
+@functools.cache
+def _template() -> tuple[Template, str]:
+    """The page's template, and its own script."""
     environment = Environment(
         autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
@@ -211,10 +211,17 @@ def render(
     environment.filters["picture"] = _picture_url
     environment.filters["chart"] = chart_json
     source = TEMPLATE.read_text(encoding="utf-8")
-    own = source.split("<script>")[1].split("</script>")[0]
+    return environment.from_string(source), source.split("<script>")[1].split("</script>")[0]
+
+
+def render(
+    title: str, lead: Sequence[tuple[str, str]], heroes: Sequence[Mapping[str, str]], sections: Sequence[Section]
+) -> str:
+    """The whole page; all text is escaped and cut, and the page forbids itself all requests and other scripts."""
+    template, own = _template()
     drawn = any(item.chart for section in sections for block in section.blocks for item in _figures(block))
     library = f"\n{LIBRARY.read_text(encoding='utf-8')}\n" if drawn else ""
-    page = environment.from_string(source).render(
+    page = template.render(
         title=title,
         lead=lead,
         heroes=heroes,

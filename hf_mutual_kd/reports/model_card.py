@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, Template
 
 from ..errors import PeerError
 from ..files import write_bytes
@@ -42,8 +43,8 @@ EXAMPLES = Path("report") / "examples.png"
 """The figure of a run that [`examples`] draws."""
 
 
-def render(card: CardData, data: Mapping[str, Any]) -> str:
-    """The whole README."""
+@functools.cache
+def _template() -> Template:
     environment = Environment(finalize=escape, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters |= {"code": code, "fence": fence, "sentence": sentence, "duration": duration, "ours": Markdown}
     environment.globals = {
@@ -52,8 +53,12 @@ def render(card: CardData, data: Mapping[str, Any]) -> str:
         "BEGIN": Markdown(BEGIN),
         "END": Markdown(END),
     }
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return TOKEN.sub("(hidden)", dump_front_matter(data) + template.render(card=card))
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+
+def render(card: CardData, data: Mapping[str, Any]) -> str:
+    """The whole README."""
+    return TOKEN.sub("(hidden)", dump_front_matter(data) + _template().render(card=card))
 
 
 def draw_figures(run: RunRecord, name: str) -> dict[str, bytes]:

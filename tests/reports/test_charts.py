@@ -5,6 +5,7 @@ import json
 import pytest
 from hostile_text import HOSTILE
 
+from hf_mutual_kd.reports import figures
 from hf_mutual_kd.reports.charts import DASHES, Gain, curves_chart, gains_chart, levels_chart, lines_chart
 from hf_mutual_kd.reports.curves import Curves
 from hf_mutual_kd.reports.figures import DARK, LIGHT, draw
@@ -72,3 +73,12 @@ def test_a_figure_carries_its_chart_and_both_themes():
     assert draw("b", "Nothing.", lambda canvas, theme: None).chart is None
     assert LIGHT.color("peer 7") == LIGHT.peers[1]
     assert DARK.color("ground") == DARK.ground
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["within", "legend outside"])
+def test_places_taken_from_the_light_figure_are_its_own(outside, monkeypatch):
+    """A dark figure, which is not laid out again, whose labels are cut."""
+    chart = levels_chart({"a" * 12: {"start": [0.5]}}, "accuracy") if outside else lines_chart({"a": [(0, 1)]}, "loss")
+    monkeypatch.setattr(figures, "LIGHT", DARK)
+    figure = draw("a", "Both in the same theme.", chart)
+    assert figure.light == figure.dark
