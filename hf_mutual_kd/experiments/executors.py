@@ -109,7 +109,7 @@ class SlurmJob:
 
     def wait(self) -> None:
         """As [`Job.wait`]."""
-        self._job.exception()
+        self._job.wait()  # Asked for its result, submitit waits 15 s for one that a job that was ended does not have.
 
 
 class Ray:
