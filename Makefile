@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # Unbound threads are many times slower at random on shared machines.
 THREADS := OMP_PROC_BIND=true OMP_PLACES=cores OMP_WAIT_POLICY=ACTIVE
 
-.PHONY: run test test-slow lint docs bench gpu evidence hunt few-labels suites land-cover cards clean
+.PHONY: run test test-slow test-oldest lint docs bench gpu evidence hunt few-labels suites land-cover cards clean
 
 run: $(VENV)/.run
 	$(THREADS) $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
@@ -21,6 +21,10 @@ test: lint
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# In the oldest versions that pyproject.toml allows, which uv reads there.
+test-oldest: $(VENV)-oldest/.test
+	$(VENV)-oldest/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -75,10 +79,16 @@ $(VENV)/.test: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@ $(VENV)/.run
 
+$(VENV)-oldest/.test: pyproject.toml
+	test -x $(VENV)-oldest/bin/uv || { $(PYTHON) -m venv $(VENV)-oldest; $(VENV)-oldest/bin/python -m pip install --quiet uv; }
+	$(VENV)-oldest/bin/uv pip install --quiet --python $(VENV)-oldest/bin/python --resolution lowest-direct \
+	    --editable '.[test]'
+	touch $@
+
 $(VENV)/.docs: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-oldest build dist *.egg-info

@@ -213,7 +213,9 @@ def test_a_checkpoint_names_no_place_that_it_has_left(tmp_path, make_cohort, tra
     """The host's best checkpoint, looked for where this one was written, is told as lost at every resume."""
     both = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     chosen = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "learning_rate": 1e-3}
-    train(make_cohort("vit"), tmp_path, train_rows, **both, **chosen)
+    cohort = make_cohort("vit")
+    cohort.model_of("vit").classifier.bias.data[0] = 9.0  # Whatever it starts with, a step makes it better.
+    train(cohort, tmp_path, train_rows, **both, **chosen)
     state = json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())
     assert (state["best_global_step"], state["best_model_checkpoint"]) == (1, None)
 
