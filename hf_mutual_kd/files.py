@@ -130,10 +130,11 @@ def staged(place: Path) -> Iterator[Path]:
 
 def _make(folder: Path) -> None:
     """Make a folder, though another process may remove the one above it, as it is empty, at the same time."""
-    for _ in range(MOST_TRIES):
+    for _ in range(MOST_TRIES - 1):
         with contextlib.suppress(FileNotFoundError):
             folder.mkdir(parents=True)
-            break
+            return
+    folder.mkdir(parents=True)
 
 
 @contextlib.contextmanager

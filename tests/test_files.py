@@ -7,11 +7,12 @@ import json
 import resource
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from hf_mutual_kd import ConfigError, OutputFolderError, whole, write_bytes, write_json, write_text
-from hf_mutual_kd.files import read_json
+from hf_mutual_kd.files import read_json, staged
 
 
 @dataclass
@@ -50,6 +51,21 @@ def test_a_full_disk_has_its_space_back(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("big.bin", b"old")]
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path, monkeypatch):
+    """Prevents an error about a file, of a folder above it that went away at every try."""
+    made, missing = [], FileNotFoundError(2, "No such file or directory")
+
+    def went_away(folder, **_):
+        made.append(folder)
+        raise missing
+
+    monkeypatch.setattr(Path, "mkdir", went_away)
+    with pytest.raises(FileNotFoundError) as told, staged(tmp_path / "run"):
+        pass
+    assert told.value is missing
+    assert len(made) == 100
 
 
 def test_json_has_the_shape_that_is_asked_for(tmp_path):
