@@ -1,5 +1,7 @@
 """The recipe as users start it: what a run leaves behind, how it goes on, and what it refuses before it starts."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -28,9 +30,17 @@ def run(place, out, *more, **kwargs) -> dict:
 
 
 @pytest.fixture(scope="module")
-def finished(place, tmp_path_factory):
+def told(place, tmp_path_factory):
+    """A finished run of two seeds: its folder, its results and what it said."""
     out = tmp_path_factory.mktemp("runs") / "two"
-    return out, run(place, out, "--seeds", "1", "2")
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        results = run(place, out, "--seeds", "1", "2")
+    return out, results, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(told):
+    return told[:2]
 
 
 def test_results_hold_every_number_of_the_table(finished):
@@ -96,10 +106,9 @@ def test_control_shares_start_and_order_with_the_mutual_run(place, tmp_path):
     assert all(torch.equal(left[key], right[key]) for key in left)
 
 
-def test_what_is_to_come_is_said_once_and_before_it_begins(place, tmp_path, capsys):
+def test_what_is_to_come_is_said_once_and_before_it_begins(told):
     """Ten minutes without a word on how many there will be; the same report before each of six runs."""
-    assert main(argv(place, tmp_path / "run", "--seeds", "1", "2")) == 0
-    shown = capsys.readouterr().out
+    shown = told[2]
     assert shown.count("Before training, on 12 validation samples") == 1
     assert re.search(r"Plan: 2 arms × 2 seeds = 4 runs, about [\d.]+ (seconds|minutes)\.", shown)
     order = ["Before training", "Plan: ", *(f"run {place} of 4: " for place in (1, 2, 3, 4)), "On the test split"]
