@@ -51,6 +51,7 @@ from ..training.named_metrics import NamedMetrics, named_metrics
 from ..training.objective_options import objective_for
 from ..training.pushing import push_target
 from ..training.run_state import SUMMARY, full_disk_told, how_to_go_on
+from ..training.shared_starts import shared_among
 from ..training.trainer import MutualKDTrainer
 from ..training.ways import check_staged, first_way
 from .arms import UNIFIED, Arms
@@ -75,6 +76,7 @@ class Experiment:
     """
 
     trainer_class = MutualKDTrainer
+    shared_starts: Path | None = None
 
     def __init__(
         self,
@@ -153,7 +155,8 @@ class Experiment:
         self._write_cohort_record(cohort, splits, objective)
         del cohort
         self._say_plan(specs, splits, objective)
-        with emissions_tracker() as tracker:
+        with emissions_tracker() as tracker, shared_among(len(self.seeds)) as folder:
+            self.shared_starts = self.shared_starts or folder
             arms = [arm for seed in self.seeds for arm in self._arms(seed, specs, splits, objective)]
         facts = self._facts(splits) | {"metrics": self.metrics.keys if self.metrics else []}
         if self.config.teaching:
@@ -257,19 +260,18 @@ class Experiment:
 
     def _load_cohort(self, specs: dict[str, PeerSpec], splits: Splits) -> Cohort:
         with self.state.main_process_first():
-            return self._cohort(specs, splits, self.options.label_alignment, self.config.peer_parallel)
+            aligned = self.options.label_alignment
+            return self._cohort(specs, splits, aligned, peer_parallel=self.config.peer_parallel)
 
-    def _cohort(
-        self, specs: dict[str, PeerSpec], splits: Splits, label_alignment: LabelAlignment, peer_parallel: bool = False
-    ) -> Cohort:
+    def _cohort(self, specs: dict[str, PeerSpec], splits: Splits, aligned: LabelAlignment, **more: bool) -> Cohort:
         torch.manual_seed(self.config.seed)
         return Cohort.from_pretrained(
             specs,
             task=self.task,
             label_names=splits.label_names,
-            label_alignment=label_alignment,
+            label_alignment=aligned,
             trust_remote_code=self.options.trust_remote_code,
-            peer_parallel=peer_parallel,
+            **more,
         )
 
     def _write_cohort_record(self, cohort: Cohort, splits: Splits, objective: Objective) -> None:
@@ -356,7 +358,7 @@ class Experiment:
             objective=objective,
             compute_metrics=self.metrics,
         )
-        trainer.recipe_data = splits.facts.get("fingerprint")
+        trainer.recipe_data, trainer.shared_starts = splits.facts.get("fingerprint"), self.shared_starts
         return trainer
 
     def _arm(self, name: str, seed: int, specs: dict[str, PeerSpec], splits: Splits, objective: Objective) -> Arm:

@@ -32,6 +32,8 @@ from .suite_trainer import SuiteTrainer
 
 PAUSE_S = 0.5
 LOGS = "logs"
+STARTS = ".starts"
+"""What frozen starts say, until all arms are trained: see [`MutualKDTrainer.shared_starts`]."""
 
 _splits: dict[str, Splits] = {}
 """Splits that earlier arms of this process have loaded and checked."""
@@ -104,6 +106,7 @@ def run_suite(
             words = [sys.executable, "-m", "hf_mutual_kd", "compare", "--config", path]
             words += ["--output_dir", output_dir] if output_dir else []
             _run_apart(suite, todo, processes, lambda arm: place.start([*words, "--only", arm], _log(suite, arm)))
+        shutil.rmtree(suite.folder / STARTS, ignore_errors=True)
         return write_comparison(suite, [read_arm(suite, arm) for arm in suite.arms])
 
 
@@ -129,7 +132,9 @@ def run_arm(suite: Suite, arm: PlannedArm) -> None:
     folder = suite.folder / arm.name
     gc.collect()
     forget_peak()
-    SuiteArm(suite.task, arm.recipe.options, config=arm.recipe.config, program="", given=arm.recipe.given).run()
+    trained = SuiteArm(suite.task, arm.recipe.options, config=arm.recipe.config, program="", given=arm.recipe.given)
+    trained.shared_starts = suite.folder / STARTS
+    trained.run()
     write_json(folder / PLAN, _plan(arm.recipe))
     write_json(folder / COST, {"peak_memory": peak_memory()})
 

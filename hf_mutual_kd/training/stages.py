@@ -225,6 +225,8 @@ class Stages:
             optimizer_cls_and_kwargs=outer.optimizer_cls_and_kwargs,
         )
         trainer.fit_rows, trainer.is_part = self.fit_rows, True
+        # Adapted weights are this run's own.
+        trainer.shared_starts = None if self.adapts else outer.shared_starts
         trainer.data_collator.labelled_only = (
             only_labels and share is not None and not isinstance(outer.train_dataset, IterableDataset)
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
@@ -96,6 +98,33 @@ class StartCache:
             found.append(_one_view(cohort, batches, samples, accelerator))
         return cls(found, cohort.task.map_dims)
 
+    @property
+    def nbytes(self) -> int:
+        """How much it takes."""
+        return sum(one.nbytes for view in self.views for one in (view.ids, view.places, *view.peers))
+
+    def save(self, path: Path) -> None:
+        """Write it as safetensors."""
+        tensors: dict[str, Tensor] = {}
+        for number, (ids, places, peers) in enumerate(self.views):
+            tensors |= {f"{number}.ids": ids, f"{number}.places": places}
+            tensors |= {f"{number}.peers.{place}": one.contiguous() for place, one in enumerate(peers)}
+        save_file(tensors, path)
+
+    @classmethod
+    def load(cls, path: Path, map_dims: tuple[int, ...] = ()) -> StartCache:
+        """What [`StartCache.save`] wrote, of a task with these `map_dims`."""
+        tensors = load_file(path)
+        views = sorted({int(key.split(".")[0]) for key in tensors})
+        peers = range(sum(key.startswith("0.peers.") for key in tensors))
+        found = [
+            CachedView(
+                tensors[f"{view}.ids"], tensors[f"{view}.places"], [tensors[f"{view}.peers.{one}"] for one in peers]
+            )
+            for view in views
+        ]
+        return cls(found, map_dims)
+
     def lookup(self, sample_ids: Tensor, view: int = 0) -> list[Tensor]:
         """What the starts say of `[B]` sample ids, N of `[B, ...]` on their device."""
         ids, places, peers = self.views[view % len(self.views)]
@@ -144,6 +173,14 @@ def _reason(rows: Any, view: Any, objective: Objective, views: int | None) -> st
     return "cached_views is for views that change: leave it out" if views and view is None and not drawn else None
 
 
+def may_cache(trainer: Any) -> bool:
+    """Whether what a trainer's starts say is kept, if memory allows; for errors see [`cached_starts`]."""
+    args, objective = trainer.args, trainer.objective
+    if obstacle(args, trainer.train_dataset, trainer.view, objective) or not objective.needs_starts:
+        return False
+    return args.cache_frozen is not False
+
+
 def cached_starts(trainer: Any) -> StartCache | None:
     """
     The cache of a trainer that is about to begin, whose starts are then dropped; `None` where they run in every step.
@@ -154,10 +191,8 @@ def cached_starts(trainer: Any) -> StartCache | None:
     Raises:
         [`ConfigError`]: `cache_frozen` or `cached_views` asks for one that cannot be.
     """
-    args, objective = trainer.args, trainer.objective
-    if obstacle(args, trainer.train_dataset, trainer.view, objective) or not objective.needs_starts:
-        return None
-    if args.cache_frozen is False:
+    args = trainer.args
+    if not may_cache(trainer):
         return None
     try:
         return _filled(trainer, args.cached_views or 1, asked=bool(args.cache_frozen))

@@ -43,8 +43,9 @@ from .progress import CohortProgress
 from .pushing import PushCheckpoints
 from .run_state import refuse_links
 from .saving import CohortSaving
+from .shared_starts import shared_or_new
 from .stages import Stages
-from .start_cache import StartCache, cached_starts
+from .start_cache import StartCache
 from .table_refresh import TableRefresh
 from .teacher_state import FollowPeers, fit_rule
 from .training_record import LogWithSaves, TrainingRecord
@@ -84,6 +85,8 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
     collator_class: type[RoleTaggingCollator] | None = None
     """In place of the task's own."""
     start_cache: StartCache | None = None
+    shared_starts: Path | None = None
+    """A folder in which trainings find what the same starts have said of the same rows."""
     shown_view = 0
     """The epoch whose random view is shown, which `cached_views` begins anew."""
     fit_rows: Any = None
@@ -303,7 +306,7 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
             if checkpoint is None:
                 self._fit_rule()
             self._begin_with_start(checkpoint is not None)
-            self.start_cache = self.start_cache or cached_starts(self)
+            self.start_cache = self.start_cache or shared_or_new(self)
         if checkpoint is not None and self._was_over(Path(checkpoint)):
             self.end_from(Path(checkpoint))
             return TrainOutput(self.state.global_step, 0.0, {})

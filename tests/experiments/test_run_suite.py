@@ -27,6 +27,7 @@ from hf_mutual_kd.experiments.run_suite import ArmFailed, is_finished, run_arm, 
 from hf_mutual_kd.experiments.suite import read_suite
 from hf_mutual_kd.experiments.suite_report import FinishedArm, compare
 from hf_mutual_kd.reports.results import Arm
+from hf_mutual_kd.training.start_cache import StartCache
 
 ROOT = Path(__file__).parents[2]
 BASE = """
@@ -39,6 +40,7 @@ base:
   learning_rate: 1e-2
   eval_strategy: "no"
   load_best_model_at_end: false
+  augment: false
   use_cpu: true
   report_to: none
 """
@@ -104,11 +106,11 @@ def test_pairs_are_drawn_once_for_all_settings(place, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("settigns: {}\nsettings:\n  a:", "suite.yaml:13: a suite has no settigns (nearest: settings)"),
-        ("settings:\n  a: {temprature: 2}", "suite.yaml:14: unknown option temprature (nearest: temperature)"),
+        ("settigns: {}\nsettings:\n  a:", "suite.yaml:14: a suite has no settigns (nearest: settings)"),
+        ("settings:\n  a: {temprature: 2}", "suite.yaml:15: unknown option temprature (nearest: temperature)"),
         ("settings:\n  a: {temperature: warm}", 'temperature must be a number, got "warm"'),
         ("settings:\n  a: {teacher_rule: bset}", "teacher_rule must be one of best, mean, all, fixed:NAME"),
-        ("settings:\n  a: {seed: 3}", "suite.yaml:14: seed is the suite's own"),
+        ("settings:\n  a: {seed: 3}", "suite.yaml:15: seed is the suite's own"),
         ("settings:\n  ../a: {}", "is no name of a setting"),
         ("settings:\n  control: {}", "is no name of a setting"),
         ("settings: {}", "settings is empty"),
@@ -150,7 +152,14 @@ def test_shipped_suites_can_be_read(monkeypatch):
 def finished(place, tmp_path_factory):
     folder = tmp_path_factory.mktemp("suite")
     path = write(folder, place, SETTINGS, BASE.replace("[0, 1]", "[0]"))
-    return path, folder / "out", run_suite(path, output_dir=str(folder / "out"))
+    fills, fill = [], StartCache.fill
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StartCache, "fill", lambda *given, **more: fills.append(given) or fill(*given, **more))
+        shown = run_suite(path, output_dir=str(folder / "out"))
+    # Two of the settings are taught by frozen copies.
+    assert len(fills) == 1
+    assert not (folder / "out" / ".starts").exists()
+    return path, folder / "out", shown
 
 
 def test_a_suite_leaves_its_table_in_four_forms(finished):

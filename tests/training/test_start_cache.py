@@ -25,7 +25,8 @@ from hf_mutual_kd import (
     SharedView,
     identified,
 )
-from hf_mutual_kd.training import start_cache
+from hf_mutual_kd.training import shared_starts, start_cache
+from hf_mutual_kd.training.shared_starts import shared_or_new
 from hf_mutual_kd.training.start_cache import LARGEST, StartCache
 
 
@@ -178,3 +179,38 @@ def test_loaders_of_other_rows_are_others(tmp_path, train_rows, eval_rows, make_
     trainer = MutualKDTrainer(make_cohort("vit", "cnx"), args, train_dataset=train_rows, eval_dataset=eval_rows)
     found = [trainer.get_eval_dataloader(rows).dataset for rows in (None, trainer.train_dataset)]
     assert [len(rows) for rows in found] == [len(eval_rows), len(train_rows)]
+
+
+def test_trainings_share_what_the_same_starts_say(tmp_path, train_rows, make_cohort, monkeypatch):
+    """What other weights, rows, classes or processors have said teaches, and no number shows it."""
+    fills, fill = [], StartCache.fill
+    monkeypatch.setattr(StartCache, "fill", lambda *given, **more: fills.append(given) or fill(*given, **more))
+
+    def cached(change=lambda cohort: None, rows=train_rows, **options):
+        cohort = make_cohort("vit", "cnx")
+        change(cohort)
+        settings = {"eval_strategy": "no", "save_strategy": "no", "teacher_source": "frozen", "augment": False}
+        trainer = MutualKDTrainer(cohort, MutualKDConfig(str(tmp_path / "run"), **SETTINGS | settings | options), rows)
+        trainer.shared_starts = tmp_path / "starts"
+        found = shared_or_new(trainer)
+        assert found is None or cohort.starts is None
+        return found, len(fills)
+
+    def larger(cohort):
+        with torch.no_grad():
+            cohort.peers["cnx"].classifier.weight.mul_(2)
+
+    def darker(cohort):
+        cohort.processors["vit"].image_mean = [0.1] * 3
+
+    ids = torch.tensor([30, 2])
+    (first, _), (again, count) = cached(), cached(seed=3, teacher_rule="mean", temperature=2.0)
+    assert count == 1
+    assert_close(again.lookup(ids), first.lookup(ids), rtol=0, atol=0)
+    assert [cached(larger)[1], cached(darker)[1], cached(rows=train_rows.select(range(40)))[1]] == [2, 3, 4]
+    assert cached(augment=True) == (None, 4)
+    assert cached(augment=True, cached_views=2)[1] == 5
+    assert len(list((tmp_path / "starts").iterdir())) == 4
+    monkeypatch.setattr(shared_starts, "MOST", 10)
+    assert cached(larger, train_rows.select(range(30)))[1] == 6
+    assert len(list((tmp_path / "starts").iterdir())) == 4
