@@ -3,7 +3,7 @@
 import sys
 
 import torch
-from task_kinds import ALL
+from task_kinds import TRAINED
 from task_run import SETTINGS, run_still
 
 from hf_mutual_kd import MutualKDConfig, MutualKDTrainer
@@ -11,7 +11,7 @@ from hf_mutual_kd import MutualKDConfig, MutualKDTrainer
 
 def main(out: str, batch: str, name: str, *streams: str) -> None:
     torch.set_num_threads(1)
-    kind = ALL[name]
+    kind = TRAINED[name]
     settings = SETTINGS | {"per_device_train_batch_size": int(batch), "optim": "sgd", "learning_rate": 0.1}
     rows = kind.rows(33, 0, one_in=2)
     cohort = kind.cohort()

@@ -10,6 +10,7 @@ from conftest import LABELS
 from image_peers import image_cohort, image_rows, save_image_peers, save_image_rows
 from text_peers import TOPICS, save_text_peers, save_text_rows, text_cohort, text_rows
 from video_peers import MOVES, save_video_peers, save_video_rows, video_cohort, video_rows
+from zero_shot_peers import reader_cohort
 
 
 @dataclass(frozen=True)
@@ -90,3 +91,6 @@ SEVERAL = {
 }
 """The same with several labels of each row."""
 ALL = KINDS | SEVERAL
+READERS = {"zero-shot": replace(IMAGE, peers=("clip", "siglip"), cohort=reader_cohort)}
+"""Peers that read the names of the classes: `test_zero_shot_recipe.py` has what else they do."""
+TRAINED = {"image": IMAGE} | ALL | READERS

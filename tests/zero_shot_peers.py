@@ -1,11 +1,12 @@
 """Tiny image-text models with their tokenizer, as folders; weights are random but far from flat."""
 
 import string
+import tempfile
 from pathlib import Path
 
 import torch
 import transformers as hf
-from conftest import SIZE, tiny_processor
+from conftest import LABELS, SIZE, tiny_processor
 
 LETTERS = string.ascii_lowercase + string.digits + ".,'-/"
 VISION = {
@@ -88,3 +89,12 @@ def write_reader(folder: Path, kind: str = "clip", tokenizer: bool = True) -> st
     if tokenizer:
         letter_tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+def reader_cohort(kinds=("clip", "siglip")):
+    """A cohort of them that reads the classes of `conftest.py`."""
+    from hf_mutual_kd import Cohort
+
+    with tempfile.TemporaryDirectory() as folder:
+        peers = {kind: write_reader(Path(folder, kind), kind) for kind in kinds}
+        return Cohort.from_pretrained(peers, label_names=LABELS)

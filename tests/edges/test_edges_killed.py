@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from edge_cases import RECIPE, BoundEntry, Row, but
-from task_kinds import KINDS as TABLE
+from task_kinds import ALL, READERS
 
 ROOT = Path(__file__).parents[2]
 EVALUATES = ("--eval_strategy", "steps", "--eval_steps", "1", "--load_best_model_at_end", "true", "--eval_delay", "0")
@@ -34,6 +34,10 @@ SEGMENT = f"""
 from segmentation_run import segmentation_trainer
 trainer = segmentation_trainer("out", {SAVES}, learning_rate=1e-2)
 """
+SALIENCY = f"""
+from saliency_run import saliency_trainer
+trainer = saliency_trainer("out", {SAVES}, learning_rate=1e-2)
+"""
 ADAPTERS = f"""
 from conftest import LABELS, make_rows
 from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec
@@ -44,9 +48,9 @@ trainer = MutualKDTrainer(Cohort.from_pretrained(peers, label_names=LABELS), arg
 """
 
 OF_KINDS = f"""
-from task_kinds import KINDS
+from task_kinds import TRAINED
 from hf_mutual_kd import MutualKDConfig, MutualKDTrainer
-kind = KINDS["{{{{name}}}}"]
+kind = TRAINED["{{{{name}}}}"]
 args = MutualKDConfig("out", {SAVES}, learning_rate=1e-2, use_cpu=True, report_to="none", disable_tqdm=True,
                       pre_flight=False)
 trainer = MutualKDTrainer(kind.cohort(), args, train_dataset=kind.rows(24, 0))
@@ -87,10 +91,11 @@ def python(make: str) -> Killed:
 KINDS = {
     "classification": recipe(CLASSIFY),
     "segmentation": python(SEGMENT),
+    "saliency": python(SALIENCY),
     "adapters": python(ADAPTERS),
     "stages": recipe(STAGES),
     "two processes": recipe(CLASSIFY, processes=2),
-    **{name: python(OF_KINDS.replace("{{name}}", name)) for name in TABLE},
+    **{name: python(OF_KINDS.replace("{{name}}", name)) for name in ALL | READERS},
 }
 
 
@@ -125,11 +130,10 @@ def run(kind: Killed, point, here: Path, timeout: float) -> tuple[int | None, st
 
 def result(here: Path) -> dict[str, bytes]:
     """What a run is for: its peers, and who taught them."""
-    names = {"vit", "cnx", "segformer", "mask2former", *(name for kind in TABLE.values() for name in kind.peers)}
     found = {
         str(path.relative_to(here)): path.read_bytes()
-        for name in names
-        for path in (here / "out" / name).glob("*.safetensors")
+        for path in (here / "out").glob("*/*.safetensors")
+        if not path.parent.name.startswith("checkpoint-")
     }
     assert len(found) == 2
     return found | {"roles": (here / "out" / "roles.parquet").read_bytes()}

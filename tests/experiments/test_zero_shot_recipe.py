@@ -68,6 +68,13 @@ def test_cards_say_names_and_templates_and_their_code_gives_what_was_trained(run
             np.testing.assert_allclose([float(x) for x in found.values()], own[name][0][ranked], atol=0.0006)
 
 
+def test_the_report_has_a_row_of_every_reader(run):
+    """A page that asks readers for what only heads have."""
+    page = (run / "report" / "index.html").read_text()
+    results = page.split('id="results"')[1].split("<section")[0]
+    assert all(name in results for name in ("vit", "clip", "siglip"))
+
+
 def test_what_is_pushed_is_whole(run, capsys):
     """Without its tokenizer a pushed reader loads nowhere, and an adapter without its names is another classifier."""
     names = {peer: {file.name for file in select(run / peer).files} for peer in ("clip", "siglip")}

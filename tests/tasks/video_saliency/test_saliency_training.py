@@ -7,15 +7,26 @@ import sys
 import pytest
 import saliency_run
 import torch
+from saliency_peers import FRAMES, SIDE, tiny_saliency
 from saliency_run import PEERS, gaze_videos, saliency_cohort, saliency_trainer
-from task_run import check_resume
+from task_run import SETTINGS, check_resume
 from test_saliency_model import WITHOUT_PACKAGE, clean_environment
 from transformers import AutoModel, AutoProcessor
 from two_processes import two
 
-from hf_mutual_kd import ClipRows, Cohort, PeerError, RoleTable
+from hf_mutual_kd import (
+    ClipRows,
+    Cohort,
+    MutualKDConfig,
+    MutualKDTrainer,
+    PeerError,
+    PeerSpec,
+    RoleTable,
+    VideoSaliencyProcessor,
+)
 from hf_mutual_kd.distillation.roles import NOBODY
 from hf_mutual_kd.hub.files import select
+from hf_mutual_kd.peers.adapters import adapter_weights
 from hf_mutual_kd.tasks.video_saliency.data.clip_rows import unit_parts
 
 UNITS = range(8)
@@ -41,6 +52,20 @@ def test_epochs_draw_other_frames_and_blank_videos_teach_nobody(tmp_path):
     frames = {video: [unit[2] for unit in decided if unit[0] == video] for video in UNITS}
     assert sum(len(found) > 1 for found in frames.values()) >= 6
     assert {teacher for unit, teacher in decided.items() if unit[0] == 3} == {NOBODY}
+
+
+def test_an_adapter_is_trained_and_loaded_again(tmp_path):
+    """An adapter that trains nothing of an encoder, or whose model's own code cannot be built again."""
+    for part in (tiny_saliency("convnext"), VideoSaliencyProcessor((SIDE, SIDE), num_frames=FRAMES)):
+        part.save_pretrained(tmp_path / "base")
+    made = Cohort.from_pretrained({"a": PeerSpec(str(tmp_path / "base"), peft="lora")}, "video-saliency")
+    args = MutualKDConfig(str(tmp_path / "run"), **SETTINGS | {"max_steps": 2, "save_strategy": "no"})
+    rows = ClipRows(gaze_videos(4, "train")), ClipRows(gaze_videos(2, "validation"), every=4)
+    MutualKDTrainer(made, args, train_dataset=rows[0], eval_dataset=rows[1]).train()
+    again = Cohort.from_pretrained({"a": str(tmp_path / "run" / "a")}, "video-saliency")
+    trained, found = (adapter_weights(cohort.peers["a"]) for cohort in (made, again))
+    assert all(found[key].equal(value) for key, value in trained.items())
+    assert any(value.any() for key, value in trained.items() if "lora_B" in key)
 
 
 def test_trained_peers_are_ordinary_models_with_their_code(tmp_path):
