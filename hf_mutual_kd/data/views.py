@@ -59,14 +59,14 @@ class SharedView:
         return math.ceil(side / math.sqrt(self.min_area * RATIOS[0]))
 
     def __call__(self, image: Image.Image | ReducedImage, sample_id: int, epoch: int) -> Image.Image:
-        image, whole = image if isinstance(image, ReducedImage) else (image, (image.height, image.width))
+        pixels, whole = image if isinstance(image, ReducedImage) else (image, (image.height, image.width))
         with draws_of(self.seed, epoch, sample_id):
             # Of the whole image, so that the draw is the same at whatever size it was decoded.
             box = v2.RandomResizedCrop.get_params(torch.empty(whole, device="meta"), [self.min_area, 1.0], RATIOS)
-            image = vision.crop(image, *_scaled(box, image.height / whole[0], image.width / whole[1]))
+            pixels = vision.crop(pixels, *_scaled(box, pixels.height / whole[0], pixels.width / whole[1]))
             if self.flip and torch.rand(()) < 0.5:
-                image = vision.horizontal_flip(image)
-            return self.color(image) if self.color is not None else image
+                pixels = vision.horizontal_flip(pixels)
+            return self.color(pixels) if self.color is not None else pixels
 
 
 def _scaled(box: Sequence[int], down: float, right: float) -> list[int]:
