@@ -63,6 +63,13 @@ from .data.audio import resampled as resampled
 # Tasks
 from .tasks.base import Evaluator as Evaluator
 from .tasks.base import Task as Task
+from .config.task_options import ClassOptions as ClassOptions
+from .config.task_options import SeveralLabelsOptions as SeveralLabelsOptions
+from .tasks.image_classification.options import ImageOptions as ImageOptions
+from .tasks.audio_classification.options import AudioOptions as AudioOptions
+from .tasks.semantic_segmentation.options import SegmentationOptions as SegmentationOptions
+from .tasks.video_classification.options import VideoOptions as VideoOptions
+from .tasks.video_saliency.options import SaliencyOptions as SaliencyOptions
 from .tasks.registry import TASKS as TASKS
 from .tasks.registry import make_task as make_task
 from .reports.task_words import TaskWords as TaskWords

@@ -29,7 +29,7 @@ from embedded.make_peers import preprocess
 from few_labels_tables import ARMS, FILE, OTHERS, STAGES, drawn_page, page, read, read_stages
 from other_controls import Rows, Schedule, tuned_fixmatch
 
-from hf_mutual_kd import Cohort, MutualKDConfig, PeerSpec, RecipeOptions, SuiteArm, load_splits, write_json, write_text
+from hf_mutual_kd import ClassOptions, Cohort, MutualKDConfig, PeerSpec, SuiteArm, load_splits, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = {name: f"recipes/embedded/peers/{name}" for name in ("vit", "resnet", "convnext")}
@@ -134,7 +134,7 @@ def run_others(cell: Cell, seed: int, folder: Path, options: argparse.Namespace)
 
 def fixmatch(cell: Cell, seed: int, epochs: float, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """FixMatch of every peer alone."""
-    hidden = RecipeOptions(
+    hidden = ClassOptions(
         dataset=DATA, labels_per_class=cell.labels, max_train_samples=options.rows, max_eval_samples=options.measured
     )
     splits = load_splits(hidden, seed=seed)
@@ -183,7 +183,7 @@ def train(folder: Path, seed: int, recipe: Mapping[str, Any], options: argparse.
     )
     rows = {"max_train_samples": options.rows, "max_eval_samples": options.measured}
     goes_on = bool(arm.resume_from_checkpoint)
-    chosen = RecipeOptions(overwrite_output_dir=not goes_on, seeds=[seed], **rows, **recipe)
+    chosen = ClassOptions(overwrite_output_dir=not goes_on, seeds=[seed], **rows, **recipe)
     SuiteArm("image-classification", chosen, config=arm).run()
 
 

@@ -114,8 +114,12 @@ def run(job: Job, tiles: Path, folder: Path) -> dict[str, Any]:
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     began = time.monotonic()
-    task = SemanticSegmentation()
-    splits = task.load_splits(RecipeOptions(dataset=str(tiles)), seed=0, labels=True)
+    task = SemanticSegmentation(
+        RecipeOptions(dataset=str(tiles)),
+        scale_range=[0.8, 1.6],
+        pixel_loss_weight=job.weight if job.arm == "pixel" else 0.0,
+    )
+    splits = task.load_splits(seed=0, labels=True)
     trainer = trainer_of(job, task, splits, folder / job.key)
     found: dict[str, Any] = {"job": dataclasses.asdict(job), "teachers": {}, "taught": {}}
     if job.arm == "start":
@@ -148,8 +152,6 @@ def trainer_of(job: Job, task: SemanticSegmentation, splits: Splits, folder: Pat
         num_train_epochs=EPOCHS,
         per_device_train_batch_size=BATCH_SIZE,
         per_device_eval_batch_size=2 * BATCH_SIZE,
-        scale_range=[0.8, 1.6],
-        pixel_loss_weight=job.weight if job.arm == "pixel" else 0.0,
         seed=job.seed,
         save_strategy="no",
         logging_strategy="no",

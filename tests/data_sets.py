@@ -9,7 +9,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hf_mutual_kd import RecipeOptions, Splits, load_splits
+from hf_mutual_kd import ClassOptions, RecipeOptions, Splits, load_splits
+from hf_mutual_kd.config.task_options import MaskOptions
 from hf_mutual_kd.data.splits import decode_image
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +43,8 @@ def save(folder: Path, **splits: Dataset) -> str:
 
 
 def load(path, *, seed: int = 0, labels: bool = True, target: str = "class", **options) -> Splits:
-    return load_splits(RecipeOptions(dataset=str(path), **options), seed=seed, labels=labels, target=target)
+    kind = {"class": ClassOptions, "classes": RecipeOptions, "mask": MaskOptions}[target]
+    return load_splits(kind(dataset=str(path), **options), seed=seed, labels=labels, target=target)
 
 
 def pixels(split) -> list[int]:

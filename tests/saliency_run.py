@@ -6,13 +6,12 @@ import sys
 import torch
 from saliency_files import H, W, mp4
 from saliency_peers import FRAMES, SIDE, tiny_saliency
-from task_run import SETTINGS, run_still
+from task_run import SETTINGS, config_of, run_still
 
 from hf_mutual_kd import (
     ClipRows,
     Cohort,
     LoadedPeer,
-    MutualKDConfig,
     MutualKDTrainer,
     PeerSpec,
     VideoSaliencyProcessor,
@@ -53,9 +52,10 @@ def saliency_cohort(names=PEERS) -> Cohort:
 
 
 def saliency_trainer(out: str, **changes) -> MutualKDTrainer:
-    args = MutualKDConfig(out, **SETTINGS | changes)
+    cohort = saliency_cohort()
+    args = config_of(cohort, out, **SETTINGS | changes)
     train, validation = ClipRows(gaze_videos(8, "train", blank=3)), ClipRows(gaze_videos(2, "validation"), every=4)
-    return MutualKDTrainer(saliency_cohort(), args, train_dataset=train, eval_dataset=validation)
+    return MutualKDTrainer(cohort, args, train_dataset=train, eval_dataset=validation)
 
 
 def main(out: str, batch: str) -> None:

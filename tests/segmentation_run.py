@@ -7,10 +7,10 @@ import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 from segmentation_peers import CLASSES, SIZE, tiny_segmenter
-from task_run import SETTINGS, run_still
+from task_run import SETTINGS, config_of, run_still
 from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
-from hf_mutual_kd import Cohort, LoadedPeer, MutualKDConfig, MutualKDTrainer, PeerSpec
+from hf_mutual_kd import Cohort, LoadedPeer, MutualKDTrainer, PeerSpec
 
 PEERS = ("segformer", "mask2former")
 SQUARE = {"height": SIZE, "width": SIZE}
@@ -41,9 +41,10 @@ def segmentation_cohort(names=PEERS) -> Cohort:
 
 
 def segmentation_trainer(out: str, **changes) -> MutualKDTrainer:
-    args = MutualKDConfig(out, **SETTINGS | {"crop_size": SIZE} | changes)
+    cohort = segmentation_cohort()
+    args = config_of(cohort, out, **SETTINGS | {"crop_size": SIZE} | changes)
     train, validation = segmentation_rows(8), segmentation_rows(5, 1)
-    return MutualKDTrainer(segmentation_cohort(), args, train_dataset=train, eval_dataset=validation)
+    return MutualKDTrainer(cohort, args, train_dataset=train, eval_dataset=validation)
 
 
 def main(out: str, batch: str) -> None:

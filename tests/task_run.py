@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from hf_mutual_kd import Cohort, MutualKDConfig, make_task
+from hf_mutual_kd.config.task_options import own_fields
 from hf_mutual_kd.peers.launched import leave_together
 
 SETTINGS = {
@@ -23,6 +25,13 @@ SETTINGS = {
     "save_strategy": "steps",
     "save_steps": 2,
 }
+
+
+def config_of(cohort: Cohort, out, **settings) -> MutualKDConfig:
+    """The configuration of a training; what is an option of the cohort's task is set there."""
+    own = {item.name for item in own_fields(cohort.task.options)}
+    cohort.task = make_task(cohort.task, **{name: value for name, value in settings.items() if name in own})
+    return MutualKDConfig(str(out), **{name: value for name, value in settings.items() if name not in own})
 
 
 def check_resume(make_trainer, folder: Path, peers) -> None:

@@ -19,7 +19,7 @@ from .export import ExportOptions, run_export
 from .push import CardOptions, PushOptions, run_card, run_push
 from .report import ReportOptions, run_report
 from .saliency import EvaluateOptions, PredictOptions, run_evaluate, run_predict
-from .score import ScoreOptions, run_score
+from .score import ScoreOptions, of_task, run_score
 from .scout import ScoutOptions, run_scout
 from .space import SpaceOptions, run_space
 
@@ -27,10 +27,13 @@ PROGRAM = "hf-mutual-kd"
 
 
 class Command(NamedTuple):
-    """One command: its line of help, the dataclass of its options (`None`: it takes the words), what runs it."""
+    """One command: its line of help, the dataclass of its options, or what says it for the words, what runs it.
+
+    A command whose options are `None` takes the words.
+    """
 
     help: str
-    options: type | None
+    options: type | Callable[[Sequence[str]], type] | None
     run: Callable[[Any], None]
 
 
@@ -54,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command.options is None:
             command.run(rest)
         else:
-            command.run(parse_options(rest, command.options, program=f"{PROGRAM} {name}", description=command.help))
+            options = command.options if isinstance(command.options, type) else command.options(rest)
+            command.run(parse_options(rest, options, program=f"{PROGRAM} {name}", description=command.help))
 
     return run_command(run)
 
@@ -104,8 +108,10 @@ def run_env(options: NoOptions) -> None:
 
 COMMANDS = {
     **{f"train {task}": Command(way.help, None, partial(train, task)) for task, way in WAYS.items()},
-    "scout": Command("Find models that complement mine.", ScoutOptions, run_scout),
-    "score": Command("Score peers on a data set once, for training to read.", ScoreOptions, run_score),
+    "scout": Command("Find models that complement mine.", partial(of_task, ScoutOptions), run_scout),
+    "score": Command(
+        "Score peers on a data set once, for training to read.", partial(of_task, ScoreOptions), run_score
+    ),
     "compare": Command("Compare settings over seeds, each with its control.", CompareOptions, run_compare),
     "push": Command("Push the peers of a run to the Hub, one repository each.", PushOptions, run_push),
     "card": Command("Rebuild the model cards of a run from its records.", CardOptions, run_card),

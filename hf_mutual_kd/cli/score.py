@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
+from ..config.command_line import split_words
 from ..config.data_options import DataOptions
 from ..config.fields import option
-from ..config.options import MOST_KEPT, OnBadRow, RecipeOptions, TransferGrid, TransferOptions
+from ..config.options import MOST_KEPT, OnBadRow
 from ..config.peers import PeerSpec
 from ..config.rules import COUNT, NOT_NEGATIVE, SEED
+from ..config.task_options import own_fields
 from ..errors import ConfigError, PeerError
+from ..experiments.launch import way_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,8 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class ScoringOptions(DataOptions):
-    """What `score` and `scout` share: rows, and how scoring runs."""
+    """What `score` and `scout` share: task, rows, and how scoring runs."""
 
+    task: str = option("peers", "image-classification", "What the models do.", metavar="TASK")
     seed: int = option("data", 42, "Draws halves and samples as a run's does.", rule=SEED)
     on_bad_row: OnBadRow = option(
         "data", "raise", "What an unreadable image, text, mask or video does: stop, or be left out."
@@ -49,6 +55,24 @@ class ScoringOptions(DataOptions):
         if self.streaming:
             raise ConfigError("streaming is for training: scores are kept by a row's place, which a stream has not")
 
+    def task_of_rows(self) -> Task:
+        """The task, with the rows that it is to read."""
+        from ..tasks.registry import task_class
+
+        kind = task_class(self.task)
+        names = [item.name for item in fields(kind.options_class) if hasattr(self, item.name)]
+        return kind(kind.options_class(**{name: getattr(self, name) for name in names}))
+
+
+def of_task(cls: type[ScoringOptions], words: Sequence[str]) -> type[ScoringOptions]:
+    """The options of a command, and those of the task that the words name which change what is scored."""
+    given = split_words(words, {}, []).get("task") or [ScoringOptions.task]
+    kind = way_of(given[0]).options
+    own = [item for item in own_fields(kind) if item.metadata.get("group") == "data" or item.metadata.get("scored")]
+    hints = get_type_hints(kind)
+    added = [(item.name, hints[item.name], copy.copy(item)) for item in own]
+    return make_dataclass(cls.__name__, added, bases=(cls,))
+
 
 @dataclass
 class ScoreOptions(ScoringOptions):
@@ -57,13 +81,11 @@ class ScoreOptions(ScoringOptions):
     peers: dict[str, PeerSpec] = option(
         "peers", {}, "NAME=ID_OR_FOLDER[@REVISION] …", required=True, metavar="NAME=ID …"
     )
-    task: str = option("peers", "image-classification", "What the peers do.", metavar="TASK")
     split: Literal["train", "validation", "test"] = option("data", "train", "Rows to score.")
     no_labels: bool = option("data", False, "The data set may lack labels.")
     epochs: int | None = option(
         "data", None, "Of training videos: only the frames that so many epochs draw; unset: every frame.", rule=COUNT
     )
-    transfer_grid: TransferGrid = option("data", "coarsest", "Where maps meet, as the run's.")
     out: str = option("output", "", "Folder of the table; what is done stays.", required=True, metavar="TABLE")
     keep: str = option(
         "output", "none", "Of each distribution: none, topk:K, 8bit or full.", metavar="none|topk:K|8bit|full"
@@ -82,9 +104,8 @@ def run_score(options: ScoreOptions) -> None:
 
     from ..peers.launched import check_launch, leave_together, on_main_process
     from ..run_lock import claimed
-    from ..tasks.registry import make_task
 
-    task = make_task(options.task).configured(TransferOptions(transfer_grid=options.transfer_grid))
+    task = options.task_of_rows()
     task.check_scored()
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     check_launch(accelerator.state)
@@ -103,7 +124,7 @@ def _score(options: ScoreOptions, task: Task, accelerator: Any) -> ScoreTable:
     from ..scoring.score_table import counted
 
     with accelerator.main_process_first():
-        splits = load_checked(options, options.split, labels=not options.no_labels, task=task)
+        splits = load_checked(task, options, options.split, labels=not options.no_labels)
         cohort = Cohort.from_pretrained(
             options.peers,
             task=task,
@@ -130,13 +151,9 @@ def _score(options: ScoreOptions, task: Task, accelerator: Any) -> ScoreTable:
     return score_peers(cohort, rows, options.out, scoring, announce=print)
 
 
-def load_checked(options: ScoringOptions, split: str, labels: bool = True, task: Task | None = None) -> Splits:
-    """The splits as a recipe would load them, those of `split` looked at; of image classification when unset."""
-    from ..tasks.registry import make_task
-
-    task = task or make_task("image-classification")
-    rows = RecipeOptions(**{item.name: getattr(options, item.name) for item in fields(DataOptions)})
-    splits = task.load_splits(rows, options.seed, labels, options.on_bad_row)
+def load_checked(task: Task, options: ScoringOptions, split: str, labels: bool = True) -> Splits:
+    """The splits as a recipe would load them, those of `split` looked at."""
+    splits = task.load_splits(options.seed, labels, options.on_bad_row)
     task.check_splits(splits, options.on_bad_row, (split,))
     return splits
 

@@ -25,7 +25,6 @@ class ScoutOptions(ScoringOptions):
 
     model: str = option("peers", "", "Mine.", required=True, metavar="ID_OR_FOLDER[@REVISION]")
     candidates: list[str] = option("peers", [], "To look at.", metavar="ID_OR_FOLDER[@REVISION] …")
-    task: str = option("peers", "image-classification", "What the models do: a task with classes.", metavar="TASK")
     search: str | None = option("peers", None, "Words in the names of models on the Hub; the task's name for all.")
     limit: int = option("peers", 20, "Candidates that a search should bring.", rule=COUNT)
     max_params: str | None = option("peers", None, "Most parameters of a candidate.", metavar="100M")
@@ -41,9 +40,10 @@ class ScoutOptions(ScoringOptions):
 
     def to_train(self) -> dict[str, Any]:
         """What a training says that reads the same rows: options other than their defaults."""
-        names = [item.name for item in fields(ScoringOptions) if item.metadata["group"] in ("data", "peers")]
-        defaults = ScoringOptions()
-        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(defaults, name)}
+        own, defaults = {"task", *ScoutOptions.__annotations__}, type(self)()
+        shared = [item for item in fields(self) if item.metadata["group"] in ("data", "peers")]
+        said = {item.name: getattr(self, item.name) for item in shared if item.name not in own}
+        return {name: value for name, value in said.items() if value != getattr(defaults, name)}
 
 
 def quantity(text: str, option: str) -> int:
@@ -68,9 +68,8 @@ def run_scout(options: ScoutOptions) -> None:
 
     from ..peers.launched import check_launch, on_main_process
     from ..run_lock import claimed
-    from ..tasks.registry import make_task
 
-    task = make_task(options.task)
+    task = options.task_of_rows()
     if task.target != "class":
         raise ConfigError(
             f"task must be one in which every row has a class, got {task.name}; of others give the candidates as "
@@ -94,7 +93,7 @@ def _scout(options: ScoutOptions, task: Task, wanted: Wanted, accelerator: Any) 
     folder = Path(options.out)
     if not (folder / "table").is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise OutputFolderError(f"{folder} is in use by something that is no search ({STATE}); choose another --out")
-    splits = load_checked(options, options.split, task=task)
+    splits = load_checked(task, options, options.split)
     if not splits.label_names:
         raise ConfigError("the data set names no classes, by which models on the Hub could be recognised")
     rows = draw_sample(getattr(splits, options.split), options.samples, options.seed)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from .fields import option
+from .fields import option, refuse_gone
 from .rules import COUNT
 
 
 @dataclass
 class ColumnOptions:
     """Which columns of the rows are read."""
+
+    def __new__(cls, *args: Any, **given: Any) -> Any:
+        refuse_gone(name for name in given if name not in cls.__dataclass_fields__)
+        return super().__new__(cls)
 
     input_column: str | None = option(
         "data",
@@ -61,16 +66,6 @@ class DataOptions(ColumnOptions):
         "Names of the classes: a JSON file, or NAME,NAME …; unset: those of the data set, else of the peers.",
         often=True,
     )
-    reduce_labels: bool = option(
-        "data", False, "Masks count the classes from 1: ignore 0 and count from 0, once, for all peers.", only="masks"
-    )
-    label_colors: list[str] = option(
-        "data",
-        [],
-        "What stands for each class in masks, in the order of the classes: greys (0 255) or colors ('#000000' "
-        "'#800000' …); other pixels are refused but for 255, which is ignored. Unset: the classes' numbers.",
-        only="masks",
-    )
     streaming: bool = option("data", False, "Read the data set as a stream, without storing it.")
     max_train_samples: int | None = option("data", None, "Use only so many training rows.", rule=COUNT, often=True)
     max_eval_samples: int | None = option(
@@ -78,20 +73,4 @@ class DataOptions(ColumnOptions):
     )
     max_labelled_samples: int | None = option(
         "data", None, "Hide the labels of all training rows but so many.", rule=COUNT
-    )
-    labels_per_class: int | None = option(
-        "data", None, "Hide the labels of all training rows but so many of each class.", rule=COUNT, only="classes"
-    )
-    fixation_maxima: bool = option(
-        "data",
-        False,
-        "Of fixation files that hold greys, as after JPEG or smoothing, take the local maxima.",
-        only="videos",
-    )
-    eval_frame_step: int = option(
-        "data",
-        8,
-        "Of videos: measure every so many-th frame of the validation and test splits.",
-        rule=COUNT,
-        only="videos",
     )

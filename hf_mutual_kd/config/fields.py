@@ -50,9 +50,30 @@ GONE = {
 }
 """Former options, and what says the same now."""
 
+_IMAGES = ("image-classification", "multi-label-image-classification", "video-classification")
+_SOUNDS = ("audio-classification", "multi-label-audio-classification", "video-classification")
+_CLASSES = ("image-classification", "text-classification", "audio-classification", "video-classification")
+_SEVERAL = tuple(f"multi-label-{kind}-classification" for kind in ("image", "text", "audio"))
+
+OF_TASKS = {
+    "labels_per_class": _CLASSES,
+    "granularity": (*_SEVERAL, "semantic-segmentation"),
+    "color_jitter": (*_IMAGES, "semantic-segmentation", "video-saliency"),
+    "crop_min_area": (*_IMAGES, "video-saliency"),
+    "crop_seconds": _SOUNDS,
+    **dict.fromkeys(("reduce_labels", "label_colors", "crop_size", "scale_range"), ("semantic-segmentation",)),
+    **dict.fromkeys(("transfer_grid", "pixel_loss_weight"), ("semantic-segmentation",)),
+    **dict.fromkeys(("fixation_maxima", "eval_frame_step", "temporal_weight"), ("video-saliency",)),
+}
+"""Options that not every task knows, and the tasks that do: what an error says of them elsewhere."""
+
 
 def refuse_gone(names: Iterable[str], where: str = "") -> None:
-    """Raise [`ConfigError`] for an option that is now written otherwise."""
+    """Raise [`ConfigError`] for an option that is now written otherwise, or is one of a task's own."""
     for name in names:
         if name in GONE:
             raise ConfigError(f"{where}{name} is no option any more: {GONE[name]}")
+        if name in OF_TASKS:
+            tasks = OF_TASKS[name]
+            among = f", of {', '.join(tasks)}" if len(tasks) > 1 else ""
+            raise ConfigError(f"{where}{name} is an option of the task{among}: make_task({tasks[0]!r}, {name}=…)")

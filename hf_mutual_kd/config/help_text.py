@@ -14,14 +14,7 @@ from .values import hint_text
 WIDTH = 110
 
 
-def render_help(
-    option_classes: Sequence[type],
-    description: str,
-    *,
-    usage: str = "",
-    whole: bool = True,
-    kinds: Sequence[str] | None = None,
-) -> str:
+def render_help(option_classes: Sequence[type], description: str, *, usage: str = "", whole: bool = True) -> str:
     """The text of `--help`: a part for each group of options, an entry for each field.
 
     Args:
@@ -30,13 +23,12 @@ def render_help(
         usage (`str`, *optional*): the command.
         whole (`bool`, *optional*, defaults to `True`): also the options that are seldom needed; otherwise those of
             `option(…, often=True)` alone, with a word on `--help-all`.
-        kinds (`list[str]`, *optional*): of the options that are for some tasks alone those that are shown.
     """
     lines = [f"usage: {usage}", ""] if usage else []
     lines += [description]
     hints = {cls: get_type_hints(cls) for cls in option_classes}
     items = [(item, hints[cls][item.name]) for cls in option_classes for item in fields(cls) if item.init]
-    shown = {item.name: (item, hint) for item, hint in items if _is_shown(item, kinds)}
+    shown = {item.name: (item, hint) for item, hint in items if "group" in item.metadata}
     has_often = any(item.metadata.get("often") for item, _ in shown.values())
     for group, title in GROUPS.items():
         entries = [
@@ -49,10 +41,6 @@ def render_help(
     if has_often and not whole:
         lines += ["", "--help-all shows all options."]
     return "\n".join(lines)
-
-
-def _is_shown(item: Field[Any], kinds: Sequence[str] | None) -> bool:
-    return "group" in item.metadata and (kinds is None or item.metadata.get("only") in (None, *kinds))
 
 
 def _entry(item: Field[Any], hint: Any) -> list[str]:

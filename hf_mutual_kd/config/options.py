@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from ..errors import ConfigError
 from .data_options import ColumnOptions, DataOptions
-from .fields import option, refuse_gone
+from .fields import option
 from .peers import BatchNorm, PeerSpec
 from .rules import (
     BELOW_ONE,
@@ -26,14 +26,11 @@ from .rules import (
     check_rules,
 )
 from .stage_options import StageOptions
-from .view_options import ViewOptions
 
 Preset = Literal["default", "reference"]
 TEACHER_RULES = ("best", "mean", "all", "fixed:NAME", "gated", "class", "self")
 TeacherSourceName = Literal["live", "frozen", "ema", "table"]
 RoleScore = Literal["margin", "confidence", "loss"]
-Granularity = Literal["image", "class", "pixel"]
-TransferGrid = Literal["coarsest", "label"]
 Detach = Literal["teacher", "none"]
 LabelAlignment = Literal["exact", "subset", "overlap", "new_head"]
 OnBadRow = Literal["raise", "skip"]
@@ -67,7 +64,7 @@ def names_in(group: str, *classes: Any) -> tuple[str, ...]:
 
 
 @dataclass
-class TransferOptions(ColumnOptions, StageOptions, ViewOptions):
+class TransferOptions(ColumnOptions, StageOptions):
     """Who teaches whom, how strongly, and what differs between the peers.
 
     > Who teaches
@@ -101,10 +98,6 @@ class TransferOptions(ColumnOptions, StageOptions, ViewOptions):
     Raises:
         [`ConfigError`]: a value breaks its rule.
     """
-
-    def __new__(cls, *args: Any, **given: Any) -> Any:
-        refuse_gone(given)
-        return super().__new__(cls)
 
     preset: Preset = option(
         "teaching", "default", "Fills the unset ones of teacher_rule, teacher_source, detach and retain."
@@ -143,30 +136,6 @@ class TransferOptions(ColumnOptions, StageOptions, ViewOptions):
         None,
         "What ranks the peers: margin or loss of the truth, or confidence. Unset: margin; loss for maps.",
     )
-    granularity: Granularity = option(
-        "teaching", "image", "Unit of who teaches; also class, of maps and several labels, or pixel.", only="parts"
-    )
-    temporal_weight: float = option(
-        "training",
-        0.0,
-        "Of videos: train on two neighbouring frames of each, and add so much of how far the change from one map to "
-        "the next differs from the truth's.",
-        rule=NOT_NEGATIVE,
-        only="videos",
-    )
-    pixel_loss_weight: float = option(
-        "training",
-        0.0,
-        "Of heads with queries: add so much per-pixel cross-entropy to their own loss, in every arm.",
-        rule=NOT_NEGATIVE,
-        only="masks",
-    )
-    transfer_grid: TransferGrid = option(
-        "teaching",
-        "coarsest",
-        "Maps meet on the coarsest grid of the peers, or at the size of the labels ('label').",
-        only="masks",
-    )
     score_table: str | None = option(
         "teaching",
         None,
@@ -180,6 +149,7 @@ class TransferOptions(ColumnOptions, StageOptions, ViewOptions):
         "teaching", None, "Parquet role table of an earlier run; its samples keep their teacher.", place=True
     )
     labels: bool = option("data", True, "false: ignore all labels; only transfer trains the peers.", often=True)
+    augment: bool = option("view", True, "Random crops, and flips of images, the same for all peers.", often=True)
     labelled_share: float | None = option(
         "training",
         None,
@@ -259,7 +229,6 @@ class TransferOptions(ColumnOptions, StageOptions, ViewOptions):
         if self.teaching == "auto":
             check_choices(made)
             check_rules(made)
-            made.check_view()
             return made
         defaults = PRESETS[self.preset] if self.labels else PRESETS[self.preset] | WITHOUT_LABELS
         defaults = {"transfer_weight": 1.0} | defaults
@@ -273,7 +242,6 @@ class TransferOptions(ColumnOptions, StageOptions, ViewOptions):
         check_choices(self)
         check_rule(self.teacher_rule)
         check_rules(self)
-        self.check_view()
         self._check_score_table()
         if self.teacher_rule == "self" and self.teacher_source != "frozen":
             raise ConfigError("teacher_rule 'self' needs teacher_source 'frozen': a peer cannot teach itself as it is")

@@ -11,7 +11,7 @@ from typing import Any, Literal, Optional, Union, get_args, get_type_hints
 
 from ..errors import ConfigError, MutualKDError
 from .command_line import Option, from_words, split_words, to_command
-from .fields import GONE, refuse_gone
+from .fields import GONE, OF_TASKS, refuse_gone
 from .help_text import render_help
 from .peers import PeerSpec, change_peer, plain_peers, read_peers
 from .places import find_config, place
@@ -52,7 +52,6 @@ def parse_recipe(
     load_config_class: Callable[[], type],
     *,
     defaults: Defaults | None = None,
-    kinds: Sequence[str] | None = None,
 ) -> Recipe:
     """Read the command line and the file of `--config`; every dataclass field of the classes is an option.
 
@@ -68,8 +67,6 @@ def parse_recipe(
             it usually imports torch.
         defaults (`dict[str, Any]`, *optional*): values of this recipe, already of the right type, or a function from
             what the user set to them.
-        kinds (`list[str]`, *optional*): of the options that are for some tasks alone (`option(…, only="masks")`) those
-            that there are; all when unset.
 
     Returns:
         [`Recipe`]
@@ -85,7 +82,7 @@ def parse_recipe(
     """
     config_class = load_config_class()
     own_class = _own_class(option_classes, config_class)
-    options = of_kinds(options_of(own_class, config_class), kinds)
+    options = options_of(own_class, config_class)
     problems: list[str] = []
     words = split_words(argv, options, problems)
     layers = [_read_file(words, problems), _from_command_line(words, options, problems)]
@@ -125,28 +122,13 @@ def parse_options(argv: Sequence[str], cls: type, *, program: str, description: 
     return found
 
 
-def of_kinds(options: dict[str, Option], kinds: Sequence[str] | None) -> dict[str, Option]:
-    """The options without those that are for other tasks alone."""
-    if kinds is None:
-        return options
-    return {name: option for name, option in options.items() if option.metadata.get("only") in (None, *kinds)}
-
-
 def show_help(
-    argv: Sequence[str],
-    classes: Sequence[type],
-    description: str,
-    *,
-    usage: str,
-    ending: str,
-    kinds: Sequence[str] | None = None,
+    argv: Sequence[str], classes: Sequence[type], description: str, *, usage: str, ending: str, whole: bool = True
 ) -> None:
-    """Print and exit where `--help` is among the words."""
+    """Print and exit where `--help` is among the words; with `--help-all` it is `whole`."""
     asked = {"--help", "-h", "--help-all"} & set(argv)
     if asked:
-        text = render_help(
-            classes, description, usage=usage, whole=kinds is None or "--help-all" in asked, kinds=kinds
-        )
+        text = render_help(classes, description, usage=usage, whole=whole or "--help-all" in asked)
         sys.stdout.write(f"{text}\n\n{ending}\n" if ending else f"{text}\n")
         raise SystemExit(0)
 
@@ -282,6 +264,8 @@ def _full_hint(item: Field[Any], hint: Any) -> Any:
 
 def unknown(name: str, names: Iterable[str]) -> str:
     """What a message says of an option that there is not."""
+    if name in OF_TASKS:
+        return f"unknown option {name}: an option of {', '.join(OF_TASKS[name])}"
     return f"unknown option {name}{nearest(name, names)}"
 
 

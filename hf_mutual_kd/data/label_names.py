@@ -13,6 +13,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from ..config.options import RecipeOptions
+from ..config.task_options import MaskOptions
 from ..errors import LabelError
 from .sources import Source, as_data_error
 
@@ -100,7 +101,7 @@ def _parsed(text: str, where: str, options: RecipeOptions) -> list[str]:
         by_id = {int(number): name for number, name in content.items()}
     except ValueError:
         raise LabelError(f"{where} must be a list of names or a mapping of ids to names") from None
-    first = 1 if options.reduce_labels and 0 not in by_id else 0
+    first = 1 if isinstance(options, MaskOptions) and options.reduce_labels and 0 not in by_id else 0
     missing = next((number for number in range(first, first + len(by_id)) if number not in by_id), None)
     if missing is not None:
         raise LabelError(

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 from tqdm.auto import tqdm
 
-from ..config.options import RecipeOptions
+from ..config.task_options import MaskOptions
 from ..errors import DataError, LabelError
 from .columns import LOOK_AT, AnyDataset, chosen
 from .images import BAR_FROM, image_size
@@ -29,13 +29,13 @@ TOLD = {REDUCE: Value("bool"), COLORS: datasets.List(Value("int64"))}
 COLOR = re.compile(r"(?P<grey>\d{1,5})|#(?P<color>[0-9a-fA-F]{6})")
 
 
-def find_mask_names(columns: dict[str, Features], source: Source, options: RecipeOptions) -> list[str] | None:
+def find_mask_names(columns: dict[str, Features], source: Source, options: MaskOptions) -> list[str] | None:
     """The names of the classes of masks: as `--label_names` gives them, else as they lie beside the data.
 
     Args:
         columns (`dict[str, Features]`): what [`check_columns`] found, by split.
         source ([`Source`]): where the data lies.
-        options ([`RecipeOptions`]): `label_column`, `label_names` and `reduce_labels`.
+        options ([`MaskOptions`]): `label_column`, `label_names` and `reduce_labels`.
 
     Returns:
         `list[str]` of the classes after `reduce_labels`, or `None`: then the peers' own names count.
@@ -63,7 +63,7 @@ def unify_masks(
     features: Features,
     *,
     names: list[str] | None,
-    options: RecipeOptions,
+    options: MaskOptions,
     inputs: Inputs = IMAGES,
 ) -> AnyDataset:
     """The split with the columns `image` and, where it has masks, `label`, both undecoded (null for no mask).
@@ -76,7 +76,7 @@ def unify_masks(
         name (`str`): of the split, as for [`unify`].
         features (`Features`): what [`check_columns`] gave.
         names (`list[str]`, *optional*): as for [`unify`]; numbers are checked when masks are.
-        options ([`RecipeOptions`]): `input_column`, `label_column` and `reduce_labels`.
+        options ([`MaskOptions`]): `input_column`, `label_column` and `reduce_labels`.
         inputs ([`Inputs`], *optional*): masks are of images.
     """
     roles = zip(chosen(options), ("image", "label"), strict=True)

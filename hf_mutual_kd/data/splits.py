@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from ..config.options import RecipeOptions
+from ..config.task_options import ClassOptions, MaskOptions, completed
 from ..config.values import nearest
 from ..errors import DataError, LabelError
 from .class_folders import SPLIT_ALIASES, role_of
@@ -61,17 +62,18 @@ class Splits:
 
 
 class _Labels(NamedTuple):
-    """How the labels of one kind are read."""
+    """How the labels of one kind are read, and the options that say how."""
 
+    options: type[RecipeOptions]
     names: Callable[..., list[str] | None]
     unify: Callable[..., AnyDataset]
     are_in: Callable[..., bool]
 
 
 LABELS = {
-    "class": _Labels(find_label_names, unify, has_labels),
-    "classes": _Labels(find_set_names, unify_sets, has_sets),
-    "mask": _Labels(find_mask_names, unify_masks, has_masks),
+    "class": _Labels(ClassOptions, find_label_names, unify, has_labels),
+    "classes": _Labels(RecipeOptions, find_set_names, unify_sets, has_sets),
+    "mask": _Labels(MaskOptions, find_mask_names, unify_masks, has_masks),
 }
 
 
@@ -113,10 +115,8 @@ def load_splits(
         {'train': 'train', 'validation': 'validation', 'test': 'test'}
     """
     kind = LABELS[target]
-    of_masks = "--reduce_labels" if options.reduce_labels else "--label_colors" if options.label_colors else None
-    if of_masks and target != "mask":
-        raise LabelError(f"{of_masks} is for masks; the labels of this task are classes of whole images")
-    if options.reduce_labels and options.label_colors:
+    options = completed(options, kind.options)
+    if isinstance(options, MaskOptions) and options.reduce_labels and options.label_colors:
         raise LabelError("--label_colors names what stands for each class; leave out --reduce_labels")
     source = open_source(options, inputs)
     chosen = _choose(source, options)
@@ -135,7 +135,7 @@ def load_splits(
     for role in ROLES:
         splits[role] = _limit(splits[role], role, options, seed)
         if role == "train":
-            splits[role] = hide_labels(splits[role], options.max_labelled_samples, options.labels_per_class, seed)
+            splits[role] = hide_labels(splits[role], options.max_labelled_samples, _per_class(options), seed)
         _check_rows(splits[role], role, origin[role], kind if labels else None)
     facts = _facts(source, splits, origin, names, options)
     return Splits(splits["train"], splits["validation"], splits["test"], names, facts)
@@ -262,6 +262,10 @@ def _limit(split: AnyDataset, role: str, options: RecipeOptions, seed: int) -> A
     return split.select(np.sort(np.random.default_rng(seed).permutation(len(split))[:limit]))
 
 
+def _per_class(options: RecipeOptions) -> int | None:
+    return options.labels_per_class if isinstance(options, ClassOptions) else None
+
+
 def _check_rows(split: AnyDataset, role: str, origin: str, kind: _Labels | None) -> None:
     if isinstance(split, Dataset) and not len(split):
         raise DataError(f"{role} is empty ({origin}); give a larger one with --{role}_split")
@@ -281,8 +285,8 @@ def _facts(
 ) -> dict[str, Any]:
     sets = {role: split for role in ROLES if isinstance(split := splits[role], Dataset)}
     extra: list[Any] = [origin, options.max_train_samples, options.max_eval_samples]
-    extra += ["reduce_labels"] if options.reduce_labels else []
-    hidden = {"max_labelled_samples": options.max_labelled_samples, "labels_per_class": options.labels_per_class}
+    extra += ["reduce_labels"] if isinstance(options, MaskOptions) and options.reduce_labels else []
+    hidden = {"max_labelled_samples": options.max_labelled_samples, "labels_per_class": _per_class(options)}
     extra += [f"{name} {count}" for name, count in hidden.items() if count is not None]
     digest, covers = fingerprint({role: splits[role] for role in ROLES}, source, names, extra)
     return {

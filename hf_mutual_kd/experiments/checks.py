@@ -8,7 +8,6 @@ from datasets import IterableDataset
 from transformers import Trainer
 
 from ..config.hub_ids import HUB_ID
-from ..config.options import RecipeOptions
 from ..config.training_config import MutualKDConfig
 from ..data.collator import identified
 from ..data.role_table import RoleTable
@@ -22,15 +21,15 @@ from ..tasks.base import Task
 from ..training.start_cache import obstacle
 
 
-def check_options(task: Task, options: RecipeOptions, config: MutualKDConfig) -> None:
+def check_options(task: Task, config: MutualKDConfig) -> None:
     """
     Refuse what needs no peer and no row to be seen.
 
     Raises:
         [`ConfigError`], [`ResumeError`]: named by the option.
     """
-    task.configured(config).check_options(options)
-    if options.dataset is None:
+    task.check_transfer(config)
+    if task.options.dataset is None:
         raise ConfigError("dataset is missing: give a Hub id, a folder or Parquet files with --dataset")
     resume = config.resume_from_checkpoint
     if isinstance(resume, str) and not Path(resume).is_dir() and not HUB_ID.fullmatch(resume):
@@ -52,7 +51,7 @@ def check_training(config: MutualKDConfig, cohort: Cohort, splits: Splits, objec
     if config.role_table is not None:
         RoleTable.load(config.role_table, cohort.names)
     open_table(config, cohort, splits.train, objective)
-    view = cohort.task.view(config, cohort.processors, config.seed) if config.augment else None
+    view = cohort.task.view(cohort.processors, config.seed) if config.augment else None
     obstacle(config, identified(splits.train), view, objective)
     try:
         Trainer.get_optimizer_cls_and_kwargs(config, cohort)

@@ -68,8 +68,8 @@ class Experiment:
     """Runs every arm of a recipe and writes what they found.
 
     Args:
-        task ([`Task`] or `str`): e.g. `"image-classification"`.
-        options ([`RecipeOptions`]): peers and data.
+        task ([`Task`] or `str`): e.g. `"image-classification"`; its class or name where `options` are its own.
+        options ([`RecipeOptions`]): peers and data, and what the task lets a user set.
         config ([`MutualKDConfig`]): of the mutual arm.
         program (`str`): what the command that repeats the run begins with.
         given (`dict`): the resolved recipe, for the record; no secrets.
@@ -80,18 +80,18 @@ class Experiment:
 
     def __init__(
         self,
-        task: Task | str,
+        task: Task | type[Task] | str,
         options: RecipeOptions,
         *,
         config: MutualKDConfig,
         program: str = "",
         given: Mapping | None = None,
     ):
-        self.task, self.options, self.config = make_task(task), options, config
+        self.task, self.config = make_task(task, options), config
+        self.options = self.task.options
         self.given = {name: value for name, value in (given or {}).items() if name not in ONE_TIME}
         self.command = to_command(program, self.given) if program else ""
-        self.folder = Path(config.output_dir)
-        self.seeds = options.seeds or [config.seed]
+        self.folder, self.seeds = Path(config.output_dir), options.seeds or [config.seed]
         self.state = PartialState()
         self.place = RunFolder(self.folder, config.resume_from_checkpoint or False, options.overwrite_output_dir)
         self.metrics: NamedMetrics | None = None
@@ -127,7 +127,7 @@ class Experiment:
     def _ready(self) -> tuple[dict[str, PeerSpec], Splits, Cohort, Objective]:
         """Everything that is read and made before anything is written, checked."""
         specs = self._specs()
-        self.changes = check_checkpoints(self.arms.resumed(), self.task.name, specs, self.folder)
+        self.changes = check_checkpoints(self.arms.resumed(), self.task, specs, self.folder)
         splits = self._load_data()
         cohort = self._load_cohort(specs, splits)
         if splits.label_names is None and cohort.label_names:
@@ -146,7 +146,7 @@ class Experiment:
     def _run(self) -> Results:
         specs, splits, cohort, objective = self._ready()
         if self._pull_checkpoint():
-            self.changes = check_checkpoints(self.arms.resumed(), self.task.name, specs, self.folder)
+            self.changes = check_checkpoints(self.arms.resumed(), self.task, specs, self.folder)
         if self.config.resume_from_checkpoint:
             check_resumed(self.arms.resumed(), self.folder, cohort, splits.facts.get("fingerprint"))
         if self.state.is_main_process:
@@ -218,7 +218,7 @@ class Experiment:
         check_launch(self.state)
         if len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds must differ, got {self.seeds}")
-        check_options(self.task, self.options, self.config)
+        check_options(self.task, self.config)
         if self.config.push_to_hub and self.state.is_main_process:
             check_rights(push_target(self.config))
 
@@ -250,7 +250,7 @@ class Experiment:
     def _load_data(self) -> Splits:
         task = self.task
         with self.state.main_process_first():
-            splits = task.load_splits(self.options, data_seed(self.config), self.config.labels, self.config.on_bad_row)
+            splits = task.load_splits(data_seed(self.config), self.config.labels, self.config.on_bad_row)
         task.check_splits(splits, self.config.on_bad_row)
         if self.options.dataset_note:
             splits.facts["note"] = self.options.dataset_note

@@ -13,7 +13,13 @@ from typing import Any, NamedTuple
 from ..config.options import RecipeOptions, TransferOptions
 from ..config.recipe import TRAINING, parse_recipe, show_help
 from ..config.stage_options import DECIDED
+from ..config.task_options import ClassOptions, SeveralLabelsOptions
 from ..errors import ConfigError
+from ..tasks.audio_classification.options import AudioOptions, MultiLabelAudioOptions
+from ..tasks.image_classification.options import ImageOptions, MultiLabelImageOptions
+from ..tasks.semantic_segmentation.options import SegmentationOptions
+from ..tasks.video_classification.options import VideoOptions
+from ..tasks.video_saliency.options import SaliencyOptions
 from .program import run_command
 
 DEFAULTS = {
@@ -27,27 +33,40 @@ CHOOSING = ("--peers", "--dataset", "--config")
 
 
 class Way(NamedTuple):
-    """How a task is trained from the command line: a line of help, its embedded default, its own kinds of options."""
+    """How a task is trained from the command line: a line of help, its options, its embedded default."""
 
     help: str
+    options: type[RecipeOptions]
     embedded: str | None = None
-    kinds: tuple[str, ...] = ()
 
 
 WAYS = {
-    "image-classification": Way("Image classifiers that teach each other.", "embedded", ("classes", "images")),
-    "text-classification": Way("Text classifiers that teach each other.", "embedded_text", ("classes",)),
-    "audio-classification": Way("Audio classifiers that teach each other.", "embedded_audio", ("classes", "clips")),
-    "video-classification": Way("Video classifiers that teach each other.", None, ("classes", "clips", "images")),
-    "multi-label-image-classification": Way("Classifiers of images with several labels.", None, ("parts", "images")),
-    "multi-label-text-classification": Way("Classifiers of texts with several labels.", None, ("parts",)),
-    "multi-label-audio-classification": Way("Classifiers of sounds with several labels.", None, ("parts", "clips")),
+    "image-classification": Way("Image classifiers that teach each other.", ImageOptions, "embedded"),
+    "text-classification": Way("Text classifiers that teach each other.", ClassOptions, "embedded_text"),
+    "audio-classification": Way("Audio classifiers that teach each other.", AudioOptions, "embedded_audio"),
+    "video-classification": Way("Video classifiers that teach each other.", VideoOptions),
+    "multi-label-image-classification": Way("Classifiers of images with several labels.", MultiLabelImageOptions),
+    "multi-label-text-classification": Way("Classifiers of texts with several labels.", SeveralLabelsOptions),
+    "multi-label-audio-classification": Way("Classifiers of sounds with several labels.", MultiLabelAudioOptions),
     "semantic-segmentation": Way(
-        "Segmentation models that teach each other.", "embedded_segmentation", ("masks", "parts", "images")
+        "Segmentation models that teach each other.", SegmentationOptions, "embedded_segmentation"
     ),
-    "video-saliency": Way("Video saliency models that teach each other.", "embedded_saliency", ("videos", "images")),
+    "video-saliency": Way("Video saliency models that teach each other.", SaliencyOptions, "embedded_saliency"),
 }
 """The tasks of the command `train`."""
+
+
+def way_of(task: str) -> Way:
+    """How a task is trained, also one that somebody has put into `TASKS`.
+
+    Raises:
+        [`ConfigError`]: there is no such task.
+    """
+    if task in WAYS:
+        return WAYS[task]
+    from ..tasks.registry import task_class
+
+    return Way("", task_class(task).options_class)
 
 
 ADAPTER_LEARNING_RATE = 5e-4
@@ -119,19 +138,18 @@ def train(task: str, argv: Sequence[str]) -> None:
         [`MutualKDError`]: an error of the user's.
         `SystemExit`: with code 0 after `--help`.
     """
-    way, words = WAYS.get(task, Way("", None, ())), list(argv)
+    way, words = way_of(task), list(argv)
     if way.embedded and not any(word.split("=")[0] in CHOOSING for word in words):
         words = ["--config", way.embedded, *words]
     command = f"hf-mutual-kd train {task}" if task in WAYS else ""
-    classes, kinds = (RecipeOptions, TransferOptions), way.kinds if task in WAYS else None
+    classes = (way.options, TransferOptions)
     usage = f"{command} [--option value …]" if command else ""
-    show_help(words, classes, way.help, usage=usage, ending=TRAINING, kinds=kinds)
+    show_help(words, classes, way.help, usage=usage, ending=TRAINING, whole=False)
     recipe = parse_recipe(
         words,
         classes,
         load_config_class,
         defaults=lambda given: {"output_dir": f"runs/{task}"} | defaults_for(given) | stages_for(given),
-        kinds=kinds,
     )
     if recipe.options.processes > 1 and "WORLD_SIZE" not in os.environ:
         start_processes(task, argv, recipe.options.processes, folder=Path(recipe.config.output_dir))

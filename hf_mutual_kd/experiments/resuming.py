@@ -13,6 +13,7 @@ from ..files import read_json
 from ..peers.cohort import Cohort
 from ..peers.cohort_record import COHORT
 from ..peers.weights_hash import fingerprints, joint
+from ..tasks.base import Task
 from ..training.checkpoint_state import check_state, read_state
 from ..training.fingerprints import Change, check_checkpoint, check_parts, made_with, options_of
 from ..training.saving import load_peers
@@ -22,13 +23,13 @@ Resumed = Sequence[tuple[Path, MutualKDConfig]]
 """The checkpoints that arms go on from, with the arms' configurations, resolved."""
 
 
-def check_checkpoints(resumed: Resumed, task: str, specs: Mapping[str, PeerSpec], folder: Path) -> list[Change]:
+def check_checkpoints(resumed: Resumed, task: Task, specs: Mapping[str, PeerSpec], folder: Path) -> list[Change]:
     """Refuse other options and damaged files, before anything is loaded; returns what changes in the run's own arm."""
     own: list[Change] = []
     for checkpoint, config in resumed:
-        identity = {"task": task, "peers": list(specs)}
+        identity = {"task": task.name, "peers": list(specs)}
         check = check_stages if config.teaching else check_checkpoint
-        changes = check(checkpoint, identity, options_of(config, specs), config)
+        changes = check(checkpoint, identity, options_of(config, specs, task), config)
         own = changes if Path(str(config.output_dir)) == folder else own
     return own
 

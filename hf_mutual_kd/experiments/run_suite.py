@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config.options import RecipeOptions, TransferOptions, names_in
+from ..config.options import TransferOptions, names_in
 from ..config.recipe import Recipe
 from ..data.splits import Splits
 from ..errors import ConfigError, MutualKDError, OutputFolderError
@@ -51,7 +51,7 @@ class SuiteArm(Experiment):
     def _load_data(self) -> Splits:
         settings = [
             {name: getattr(holder, name) for name in names_in("data", kind)}
-            for holder, kind in ((self.options, RecipeOptions), (self.config, TransferOptions))
+            for holder, kind in ((self.options, type(self.options)), (self.config, TransferOptions))
         ]
         key = json.dumps([self.task.name, data_seed(self.config), settings])
         if key not in _splits:

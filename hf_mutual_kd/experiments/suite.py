@@ -12,18 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config.options import RecipeOptions, TransferOptions, names_in
+from ..config.options import TransferOptions, names_in
 from ..config.recipe import Recipe, build_recipe
 from ..config.values import Mismatch, RawValue, compose_mapping, convert, from_word, nearest, plain
 from ..errors import ConfigError
-from .launch import defaults_for, load_config_class
+from .launch import defaults_for, load_config_class, way_of
 
 KEYS = ("task", "output_dir", "seeds", "base", "settings", "pairs")
 SETTING_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 OWN = (*names_in("run"), "output_dir", "seed", "resume_from_checkpoint", "push_to_hub")
 """Options that a suite sets itself."""
-TRANSFER_ONLY = frozenset(names_in("teaching"))
-"""Options without effect on a control: settings that differ in nothing else share one."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +186,7 @@ def _arms(
         recipe = _recipe(suite, f"{name}/{inner}/seed-{seed}", seed, layers)
         control = None
         if recipe.config.labels and recipe.config.transfer_weight != 0 and not recipe.config.teaching:
-            plain_layers = _without_transfer(layers)
+            plain_layers = _without_transfer(suite, layers)
             control = f"control/{_digest(plain_layers)}/seed-{seed}"
             if control not in controls:
                 plain_recipe = _recipe(suite, control, seed, plain_layers)
@@ -206,9 +204,10 @@ def _only(base: Mapping[str, RawValue], pair: tuple[str, ...]) -> dict[str, RawV
     return {"peers": RawValue(kept, peers.text, peers.where, peers.typed)}
 
 
-def _without_transfer(layers: Sequence[Mapping[str, RawValue]]) -> list[dict[str, RawValue]]:
-    """The layers of the control."""
-    kept = [{key: value for key, value in layer.items() if key not in TRANSFER_ONLY} for layer in layers]
+def _without_transfer(suite: Suite, layers: Sequence[Mapping[str, RawValue]]) -> list[dict[str, RawValue]]:
+    """The layers of the control: settings that differ in nothing but what has no effect on it share one."""
+    transfer_only = names_in("teaching", way_of(suite.task).options, TransferOptions)
+    kept = [{key: value for key, value in layer.items() if key not in transfer_only} for layer in layers]
     return [*kept, {"transfer_weight": from_word("0.0", "control"), "pre_flight": from_word("false", "control")}]
 
 
@@ -221,6 +220,5 @@ def _digest(layers: Sequence[Mapping[str, RawValue]]) -> str:
 def _recipe(suite: Suite, name: str, seed: int, layers: Sequence[Mapping[str, RawValue]]) -> Recipe:
     own: dict[str, Any] = {"save_strategy": "no", "output_dir": str(suite.folder / name), "disable_tqdm": True}
     own |= {"seed": seed, "seeds": [seed], "control": False, "overwrite_output_dir": True}
-    return build_recipe(
-        layers, (RecipeOptions, TransferOptions), load_config_class, defaults=lambda given: defaults_for(given) | own
-    )
+    classes = (way_of(suite.task).options, TransferOptions)
+    return build_recipe(layers, classes, load_config_class, defaults=lambda given: defaults_for(given) | own)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import MISSING, fields
 from enum import Enum
 from pathlib import Path
@@ -16,6 +16,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from ..config.recipe import to_plain
+from ..config.task_options import own_fields
 from ..config.values import is_secret
 from ..errors import PeerError
 from .adapter_folder import ADAPTER_CONFIG, adapted, model_type_of
@@ -94,28 +95,29 @@ MACHINE_OPTIONS = re.compile(
 """Options that say where a run was or to whom it belongs, not how the model was trained."""
 
 
-def hyperparameter_facts(given: Mapping[str, Any], *options: Any) -> dict[str, dict[str, Any]]:
+def hyperparameter_facts(given: Collection[str], *options: Any, own: Any = None) -> dict[str, dict[str, Any]]:
     """All options of a run; recorded as `hyperparameters` of `cohort.json`.
 
     Args:
         given (`dict`): what recipe, file and command line set ([`Recipe`]`.given`).
         *options: the configuration and the recipe's options, dataclass instances.
+        own ([`RecipeOptions`], *optional*): a task's, of which only its own count.
 
     Returns:
         `dict`: `changed`, the given ones that differ from their class's default, and `defaults`, all others that are
         set; without secrets and without what belongs to the machine.
     """
     facts: dict[str, dict[str, Any]] = {"changed": {}, "defaults": {}}
-    for instance in options:
-        for item in fields(instance):
-            value = getattr(instance, item.name, None)
-            value = to_plain(value) if isinstance(value, Enum | dict) else value
-            left_out = is_secret(item.name) or MACHINE_OPTIONS.fullmatch(item.name) or item.name.startswith("_")
-            if left_out or value in (None, [], {}) or not isinstance(value, bool | int | float | str | list | dict):
-                continue
-            default = item.default if item.default_factory is MISSING else item.default_factory()
-            default = default.value if isinstance(default, Enum) else default
-            facts["changed" if item.name in given and value != default else "defaults"][item.name] = value
+    held = [(instance, item) for instance in options for item in fields(instance)]
+    for instance, item in held + [(own, item) for item in (own_fields(own) if own else ())]:
+        value = getattr(instance, item.name, None)
+        value = to_plain(value) if isinstance(value, Enum | dict) else value
+        left_out = is_secret(item.name) or MACHINE_OPTIONS.fullmatch(item.name) or item.name.startswith("_")
+        if left_out or value in (None, [], {}) or not isinstance(value, bool | int | float | str | list | dict):
+            continue
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        default = default.value if isinstance(default, Enum) else default
+        facts["changed" if item.name in given and value != default else "defaults"][item.name] = value
     return facts
 
 

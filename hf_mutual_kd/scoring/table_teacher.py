@@ -128,7 +128,7 @@ def open_table(
         raise ConfigError("score_table compares peers by all classes, and some lack some (label_alignment 'overlap')")
     table = ScoreTable.load(args.score_table)
     table.check(row_facts_of(rows, cohort.label_names), peer_facts(cohort))
-    grid = cohort.task.configured(args).grid
+    grid = cohort.task.grid
     if table.manifest.get("grid") != grid:
         raise ConfigError(
             f"the score table {table.folder} compares peers on the grid {table.manifest.get('grid')!r}, this run on "

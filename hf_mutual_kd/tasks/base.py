@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor
 
 from ..config.options import OnBadRow, RecipeOptions, TransferOptions
+from ..config.recipe import unknown
+from ..config.rules import check_choices, check_rules
+from ..config.task_options import completed, own_fields
 from ..data.collator import RoleTaggingCollator
 from ..data.columns import Target
 from ..data.inputs import Inputs, check_inputs
@@ -110,16 +113,35 @@ class Task(Units):
     """Whether a unit's truth is a class, which some rules are fitted or trained by, see [`Task.units`]."""
     map_dims: ClassVar[tuple[int, ...]] = ()
     """Of tasks whose logits are maps the dimensions over which a distribution lies; empty where they are `[B, C]`."""
-    option_kinds: ClassVar[tuple[str, ...]] = ()
-    """Whose options it knows of those that are for some tasks alone (`option(…, only="masks")`)."""
+    options_class: ClassVar[type[RecipeOptions]] = RecipeOptions
+    """What a recipe of this task can set; one with options of its own derives from [`RecipeOptions`]."""
     report_sections: ClassVar[Sequence[SectionMaker]] = COMMON_SECTIONS
     """Of a run's page, in their order."""
     exporter: ClassVar[type[TaskExport] | None] = None
     """What writes peers as ONNX; tasks without one are not exported."""
     space: ClassVar[SpaceTask | None] = None
     """What makes the task's part of a Space; tasks without one have no Space."""
-    grid: str | None = None
-    """Where logits are compared, for tasks in which a peer's score depends on the peers that it is compared with."""
+    options: RecipeOptions
+    """What is set of it, an instance of its class of options."""
+
+    def __init__(self, options: RecipeOptions | None = None, **own: Any):
+        given, known = options or RecipeOptions(), [item.name for item in fields(self.options_class)]
+        allowed = [item.name for item in own_fields(self.options_class)]
+        wrong = [item.name for item in fields(given) if item.name not in known]
+        wrong += [name for name in own if name not in allowed]
+        if wrong:
+            raise ConfigError(f"{self.name}: {unknown(wrong[0], allowed)}")
+        self._set(completed(given, self.options_class), own)
+
+    def _set(self, options: RecipeOptions, changes: Mapping[str, Any]) -> None:
+        self.options = replace(options, **changes)
+        check_choices(self.options)
+        check_rules(self.options)
+
+    @property
+    def grid(self) -> str | None:
+        """Where logits are compared, for tasks in which a peer's score depends on those that it is compared with."""
+        return None
 
     @property
     def inputs(self) -> Inputs:
@@ -143,35 +165,19 @@ class Task(Units):
         """The metric that selects each peer's best checkpoint."""
         return self.words.metric
 
-    def configured(self, options: TransferOptions) -> Task:
-        """This task with what a user sets of it.
+    def with_options(self, **options: Any) -> Task:
+        """This task with some of its options set otherwise."""
+        made = copy.copy(self)
+        made._set(self.options, options)
+        return made
 
-        Raises:
-            [`ConfigError`]: an option that this task does not know.
-        """
-        self.check_options(options)
-        return self
+    def check_transfer(self, options: TransferOptions) -> None:
+        """Raise [`ConfigError`] for what does not go with this task, or not with its own options."""
 
-    def check_options(self, *given: Any) -> None:
-        """Refuse what only other tasks know.
-
-        Args:
-            *given: dataclasses of options, such as [`RecipeOptions`].
-
-        Raises:
-            [`ConfigError`]: an option that has no effect on this task was set.
-        """
-        for instance in given:
-            for item in fields(instance):
-                default = item.default if item.default_factory is MISSING else item.default_factory()
-                kind = item.metadata.get("only")
-                if kind not in (None, *self.option_kinds) and getattr(instance, item.name) != default:
-                    raise ConfigError(f"{item.name} is for tasks with {kind}, and no option of {self.name}")
-
-    def load_splits(self, options: RecipeOptions, seed: int, labels: bool, on_bad_row: OnBadRow = "raise") -> Splits:
+    def load_splits(self, seed: int, labels: bool, on_bad_row: OnBadRow = "raise") -> Splits:
         """The data of a run, see [`load_splits`]; `on_bad_row` is for rows that loading already opens, as videos."""
         kind = self.target or "class"
-        return load_splits(options, seed=seed, labels=labels, target=kind, inputs=self.inputs)
+        return load_splits(self.options, seed=seed, labels=labels, target=kind, inputs=self.inputs)
 
     def check_splits(self, splits: Splits, on_bad_row: OnBadRow, roles: Sequence[str] = ROLES) -> None:
         """Read rows of these splits before they are used, so that a damaged one does not end a run after hours."""
@@ -184,7 +190,7 @@ class Task(Units):
     def check_labels(self, rows: Any, name: str, classes: int) -> None:
         """Check the labels of the split `name` against the peers' number of classes, before anything is computed."""
 
-    def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> Callable[..., Any] | None:
+    def view(self, processors: Mapping[str, Any], seed: int) -> Callable[..., Any] | None:
         """The random view that all peers share, for these peers' processors; `None` for tasks without one."""
         return None
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ..config.options import RecipeOptions
 from ..data.splits import Splits
 from ..errors import DataError
 from .base import Task
@@ -39,12 +38,12 @@ def load_run_splits(record: Mapping[str, Any], dataset: str | None = None, task:
         raise DataError("there is no record of the data set that was used; give it with --dataset")
     if str(recipe["dataset"]).startswith("~/"):
         recipe["dataset"] = os.path.expanduser(recipe["dataset"])
-    known = {item.name for item in fields(RecipeOptions)}
-    options = RecipeOptions(**{name: value for name, value in recipe.items() if name in known})
-    seed = next((recipe[key] for key in ("data_seed", "seed") if recipe.get(key) is not None), DEFAULT_SEED)
     task = task or make_task(record["task"])
+    known = {item.name for item in fields(task.options_class)}
+    task = task.with_options(**{name: value for name, value in recipe.items() if name in known})
+    seed = next((recipe[key] for key in ("data_seed", "seed") if recipe.get(key) is not None), DEFAULT_SEED)
     on_bad_row = recipe.get("on_bad_row", "raise")
-    splits = task.load_splits(options, seed, recipe.get("labels", True), on_bad_row)
+    splits = task.load_splits(seed, recipe.get("labels", True), on_bad_row)
     task.check_splits(splits, on_bad_row)
     recorded = record.get("dataset") or {}
     for what, words in COUNTED.items():

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..config.peers import PeerSpec
+from ..config.task_options import own_fields
 from ..config.training_config import MutualKDConfig
 from ..data.fingerprint import fingerprint_of_rows
 from ..data.processors import settings
 from ..errors import ResumeError
 from ..peers.adapters import base_of
 from ..peers.cohort import Cohort
+from ..tasks.base import Task
 from .checkpoint_state import check_state, check_whole, progress_of, read_state
 
 NOT_TRAINED = re.compile(
@@ -77,17 +79,22 @@ def made_with(
         "data": data if recipe_data is None else {"rows, images or labels": recipe_data},
         "configurations": {name: _hash(_configuration(cohort.model_of(name))) for name in cohort.names},
         "processors": {name: _hash(_settings(processor)) for name, processor in cohort.processors.items()},
-        "options": options_of(args, cohort.specs),
+        "options": options_of(args, cohort.specs, cohort.task),
     }
 
 
-def options_of(args: MutualKDConfig, specs: Mapping[str, PeerSpec]) -> dict[str, Any]:
-    """The options that change what is learned, of the run and of single peers, as JSON gives them back."""
+def options_of(args: MutualKDConfig, specs: Mapping[str, PeerSpec], task: Task) -> dict[str, Any]:
+    """The options that change what is learned, of the run, its task and single peers, as JSON gives them back.
+
+    Rows are known by what they hold, not by the options that chose them.
+    """
     found = {
         item.name: getattr(args, item.name)
         for item in dataclasses.fields(args)
         if not NOT_TRAINED.fullmatch(item.name)
     }
+    of_task = [item.name for item in own_fields(task.options) if item.metadata.get("group") != "data"]
+    found |= {name: getattr(task.options, name) for name in of_task}
     for name in ("role_table", "score_table"):
         path = Path(getattr(args, name) or "")
         file = path / "manifest.json" if path.is_dir() else path

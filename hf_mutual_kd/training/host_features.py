@@ -63,6 +63,7 @@ def check_arguments(model: Any, args: Any, others: Mapping[str, Any]) -> None:
         value = getattr(value, "value", value)
         if value not in (unset if isinstance(unset, tuple) else (unset, None)):
             raise ConfigError(f"{name}={value!r}: {reason}")
+    model.task.check_transfer(args)
 
 
 def check_callback(callback: Any) -> None:

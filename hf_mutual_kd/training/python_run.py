@@ -36,7 +36,10 @@ def run_record(cohort: Cohort, args: MutualKDConfig, objective: Objective, rows:
     for name, spec in cohort.specs.items():
         record["peers"][name]["base"] = base_facts(spec.source, spec.revision)
     record["objective"] = objective_facts(objective)
-    record["hyperparameters"] = portable(hyperparameter_facts({item.name: None for item in fields(args)}, args))
+    own = cohort.task.options
+    record["hyperparameters"] = portable(
+        hyperparameter_facts([item.name for item in (*fields(args), *fields(own))], args, own=own)
+    )
     record["hardware"] = hardware_facts(args.world_size)
     record["versions"] = versions()
     record["seeds"] = [args.seed]

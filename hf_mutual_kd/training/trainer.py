@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -117,14 +118,14 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         args.check_peers(model.specs)
         self.mesh = PeerMesh.of(args, model, optimizers)
         train_dataset, eval_dataset = self._take_rows(model, args, train_dataset, eval_dataset)
-        self.task = model.task = model.task.configured(args)
+        self.task = model.task = copy.copy(model.task)
         self.task.set_reference(train_dataset)
         self.peer_names = model.names
         model.rest_batch_norms(args.batch_norm)
         model.peer_checkpointing = args.peer_checkpointing
         check_staged(args, eval_dataset, objective, optimizers)
         self._given_objective = objective
-        self.view = self.task.view(args, model.processors, args.seed) if view is None and args.augment else view
+        self.view = self.task.view(model.processors, args.seed) if view is None and args.augment else view
         self.objective = self._objective_of(args, train_dataset)
         self.score_table = open_table(args, model, train_dataset, self.objective, self.view)
         self.start_fingerprint = joint(fingerprints(model))

@@ -127,7 +127,7 @@ def train(setting: Setting, splits: Any, seed: int, steps: int | None, *, measur
     place = ROOT / "recipes" / setting.folder
     cohort = Cohort.from_pretrained(
         {name: str(place / "peers" / name) for name in setting.peers},
-        task=setting.task,
+        task=make_task(setting.task, **setting.view),
         label_names=splits.label_names,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -188,19 +188,19 @@ def cache_error(trainer: MutualKDTrainer) -> float:
 def trainings(setting: Setting, seeds: list[int], steps: int | None) -> list[tuple[str, ...]]:
     """The table of one task."""
     found: dict[tuple[bool, str], list[Trained]] = {}
-    task = make_task(setting.task)
     for seed in seeds:
         data = RecipeOptions(
             dataset=str(ROOT / "recipes" / setting.folder / setting.data),
             max_train_samples=setting.rows,
             max_eval_samples=setting.tested,
         )
-        splits = task.load_splits(data, seed, True)
+        task = make_task(setting.task, data, **setting.view)
+        splits = task.load_splits(seed, True)
         task.check_splits(splits, "raise")
         drawn = setting.task == "video-saliency"
         arms: dict[tuple[bool, str], dict[str, Any]] = {}
         for augment in (True,) if drawn else (False, True):
-            view = {"augment": augment} | setting.view
+            view = {"augment": augment}
             arms[augment, "nobody"] = view | {"transfer_weight": 0.0}
             arms[augment, "run in every step"] = view | TAUGHT | {"cache_frozen": False}
             for views in (VIEWS_KEPT,) if augment else (None,):

@@ -183,10 +183,27 @@ def test_every_option_of_a_command_has_a_group_and_is_in_its_help(name, capsys):
         cli.main([*name.split(), "--help"])
     shown = capsys.readouterr().out
     assert (end.value.code, shown.splitlines()[0].startswith(f"usage: hf-mutual-kd {name}")) == (0, True)
-    for item in dataclasses.fields(cli.COMMANDS[name].options):
+    options = cli.COMMANDS[name].options
+    for item in dataclasses.fields(options if isinstance(options, type) else options([])):
         assert item.metadata["group"] in GROUPS
         assert item.metadata["help"]
         assert (item.metadata["metavar"] if item.metadata.get("positional") else f"--{item.name} ") in shown
+
+
+def test_what_is_scored_is_said_by_the_options_of_its_task(capsys):
+    """Masks that count from 1, scored as if they did not; an option that no score depends on."""
+    words = ["--task", "semantic-segmentation", "--peers", "a=x", "--dataset", "d", "--out", "o"]
+    words += ["--reduce_labels", "--transfer_grid", "label"]
+    options = cli.COMMANDS["score"].options(words)
+    task = parse_options(words, options, program="score", description="").task_of_rows()
+    assert (task.name, task.grid) == ("semantic-segmentation", "label")
+    assert (task.options.reduce_labels, task.options.dataset) == (True, "d")
+    for wrong, knows in (("crop_size", "semantic-segmentation"), ("eval_frame_step", "video-saliency")):
+        assert cli.main(["score", *words, f"--{wrong}", "2"]) == 2
+        assert f"unknown option {wrong}: an option of {knows}" in capsys.readouterr().err
+    rows = ["--model", "x", "--out", "o", "--dataset", "d", "--labels_per_class", "3", "--samples", "5"]
+    scout = parse_options(rows, cli.COMMANDS["scout"].options(rows), program="scout", description="")
+    assert scout.to_train() == {"dataset": "d", "labels_per_class": 3}
 
 
 def test_card_rebuilds_the_cards_from_the_records_alone(tmp_path, capsys):

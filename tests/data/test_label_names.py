@@ -13,9 +13,9 @@ from hub_server import HubServer
 USER = (
     "import json, sys\n"
     "from hf_mutual_kd.data.splits import load_splits\n"
-    "from hf_mutual_kd.config.options import RecipeOptions\n"
+    "from hf_mutual_kd.config.task_options import MaskOptions\n"
     "for name in sys.argv[1:]:\n"
-    "    splits = load_splits(RecipeOptions(dataset=name, reduce_labels=True), seed=0, target='mask')\n"
+    "    splits = load_splits(MaskOptions(dataset=name, reduce_labels=True), seed=0, target='mask')\n"
     "    print(json.dumps([splits.label_names, splits.facts['revision'], splits.facts['labelled']]))\n"
 )
 

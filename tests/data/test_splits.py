@@ -7,7 +7,7 @@ from data_sets import load, pixels, png, save, table
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 
-from hf_mutual_kd import DataError, LabelError
+from hf_mutual_kd import ConfigError, DataError, LabelError
 from hf_mutual_kd.data import fingerprint as fingerprint_module
 from hf_mutual_kd.data.masks import read_mask
 from hf_mutual_kd.data.splits import check_masks
@@ -187,7 +187,7 @@ def test_reduced_masks_say_so_themselves(tmp_path):
         known = load(path, target="mask", streaming=streaming).facts["fingerprint"]
         reduced = load(path, target="mask", streaming=streaming, reduce_labels=True)
         assert reduced.facts["fingerprint"] != known
-    with pytest.raises(LabelError, match="--reduce_labels is for masks"):
+    with pytest.raises(ConfigError, match="reduce_labels is an option of the task: make_task"):
         load(save(tmp_path / "e", train=table(9)), reduce_labels=True)
 
 

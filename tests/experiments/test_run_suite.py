@@ -1,10 +1,10 @@
 """Suites: what they train, what they share, how they go on, and what their table says."""
 
 import csv
-import dataclasses
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,13 @@ from hf_mutual_kd import (
     Splits,
     SuiteArm,
     TransferOptions,
+    make_task,
 )
 from hf_mutual_kd.cli.main import main
 from hf_mutual_kd.config.fields import GROUPS
 from hf_mutual_kd.config.options import names_in
+from hf_mutual_kd.config.task_options import own_fields
+from hf_mutual_kd.experiments.launch import WAYS
 from hf_mutual_kd.experiments.run_suite import ArmFailed, is_finished, run_arm, run_suite
 from hf_mutual_kd.experiments.suite import read_suite
 from hf_mutual_kd.experiments.suite_report import FinishedArm, compare
@@ -238,20 +241,26 @@ OTHER = {
 
 
 @pytest.mark.parametrize(
-    "item", [*dataclasses.fields(RecipeOptions), *dataclasses.fields(TransferOptions)], ids=lambda item: item.name
+    ("task", "item"),
+    [
+        *(("image-classification", item) for kind in (RecipeOptions, TransferOptions) for item in fields(kind)),
+        *((task, item) for task, way in WAYS.items() for item in own_fields(way.options)),
+    ],
+    ids=lambda given: getattr(given, "name", given),
 )
-def test_arms_share_rows_only_where_every_option_of_the_data_is_equal(item, place, tmp_path, monkeypatch):
+def test_arms_share_rows_only_where_every_option_of_the_data_is_equal(task, item, place, tmp_path, monkeypatch):
     """Settings that differ in eval_frame_step got each other's rows: the list of names had forgotten it."""
     assert item.metadata["group"] in GROUPS
     loads = []
     monkeypatch.setattr(Experiment, "_load_data", lambda arm: loads.append(arm) or Splits(None, None, None, None, {}))
     monkeypatch.setattr("hf_mutual_kd.experiments.run_suite._splits", {})
     recipe = read_suite(write(tmp_path, place)).arms[0].recipe
-    holder = recipe.options if hasattr(recipe.options, item.name) else recipe.config
+    arm = SuiteArm(make_task(task), RecipeOptions(peers=recipe.options.peers), config=recipe.config)
+    arm._load_data()
+    holder = arm.options if hasattr(arm.options, item.name) else arm.config
     old = getattr(holder, item.name)
-    SuiteArm("image-classification", recipe.options, config=recipe.config)._load_data()
     setattr(holder, item.name, OTHER[type(old)](old) if type(old) in OTHER else ["another"])
-    SuiteArm("image-classification", recipe.options, config=recipe.config)._load_data()
+    arm._load_data()
     assert len(loads) == (2 if item.metadata["group"] == "data" else 1)
 
 
@@ -267,16 +276,17 @@ def test_loading_rows_reads_no_option_of_another_group(task, data):
     """An option that says which rows there are but is no `data`: rows would be shared where it differs."""
     read = set()
 
-    class Watched(RecipeOptions):
+    class Watched(TASKS[task].options_class):
         def __getattribute__(self, name):
             read.add(name)
             return super().__getattribute__(name)
 
-    options = Watched(dataset=str(ROOT / "recipes" / data), max_train_samples=8, max_eval_samples=8)
-    TASKS[task]().load_splits(options, 0, True)
-    chosen = {name for name in read if name in RecipeOptions.__dataclass_fields__}
+    made = TASKS[task](Watched(dataset=str(ROOT / "recipes" / data), max_train_samples=8, max_eval_samples=8))
+    read.clear()
+    made.load_splits(0, True)
+    chosen = {name for name in read if name in Watched.__dataclass_fields__}
     assert "dataset" in chosen
-    assert chosen <= set(names_in("data"))
+    assert chosen <= set(names_in("data", Watched))
 
 
 def made_up(suite, values):

@@ -32,6 +32,7 @@ from hf_mutual_kd import (
     PeerSpec,
     ResumeError,
     SemanticSegmentation,
+    make_task,
 )
 from hf_mutual_kd.data.images import decode_image
 from hf_mutual_kd.peers.adapter_settings import read_setting, with_adapters
@@ -122,12 +123,12 @@ def test_segmentation_peer(place, tmp_path):
     """Heads with batch norms and convolutions; the saved adapter must give the same maps on the stock base."""
     cohort = Cohort.from_pretrained(
         {name: PeerSpec(str(place / "seg"), peft="lora") for name in ("a", "b")},
-        task="semantic-segmentation",
+        task=make_task("semantic-segmentation", crop_size=SIZE),
         label_names=CLASSES,
     )
     before = {name: own(peer) for name, peer in cohort.peers.items()}
     settings = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "save_strategy": "no"}
-    args = MutualKDConfig(str(tmp_path), crop_size=SIZE, **QUIET | settings)
+    args = MutualKDConfig(str(tmp_path), **QUIET | settings)
     frozen = of_base(cohort.peers["a"])
     MutualKDTrainer(cohort, args, train_dataset=segmentation_rows(8)).train()
     assert_equal(of_base(cohort.peers["a"]), frozen)

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoProcessor
 
 import hf_mutual_kd.tasks.video_saliency.model.auto  # noqa: F401
-from hf_mutual_kd import ClipRows, RecipeOptions, TransferOptions, cc, load_videos
+from hf_mutual_kd import ClipRows, RecipeOptions, SaliencyOptions, TransferOptions, cc, load_videos
 from hf_mutual_kd.config.recipe import parse_recipe
 from hf_mutual_kd.tasks.video_saliency.collator import ClipCollator, ClipProcessors
 from hf_mutual_kd.tasks.video_saliency.data.truth_batches import split_truths
@@ -24,7 +24,7 @@ def config_of(path, tmp_path):
     from hf_mutual_kd.config.training_config import MutualKDConfig
 
     argv = ["--config", str(path), "--output_dir", str(tmp_path), "--use_cpu"]
-    return parse_recipe(argv, (RecipeOptions, TransferOptions), lambda: MutualKDConfig)
+    return parse_recipe(argv, (SaliencyOptions, TransferOptions), lambda: MutualKDConfig)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 
-from hf_mutual_kd import RecipeOptions, TransferOptions, dense_log_probs
+from hf_mutual_kd import SegmentationOptions, TransferOptions, dense_log_probs
 from hf_mutual_kd.config.recipe import parse_recipe
 from hf_mutual_kd.distillation.label_alignment import label_list
 from hf_mutual_kd.tasks.semantic_segmentation.heads import head_of
@@ -166,7 +166,7 @@ def test_configurations_for_ade20k_load(path, tmp_path):
 
     assert path.read_text(encoding="utf-8").startswith("# Not run here:")
     argv = ["--config", str(path), "--output_dir", str(tmp_path), "--use_cpu"]
-    recipe = parse_recipe(argv, (RecipeOptions, TransferOptions), lambda: MutualKDConfig)
+    recipe = parse_recipe(argv, (SegmentationOptions, TransferOptions), lambda: MutualKDConfig)
     assert recipe.options.control is True
     assert recipe.options.label_column == "annotation"
     assert len(recipe.options.peers) >= 2

@@ -11,7 +11,7 @@ from conftest import in_two_processes
 from saliency_run import gaze_videos, saliency_cohort
 from segmentation_peers import tiny_segmenter
 from segmentation_run import SQUARE, segmentation_cohort, segmentation_rows
-from task_run import SETTINGS
+from task_run import SETTINGS, config_of
 from torch.testing import assert_close
 from transformers import Mask2FormerImageProcessor, SegformerImageProcessor
 
@@ -67,7 +67,7 @@ def score(cohort, rows, folder, announce=None, **options):
 
 def trainer_of(case, cohort, folder, **changes):
     settings = SETTINGS | {"eval_strategy": "no", "save_strategy": "no", "max_steps": -1, "num_train_epochs": EPOCHS}
-    args = MutualKDConfig(str(folder), **settings | {"augment": False, "batch_norm": "freeze"} | changes)
+    args = config_of(cohort, folder, **settings | {"augment": False, "batch_norm": "freeze"} | changes)
     return MutualKDTrainer(cohort, args, train_dataset=case.rows())
 
 
@@ -235,7 +235,7 @@ def test_images_of_different_sizes_are_scored_alone(tmp_path):
 def test_scores_at_the_size_of_the_labels(tmp_path):
     """Roles of one grid with transfer on another are not those of the run."""
     cohort = segmentation_cohort()
-    cohort.task = SemanticSegmentation(grid="label")
+    cohort.task = SemanticSegmentation(transfer_grid="label")
     table = score(cohort, segmentation_rows(8), tmp_path / "t")
     case = CASES["segmentation"]
     with pytest.raises(ConfigError, match="on the grid 'label', this run on 'coarsest'"):

@@ -12,7 +12,7 @@ from text_peers import TOPICS, WORDS, tiny_text_peer
 from transformers import pipeline
 from zero_shot_peers import write_reader
 
-from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec
+from hf_mutual_kd import Cohort, MutualKDConfig, MutualKDTrainer, PeerSpec, make_task
 from hf_mutual_kd.cli.main import main
 from hf_mutual_kd.config.options import RecipeOptions
 from hf_mutual_kd.data.images import decode_image
@@ -105,8 +105,8 @@ def test_rows_for_another_task_are_refused_with_the_way_out(tmp_path):
     numbered = rows_of(9, feature=List(Value("int64")))
     with pytest.raises(LabelError, match="--label_names"):
         load(tmp_path / "b", numbered)
-    with pytest.raises(ConfigError, match="labels_per_class is for tasks with classes"):
-        TASKS[TASK]().check_options(RecipeOptions(labels_per_class=3))
+    with pytest.raises(ConfigError, match="unknown option labels_per_class: an option of image-classification, text"):
+        TASKS[TASK](labels_per_class=3)
 
 
 def test_average_precision_and_f1_are_scikit_learns():
@@ -144,8 +144,9 @@ def cohort_of(tmp_path, *names):
 def test_peers_learn_several_labels_and_answer_by_the_stock_pipeline(granularity, tmp_path):
     """A softmax in the loss, or in the saved model, can never say two classes of one image."""
     cohort = cohort_of(tmp_path, "vit", "cnn")
+    cohort.task = make_task(TASK, granularity=granularity)
     args = MutualKDConfig(
-        str(tmp_path / "run"), granularity=granularity, num_train_epochs=12, per_device_train_batch_size=16,
+        str(tmp_path / "run"), num_train_epochs=12, per_device_train_batch_size=16,
         learning_rate=0.01, report_to="none", disable_tqdm=True, augment=False, pre_flight=False,
     )  # fmt: skip
     train, validation = rows_of(96, hide=(3, 10, 50)), rows_of(42, seed=1)
@@ -194,10 +195,11 @@ def test_texts_with_several_labels(tmp_path):
 
 def test_what_makes_no_sense_is_refused_by_name(tmp_path):
     """An option that is taken and does nothing, or a peer whose answers mean something else."""
-    for option, message in (({"teacher_rule": "class"}, "several"), ({"granularity": "pixel"}, "is for maps"),
-                            ({"score_table": "x"}, "one class of each sample")):  # fmt: skip
+    for option, message in (({"teacher_rule": "class"}, "several"), ({"score_table": "x"}, "one class of each")):
         with pytest.raises(ConfigError, match=message):
-            TASKS[TASK]().configured(MutualKDConfig(str(tmp_path), **option))
+            TASKS[TASK]().check_transfer(MutualKDConfig(str(tmp_path), **option))
+    with pytest.raises(ConfigError, match="granularity must be one of image, class, got 'pixel'"):
+        TASKS[TASK](granularity="pixel")
     reader = PeerSpec(write_reader(tmp_path / "clip"))
     with pytest.raises(PeerError, match="only compare the classes"):
         Cohort.from_pretrained({"clip": reader}, TASK, label_names=LABELS)

@@ -1,7 +1,7 @@
 """A task that only this test knows, from its rows to a push: nothing in the package knows tasks by name."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from transformers import AutoModelForImageClassification
 from hf_mutual_kd import (
     TASKS,
     Classification,
+    ClassOptions,
     Cohort,
     ConfigError,
     DataError,
@@ -25,7 +26,6 @@ from hf_mutual_kd import (
     PeerSpec,
     RecipeOptions,
     RoleTaggingCollator,
-    TransferOptions,
     classification_words,
     export_peers,
     load_splits,
@@ -33,8 +33,12 @@ from hf_mutual_kd import (
     write_space,
 )
 from hf_mutual_kd.cli import main as cli
+from hf_mutual_kd.config.fields import OF_TASKS
+from hf_mutual_kd.config.rules import NOT_NEGATIVE
+from hf_mutual_kd.config.task_options import own_fields
 from hf_mutual_kd.data.inputs import check_inputs
-from hf_mutual_kd.experiments.launch import WAYS
+from hf_mutual_kd.experiments.launch import WAYS, train
+from hf_mutual_kd.training.fingerprints import options_of
 
 
 def painted(shades):
@@ -47,11 +51,23 @@ class ShadeCollator(RoleTaggingCollator):
     inputs = Inputs("shades", "row of shades", decode=painted, blank=lambda: Image.new("RGB", (32, 32)))
 
 
+@dataclass
+class ShadeOptions(ClassOptions):
+    turns: int = field(
+        default=0, metadata={"group": "view", "help": "Quarter turns of every picture.", "rule": NOT_NEGATIVE}
+    )
+
+
 class ShadeClassification(Classification):
+    options_class = ShadeOptions
+    options: ShadeOptions
     name = "shade-classification"
     words = classification_words("classification of shades", tags=("shades",))
     auto_models = (AutoModelForImageClassification,)
     collator_class = ShadeCollator
+
+    def view(self, processors, seed):
+        return lambda image, sample_id, epoch: image.rotate(90 * self.options.turns)
 
 
 def shades(rows: int, seed: int) -> Dataset:
@@ -129,18 +145,53 @@ def test_what_a_task_lacks_is_refused_in_words(run, tmp_path):
         Cohort.from_pretrained({"vit": str(run / "vit")}, task=Bare(), label_names=LABELS)
 
 
-def test_options_of_other_tasks_are_unknown_before_anything_is_written(tmp_path):
+def test_an_option_of_ones_own_is_given_on_its_recipes_command_line(run, tmp_path, monkeypatch):
+    """A setting that can be given in Python alone, or that training, its record or a resumption never hears of."""
+    monkeypatch.setitem(TASKS, ShadeClassification.name, ShadeClassification)
+    seen = []
+    monkeypatch.setattr(ShadeClassification, "view", lambda task, processors, seed: seen.append(task.options.turns))
+    words = f"--dataset {run.parent / 'shades'} --input_column grey --output_dir {tmp_path / 'run'} --use_cpu"
+    words += f" --peers vit={run.parent / 'vit'} cnn={run.parent / 'cnn'} --report_to none --max_steps 1 --turns 2"
+    words += " --teacher_rule best --control false --pre_flight false --disable_tqdm true --labels_per_class 5"
+    train(ShadeClassification.name, words.split())
+    assert set(seen) == {2}
+    record = json.loads((tmp_path / "run" / "cohort.json").read_text())
+    assert record["recipe"]["turns"] == record["hyperparameters"]["changed"]["turns"] == 2
+    assert record["dataset"]["labelled"]["train"] == 15
+    config = MutualKDConfig(str(tmp_path), use_cpu=True)
+    assert options_of(config, {}, ShadeClassification(turns=2))["turns"] == 2
+    for task, wrong in ((ShadeClassification.name, "turn"), ("image-classification", "turns")):
+        with pytest.raises(ConfigError, match=f"unknown option {wrong}"):
+            train(task, [f"--{wrong}", "1"])
+    with pytest.raises(ConfigError, match="turns must be 0 or more, got -1"):
+        train(ShadeClassification.name, ["--turns", "-1"])
+
+
+def test_what_a_task_does_not_know_is_unknown_before_anything_is_written(tmp_path):
     """A crop size that changes nothing, found out from the results of a night."""
-    with pytest.raises(ConfigError, match="crop_size is for tasks with masks, and no option of shade-classification"):
-        ShadeClassification().configured(TransferOptions(crop_size=64))
     config = MutualKDConfig(str(tmp_path / "run"), report_to="none", use_cpu=True)
-    for wrong in ({"eval_frame_step": 2}, {"reduce_labels": True}):
-        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is for tasks with .* image-classification"):
-            Experiment("image-classification", RecipeOptions(dataset="x", **wrong), config=config).run()
+    rows = RecipeOptions(dataset="x")
+    with pytest.raises(ConfigError, match="shade-classification: unknown option crop_size: an option of semantic-seg"):
+        ShadeClassification(crop_size=64)
+    with pytest.raises(ConfigError, match="image-classification: unknown option turns"):
+        Experiment("image-classification", ShadeOptions(dataset="x", turns=1), config=config)
+    with pytest.raises(ConfigError, match="is made already.* give RecipeOptions, or the task's class with ShadeOpt"):
+        Experiment(ShadeClassification(turns=1), ShadeOptions(dataset="x"), config=config)
+    for given in (ShadeClassification, ShadeClassification(turns=1)):
+        assert Experiment(given, rows, config=config).options.dataset == "x"
+    assert Experiment(ShadeClassification(turns=1), rows, config=config).task.options.turns == 1
+    for cls in (MutualKDConfig, RecipeOptions):
+        with pytest.raises(ConfigError, match=r"make_task\('semantic-segmentation', transfer_grid=…\)"):
+            cls("x", transfer_grid="label")
     assert not (tmp_path / "run").exists()
-    kinds = {item.metadata.get("only") for cls in (TransferOptions, RecipeOptions) for item in fields(cls)}
-    assert kinds - {None} == {kind for task in TASKS.values() for kind in task.option_kinds}
-    assert {name: way.kinds for name, way in WAYS.items()} == {name: TASKS[name].option_kinds for name in WAYS}
+
+
+def test_options_of_tasks_are_told_from_one_table():
+    """An error that names a task which does not know the option either; `--help` of other options than are taken."""
+    assert {name: way.options for name, way in WAYS.items()} == {name: TASKS[name].options_class for name in WAYS}
+    known = {name: {item.name for item in own_fields(way.options)} for name, way in WAYS.items()}
+    told = {name: {option for option, tasks in OF_TASKS.items() if name in tasks} for name in WAYS}
+    assert known == told
 
 
 TEXTS = Inputs("text", "text", decode=lambda text, pair: (text, pair), blank=lambda: ("", ""), further=("text_pair",))

@@ -8,7 +8,7 @@ from conftest import LABELS, tiny_vit
 from saliency_run import saliency_cohort
 from segmentation_peers import CLASSES
 from segmentation_run import segmentation_cohort, segmentation_rows
-from task_run import SETTINGS
+from task_run import SETTINGS, config_of
 from torch.testing import assert_close
 
 from hf_mutual_kd import (
@@ -87,8 +87,9 @@ def test_a_class_that_a_peer_lacks_is_ignored_by_its_loss():
 
 def test_a_run_from_the_start_to_results(tmp_path):
     """Infinite losses of classes that a peer cannot say end in NaN long after the training."""
-    args = MutualKDConfig(str(tmp_path), **SETTINGS | {"max_steps": 2, "crop_size": 64, "augment": False})
-    trainer = MutualKDTrainer(overlapping(), args, segmentation_rows(8), segmentation_rows(5, 1))
+    cohort = overlapping()
+    args = config_of(cohort, tmp_path, **SETTINGS | {"max_steps": 2, "crop_size": 64, "augment": False})
+    trainer = MutualKDTrainer(cohort, args, segmentation_rows(8), segmentation_rows(5, 1))
     trainer.train()
     found = trainer.evaluate()
     assert all(torch.tensor(value).isfinite() for value in found.values())

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from conftest import LABELS
 from saliency_run import gaze_videos, saliency_cohort
 from segmentation_run import segmentation_cohort, segmentation_rows
-from task_run import SETTINGS
+from task_run import SETTINGS, config_of
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -96,10 +96,10 @@ TASKS = {
 def trainer_of(task, folder, **changes):
     cohort, rows = TASKS[task]
     settings = {"eval_strategy": "no", "save_strategy": "no", "batch_norm": "freeze", "teacher_source": "frozen"}
-    settings |= {"max_steps": 1, "augment": False, "crop_size": 64 if task == "segmentation" else None}
+    settings |= {"max_steps": 1, "augment": False} | ({"crop_size": 64} if task == "segmentation" else {})
     torch.manual_seed(0)
-    args = MutualKDConfig(str(folder), **SETTINGS | settings | changes)
-    return MutualKDTrainer(cohort(), args, train_dataset=rows())
+    made = cohort()
+    return MutualKDTrainer(made, config_of(made, folder, **SETTINGS | settings | changes), train_dataset=rows())
 
 
 @pytest.mark.parametrize(

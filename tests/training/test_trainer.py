@@ -23,6 +23,7 @@ from hf_mutual_kd import (
     RoleTaggingCollator,
     SharedView,
     identified,
+    make_task,
 )
 
 QUIET = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "pre_flight": False, "logging_steps": 2}
@@ -71,8 +72,9 @@ def test_one_peer_equals_the_plain_trainer_step_for_step(tmp_path, train_rows):
     """A cohort of one that drifts from plain fine-tuning would make every comparison with it unfair."""
     torch.manual_seed(3)
     model = tiny_vit(dropout=0.1)
-    cohort = Cohort({"vit": LoadedPeer(copy.deepcopy(model), tiny_processor(), PeerSpec())}, label_names=LABELS)
-    train(cohort, tmp_path / "a", train_rows, retain=False, crop_min_area=0.6)
+    peers = {"vit": LoadedPeer(copy.deepcopy(model), tiny_processor(), PeerSpec())}
+    cohort = Cohort(peers, label_names=LABELS, task=make_task("image-classification", crop_min_area=0.6))
+    train(cohort, tmp_path / "a", train_rows, retain=False)
     collator = PlainCollator(seed=42)
     arguments = {key: QUIET[key] for key in ("use_cpu", "report_to", "disable_tqdm", "logging_steps")}
     plain = Trainer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ...config.options import RecipeOptions
 from ..classification.export import SetPredictions
 from ..classification.multi_label import MultiLabel, SetCollator
 from ..classification.words import multi_label_words
@@ -11,6 +12,7 @@ from ..exporting import TaskExport
 from ..space import SpaceTask
 from .collator import AudioCollator
 from .export import AudioExport
+from .options import MultiLabelAudioOptions
 from .space import AudioSpace
 from .task import AudioClassification
 from .words import WORDS
@@ -29,7 +31,8 @@ class MultiLabelAudioClassification(MultiLabel, AudioClassification):
 
     name = "multi-label-audio-classification"
     words = multi_label_words(WORDS)
-    option_kinds = ("parts", "clips")
+    options_class: ClassVar[type[RecipeOptions]] = MultiLabelAudioOptions
+    options: MultiLabelAudioOptions
     collator_class = AudioSetCollator
     exporter: ClassVar[type[TaskExport] | None] = AudioSetExport
     space: ClassVar[SpaceTask | None] = AudioSpace(several=True)

@@ -13,7 +13,8 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-from ...config.options import TransferOptions
+from ...config.options import RecipeOptions
+from ...config.task_options import ClipOptions
 from ...data.audio import as_flac, small_flac
 from ...data.splits import Splits
 from ...distillation.label_alignment import ClassColumns
@@ -23,6 +24,7 @@ from ..exporting import TaskExport
 from ..space import SpaceTask
 from .collator import LENGTHS, LONGEST_SECONDS, AudioCollator, SharedCrop, by_length, window_of
 from .export import AudioExport
+from .options import AudioOptions
 from .space import AudioSpace
 from .words import WORDS
 
@@ -35,15 +37,16 @@ class AudioClassification(Classification):
 
     name = "audio-classification"
     words = WORDS
-    option_kinds: ClassVar[tuple[str, ...]] = ("classes", "clips")
+    options_class: ClassVar[type[RecipeOptions]] = AudioOptions
+    options: ClipOptions
     auto_models = (AutoModelForAudioClassification,)
     processor_class = AutoFeatureExtractor
     collator_class = AudioCollator
     exporter: ClassVar[type[TaskExport] | None] = AudioExport
     space: ClassVar[SpaceTask | None] = AudioSpace()
 
-    def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> SharedCrop:
-        return SharedCrop(options.crop_seconds, seed)
+    def view(self, processors: Mapping[str, Any], seed: int) -> SharedCrop:
+        return SharedCrop(self.options.crop_seconds, seed)
 
     def check_peer(self, name: str, model: nn.Module, processor: Any) -> None:
         super().check_peer(name, model, processor)

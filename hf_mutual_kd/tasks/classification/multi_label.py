@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ...config.options import TransferOptions
+from ...config.options import RecipeOptions, TransferOptions
+from ...config.task_options import SeveralLabelsOptions
 from ...data.collator import RoleTaggingCollator
 from ...data.images import UNREADABLE
 from ...data.label_sets import check_sets, class_set, set_vector
@@ -51,7 +51,8 @@ class MultiLabel(MultiLabelUnits, Classification):
     problem_type = "multi_label_classification"
     default_score = "loss"
     target = "classes"
-    option_kinds: ClassVar[tuple[str, ...]] = ("parts",)
+    options_class: ClassVar[type[RecipeOptions]] = SeveralLabelsOptions
+    options: SeveralLabelsOptions
     keeps_scores = False
     collator_class = SetCollator
     report_sections = (results_section, training_section, teaching_section, making_section)
@@ -60,10 +61,12 @@ class MultiLabel(MultiLabelUnits, Classification):
     thresholds: Mapping[str, Sequence[float]] = {}
     """Of each peer and class, once they were fitted, see [`Task.settle`]."""
 
-    def configured(self, options: TransferOptions) -> MultiLabel:
-        self.check_options(options)
+    def __init__(self, options: RecipeOptions | None = None, **own: Any):
+        Classification.__init__(self, options, **own)
+        MultiLabelUnits.__init__(self, self.options.granularity)
+
+    def check_transfer(self, options: TransferOptions) -> None:
         refused = {
-            "granularity 'pixel' is for maps; here it is image or class": options.granularity == "pixel",
             "teacher_rule 'class' weighs peers by the one class of a sample, and here it has several; give best and "
             "granularity class": options.teacher_rule == "class",
             "a score_table holds one class of each sample, and here a sample has several": bool(options.score_table),
@@ -71,9 +74,6 @@ class MultiLabel(MultiLabelUnits, Classification):
         for message, applies in refused.items():
             if applies:
                 raise ConfigError(message)
-        made = copy.copy(self)
-        made.granularity = options.granularity
-        return made
 
     def check_labels(self, rows: Any, name: str, classes: int) -> None:
         check_sets(rows, name, classes)

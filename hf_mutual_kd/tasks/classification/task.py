@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...config.options import RecipeOptions
+from ...config.task_options import ClassOptions
 from ...data.collator import RoleTaggingCollator
 from ...data.columns import check_classes
 from ...distillation.label_alignment import ClassColumns
@@ -41,7 +43,7 @@ class Classification(ClassUnits, Task):
     default_score = "margin"
     has_classes = True
     target = "class"
-    option_kinds: ClassVar[tuple[str, ...]] = ("classes",)
+    options_class: ClassVar[type[RecipeOptions]] = ClassOptions
     teaching_weight = 3.0
     collator_class = RoleTaggingCollator
     report_sections: ClassVar[Sequence[SectionMaker]] = (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ...config.options import RecipeOptions
 from ..classification.multi_label import MultiLabel
 from ..classification.words import multi_label_words
 from ..space import SpaceTask
+from .options import MultiLabelImageOptions
 from .space import ClassificationSpace
 from .task import ImageClassification
 from .words import WORDS
@@ -17,5 +19,6 @@ class MultiLabelImageClassification(MultiLabel, ImageClassification):
 
     name = "multi-label-image-classification"
     words = multi_label_words(WORDS)
-    option_kinds = ("parts", "images")
+    options_class: ClassVar[type[RecipeOptions]] = MultiLabelImageOptions
+    options: MultiLabelImageOptions
     space: ClassVar[SpaceTask | None] = ClassificationSpace(several=True)

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import AutoModelForImageClassification
 
-from ...config.options import TransferOptions
+from ...config.options import RecipeOptions
+from ...config.task_options import CropOptions
 from ...data.images import decode_image, image_file
 from ...data.views import SharedView
 from ...errors import PeerError
@@ -21,6 +22,7 @@ from ..space import SpaceTask
 from ..zero_shot import has_text_tower
 from .encoders import classifier_on, takes_encoder
 from .model import auto  # noqa: F401  (the Auto classes learn our classifier)
+from .options import ImageOptions
 from .space import ClassificationSpace
 from .words import WORDS
 
@@ -30,13 +32,14 @@ class ImageClassification(Classification):
 
     name = "image-classification"
     words = WORDS
-    option_kinds = ("classes", "images")
+    options_class: ClassVar[type[RecipeOptions]] = ImageOptions
+    options: CropOptions
     auto_models = (AutoModelForImageClassification,)
     exporter: ClassVar[type[TaskExport] | None] = ClassificationExport
     space: ClassVar[SpaceTask | None] = ClassificationSpace()
 
-    def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> SharedView:
-        return SharedView(min_area=options.crop_min_area, color_jitter=options.color_jitter, seed=seed)
+    def view(self, processors: Mapping[str, Any], seed: int) -> SharedView:
+        return SharedView(min_area=self.options.crop_min_area, color_jitter=self.options.color_jitter, seed=seed)
 
     def preview(self, row: Mapping[str, Any]) -> bytes | str | None:
         return thumbnail(decode_image(row["image"]))

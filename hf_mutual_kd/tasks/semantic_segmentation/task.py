@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 from transformers.utils import logging
 
-from ...config.options import Granularity, OnBadRow, TransferGrid, TransferOptions
+from ...config.options import OnBadRow, TransferOptions
 from ...data.collator import SAMPLE_ID
 from ...data.images import image_file
 from ...data.masks import IGNORE, UNLABELLED, UNREADABLE
@@ -48,6 +47,7 @@ from .head_losses import (
 )
 from .heads import head_of
 from .labels import fill, image_sizes, labels_for_peer, own_parts
+from .options import SegmentationOptions
 from .processors import load_dense_processor
 from .report import classes_section, pixel_calibration_section, pixel_confusion_section, pixel_flips_section
 from .report_images import images_section
@@ -65,15 +65,7 @@ class SemanticSegmentation(Task):
 
     Peers are ranked by minus their mean cross-entropy over an image's valid pixels, whatever their own loss is; each
     keeps its own training loss (Hungarian matching and all). Transfer is the mean over an image's valid pixels of the
-    KL between all classes.
-
-    Args:
-        granularity (`str`, *optional*, defaults to `"image"`): who teaches is decided per image, per class of each
-            image or per pixel.
-        grid (`str`, *optional*, defaults to `"coarsest"`): where peers meet: the coarsest of their grids, or that of
-            the labels (`"label"`).
-        pixel_loss_weight (`float`, *optional*, defaults to 0.0): of a per-pixel cross-entropy beside the own loss of
-            heads with queries; that of the others is one already.
+    KL between all classes. What can be set is in [`SegmentationOptions`]: `SemanticSegmentation(granularity="class")`.
     """
 
     name = "semantic-segmentation"
@@ -98,20 +90,16 @@ class SemanticSegmentation(Task):
         pixel_confusion_section,
         making_section,
     )
-    option_kinds = ("masks", "parts", "images")
+    options_class = SegmentationOptions
+    options: SegmentationOptions
     exporter = SegmentationExport
     space = SegmentationSpace()
 
-    def __init__(
-        self, granularity: Granularity = "image", grid: TransferGrid = "coarsest", pixel_loss_weight: float = 0.0
-    ):
-        self.granularity = granularity
-        self.grid = grid
-        self.pixel_loss_weight = pixel_loss_weight
-        self._made_with = {"granularity": granularity, "transfer_grid": grid, "pixel_loss_weight": pixel_loss_weight}
+    @property
+    def grid(self) -> str:
+        return self.options.transfer_grid
 
-    def configured(self, options: TransferOptions) -> SemanticSegmentation:
-        super().configured(options)
+    def check_transfer(self, options: TransferOptions) -> None:
         if options.role_score not in (None, self.default_score):
             raise ConfigError(
                 f"role_score={options.role_score!r}: maps are ranked by 'loss', minus the mean cross-entropy of their "
@@ -122,21 +110,11 @@ class SemanticSegmentation(Task):
                 "label_smoothing_factor: each segmentation head keeps its own loss, which knows none; leave it at 0"
             )
         for table in ("role_table", "score_table"):
-            if getattr(options, table) is not None and options.granularity != "image":
+            if getattr(options, table) is not None and self.options.granularity != "image":
                 raise ConfigError(
                     f"a {table.replace('_', ' ')} names one teacher per image and does not fit "
-                    f"granularity={options.granularity!r}; use granularity 'image', or leave {table} out"
+                    f"granularity={self.options.granularity!r}; use granularity 'image', or leave {table} out"
                 )
-        for name, own in self._made_with.items():
-            if own != getattr(options, name) and own != getattr(TransferOptions, name):
-                raise ConfigError(
-                    f"{name} is {own!r} in the task and {getattr(options, name)!r} in the training's options; give "
-                    f"MutualKDConfig({name}={own!r}), or leave it out of the task"
-                )
-        configured = copy.copy(self)
-        configured.granularity, configured.grid = options.granularity, options.transfer_grid
-        configured.pixel_loss_weight = options.pixel_loss_weight
-        return configured
 
     def check_splits(self, splits: Splits, on_bad_row: OnBadRow, roles: Sequence[str] = ROLES) -> None:
         super().check_splits(splits, on_bad_row, roles)
@@ -157,8 +135,8 @@ class SemanticSegmentation(Task):
     def check_labels(self, rows: Any, name: str, classes: int) -> None:
         check_masks(rows, name, classes)
 
-    def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> DenseView:
-        return DenseView.from_options(options, processors, seed)
+    def view(self, processors: Mapping[str, Any], seed: int) -> DenseView:
+        return DenseView.from_options(self.options, processors, seed)
 
     def check_peer(self, name: str, model: nn.Module, processor: Any) -> None:
         head_of(model, name)
@@ -211,7 +189,7 @@ class SemanticSegmentation(Task):
         """The head's own loss, which is a mean over a batch: every sample with a label bears an equal part of it."""
         truth = own_labels(labels_for_peer(labels, inputs["valid_sizes"], pixels_of(inputs)), columns)
         kind = head_of(model)
-        own_loss, weight = (query_loss, self.pixel_loss_weight) if kind == "query" else (pixel_loss, 0.0)
+        own_loss, weight = (query_loss, self.options.pixel_loss_weight) if kind == "query" else (pixel_loss, 0.0)
 
         def call(part: dict[str, Tensor]) -> dict[str, Tensor]:
             height, width = pixels_of(part)
@@ -240,7 +218,7 @@ class SemanticSegmentation(Task):
         if labels is None or kind != self.default_score:
             raise ConfigError(f"maps are ranked by role_score 'loss', which needs labels; got {kind!r}")
         truth = scored_labels(labels)
-        return SCORES[self.granularity](list(logits), truth, IGNORE, size=self._grid(logits, truth)).float()
+        return SCORES[self.options.granularity](list(logits), truth, IGNORE, size=self._grid(logits, truth)).float()
 
     def run_over(self, pull: Pull, logits: Sequence[Tensor], teacher: Tensor, labels: Tensor) -> Tensor:
         taught, source = regions(labels), pull.source

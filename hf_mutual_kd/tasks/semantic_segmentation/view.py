@@ -10,12 +10,12 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as vision
 
-from ...config.options import TransferOptions
 from ...data.masks import IGNORE
 from ...data.processors import is_plain
 from ...data.views import draws_of
 from ...errors import ConfigError
 from .grids import nearest_labels
+from .options import SegmentationOptions
 
 NEUTRAL = (124, 116, 104)
 """Colour of padding: ImageNet's mean, which peers' normalisation turns into about 0."""
@@ -67,7 +67,7 @@ class DenseView:
         self.color = v2.ColorJitter(*(color_jitter,) * 3) if color_jitter else None
 
     @classmethod
-    def from_options(cls, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> DenseView:
+    def from_options(cls, options: SegmentationOptions, processors: Mapping[str, Any], seed: int) -> DenseView:
         """The view that a user asked for; `crop_size` unset is the largest size among the peers' processors."""
         crop = options.crop_size or max((size_of(processor) for processor in processors.values()), default=0) or CROP
         least, greatest = options.scale_range

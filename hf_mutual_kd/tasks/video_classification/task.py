@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
-from ...config.options import TransferOptions
+from ...config.options import RecipeOptions
 from ...errors import PeerError
 from ...reports.pictures import THUMBNAIL_PIXELS, thumbnail
 from ..classification.task import Classification
@@ -21,6 +21,7 @@ from ..space import SpaceTask
 from .collator import VideoCollator
 from .export import VideoExport
 from .film import SharedStretch
+from .options import VideoOptions
 from .space import VideoSpace, video_file
 from .words import WORDS
 
@@ -30,16 +31,17 @@ class VideoClassification(Classification):
 
     name = "video-classification"
     words = WORDS
-    option_kinds: ClassVar[tuple[str, ...]] = ("classes", "clips", "images")
+    options_class: ClassVar[type[RecipeOptions]] = VideoOptions
+    options: VideoOptions
     auto_models = (AutoModelForVideoClassification,)
     processor_class = AutoVideoProcessor
     collator_class = VideoCollator
     exporter: ClassVar[type[TaskExport] | None] = VideoExport
     space: ClassVar[SpaceTask | None] = VideoSpace()
 
-    def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> SharedStretch:
-        color = options.color_jitter
-        return SharedStretch(options.crop_seconds, options.crop_min_area, color_jitter=color, seed=seed)
+    def view(self, processors: Mapping[str, Any], seed: int) -> SharedStretch:
+        own = self.options
+        return SharedStretch(own.crop_seconds, own.crop_min_area, color_jitter=own.color_jitter, seed=seed)
 
     def check_peer(self, name: str, model: nn.Module, processor: Any) -> None:
         super().check_peer(name, model, processor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoImageProcessor, AutoModel, AutoProcessor
 
-from ...config.options import OnBadRow, RecipeOptions, TransferOptions
+from ...config.options import OnBadRow, TransferOptions
 from ...data.splits import ROLES, Splits
 from ...distillation.label_alignment import ClassColumns
 from ...distillation.losses import mean_log_probs
@@ -40,6 +39,7 @@ from .model.losses import FLOOR, resample_log_density, saliency_loss, score, tem
 from .model.modeling_video_saliency import VideoSaliencyModel
 from .model.processing_video_saliency import VideoSaliencyProcessor
 from .model.token_encoders_video_saliency import TOKEN_ENCODERS
+from .options import SaliencyOptions
 from .outputs import log_maps
 from .report import frames_section, metrics_section, videos_section
 from .space import SaliencySpace
@@ -80,33 +80,27 @@ class VideoSaliency(Task):
         examples_section,
         making_section,
     )
-    option_kinds = ("videos", "images")
+    options_class = SaliencyOptions
+    options: SaliencyOptions
     exporter = SaliencyExport
     space = SaliencySpace()
 
-    def __init__(self) -> None:
-        self.reference: GazeReference | None = None
-        self.temporal_weight = 0.0
+    reference: GazeReference | None = None
 
-    def configured(self, options: TransferOptions) -> VideoSaliency:
-        super().configured(options)
+    def check_transfer(self, options: TransferOptions) -> None:
         if options.role_score not in (None, self.default_score):
             raise ConfigError(
                 f"role_score={options.role_score!r}: densities are ranked by 'loss', minus KLD - CC; leave it unset"
             )
         if getattr(options, "label_smoothing_factor", 0):
             raise ConfigError("label_smoothing_factor: KLD - CC knows none; leave it at 0")
-        if options.temporal_weight and not options.augment:
+        if self.options.temporal_weight and not options.augment:
             raise ConfigError("temporal_weight needs the view that shows neighbouring frames; leave out augment false")
-        if options.temporal_weight and options.score_table is not None:
+        if self.options.temporal_weight and options.score_table is not None:
             raise ConfigError("temporal_weight shows frames that a score table does not have; leave out one of them")
-        configured = copy.copy(self)
-        configured.temporal_weight = options.temporal_weight
-        return configured
 
-    def load_splits(self, options: RecipeOptions, seed: int, labels: bool, on_bad_row: OnBadRow = "raise") -> Splits:
-        if options.eval_frame_step < 1:
-            raise ConfigError(f"eval_frame_step must be 1 or more, got {options.eval_frame_step}")
+    def load_splits(self, seed: int, labels: bool, on_bad_row: OnBadRow = "raise") -> Splits:
+        options = self.options
         found = load_videos(options, seed=seed, on_bad_row=on_bad_row)
         train = ClipRows(found.train, seed=seed)
         validation, test = (ClipRows(part, every=options.eval_frame_step) for part in (found.validation, found.test))
@@ -148,9 +142,10 @@ class VideoSaliency(Task):
     def set_reference(self, train_rows: Any) -> None:
         self.reference = getattr(train_rows, "reference", None)
 
-    def view(self, options: TransferOptions, processors: Mapping[str, Any], seed: int) -> ClipView:
-        neighbours = options.temporal_weight > 0
-        return ClipView(options.crop_min_area, color_jitter=options.color_jitter, seed=seed, neighbours=neighbours)
+    def view(self, processors: Mapping[str, Any], seed: int) -> ClipView:
+        own = self.options
+        neighbours = own.temporal_weight > 0
+        return ClipView(own.crop_min_area, color_jitter=own.color_jitter, seed=seed, neighbours=neighbours)
 
     def architectures(self) -> set[str]:
         return {VideoSaliencyModel.__name__}
@@ -206,9 +201,10 @@ class VideoSaliency(Task):
     ) -> tuple[Tensor, Tensor]:
         logits = self.outputs(model, inputs, columns)
         losses = clip_losses(logits, labels, getattr(getattr(model, "config", None), "loss_weights", None))
-        if self.temporal_weight and FOLLOWS in inputs:
-            losses = losses + self.temporal_weight * changes(logits, labels, inputs[FOLLOWS])
-        elif self.temporal_weight and model.training:
+        weight = self.options.temporal_weight
+        if weight and FOLLOWS in inputs:
+            losses = losses + weight * changes(logits, labels, inputs[FOLLOWS])
+        elif weight and model.training:
             raise ConfigError("temporal_weight needs batches with neighbouring frames: ClipView(neighbours=True)")
         return logits, losses
 

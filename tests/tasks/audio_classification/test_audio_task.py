@@ -7,7 +7,7 @@ from audio_peers import SOUNDS, audio_cohort, audio_rows, save_audio_peers, tiny
 from conftest import tiny_processor
 from transformers import AutoModelForAudioClassification, Wav2Vec2Model, pipeline
 
-from hf_mutual_kd import AudioClassification, Cohort, ConfigError, MutualKDConfig, PeerError
+from hf_mutual_kd import AudioClassification, Cohort, ConfigError, PeerError
 from hf_mutual_kd.data.audio import Sound, read_sound, resampled
 from hf_mutual_kd.data.collator import undecoded
 from hf_mutual_kd.tasks.audio_classification.collator import LENGTHS, AudioCollator, SharedCrop
@@ -103,8 +103,8 @@ def test_what_cannot_take_part_is_named(tmp_path):
     model.save_pretrained(tmp_path / "bare")
     with pytest.raises(PeerError, match="no feature extractor in"):
         Cohort.from_pretrained({"a": str(tmp_path / "bare")}, "audio-classification", label_names=SOUNDS)
-    with pytest.raises(ConfigError, match="color_jitter is for tasks with images"):
-        AudioClassification().configured(MutualKDConfig("x", use_cpu=True, color_jitter=0.3))
+    with pytest.raises(ConfigError, match="unknown option color_jitter: an option of image-classification"):
+        AudioClassification(color_jitter=0.3)
 
 
 def test_what_a_peer_does_not_hear_is_told():

@@ -6,7 +6,7 @@ import torch
 import transformers as hf
 from PIL import Image
 
-from hf_mutual_kd import IGNORE, ConfigError, MutualKDConfig
+from hf_mutual_kd import IGNORE, ConfigError, SegmentationOptions, SemanticSegmentation
 from hf_mutual_kd.tasks.semantic_segmentation.view import NEUTRAL, DenseView
 
 
@@ -84,19 +84,19 @@ def test_scales_cover_their_range():
     assert max(spans) == 39
 
 
-def test_crop_size_follows_the_peers(tmp_path):
+def test_crop_size_follows_the_peers():
     """A crop smaller than what a peer looks at is blown up, and learned at a size it never meets."""
     processors = {
         "a": hf.SegformerImageProcessor(size={"height": 256, "width": 384}),
         "b": hf.Mask2FormerImageProcessor(size={"shortest_edge": 320, "longest_edge": 2048}),
         "c": lambda images: images,
     }
-    config = MutualKDConfig(output_dir=str(tmp_path), color_jitter=0.2)
-    view = DenseView.from_options(config, processors, seed=4)
+    view = DenseView.from_options(SegmentationOptions(color_jitter=0.2), processors, seed=4)
     assert (view.crop, view.scale, view.seed) == (384, (0.5, 2.0), 4)
-    assert DenseView.from_options(config, {"c": processors["c"]}, 0).crop == 512
-    config = MutualKDConfig(output_dir=str(tmp_path), crop_size=64, scale_range=[1.0, 1.5])
-    assert DenseView.from_options(config, processors, 0).crop == 64
-    for wrong in ({"crop_size": 0}, {"scale_range": [2.0, 0.5]}, {"scale_range": [1.0]}, {"scale_range": [0.0, 1.0]}):
+    assert DenseView.from_options(SegmentationOptions(), {"c": processors["c"]}, 0).crop == 512
+    options = SegmentationOptions(crop_size=64, scale_range=[1.0, 1.5])
+    assert DenseView.from_options(options, processors, 0).crop == 64
+    wrong_ranges = ([2.0, 0.5], [1.0], [0.0, 1.0], [0.5, 1000.0])
+    for wrong in ({"crop_size": 0}, {"crop_size": 1_000_000}, *({"scale_range": ends} for ends in wrong_ranges)):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
-            MutualKDConfig(output_dir=str(tmp_path), **wrong)
+            SemanticSegmentation(**wrong)

@@ -158,7 +158,7 @@ def test_scale_of_a_heads_own_loss_moves_no_role():
 @pytest.mark.parametrize(("granularity", "shape"), [("image", (2,)), ("class", (2, 5)), ("pixel", (2, 16, 16))])
 def test_granularity_is_the_shape_of_roles(granularity, shape):
     """Roles of another shape than the scores would be broadcast into nonsense."""
-    cohort, inputs = cohort_of("segformer", "upernet", task=SemanticSegmentation(granularity))
+    cohort, inputs = cohort_of("segformer", "upernet", task=SemanticSegmentation(granularity=granularity))
     labels = labels_like()
     labels[0, :32] = IGNORE
     output = cohort(inputs, labels=labels)
@@ -173,7 +173,8 @@ def test_transfer_at_label_size_is_finer_but_of_one_scale():
     """A sum over pixels would grow sixteenfold with the grid."""
     values = []
     for grid in ("coarsest", "label"):
-        cohort, inputs = cohort_of("segformer", "mask2former", task=SemanticSegmentation(grid=grid), retain=False)
+        task = SemanticSegmentation(transfer_grid=grid)
+        cohort, inputs = cohort_of("segformer", "mask2former", task=task, retain=False)
         values.append(cohort(inputs, labels=labels_like()).transfer.sum())
     torch.testing.assert_close(values[0], values[1], rtol=0.2, atol=0)
 
@@ -275,24 +276,16 @@ def test_options_of_other_tasks_are_refused():
     """A score that is silently another one makes roles that nobody asked for."""
     options = TransferOptions(role_score="margin")
     with pytest.raises(ConfigError, match="ranked by 'loss'"):
-        SemanticSegmentation().configured(options)
+        SemanticSegmentation().check_transfer(options)
     with pytest.raises(ConfigError, match="one teacher per image"):
-        SemanticSegmentation().configured(TransferOptions(role_table="x", granularity="pixel"))
+        SemanticSegmentation(granularity="pixel").check_transfer(TransferOptions(role_table="x"))
     with pytest.raises(PeerError, match="cannot be a peer"):
         SemanticSegmentation().check_peer("a", tiny_segmenter("detr"), None)
     with_sentences = tiny_segmenter("oneformer")
     with_sentences.config.is_training = True
     with pytest.raises(PeerError, match="asks for sentences"):
         SemanticSegmentation().check_peer("a", with_sentences, None)
-    task = SemanticSegmentation().configured(TransferOptions(granularity="class", transfer_grid="label"))
-    assert (task.granularity, task.grid) == ("class", "label")
-    assert task.configured(TransferOptions()).granularity == "image"
-    own = SemanticSegmentation("class", pixel_loss_weight=1.0)
-    with pytest.raises(
-        ConfigError, match=r"'class' in the task and 'image' .*; give MutualKDConfig\(granularity='class'\)"
-    ):
-        own.configured(TransferOptions(pixel_loss_weight=1.0))
-    assert own.configured(TransferOptions(granularity="class", pixel_loss_weight=1.0)).granularity == "class"
+    assert SemanticSegmentation(transfer_grid="label").grid == "label"
 
 
 def test_peers_own_labels_are_its_own_geometry():

@@ -24,6 +24,7 @@ from hf_mutual_kd import (
     Cohort,
     ConfigError,
     DataError,
+    ImageOptions,
     MutualKDConfig,
     MutualKDTrainer,
     PeerError,
@@ -244,8 +245,8 @@ def test_a_space_asks_the_peers_about_texts(run, tmp_path, monkeypatch):
 
 def test_options_of_images_are_none_of_texts():
     """A colour jitter that changes nothing in a text, found out from the results."""
-    with pytest.raises(ConfigError, match="color_jitter is for tasks with images, and no option of text-class"):
-        TextClassification().configured(MutualKDConfig("x", use_cpu=True, color_jitter=0.3))
+    with pytest.raises(ConfigError, match="text-classification: unknown option color_jitter: an option of image-clas"):
+        TextClassification(ImageOptions(color_jitter=0.3))
 
 
 def test_an_adapter_keeps_all_that_was_drawn_with_its_head(tmp_path):

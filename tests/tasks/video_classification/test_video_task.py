@@ -7,7 +7,7 @@ from conftest import tiny_processor
 from datasets import Dataset
 from video_peers import MOVES, made_clip, mp4_of, save_video_peers, tiny_video_peer, video_cohort, video_rows
 
-from hf_mutual_kd import Cohort, ConfigError, DataError, MutualKDConfig, PeerError, VideoClassification
+from hf_mutual_kd import Cohort, ConfigError, DataError, PeerError, VideoClassification
 from hf_mutual_kd.config.options import RecipeOptions
 from hf_mutual_kd.data.collator import undecoded
 from hf_mutual_kd.data.inputs import check_inputs
@@ -101,8 +101,8 @@ def test_what_cannot_take_part_is_named(tmp_path):
     processor.num_frames = 5
     with pytest.raises(PeerError, match="sees 8 frames, and its processor takes 5"):
         task.check_peer("a", model, processor)
-    with pytest.raises(ConfigError, match="scale_range is for tasks with masks"):
-        task.configured(MutualKDConfig("x", use_cpu=True, scale_range=[1.0, 1.0]))
+    with pytest.raises(ConfigError, match="unknown option scale_range: an option of semantic-segmentation"):
+        VideoClassification(scale_range=[1.0, 1.0])
     with pytest.raises(PeerError, match="no video processor.*callable videos"):
         VideoCollator({"a": None})
 

@@ -69,8 +69,8 @@ def test_rows_may_lack_gaze(tmp_path):
     splits = {"train": [None], "validation": [GAZE], "test": [GAZE]}
     save(tmp_path, **splits)
     with pytest.raises(DataError, match="no training video has gaze"):
-        VideoSaliency().load_splits(RecipeOptions(dataset=str(tmp_path)), 0, labels=True)
-    assert len(VideoSaliency().load_splits(RecipeOptions(dataset=str(tmp_path)), 0, labels=False).train) == 1
+        VideoSaliency(RecipeOptions(dataset=str(tmp_path))).load_splits(0, labels=True)
+    assert len(VideoSaliency(RecipeOptions(dataset=str(tmp_path))).load_splits(0, labels=False).train) == 1
 
 
 def test_folders_may_lack_gaze(tmp_path):

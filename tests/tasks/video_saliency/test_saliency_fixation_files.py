@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 from saliency_files import H, W, gaze_folder, picture, save_grey
 from scipy.io import savemat
 
-from hf_mutual_kd import DataError, RecipeOptions, load_videos
+from hf_mutual_kd import DataError, RecipeOptions, SaliencyOptions, load_videos
 from hf_mutual_kd.data.masks import decode_mask
 from hf_mutual_kd.tasks.video_saliency.data.fixation_files import read_fixations
 from hf_mutual_kd.tasks.video_saliency.data.fixations import check_points
@@ -100,7 +100,7 @@ def test_files_are_named_and_scored_alike(tmp_path):
     options = RecipeOptions(dataset=f"dhf1k:{root}")
     with pytest.raises(DataError, match=r"0601/fixation/0002.png: holds \d+ values"):
         load_videos(options, seed=0).test[0].truth.points(1)
-    by_maxima = load_videos(RecipeOptions(dataset=f"dhf1k:{root}", fixation_maxima=True), seed=0).test[0]
+    by_maxima = load_videos(SaliencyOptions(dataset=f"dhf1k:{root}", fixation_maxima=True), seed=0).test[0]
     assert by_maxima.truth.points(1).tolist() == [list(point) for point in POINTS]
     for number in range(1, 6):
         save_grey(said / "0601" / f"{number}.png", picture(number)[..., 0])

@@ -315,9 +315,9 @@ def test_peers_of_other_tasks_are_refused():
     with pytest.raises(PeerError, match="needs the truth of every frame"):
         task.check_peer("a", tiny_saliency("convnext", loss_weights={"temporal": 0.1}), None)
     with pytest.raises(ConfigError, match="ranked by 'loss'"):
-        task.configured(TransferOptions(role_score="margin"))
-    with pytest.raises(ConfigError, match="granularity is for tasks with parts, and no option of video-saliency"):
-        task.configured(TransferOptions(granularity="pixel"))
+        task.check_transfer(TransferOptions(role_score="margin"))
+    with pytest.raises(ConfigError, match="video-saliency: unknown option granularity"):
+        VideoSaliency(granularity="image")
 
 
 # Evaluation

@@ -60,7 +60,7 @@ def test_the_change_is_added_to_both_of_a_pair():
     batch = pairs_of(cohort, ClipView(1.0, neighbours=True))
     inputs, labels = batch["peer_inputs"]["convnext"], batch["labels"]
     plain = VideoSaliency()
-    with_change = plain.configured(TransferOptions(temporal_weight=3.0))
+    with_change = VideoSaliency(temporal_weight=3.0)
     model = cohort.peers["convnext"]
     with torch.no_grad():
         logits, without = plain.supervised(model, inputs, COLUMNS, labels, 0.0)
@@ -94,6 +94,5 @@ def test_trainings_take_it(tmp_path):
 def test_what_it_cannot_be_joined_with_is_refused():
     """Without the view there are no neighbours, and a score table knows none of them."""
     for options, words in ((TransferOptions(augment=False), "augment"), (TransferOptions(score_table="x"), "table")):
-        options.temporal_weight = 1.0
         with pytest.raises(ConfigError, match=words):
-            VideoSaliency().configured(options)
+            VideoSaliency(temporal_weight=1.0).check_transfer(options)

@@ -23,6 +23,7 @@ from ....data.labelled_rows import drawn_labels
 from ....data.splits import ROLES
 from ....data.video import open_frames
 from ....errors import DataError
+from ..options import SaliencyOptions
 from .fixations import FixationList, check_points
 from .hub_rows import Found, Maker, find_rows
 from .map_files import by_number
@@ -107,7 +108,7 @@ def load_videos(options: RecipeOptions, *, seed: int, on_bad_row: Literal["raise
         if not splits.get(role):
             raise DataError(f"--dataset {given}: no videos for {role}" + _left_out(skipped))
         splits[role] = _drawn(splits[role], limit, seed)
-        if options.fixation_maxima:
+        if isinstance(options, SaliencyOptions) and options.fixation_maxima:
             splits[role] = [_by_maxima(video) for video in splits[role]]
     splits["train"] = _gaze_hidden(splits["train"], options, seed)
     return VideoSplits(**splits, skipped=skipped, facts=_facts(name, layout, splits, origin, skipped))
