@@ -166,6 +166,12 @@ def write_place(folder: Path, train: int, validation: int, test: int) -> Path:
     return folder
 
 
+def children_cpu_s() -> float:
+    """Seconds of processors that ended child processes took, which a loaded machine does not change."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
+
+
 def in_two_processes(words) -> str:
     """What a command of the package's prints as two processes on the CPU."""
     root = Path(__file__).parents[1]
