@@ -133,8 +133,7 @@ def test_gradient_checkpointing_changes_nothing(kind):
     for checkpointing in (False, True):
         model = tiny_saliency(kind).train()
         if checkpointing:
-            # Its name before transformers 5.23 is the second.
-            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+            model.activation_checkpointing_enable()
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout) or type(module).__name__ == "StochasticDepth":
                 module.eval()
