@@ -6,7 +6,15 @@ import typing
 
 import pytest
 
-from hf_mutual_kd import ConfigError, MutualKDConfig, PeerSpec, RecipeOptions, SegmentationOptions, TransferOptions
+from hf_mutual_kd import (
+    ConfigError,
+    MutualKDConfig,
+    PeerSpec,
+    RecipeOptions,
+    SegmentationOptions,
+    TransferOptions,
+    make_task,
+)
 from hf_mutual_kd.config.options import PRESETS
 from hf_mutual_kd.config.rules import choices_of
 from hf_mutual_kd.experiments.launch import WAYS
@@ -77,6 +85,13 @@ def test_without_labels_the_frozen_mean_teaches():
         labels=False, teacher_rule="best", role_score="confidence", teacher_source="live"
     ).resolved()
     assert (asked.teacher_rule, asked.teacher_source) == ("best", "live")
+
+
+@pytest.mark.parametrize("wrong", [{"crop_min_area": 0.0}, {"crop_min_area": 1.1}, {"color_jitter": -1.0}])
+def test_a_view_that_is_none_is_refused(wrong):
+    """A crop of nothing ends the first worker that draws it, epochs later."""
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))}.*{next(iter(wrong.values()))}"):
+        make_task("image-classification", **wrong)
 
 
 def test_default_lists_are_not_shared():

@@ -16,7 +16,6 @@ from hf_mutual_kd.tasks.video_saliency.model.losses import (
     saliency_loss,
     score,
     temporal_change,
-    temporal_consistency,
 )
 
 ALL_TERMS = {"kld": 1.0, "cc": 0.7, "sim": 0.5, "nss": 0.3, "temporal": 0.4}
@@ -251,20 +250,6 @@ def test_cuts_and_blank_frames_are_no_change():
     cut.sum().backward()
     assert cut.tolist() == [0.0, 0.0]
     assert not still.grad.any()
-
-
-def test_consistency_stands_beside_the_truths():
-    """A number alone would praise a prediction that never moves."""
-    left, right = [[1.0, 0.0]], [[0.0, 1.0]]
-    truth = torch.tensor([[left, right, left, left]])
-    still = torch.tensor([[left] * 4]) * 3
-    prediction, own = temporal_consistency(still, truth)
-    assert prediction.item() == pytest.approx(1.0, abs=1e-5)
-    assert own.item() == pytest.approx(-1 / 3, abs=1e-5)
-    cuts = torch.tensor([[True, True, False]])
-    assert temporal_consistency(still, truth, cuts)[1].item() == pytest.approx(1.0, abs=1e-5)
-    nothing = temporal_consistency(still, truth * 0)
-    assert all(value.isnan().all() for value in nothing)
 
 
 @pytest.mark.parametrize(

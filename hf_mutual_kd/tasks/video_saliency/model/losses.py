@@ -208,39 +208,6 @@ def temporal_change(logits: Tensor, truth: Tensor, cuts: Tensor | None = None) -
     return _clip_mean((_js(logs) - _js(known)).abs(), pairs)
 
 
-@torch.no_grad()
-def temporal_consistency(logits: Tensor, truth: Tensor, cuts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """
-    Mean CC(p_t, p_t-1) of the prediction, and that of the truth over the same pairs, each map at its own size.
-
-    To be read together: a prediction that is steadier than the truth lags behind it.
-
-    Args:
-        logits (`torch.Tensor` `[B, T, h, w]`): as [`temporal_change`].
-        truth (`torch.Tensor` `[B, T, H, W]`): as [`temporal_change`].
-        cuts (`torch.Tensor` `[B, T - 1]`, bool, *optional*): as [`temporal_change`].
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]` `[B]` each, -1 to 1: NaN where no pair is left, CC 0 for constant maps.
-
-    Raises:
-        `ValueError`: shapes that do not fit.
-
-    Example:
-
-    ```python
-    >>> still, moves = torch.tensor([[[[3.0, 0.0]], [[3.0, 0.0]]]]), torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
-    >>> temporal_consistency(still, moves)
-    (tensor([1.0000]), tensor([-1.0000]))
-    ```
-    """
-    pairs = _pairs(logits, truth, cuts)
-    both = log_density(_selected(logits, has_truth(truth))).exp(), _truth_density(truth, truth.shape[-2:])
-    empty = ~pairs.any(1)
-    means = [_clip_mean(_pearson(maps[:, 1:], maps[:, :-1]), pairs).masked_fill(empty, torch.nan) for maps in both]
-    return means[0], means[1]
-
-
 def _clip_score(logits: Tensor, truth: Tensor) -> Tensor:
     _check_shapes(logits[None], truth[None])
     valid = has_truth(truth)
