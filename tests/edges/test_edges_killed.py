@@ -133,9 +133,9 @@ def result(here: Path) -> dict[str, bytes]:
     found = {
         str(path.relative_to(here)): path.read_bytes()
         for path in (here / "out").glob("*/*.safetensors")
-        if not path.parent.name.startswith("checkpoint-")
+        if not path.parent.name.startswith("checkpoint-") and path.parent.name != "report"
     }
-    assert len(found) == 2
+    assert len(found) == 2, sorted(found)
     return found | {"roles": (here / "out" / "roles.parquet").read_bytes()}
 
 

@@ -255,7 +255,7 @@ def test_processes_that_hold_some_peers_make_the_same_table(make_cohort, tmp_pat
 def test_peers_on_a_common_grid_are_scored_by_all_processes(make_cohort, tmp_path, monkeypatch):
     """What is kept of a map depends on the others' sizes."""
     cohort = make_cohort("vit", "cnx")
-    monkeypatch.setattr(cohort.task, "grid", "coarsest")
+    monkeypatch.setattr(type(cohort.task), "grid", "coarsest")
     with pytest.raises(ConfigError, match="peer_parallel: these peers are scored on a grid"):
         score(cohort, make_rows(4), tmp_path, peer_parallel=True)
     assert not list(tmp_path.iterdir())
