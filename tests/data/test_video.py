@@ -136,6 +136,7 @@ def header_alone() -> bytes:
         (header_alone(), "holds no|cannot be read"),
         (mp4(kind="matroska")[:1000], "."),
     ],
+    ids=["empty", "no video", "cut off", "header alone", "Matroska cut off"],
 )
 def test_broken_videos_name_the_file(content, message, tmp_path):
     """A broken file in row 70,000 must not be a bare error from C."""
