@@ -52,12 +52,14 @@ def quantize(source: Path, target: Path, calibration: Iterator[Given]) -> str:
 
 def _convolved(model: Any) -> float:
     """The share of the weights that belongs to convolutions; cutting an image into patches is none."""
-    sizes = {one.name: int(np.prod(one.dims)) for one in model.graph.initializer}
+    shapes = {one.name: list(one.dims) for one in model.graph.initializer}
+    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
     convolved = 0
     for node in model.graph.node:
         if node.op_type == "Conv":
             given = {one.name: list(one.ints) for one in node.attribute}
-            kernel = given.get("kernel_shape", [])
+            # ONNX lets a kernel's shape be that of its weights.
+            kernel = given.get("kernel_shape") or shapes.get(node.input[1], [])[2:]
             is_patch = kernel == given.get("strides") and max(kernel, default=1) > 1
             convolved += 0 if is_patch else sum(sizes.get(name, 0) for name in node.input)
     return convolved / max(1, sum(sizes.values()))
