@@ -20,7 +20,7 @@ from ..data.collator import identified
 from ..data.columns import check_classes
 from ..data.fingerprint import labels_of
 from ..data.mask_columns import has_mask_column
-from ..data.processors import settings_of
+from ..data.processors import settings, settings_of
 from ..errors import ConfigError, DataError, OutputFolderError
 from ..files import whole, write_json
 from ..peers.cohort import Cohort
@@ -147,14 +147,14 @@ def peer_facts(cohort: Cohort) -> dict[str, dict[str, Any]]:
 
 def _facts_of(cohort: Cohort, name: str, weights: str) -> dict[str, Any]:
     spec, model, processor = cohort.specs[name], cohort.model_of(name), cohort.processors[name]
-    settings = settings_of(processor) if hasattr(processor, "to_dict") else type(processor).__qualname__
+    found = type(processor).__qualname__ if settings(processor) is None else settings_of(processor)
     source = Path(spec.source).name if Path(spec.source).is_absolute() else spec.source
     return {
         "source": source,
         "revision": spec.revision,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights": weights,
-        "processor": hashlib.sha256(settings.encode()).hexdigest()[:16],
+        "processor": hashlib.sha256(found.encode()).hexdigest()[:16],
     }
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.processors import settings_of
 from ..files import whole
 from ..peers.weights_hash import fingerprint
 from .start_cache import StartCache, cached_starts, may_cache
@@ -57,20 +56,17 @@ def place_of(trainer: Any) -> Path | None:
     drawn = getattr(trainer.train_dataset, "is_drawn", False)
     if folder is None or args.world_size > 1 or trainer.view is not None or drawn or cohort.starts is None:
         return None
+    made = trainer._made_with()
     decides = {
         "weights": {name: fingerprint(start) for name, start in cohort.starts.items()},
-        "processors": {name: _said_of(processor) for name, processor in cohort.processors.items()},
+        "processors": made["processors"],
         "classes": [cohort.label_names, cohort.label_columns],
         "task": [cohort.task.name, cohort.task.grid],
-        "rows": trainer._made_with()["data"],
+        "rows": made["data"],
         "precision": [trainer.accelerator.mixed_precision, args.device.type, args.per_device_eval_batch_size],
     }
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     return folder / f"{digest[:32]}.safetensors"
-
-
-def _said_of(processor: Any) -> str:
-    return settings_of(processor) if hasattr(processor, "to_dict") else type(processor).__qualname__
 
 
 def _keep(cache: StartCache, place: Path) -> None:

@@ -7,9 +7,11 @@ import torch
 from accelerate import Accelerator
 from conftest import LABELS, in_two_processes, make_rows, tiny_processor
 from datasets import Value
+from text_peers import tiny_text_peer
 from torch.testing import assert_close
 
 from hf_mutual_kd import (
+    Cohort,
     ConfigError,
     DataError,
     LabelError,
@@ -25,7 +27,7 @@ from hf_mutual_kd import (
 from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.peers.peer_mesh import PeerMesh
 from hf_mutual_kd.scoring import score_peers as scoring
-from hf_mutual_kd.scoring.score_peers import score_peers
+from hf_mutual_kd.scoring.score_peers import peer_facts, score_peers
 from hf_mutual_kd.scoring.score_shards import Scoring, distribution
 from hf_mutual_kd.scoring.score_table import ScoreTable
 
@@ -168,8 +170,6 @@ def test_what_does_not_fit_is_named(make_cohort, train_rows, eval_rows, tmp_path
     with pytest.raises(DataError, match="the weights of peer 'vit'"):
         score(other, train_rows, tmp_path)
     model = make_cohort("vit").peers["vit"]
-    from hf_mutual_kd import Cohort
-
     seen_otherwise = Cohort({"vit": LoadedPeer(model, tiny_processor(0.1), PeerSpec("vit"))}, label_names=LABELS)
     with pytest.raises(DataError, match="the processor of peer 'vit'"):
         score(seen_otherwise, train_rows, tmp_path)
@@ -250,6 +250,18 @@ def test_processes_that_hold_some_peers_make_the_same_table(make_cohort, tmp_pat
     assert (tmp_path / "one" / "index.parquet").read_bytes() == (tmp_path / "two" / "index.parquet").read_bytes()
     for name in names:
         assert one.log_probs(name, torch.arange(30)).equal(two.log_probs(name, torch.arange(30)))
+
+
+def test_another_tokenizer_of_the_same_class_is_another_processor():
+    """A table of what a model says of other tokens would be read as its own."""
+    model, tokenizer = tiny_text_peer("bert")
+    facts = []
+    for tokens in ([], ["zebra"]):
+        tokenizer.add_tokens(tokens)
+        cohort = Cohort({"bert": LoadedPeer(model, tokenizer, PeerSpec("bert"))}, "text-classification")
+        facts.append(peer_facts(cohort)["bert"])
+    assert facts[0]["weights"] == facts[1]["weights"]
+    assert facts[0]["processor"] != facts[1]["processor"]
 
 
 def test_peers_on_a_common_grid_are_scored_by_all_processes(make_cohort, tmp_path, monkeypatch):
