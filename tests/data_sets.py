@@ -1,6 +1,7 @@
 """Tiny data sets for the tests: each image is of one grey value, which tells the rows apart."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,9 @@ from hf_mutual_kd.data.splits import decode_image
 
 ROOT = Path(__file__).parents[1]
 FEATURES = Features({"image": ImageFeature(), "label": ClassLabel(names=["cat", "dog"])})
+
+
+SIZES = {"train": 24, "validation": 12, "test": 15}
 
 
 def png(value: int = 0, size: tuple[int, int] = (4, 4), **kwargs) -> bytes:
@@ -40,6 +44,11 @@ def plain(labels: list, kind: str = "int64") -> Dataset:
 def save(folder: Path, **splits: Dataset) -> str:
     DatasetDict(splits).save_to_disk(str(folder))
     return str(folder)
+
+
+def save_drawn(rows: Callable[..., Dataset], folder: Path, sizes=SIZES, **more) -> str:
+    """Three splits of what `rows` draws of a count and a seed, saved."""
+    return save(folder, **{name: rows(count, seed, **more) for seed, (name, count) in enumerate(sizes.items())})
 
 
 def load(path, *, seed: int = 0, labels: bool = True, target: str = "class", **options) -> Splits:

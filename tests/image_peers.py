@@ -1,8 +1,11 @@
 """The tiny image classifiers of `conftest.py` as folders and cohorts, and images with one or several labels."""
 
+from functools import partial
+
 import torch
 from conftest import LABELS, MAKERS, make_rows, tiny_processor
-from datasets import ClassLabel, Dataset, DatasetDict, List
+from data_sets import save_drawn
+from datasets import ClassLabel, Dataset, List
 
 from hf_mutual_kd import Cohort, LoadedPeer, PeerSpec
 
@@ -36,12 +39,7 @@ def image_rows(count: int, seed: int = 0, one_in: int = 1, several: bool = False
     return rows.remove_columns("label").add_column("label", said, feature=kind)
 
 
-def save_image_rows(folder, **more) -> str:
-    """A saved data set of three splits."""
-    sizes = {"train": 24, "validation": 12, "test": 15}
-    made = {name: image_rows(count, seed, **more) for seed, (name, count) in enumerate(sizes.items())}
-    DatasetDict(made).save_to_disk(folder)
-    return str(folder)
+save_image_rows = partial(save_drawn, image_rows)
 
 
 def image_cohort(kinds=("vit", "cnx"), task="image-classification") -> Cohort:

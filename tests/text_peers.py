@@ -1,8 +1,11 @@
 """Tiny text classifiers, each with a tokenizer of its own kind, and texts that a single word gives away."""
 
+from functools import partial
+
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from data_sets import save_drawn
+from datasets import ClassLabel, Dataset, Features, List, Value
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -113,12 +116,7 @@ def text_rows(count: int, seed: int = 0, pairs: bool = False, one_in: int = 1, s
     return Dataset.from_list(rows, Features(features | ({"text_pair": Value("string")} if pairs else {})))
 
 
-def save_text_rows(folder, **more) -> str:
-    """A saved data set of three splits."""
-    sizes = {"train": 24, "validation": 12, "test": 15}
-    made = {name: text_rows(count, seed, **more) for seed, (name, count) in enumerate(sizes.items())}
-    DatasetDict(made).save_to_disk(folder)
-    return str(folder)
+save_text_rows = partial(save_drawn, text_rows)
 
 
 def text_cohort(kinds=("bert", "roberta"), still: bool = False, task: str = "text-classification") -> Cohort:

@@ -6,7 +6,8 @@ import io
 import av
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video
+from data_sets import save_drawn
+from datasets import ClassLabel, Dataset, Features, Value, Video
 from transformers import (
     TimesformerConfig,
     TimesformerForVideoClassification,
@@ -108,12 +109,7 @@ def video_rows(count: int, seed: int = 0, one_in: int = 1) -> Dataset:
     return Dataset.from_list(rows, features).cast_column("video", Video())
 
 
-def save_video_rows(folder, **more) -> str:
-    """A saved data set of three splits."""
-    sizes = {"train": 12, "validation": 6, "test": 9}
-    made = {name: video_rows(count, seed, **more) for seed, (name, count) in enumerate(sizes.items())}
-    DatasetDict(made).save_to_disk(folder)
-    return str(folder)
+save_video_rows = functools.partial(save_drawn, video_rows, sizes={"train": 12, "validation": 6, "test": 9})
 
 
 def video_cohort(kinds=("videomae", "timesformer")) -> Cohort:
