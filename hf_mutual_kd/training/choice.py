@@ -43,6 +43,11 @@ class Candidate:
     way: str | None = None
 
     @property
+    def is_plain(self) -> bool:
+        """Whether these are weights that a user has without transfer and without mixing."""
+        return self.what in PLAIN and self.alpha == 1.0
+
+    @property
     def simplicity(self) -> tuple[int, float]:
         """Lower is simpler: first what was trained, then how far it is from the start."""
         return (*PLAIN, *BETTER).index(self.what), self.alpha
@@ -103,8 +108,9 @@ def choose(candidates: Sequence[Candidate], greater_is_better: bool = True) -> C
 
     The best of start, adapted and control is kept, the simpler one where they are equal: so what is kept is never
     worse than any of them on these rows. It gives way only to what is better in the metric and by more than one
-    standard error of the paired difference of the rows' scores; of several such, to the simplest that is not itself
-    exceeded by so much by the best of them.
+    standard error of the paired difference of the rows' scores, also to places on the way to the control's end (the
+    best of several such places is above it on most rows by chance alone); of several such, to the simplest that is not
+    itself exceeded by so much by the best of them.
 
     Args:
         candidates (`list[Candidate]`): of one peer, at least one of [`PLAIN`] among them.
@@ -121,7 +127,7 @@ def choose(candidates: Sequence[Candidate], greater_is_better: bool = True) -> C
     'mutual'
     ```
     """
-    plain = [one for one in candidates if one.what in PLAIN and math.isfinite(one.value)]
+    plain = [one for one in candidates if one.is_plain and math.isfinite(one.value)]
     if not plain or not len(plain[0].scores):
         raise DataError("there is nothing to choose by: no row has a label, or nothing finite was measured")
     if len({len(one.scores) for one in candidates}) > 1:
@@ -139,8 +145,7 @@ def choose(candidates: Sequence[Candidate], greater_is_better: bool = True) -> C
         gain, margin = paired(one.scores, other.scores)
         return worth(one) > worth(other) and gain > margin
 
-    better = [one for one in candidates if one.what in BETTER or one.alpha != 1.0]
-    better = [one for one in better if math.isfinite(one.value) and exceeds(one, base)]
+    better = [one for one in candidates if not one.is_plain and math.isfinite(one.value) and exceeds(one, base)]
     kept = base
     if better:
         best = first_of_best(better)

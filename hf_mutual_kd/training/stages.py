@@ -318,7 +318,7 @@ class Stages:
             self.choices[name] = choose(candidates[name], self.trainer.bests.greater_is_better)
             if self.args.keep == "mutual" and way is not None:
                 forced = [one for one in candidates[name] if one.what == "mutual" and one.alpha == 1.0]
-                plain = [one for one in candidates[name] if one.what in PLAIN and one.alpha == 1.0]
+                plain = [one for one in candidates[name] if one.is_plain]
                 self.choices[name] = compare(forced[0], plain, self.trainer.bests.greater_is_better)
         kept = {name: choice.as_json() for name, choice in self.choices.items()}
         self.state.finish("kept", kept=kept, validation=values, labelled_share=self._share)
