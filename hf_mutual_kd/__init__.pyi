@@ -14,6 +14,7 @@ from .peers.cohort_output import CohortOutput as CohortOutput
 from .peers.loading import LoadedPeer as LoadedPeer
 from .peers.spec import PeerSpec as PeerSpec
 from .training.trainer import MutualKDTrainer as MutualKDTrainer
+from .training.ways import WAYS as WAYS
 
 # Who teaches, and the loss: tensors only
 from .distillation.cohort_batch import CohortBatch as CohortBatch

@@ -4,9 +4,10 @@ Cohorts of the embedded peers, with new heads and with trained ones, learn in st
 of the embedded Fashion-MNIST rows. Each run trains what a user would compare with, too: labels alone, at the learning
 rate that validation picks, and self-training. Runs are kept and not repeated; `--report` writes the page again.
 
-`--controls` trains, in three of the settings, what else a user could do alone: label smoothing and FixMatch, and the
-form of the authors' code. `--drawn` does the same with cohorts drawn from eight peers, one seed each, and writes
-docs/FEW_LABELS_COHORTS.md; first `python recipes/suites/make_peers.py`.
+`--controls` trains, in three of the settings, what else a user could do alone: label smoothing and FixMatch; the form
+of the authors' code; and each way of teaching to its end, from which `auto` picks one. `--drawn` does the same with
+cohorts drawn from eight peers, one seed each, and writes docs/FEW_LABELS_COHORTS.md; first `python
+recipes/suites/make_peers.py`.
 
 All rows need a label here, which some then hide: first `apt-get install dataset-fashion-mnist` and
 `python recipes/embedded/make_data.py --label_every 1 --output runs/few_labels_data`.
@@ -29,7 +30,17 @@ from embedded.make_peers import preprocess
 from few_labels_tables import ARMS, FILE, OTHERS, STAGES, drawn_page, page, read, read_stages
 from other_controls import Rows, Schedule, tuned_fixmatch
 
-from hf_mutual_kd import ClassOptions, Cohort, MutualKDConfig, PeerSpec, SuiteArm, load_splits, write_json, write_text
+from hf_mutual_kd import (
+    WAYS,
+    ClassOptions,
+    Cohort,
+    MutualKDConfig,
+    PeerSpec,
+    SuiteArm,
+    load_splits,
+    write_json,
+    write_text,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = {name: f"recipes/embedded/peers/{name}" for name in ("vit", "resnet", "convnext")}
@@ -41,6 +52,8 @@ PAGE = ROOT / "docs" / "FEW_LABELS.md"
 DRAWN_PAGE = ROOT / "docs" / "FEW_LABELS_COHORTS.md"
 SMOOTHING = 0.1
 """Of the control that has it."""
+WEIGHT = 3.0
+"""Of transfer in the ways of teaching: what `--teaching auto` takes for classes."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +101,13 @@ def source(peer: str) -> str:
 
 
 def run(cell: Cell, seed: int, folder: Path, options: argparse.Namespace) -> None:
-    """Train one setting with one seed, unless that was done."""
-    if read_stages(folder) is not None:
-        return
-    print(f"{cell.title}, seed {seed}", flush=True)
-    run_stages(folder, seed, options, recipe_of(cell), learning_rate=options.learning_rate, **BATCHES)
+    """Train of one setting with one seed what was not trained yet."""
+    if read_stages(folder) is None:
+        print(f"{cell.title}, seed {seed}", flush=True)
+        run_stages(folder, seed, options, recipe_of(cell), learning_rate=options.learning_rate, **BATCHES)
+    if options.controls and cell in WITH_OTHERS and not (folder / OTHERS).is_file():
+        print(f"{cell.title}, seed {seed}: other controls", flush=True)
+        run_others(cell, seed, folder, options)
     for stage in (folder / STAGES).iterdir():
         if stage.is_dir():
             shutil.rmtree(stage)
@@ -110,9 +125,6 @@ def recipe_of(cell: Cell) -> dict[str, Any]:
 
 def run_others(cell: Cell, seed: int, folder: Path, options: argparse.Namespace) -> None:
     """Train what else there is in one setting with one seed, for as many steps as adapting and going on takes."""
-    if (folder / OTHERS).is_file():
-        return
-    print(f"{cell.title}, seed {seed}: other controls", flush=True)
     epochs = options.epochs * (2 if cell.heads == "new" else 1)
     usual = {**BATCHES, "learning_rate": options.learning_rate}
     found: dict[str, dict[str, dict[str, float]]] = {"smoothed": {}}
@@ -122,14 +134,29 @@ def run_others(cell: Cell, seed: int, folder: Path, options: argparse.Namespace)
         run_stages(place, seed, options, recipe_of(alone), **usual, **smoothed)
         arms = json.loads((place / STAGES / ARMS).read_text(encoding="utf-8"))
         found["smoothed"][name] = next(one["end"][name] for one in arms if one["name"] == "control")
-    plain = {"preset": "reference", "labelled_share": 0.25, "num_train_epochs": epochs}
-    train(folder / "reference", seed, recipe_of(cell), options, **usual, **plain)
-    results = json.loads((folder / "reference" / "results.json").read_text(encoding="utf-8"))["peers"]
-    found["reference"] = {name: results[name]["arms"]["mutual"]["metrics"] for name in cell.peers}
+    plain = {**usual, "labelled_share": 0.25}
+    recipe = recipe_of(cell) | {"control": False}
+    reference = train(
+        folder / "reference", seed, recipe, options, **plain, preset="reference", num_train_epochs=epochs
+    )
+    found["reference"] = {name: reference[name]["arms"]["mutual"]["metrics"] for name in cell.peers}
     found["fixmatch"] = fixmatch(cell, seed, epochs, options)
+    if cell.heads == "new":
+        recipe |= {"peers": adapted(cell, folder), "label_alignment": "exact"}
+    for way, teaches in WAYS.items():
+        taught = train(folder / way, seed, recipe, options, **plain, **teaches, transfer_weight=WEIGHT)
+        found[f"way-{way}"] = {name: taught[name]["arms"]["mutual"]["metrics"] for name in cell.peers}
     write_json(folder / OTHERS, found)
-    for made in ("smoothed", "reference"):
+    for made in ("smoothed", "reference", *WAYS):
         shutil.rmtree(folder / made)
+
+
+def adapted(cell: Cell, folder: Path) -> dict[str, PeerSpec]:
+    """The peers as a run in stages adapted them."""
+    places = {name: folder / STAGES / "adapt" / name for name in cell.peers}
+    if not all(place.is_dir() for place in places.values()):
+        raise SystemExit(f"{folder} has lost its adapted peers, with which the ways begin; remove it")
+    return {name: PeerSpec(str(place)) for name, place in places.items()}
 
 
 def fixmatch(cell: Cell, seed: int, epochs: float, options: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -162,8 +189,8 @@ def run_stages(folder: Path, seed: int, options: argparse.Namespace, recipe: Map
     train(folder, seed, recipe, options, **stages, **config)
 
 
-def train(folder: Path, seed: int, recipe: Mapping[str, Any], options: argparse.Namespace, **config: Any) -> None:
-    """Train one cohort of classifiers."""
+def train(folder: Path, seed: int, recipe: Mapping[str, Any], options: argparse.Namespace, **config: Any) -> Any:
+    """Train one cohort of classifiers; what `results.json` says of its peers."""
     usual = {"num_train_epochs": options.epochs, "resume_from_checkpoint": False}
     arm = MutualKDConfig(
         output_dir=str(folder),
@@ -185,21 +212,22 @@ def train(folder: Path, seed: int, recipe: Mapping[str, Any], options: argparse.
     goes_on = bool(arm.resume_from_checkpoint)
     chosen = ClassOptions(overwrite_output_dir=not goes_on, seeds=[seed], **rows, **recipe)
     SuiteArm("image-classification", chosen, config=arm).run()
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))["peers"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--rows", type=int, default=4_000, help="training rows")
     parser.add_argument("--measured", type=int, default=1_500, help="test rows")
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3, 3e-3])
     parser.add_argument("--cells", nargs="*", default=None, help="names of settings; all when left out")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/few_labels"))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--controls", action="store_true", help="also label smoothing, FixMatch, the authors' form")
+    parser.add_argument("--controls", action="store_true", help="smoothing, FixMatch, the authors' form, each way")
     parser.add_argument("--drawn", type=int, nargs="?", const=15, default=0, help="so many cohorts of eight peers")
     parser.add_argument("--report", action="store_true", help="write the page of what was run, train nothing")
     options = parser.parse_args(argv)
@@ -210,8 +238,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         for cell in chosen:
             folder = options.output_dir / cell.name / f"seed-{seed}"
             run(cell, seed, folder, options)
-            if options.controls and cell in WITH_OTHERS:
-                run_others(cell, seed, folder, options)
     found = {cell: read(cell, options.output_dir, seeds) for cell in known}
     done = {cell: runs for cell, runs in found.items() if runs}
     if not done:

@@ -18,7 +18,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "class": {"teacher_rule": "class", "teacher_source": "frozen", "calibrate": True},
     "best": {"teacher_rule": "best", "teacher_source": "live", "retain": True},
 }
-"""Ways of teaching that are tried, by the name of their rule; of equals the first is taken."""
+"""Ways of teaching that are tried, by the name of their rule; of equals the first is taken. Each is what one training
+by it alone sets: `MutualKDConfig(..., **WAYS["mean"])`."""
 
 TABLE_WAYS: dict[str, dict[str, Any]] = {
     "mean": {"teacher_rule": "mean", "teacher_source": "table"},

@@ -17,7 +17,7 @@ import other_controls  # noqa: E402
 from few_labels_tables import best_control, drawn_page, gain, labels_of, page, read  # noqa: E402
 
 CELL = few_labels.Cell(10, "new", ("a", "b"))
-OPTIONS = argparse.Namespace(rows=200, measured=60, epochs=2, learning_rate=1e-3, rates=[1e-3])
+OPTIONS = argparse.Namespace(rows=200, measured=60, epochs=2, learning_rate=1e-3, rates=[1e-3], seeds=[0, 1])
 
 
 def made_up(folder: Path, labels: int, **ends: float) -> None:
