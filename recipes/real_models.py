@@ -142,22 +142,32 @@ def page(options: argparse.Namespace) -> str:
     for data, title in {"tiles": "Satellite tiles", "fashion": "Fashion-MNIST"}.items():
         found = [read_stages(options.output_dir / data / f"seed-{seed}") for seed in options.seeds]
         runs = [one for one in found if one is not None]
-        if not runs:
-            continue
-        arms = [arm for arm in COLUMNS if values(runs, arm, "lite0")]
-        lines += [
-            f"## {title}: {len(runs)} seed{'s' * (len(runs) > 1)}",
-            "",
-            f"| peer | {' | '.join(COLUMNS[arm] for arm in arms)} | Δ | kept is |",
-            f"| --- |{' --: |' * (len(arms) + 1)} --- |",
-        ]
-        for peer in PEERS:
-            means = [f"{statistics.fmean(values(runs, arm, peer)):.1f}" for arm in arms]
-            delta = f"{statistics.fmean(gain(runs, 'mutual', peer)):+.2f} ({best_control(runs, peer)})"
-            kept = kept_words([one["facts"]["kept"][peer] for one in runs])
-            lines.append(f"| {peer} | {' | '.join(means)} | {delta} | {kept} |")
-        lines += ["", f"Ways that went on, by seed: {', '.join(str(one['facts'].get('way')) for one in runs)}.", ""]
+        lines += section(title, runs) if runs else kept_section(title)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def section(title: str, runs: list) -> list[str]:
+    """One data set."""
+    arms = [arm for arm in COLUMNS if values(runs, arm, "lite0")]
+    lines = [
+        f"## {title}: {len(runs)} seed{'s' * (len(runs) > 1)}",
+        "",
+        f"| peer | {' | '.join(COLUMNS[arm] for arm in arms)} | Δ | kept is |",
+        f"| --- |{' --: |' * (len(arms) + 1)} --- |",
+    ]
+    for peer in PEERS:
+        means = [f"{statistics.fmean(values(runs, arm, peer)):.1f}" for arm in arms]
+        delta = f"{statistics.fmean(gain(runs, 'mutual', peer)):+.2f} ({best_control(runs, peer)})"
+        kept = kept_words([one["facts"]["kept"][peer] for one in runs])
+        lines.append(f"| {peer} | {' | '.join(means)} | {delta} | {kept} |")
+    return [*lines, "", f"Ways that went on, by seed: {', '.join(str(one['facts'].get('way')) for one in runs)}.", ""]
+
+
+def kept_section(title: str) -> list[str]:
+    """What the page says of a data set of which no run is at hand."""
+    text = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    parts = [part for part in text.split("\n## ") if part.startswith(title)]
+    return [f"## {part.rstrip()}\n" for part in parts]
 
 
 def main(argv: list[str] | None = None) -> None:
