@@ -111,10 +111,12 @@ class TableCollator:
 
 
 def open_table(
-    args: MutualKDConfig, cohort: Cohort, rows: Any, objective: Objective, view: Any = None
+    args: MutualKDConfig, cohort: Cohort, rows: Any, objective: Objective, *, data_ranks: int, view: Any = None
 ) -> ScoreTable | None:
     """
     The score table of a configuration, checked against the rows and the peers; `None` where none is used.
+
+    `data_ranks` processes share the rows of a step among them; with `peer_parallel` they are not all processes.
 
     Raises:
         [`DataError`]: it does not fit, naming what differs, lacks frames that the run will draw,
@@ -134,7 +136,7 @@ def open_table(
             f"the score table {table.folder} compares peers on the grid {table.manifest.get('grid')!r}, this run on "
             f"{grid!r}; give the same --transfer_grid to both"
         )
-    _check_drawn(table, counted(rows), args)
+    _check_drawn(table, counted(rows), args, data_ranks)
     table.teachers(objective.rule.name, objective.score)
     if objective.source.in_memory:
         return table
@@ -150,11 +152,11 @@ def open_table(
     return table
 
 
-def _check_drawn(table: ScoreTable, rows: IdentifiedRows, args: MutualKDConfig) -> None:
+def _check_drawn(table: ScoreTable, rows: IdentifiedRows, args: MutualKDConfig, data_ranks: int) -> None:
     """Refuse a table that lacks target frames which the run will draw: nothing would be known of them."""
     if not rows.is_drawn:
         return
-    epochs = epochs_of(args, len(rows))
+    epochs = epochs_of(args, len(rows), data_ranks)
     drawn = rows.fixed_rows(epochs)
     known = set(table.sample_ids.tolist())
     missing = [place for place, number in enumerate(drawn.sample_ids()) if number not in known]
@@ -166,10 +168,10 @@ def _check_drawn(table: ScoreTable, rows: IdentifiedRows, args: MutualKDConfig) 
         )
 
 
-def epochs_of(args: MutualKDConfig, rows: int) -> int:
-    """How many epochs of so many rows a training begins."""
+def epochs_of(args: MutualKDConfig, rows: int, data_ranks: int) -> int:
+    """How many epochs of so many rows a training begins, of whose steps so many processes share the rows."""
     if args.max_steps <= 0:
         return math.ceil(args.num_train_epochs)
-    batches = rows / (args.train_batch_size * args.world_size)
+    batches = rows / (args.train_batch_size * data_ranks)
     batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
     return math.ceil(args.max_steps / max(math.ceil(batches / args.gradient_accumulation_steps), 1))

@@ -127,7 +127,8 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         self._given_objective = objective
         self.view = self.task.view(model.processors, args.seed) if view is None and args.augment else view
         self.objective = self._objective_of(args, train_dataset)
-        self.score_table = open_table(args, model, train_dataset, self.objective, self.view)
+        ranks = self.mesh.data_ranks
+        self.score_table = open_table(args, model, train_dataset, self.objective, data_ranks=ranks, view=self.view)
         self.start_fingerprint = joint(fingerprints(model))
         self.mesh.take(model, args.device, objective)
         self._tell_cohort(args)

@@ -31,9 +31,10 @@ from hf_mutual_kd.distillation.roles import NOBODY, UNDECIDED
 from hf_mutual_kd.scoring.score_peers import score_peers
 from hf_mutual_kd.scoring.score_shards import Scoring
 from hf_mutual_kd.scoring.score_table import ScoreTable, counted
-from hf_mutual_kd.scoring.table_teacher import epochs_of
+from hf_mutual_kd.scoring.table_teacher import epochs_of, open_table
 from hf_mutual_kd.tasks.video_saliency.data.clip_rows import unit_parts
 from hf_mutual_kd.training import stages, ways
+from hf_mutual_kd.training.objective_options import objective_for
 
 
 class Case(NamedTuple):
@@ -268,13 +269,25 @@ def test_clips_that_the_run_will_draw_have_to_be_there(tmp_path):
 def test_epochs_are_counted_as_the_trainer_does(tmp_path):
     """One epoch too few lets a run die in its last one."""
     args = MutualKDConfig(str(tmp_path), use_cpu=True, per_device_train_batch_size=4, max_steps=5)
-    assert epochs_of(args, rows=10) == 2  # 3 steps an epoch
+    assert epochs_of(args, rows=10, data_ranks=1) == 2  # 3 steps an epoch
     args.gradient_accumulation_steps = 2
-    assert epochs_of(args, rows=10) == 3
+    assert epochs_of(args, rows=10, data_ranks=1) == 3
     args.dataloader_drop_last = True
-    assert epochs_of(args, rows=10) == 5
+    assert epochs_of(args, rows=10, data_ranks=1) == 5
     args.max_steps, args.num_train_epochs = -1, 2.5
-    assert epochs_of(args, rows=10) == 3
+    assert epochs_of(args, rows=10, data_ranks=1) == 3
+
+
+def test_epochs_are_those_of_processes_that_share_rows(tmp_path):
+    """A table with all frames that a run draws is refused where its processes hold other peers of the same rows."""
+    case = CASES["saliency"]
+    cohort, rows = case.cohort(), case.rows()
+    table = score(cohort, rows, tmp_path / "t")
+    args = config_of(cohort, tmp_path, max_steps=4, per_device_train_batch_size=3, score_table=str(table.folder))
+    objective = objective_for(args, rows, len(cohort.names), cohort.task)
+    assert open_table(args, cohort, rows, objective, data_ranks=1) is not None
+    with pytest.raises(DataError, match="that 4 epochs draw"):
+        open_table(args, cohort, rows, objective, data_ranks=2)
 
 
 def test_what_a_table_of_maps_cannot_do_is_refused(tmp_path):
