@@ -13,6 +13,7 @@ from .peers.cohort import Cohort as Cohort
 from .peers.cohort_output import CohortOutput as CohortOutput
 from .peers.loading import LoadedPeer as LoadedPeer
 from .peers.spec import PeerSpec as PeerSpec
+from .peers.step_times import time_peers as time_peers
 from .training.trainer import MutualKDTrainer as MutualKDTrainer
 from .training.ways import WAYS as WAYS
 

@@ -1,16 +1,20 @@
 """Trains tiny cohorts whose peers live on several processes: `peer_parallel_run.py OUT`; or alone, by [`train`]."""
 
 import json
+import math
 import sys
+import time
 from pathlib import Path
 
 import distributed_run
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from conftest import LABELS, MAKERS, make_rows, tiny_processor
 from saliency_run import saliency_trainer
 from segmentation_run import segmentation_trainer
 
-from hf_mutual_kd import Cohort, LoadedPeer, MutualKDConfig, MutualKDTrainer, PeerSpec
+from hf_mutual_kd import Cohort, LoadedPeer, MutualKDConfig, MutualKDTrainer, PeerSpec, time_peers
 from hf_mutual_kd.peers.launched import leave_together
 
 RUNS = {
@@ -75,6 +79,76 @@ def measure_maps(out: Path, split: bool = False) -> None:
             (out / name / "outcome.json").write_text(json.dumps(history))
 
 
+class ScaledTrainer(MutualKDTrainer):
+    """Scales its loss as under fp16, which Accelerate has on GPUs alone."""
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        accelerator = self.accelerator
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        self.mesh.join(accelerator)
+        accelerator.unscale_gradients = lambda: [
+            accelerator.scaler.unscale_(one.optimizer) for one in accelerator._optimizers
+        ]
+
+
+def train_scaled(out: Path, split: bool = False) -> None:
+    """One peer's gradients are infinite in the second of four steps."""
+    peers = {}
+    for name in ("vit", "cnx"):
+        torch.manual_seed(0)
+        peers[name] = LoadedPeer(MAKERS[name](), tiny_processor(), PeerSpec(name))
+    settings = distributed_run.SETTINGS | {"max_steps": 4, "eval_strategy": "no", "save_steps": 4}
+    args = MutualKDConfig(str(out), per_device_train_batch_size=4 if split else 8, peer_parallel=split, **settings)
+    trainer = ScaledTrainer(Cohort(peers, label_names=LABELS), args, make_rows(40))
+    if "vit" in trainer.cohort.peers:
+        factors = iter((1.0, math.inf, 1.0, 1.0))
+        next(trainer.cohort.peers["vit"].parameters()).register_hook(lambda gradient: gradient * next(factors))
+    trainer.train()
+
+
+def train_compiled(out: Path, split: bool = False, backend: str = "eager") -> None:
+    """On several processes each peer is compiled; what is asked for in the environment stays in this process."""
+    peers = {}
+    for name in ("vit", "cnx"):
+        torch.manual_seed(0)
+        peers[name] = LoadedPeer(MAKERS[name](), tiny_processor(), PeerSpec(name))
+    settings = distributed_run.SETTINGS | {"max_steps": 3, "eval_strategy": "no", "save_steps": 3}
+    settings |= {"torch_compile_backend": backend} if split else {}
+    rows = 4 if split else 8
+    args = MutualKDConfig(str(out), per_device_train_batch_size=rows, peer_parallel=split, **settings)
+    trainer = MutualKDTrainer(Cohort(peers, label_names=LABELS), args, make_rows(40))
+    trainer.train()
+    assert len(trainer.cohort.peers) == (1 if split else 2)
+    assert all((one._compiled_call_impl is not None) is split for one in trainer.cohort.peers.values())
+
+
+class Slow(torch.nn.Module):
+    """Few weights, and much to do."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(3, len(LABELS))
+
+    def forward(self, pixel_values):
+        time.sleep(0.3)
+        return self.head(pixel_values.mean((2, 3)))
+
+
+def share_out(out: Path) -> None:
+    """Three peers on two places, by what their steps take."""
+    peers = {name: LoadedPeer(make(), tiny_processor(), PeerSpec(name)) for name, make in MAKERS.items()}
+    peers["cnn"] = LoadedPeer(Slow(), tiny_processor(), PeerSpec("slow"))
+    args = MutualKDConfig(str(out), per_device_train_batch_size=8, **distributed_run.SETTINGS)
+    state = torch.get_rng_state()
+    seconds = time_peers(peers, make_rows(4), args, label_names=LABELS)
+    assert state.equal(torch.get_rng_state())
+    places = Cohort.from_pretrained(peers, label_names=LABELS, peer_parallel=seconds).places
+    found = gather_object([{"seconds": seconds, "places": places}])
+    if PartialState().is_main_process:
+        out.with_suffix(".json").write_text(json.dumps(found))
+
+
 def main(out: Path, alone: Path) -> None:
     torch.set_num_threads(1)
     for run in RUNS:
@@ -83,6 +157,9 @@ def main(out: Path, alone: Path) -> None:
     train_loaded(out / "loaded", alone, split=True)
     train_staged(out / "staged", split=True)
     measure_maps(out / "maps", split=True)
+    train_scaled(out / "scaled", split=True)
+    share_out(out / "shared")
+    train_compiled(out / "compiled", split=True)
     leave_together()
 
 

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
-import torch
 from transformers import TrainerCallback
 
 from ..config.training_config import MutualKDConfig
 from ..data.splits import Splits
 from ..errors import ConfigError
+from ..peers.step_times import wait
 from ..reports.terminal import render
 from ..tasks.base import Task
 from ..training.stages import Stages
@@ -76,11 +76,11 @@ class Stopwatch(TrainerCallback):
         self.began, self.seconds = 0.0, list[float]()
 
     def on_step_begin(self, args, state, control, **kwargs):
-        _wait()
+        wait()
         self.began = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
-        _wait()
+        wait()
         self.seconds.append(time.perf_counter() - self.began)
 
 
@@ -216,8 +216,3 @@ def table(config: MutualKDConfig, trainings: Sequence[Training], costs: Costs, s
             f"Timed: {TIMED} steps of each kind after {WARM}; nothing was trained to an end, nothing was written.",
         ]
     )
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -23,12 +23,12 @@ from ..files import read_json, write_bytes, write_json
 from ..hub.calls import HubCalls
 from ..hub.checkpoints import pull_checkpoint
 from ..hub.push import check_rights, push_run
-from ..peers.adapter_settings import with_adapters
 from ..peers.cohort import Cohort
 from ..peers.cohort_record import COHORT, cohort_facts, versions
 from ..peers.first_look import look_at_rows
 from ..peers.launched import check_launch, on_main_process
-from ..peers.spec import PeerSpec, check_peer_names
+from ..peers.spec import PeerSpec
+from ..peers.step_times import time_peers
 from ..reports.closing_table import results_table
 from ..reports.figures import results_figure
 from ..reports.html_report import write_report
@@ -58,6 +58,7 @@ from .arms import UNIFIED, Arms
 from .checks import check_options, check_training
 from .drawing import add_usage, draw_samples
 from .estimate import estimated
+from .peer_specs import specs_of
 from .plan import plan_text, seconds_of_run, staged_plan_text
 from .resuming import check_checkpoints, check_resumed
 from .run_folder import RunFolder
@@ -97,6 +98,7 @@ class Experiment:
         self.metrics: NamedMetrics | None = None
         self.changes: list[Change] = []
         self.broken: list[str] = []
+        self.peer_seconds: dict[str, float] | None = None
 
     def run(self) -> Results:
         """Check everything, then train and measure all arms; returns what `results.json` holds."""
@@ -126,7 +128,7 @@ class Experiment:
 
     def _ready(self) -> tuple[dict[str, PeerSpec], Splits, Cohort, Objective]:
         """Everything that is read and made before anything is written, checked."""
-        specs = self._specs()
+        specs = specs_of(self.options)
         self.changes = check_checkpoints(self.arms.resumed(), self.task, specs, self.folder)
         splits = self._load_data()
         cohort = self._load_cohort(specs, splits)
@@ -224,7 +226,7 @@ class Experiment:
 
     def _sources(self) -> dict[str, str]:
         """What the run reads."""
-        sources = {name: spec.source for name, spec in self._specs().items()}
+        sources = {name: spec.source for name, spec in specs_of(self.options).items()}
         sources |= {f"{name}'s processor": str(spec.processor) for name, spec in self.options.peers.items()}
         sources |= {"the data set": str(self.options.dataset), "role_table": str(self.config.role_table)}
         return sources | {"score_table": str(self.config.score_table)}
@@ -235,17 +237,6 @@ class Experiment:
             self.metrics = named_metrics(cohort, self.options.metrics, self.options.trust_remote_code)
             self.task = cohort.task
         check_training(self.config, cohort, splits, objective)
-
-    def _specs(self) -> dict[str, PeerSpec]:
-        check_peer_names(self.options.peers)
-        specs = with_adapters(self.options.peers, self.options.peft)
-        for bits in ("load_in_4bit", "load_in_8bit"):
-            if getattr(self.options, bits):
-                # Without peft the peers are saved adapters, or refused when they are loaded.
-                for name in [name for name, spec in specs.items() if spec.peft is not None] or list(specs):
-                    changes: dict[str, Any] = {bits: True}
-                    specs[name] = dataclasses.replace(specs[name], **changes)
-        return specs
 
     def _load_data(self) -> Splits:
         task = self.task
@@ -259,20 +250,22 @@ class Experiment:
         return splits
 
     def _load_cohort(self, specs: dict[str, PeerSpec], splits: Splits) -> Cohort:
-        with self.state.main_process_first():
-            aligned = self.options.label_alignment
-            return self._cohort(specs, splits, aligned, peer_parallel=self.config.peer_parallel)
+        aligned = self.options.label_alignment
+        if not self.config.peer_parallel:
+            with self.state.main_process_first():
+                return self._cohort(specs, splits, aligned)
+        if self.peer_seconds is None:
+            load = self._loading(splits, aligned)
+            self.peer_seconds = time_peers(specs, splits.train, self.config.resolved(), **load)
+        return self._cohort(specs, splits, aligned, peer_parallel=self.peer_seconds)
 
-    def _cohort(self, specs: dict[str, PeerSpec], splits: Splits, aligned: LabelAlignment, **more: bool) -> Cohort:
+    def _cohort(self, specs: dict[str, PeerSpec], splits: Splits, aligned: LabelAlignment, **more: Any) -> Cohort:
         torch.manual_seed(self.config.seed)
-        return Cohort.from_pretrained(
-            specs,
-            task=self.task,
-            label_names=splits.label_names,
-            label_alignment=aligned,
-            trust_remote_code=self.options.trust_remote_code,
-            **more,
-        )
+        return Cohort.from_pretrained(specs, **self._loading(splits, aligned), **more)
+
+    def _loading(self, splits: Splits, aligned: LabelAlignment) -> dict[str, Any]:
+        load = {"task": self.task, "label_names": splits.label_names, "label_alignment": aligned}
+        return load | {"trust_remote_code": self.options.trust_remote_code}
 
     def _write_cohort_record(self, cohort: Cohort, splits: Splits, objective: Objective) -> None:
         if not self.state.is_main_process:

@@ -78,7 +78,7 @@ class Cohort(HeldPeers):
         """Peers whose head was drawn when they were loaded."""
         self.names_given = bool(label_names)
         """Whether the user said what the labels are; else they are the first peer's until a data set names them."""
-        self._alignment: LabelAlignment = label_alignment
+        self.label_alignment: LabelAlignment = label_alignment
         self.name_labels(label_names or [])
         self.objective: Objective | None = None
         self.rule: TeacherRule | None = None
@@ -106,7 +106,7 @@ class Cohort(HeldPeers):
         label_names: Sequence[str] | None = None,
         label_alignment: LabelAlignment | None = None,
         trust_remote_code: bool = False,
-        peer_parallel: bool = False,
+        peer_parallel: bool | Mapping[str, float] = False,
     ) -> Cohort:
         """Load every peer from the Hub or a folder, or take a module as it is; or load a finished run.
 
@@ -119,8 +119,9 @@ class Cohort(HeldPeers):
             label_alignment (`str`, *optional*, defaults to `"exact"`): `"exact"`, `"subset"`, `"overlap"` or
                 `"new_head"`.
             trust_remote_code (`bool`, *optional*, defaults to `False`): run code that a repository brings.
-            peer_parallel (`bool`, *optional*, defaults to `False`): of several processes let each keep in memory only
-                the peers that it holds in a training with `MutualKDConfig(peer_parallel=True)`.
+            peer_parallel (`bool` or `dict[str, float]`, *optional*, defaults to `False`): of several processes let
+                each keep in memory only the peers that it holds in a training with `peer_parallel`; they are shared
+                out by the numbers of their weights, or by the seconds that [`time_peers`] has found.
         """
         if isinstance(peers, str | Path):
             peers, facts = peers_of_folder(peers)
@@ -138,14 +139,16 @@ class Cohort(HeldPeers):
             raise LabelError("label_alignment='new_head' needs the data set's label names; give `label_names`")
         labels = HeadLabels(new_labels, label_names)
         bases: dict[Any, Base] = {}
+        seconds = None if isinstance(peer_parallel, bool) else peer_parallel or None
         load = partial(load_peer, task=task, labels=labels, trust_remote_code=trust_remote_code, bases=bases)
         describe = partial(describe_peer, task=task, labels=labels, trust_remote_code=trust_remote_code)
         with without_zero3_init():
-            loaded, mesh = load_held(asked, load, describe if peer_parallel else None)
+            loaded, mesh = load_held(asked, load, None if peer_parallel is False else describe, seconds)
         aligned = "exact" if new_labels else label_alignment
         cohort = cls(loaded, task, label_names=label_names, label_alignment=aligned)
         if mesh.is_split:
             cohort.hold(mesh.places, mesh.place)
+            cohort.peer_seconds = seconds
         return cohort
 
     def name_labels(self, label_names: Sequence[str]) -> None:
@@ -159,7 +162,9 @@ class Cohort(HeldPeers):
         own_labels = {name: self._labels_of(name) for name in self.names}
         self.label_names = list(label_names or next((names for names in own_labels.values() if names), []))
         self.label_columns: dict[str, list[int] | None] = {
-            name: align_labels(name, labels, dataset_labels=self.label_names, mode=self._alignment) if labels else None
+            name: align_labels(name, labels, dataset_labels=self.label_names, mode=self.label_alignment)
+            if labels
+            else None
             for name, labels in own_labels.items()
         }
         for name, columns in self.label_columns.items():

@@ -47,7 +47,10 @@ def versions() -> dict[str, str]:
 
 
 def cohort_facts(cohort: Cohort) -> dict[str, Any]:
-    """Task, labels and every peer with its source, commit, architecture and size; ready for JSON."""
+    """Task, labels and every peer with its source, commit, architecture and size; ready for JSON.
+
+    With `peer_seconds`, where steps were timed so that places are found again.
+    """
     return {
         "task": cohort.task.name,
         "words": cohort.task.words.to_record(),
@@ -65,6 +68,7 @@ def cohort_facts(cohort: Cohort) -> dict[str, Any]:
             for name, spec in cohort.specs.items()
         },
         "versions": versions(),
+        **({} if cohort.peer_seconds is None else {"peer_seconds": dict(cohort.peer_seconds)}),
     }
 
 

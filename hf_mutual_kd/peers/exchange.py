@@ -49,7 +49,7 @@ class Exchange:
     """
     Joins what the peers say, each on its own process, of rows that all these processes see.
 
-    Every tensor travels once, as it is: in bf16 under bf16, else in fp32, and without gradient.
+    Every tensor travels once, as it is: in bf16 under bf16, in fp16 under fp16, else in fp32, and without gradient.
 
     Args:
         owners (`dict[str, int]`): of all peers, in the cohort's order, the rank within `group` that holds them.

@@ -35,6 +35,8 @@ class HeldPeers(nn.Module):
         self.exchange: Exchange | None = None
         self.places: Sequence[Sequence[str]] | None = None
         """Peers that are together on one process, where processes hold some each."""
+        self.peer_seconds: Mapping[str, float] | None = None
+        """What a step of each takes, where places were found by it."""
 
     @property
     def names(self) -> list[str]:

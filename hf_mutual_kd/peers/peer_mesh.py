@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, recursively_apply
-from torch import Tensor, distributed, nn
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin, gather_object, recursively_apply
+from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.utils.data import IterableDataset
 
 from ..config.training_config import MutualKDConfig
@@ -33,12 +34,12 @@ ROWS, PEERS = "dp_replicate", "tp"
 """The dimensions of the mesh, by the names by which Accelerate's loaders know which processes share their rows."""
 
 
-def place_peers(sizes: Mapping[str, int], frozen: Sequence[str], places: int) -> list[list[str]]:
+def place_peers(costs: Mapping[str, float], frozen: Sequence[str], places: int) -> list[list[str]]:
     """
-    Peers on so many places: in each at least one that learns, and sums of sizes that are as even as can be.
+    Peers on so many places: in each at least one that learns, and sums of costs that are as even as can be.
 
     Args:
-        sizes (`dict[str, int]`): of all peers, in the cohort's order.
+        costs (`dict[str, float]`): of all peers, in the cohort's order: seconds, or numbers of weights.
         frozen (`list[str]`): those that learn nothing.
         places (`int`): at most as many as there are others.
 
@@ -53,13 +54,36 @@ def place_peers(sizes: Mapping[str, int], frozen: Sequence[str], places: int) ->
     ```
     """
     placed: list[list[str]] = [[] for _ in range(places)]
-    largest_first = sorted(sizes, key=lambda name: (name in frozen, -sizes[name]))
-    for turn, name in enumerate(largest_first):
+    dearest_first = sorted(costs, key=lambda name: (name in frozen, -costs[name]))
+    for turn, name in enumerate(dearest_first):
         # The first take a place each, as a process without a peer that learns has nothing to train.
         free = [place for place in placed if not place] if turn < places else placed
-        min(free, key=lambda place: sum(sizes[one] for one in place)).append(name)
-    order = list(sizes).index
+        min(free, key=lambda place: sum(costs[one] for one in place)).append(name)
+    order = list(costs).index
     return sorted((sorted(place, key=order) for place in placed), key=lambda place: order(place[0]))
+
+
+def count_places(names: Sequence[str], frozen: Sequence[str], processes: int) -> int:
+    """
+    As many places as can be: so many peers that learn as divide the number of processes.
+
+    Raises:
+        [`ConfigError`]: every process would hold all peers.
+    """
+    most, kind = len(names) - len(frozen), "peers that learn" if frozen else "peers"
+    places = max(count for count in range(1, most + 1) if processes % count == 0)
+    if processes > places == 1:
+        raise ConfigError(
+            f"peer_parallel: {most} {kind} cannot be placed on {processes} processes, as no number from 2 to "
+            f"{most} divides {processes}; start another number of processes, or leave it out"
+        )
+    return places
+
+
+def that_rest(specs: Mapping[str, Any]) -> list[str]:
+    """The peers that only teach, by their [`PeerSpec`]; none where all do, as in a scoring."""
+    frozen = [name for name, spec in specs.items() if getattr(spec, "frozen", False)]
+    return frozen if len(frozen) < len(specs) else []
 
 
 @dataclass(frozen=True)
@@ -118,29 +142,20 @@ class PeerMesh:
         """The mesh of a cohort as it was loaded, or as it could be spread: see [`PeerMesh.over`]."""
         if cohort.places is not None:
             return cls(cohort.places, processes, process)
-        return cls.over({name: cohort.model_of(name) for name in cohort.names}, cohort.specs, processes, process)
+        sizes = {name: count_parameters(cohort.model_of(name)) for name in cohort.names}
+        return cls.over(sizes, cohort.specs, processes, process)
 
     @classmethod
-    def over(
-        cls, models: Mapping[str, nn.Module], specs: Mapping[str, PeerSpec], processes: int, process: int
-    ) -> PeerMesh:
+    def over(cls, costs: Mapping[str, float], specs: Mapping[str, PeerSpec], processes: int, process: int) -> PeerMesh:
         """
-        A mesh with as many places as can be, the peers shared out by the numbers of their weights.
+        A mesh with as many places as can be, the peers shared out by what they cost.
 
         Raises:
             [`ConfigError`]: every process would hold all peers.
         """
-        sizes = {name: count_parameters(model) for name, model in models.items()}
-        frozen = [name for name, spec in specs.items() if spec.frozen]
-        frozen = frozen if len(frozen) < len(sizes) else []
-        most, kind = len(sizes) - len(frozen), "peers that learn" if frozen else "peers"
-        places = max(count for count in range(1, most + 1) if processes % count == 0)
-        if processes > places == 1:
-            raise ConfigError(
-                f"peer_parallel: {most} {kind} cannot be placed on {processes} processes, as no number from 2 to "
-                f"{most} divides {processes}; start another number of processes, or leave it out"
-            )
-        return cls(place_peers(sizes, frozen, places), processes, process)
+        frozen = that_rest(specs)
+        places = count_places(list(costs), frozen, processes)
+        return cls(place_peers(costs, frozen, places), processes, process)
 
     @property
     def is_split(self) -> bool:
@@ -199,7 +214,8 @@ class PeerMesh:
     def join(self, accelerator: Any) -> None:
         """
         Let Accelerate give the processes of one data rank the same rows, average gradients between processes that
-        hold the same peers, and gather and sum over data ranks, so that no row counts twice.
+        hold the same peers, and gather and sum over data ranks, so that no row counts twice. Under fp16 all peers
+        have one loss scale: what is infinite on one process makes all leave out the step and lower it.
 
         Raises:
             [`ConfigError`]: weights are split otherwise.
@@ -220,6 +236,16 @@ class PeerMesh:
         # A process whose rows nobody shares reads a stream alone.
         accelerator.dataloader_config.dispatch_batches = False
         accelerator.gather, accelerator.reduce = self.gathered, self.summed
+        if accelerator.scaler is not None:
+            accelerator.scaler = _together(accelerator.scaler, accelerator.device.type, grid.get_group(PEERS))
+
+    def compile(self, accelerator: Any, cohort: HeldPeers) -> None:
+        """Let `torch_compile` see each peer alone: no graph holds what processes tell each other."""
+        plugin = accelerator.state.dynamo_plugin
+        if self.is_split and plugin.backend != DynamoBackend.NO:
+            for model in cohort.peers.values():
+                model.compile(**plugin.to_kwargs())
+            accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend=DynamoBackend.NO)
 
     def gathered(self, tensors: Any) -> Any:
         """As `Accelerator.gather`, of all data ranks."""
@@ -255,7 +281,10 @@ class PeerMesh:
 
 
 def load_held(
-    asked: Mapping[str, Any], load: Callable[..., LoadedPeer], describe: Callable[..., LoadedPeer] | None = None
+    asked: Mapping[str, Any],
+    load: Callable[..., LoadedPeer],
+    describe: Callable[..., LoadedPeer] | None = None,
+    seconds: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, LoadedPeer], PeerMesh]:
     """
     All peers, of which those that other processes hold are only described.
@@ -266,6 +295,7 @@ def load_held(
         asked (`dict`): what is loaded, by name.
         load (`Callable`): [`~loading.load_peer`] of a name and what was asked.
         describe (`Callable`, *optional*): [`~loading.describe_peer`] of such; unset every process loads all.
+        seconds (`dict[str, float]`, *optional*): that a step of each takes; unset they are shared out by weights.
 
     Returns:
         `tuple` of the peers and of who holds which.
@@ -283,8 +313,9 @@ def load_held(
         began[name] = torch.get_rng_state()
         found[name] = describe(name, peer)
     ended = torch.get_rng_state()
-    models, specs = ({name: getattr(one, part) for name, one in found.items()} for part in ("model", "spec"))
-    mesh = PeerMesh.over(models, specs, state.num_processes, state.process_index)
+    costs = seconds or {name: count_parameters(peer.model) for name, peer in found.items()}
+    specs = {name: peer.spec for name, peer in found.items()}
+    mesh = PeerMesh.over(costs, specs, state.num_processes, state.process_index)
     for name in mesh.held:
         torch.set_rng_state(began[name])
         found[name] = load(name, asked[name])
@@ -305,6 +336,18 @@ def _within(handler: Any, group: Any) -> Any:
     return made
 
 
+def _together(scaler: torch.amp.GradScaler, device_type: str, group: Any) -> ShardedGradScaler:
+    """A scaler that has not begun, for processes that skip steps, and so move its scale, together."""
+    return ShardedGradScaler(
+        device_type,
+        init_scale=scaler.get_scale(),
+        growth_factor=scaler.get_growth_factor(),
+        backoff_factor=scaler.get_backoff_factor(),
+        growth_interval=scaler.get_growth_interval(),
+        process_group=group,
+    )
+
+
 def check_peer_parallel(args: MutualKDConfig, optimizers: Sequence[Any]) -> None:
     """
     Refuse what peers cannot do that live on several processes.
@@ -318,8 +361,6 @@ def check_peer_parallel(args: MutualKDConfig, optimizers: Sequence[Any]) -> None
         "refresh_epochs scores whole cohorts, which peer_parallel spreads over processes; leave out one of them": (
             args.refresh_epochs is not None
         ),
-        "fp16 has one scale for all peers, which peer_parallel spreads over processes; use bf16": args.fp16,
-        "torch_compile cannot see the exchange of peer_parallel; leave out one of them": bool(args.torch_compile),
         "peer_parallel places whole peers on processes, which fsdp and deepspeed split; leave out one of them": bool(
             args.fsdp or args.deepspeed
         ),

@@ -56,6 +56,7 @@ class CohortState:
         bests ([`Bests`]): as [`PeerBests`] keeps them.
         processes (`int`), rows_per_step (`int`): of the training.
         data_ranks (`int`, *optional*): how many processes shared the rows of a step; all of them when unset.
+        places (`list[list[str]]`, *optional*): which peers were together on one process, where each held some.
         changes (`list[dict]`): options that other values held for from some step on.
         broken (`dict[str, int]`): peers whose weights are not finite, and the step at which that was found.
     """
@@ -69,6 +70,7 @@ class CohortState:
     processes: int
     rows_per_step: int
     data_ranks: int | None = None
+    places: list[list[str]] | None = None
     changes: list[dict[str, Any]] = field(default_factory=list)
     broken: dict[str, int] = field(default_factory=dict)
 

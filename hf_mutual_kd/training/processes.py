@@ -65,6 +65,7 @@ class CohortProcesses(CohortData):
         if self.args.n_gpu > 1:
             logger.warning("only one of %d GPUs is used; start with `accelerate launch` to use all", self.args.n_gpu)
             self.args._n_gpu = 1
+        self.mesh.compile(self.accelerator, cohort)
         if not self.is_sharded:
             return
         check_sharded(self.accelerator, cohort, self.args, objective)
@@ -127,6 +128,13 @@ class CohortProcesses(CohortData):
         """
         before, now = checkpoint.processes, self.args.world_size
         if (before, checkpoint.data_ranks or before) == (now, self.mesh.data_ranks):
+            if checkpoint.places not in (None, self.mesh.places) and self.is_world_process_zero():
+                logger.warning(
+                    "peers are together as %s, where this run began with %s: it goes on, but not bit for bit, as "
+                    "dropout draws anew",
+                    self.mesh.places,
+                    checkpoint.places,
+                )
             return
         if self.is_deepspeed_enabled:
             raise ResumeError(

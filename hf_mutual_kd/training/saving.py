@@ -102,6 +102,7 @@ class CohortSaving(CohortEvaluation):
         rows = self.get_total_train_batch_size(self.args)
         state = {"bests": self.bests.state(), "processes": self.args.world_size, "rows_per_step": rows}
         state |= {"data_ranks": self.mesh.data_ranks}
+        state |= {"places": self.mesh.places} if self.mesh.is_split else {}
         state |= {"made_with": self._made_with(), "changes": self.changes, "broken": self.bests.broken}
         write_json(made / checkpoints.COHORT_STATE, self._identity() | state)
 

@@ -27,6 +27,7 @@ from ..peers.cohort import Cohort
 from ..peers.first_look import look_at_rows
 from ..peers.launched import on_main_process
 from ..peers.peer_mesh import PeerMesh
+from ..peers.step_times import balanced
 from ..peers.weights_hash import fingerprints, joint
 from ..run_lock import claimed
 from ..scoring.score_table import plain_rows
@@ -130,6 +131,7 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         ranks = self.mesh.data_ranks
         self.score_table = open_table(args, model, train_dataset, self.objective, data_ranks=ranks, view=self.view)
         self.start_fingerprint = joint(fingerprints(model))
+        self.mesh = balanced(self.mesh, model, train_dataset, args)
         self.mesh.take(model, args.device, objective)
         self._tell_cohort(args)
         self.record = TrainingRecord(model.names, model.task, self.mesh.gathered_objects)

@@ -164,8 +164,20 @@ def test_a_killed_process_of_peers_in_parallel_goes_on(place, tmp_path):  # noqa
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     words = [sys.executable, "-m", "hf_mutual_kd", "train", "image-classification", "--processes", "2"]
-    words += ["--peers", f"vit={place}/vit", f"cnx={place}/cnx", "--dataset", f"{place}/data", "--peer_parallel"]
-    words += ["true", "--max_steps", "12", "--eval_steps", "3", "--save_steps", "3", "--learning_rate", "0.01"]
+    # Three peers on two places, which are found by timing them, and found again.
+    words += ["--peers", *[f"{name}={place}/{name}" for name in ("vit", "cnn", "cnx")], "--dataset", f"{place}/data"]
+    words += [
+        "--peer_parallel",
+        "true",
+        "--max_steps",
+        "12",
+        "--eval_steps",
+        "3",
+        "--save_steps",
+        "3",
+        "--learning_rate",
+        "0.01",
+    ]
     words += ["--use_cpu", "--report_to", "none", "--output_dir"]
     done = subprocess.run([*words, str(whole)], env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -184,8 +196,9 @@ def test_a_killed_process_of_peers_in_parallel_goes_on(place, tmp_path):  # noqa
     assert done.returncode == 0, done.stderr[-2000:]
     assert not list(killed.rglob(".unfinished"))
     assert not list(killed.rglob("optimizer-part-*"))
+    assert set(json.loads((killed / "cohort.json").read_text())["peer_seconds"]) == {"vit", "cnn", "cnx"}
     for stage in ("control", "way-mean", "way-best"):
-        for name in ("vit", "cnx"):
+        for name in ("vit", "cnn", "cnx"):
             weights = [load_file(run / "stages" / stage / name / "model.safetensors") for run in (whole, killed)]
             assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import peer_parallel_run as runs
 import pytest
 import torch
-from conftest import make_rows, tiny_processor, tiny_vit
+from conftest import MAKERS, make_rows, tiny_processor, tiny_vit
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from two_processes import launch, outcome
@@ -32,6 +32,8 @@ def alone(tmp_path_factory):
     runs.train_loaded(out / "loaded", out)
     runs.train_staged(out / "staged")
     runs.measure_maps(out / "maps")
+    runs.train_scaled(out / "scaled")
+    runs.train_compiled(out / "compiled")
     return out
 
 
@@ -122,6 +124,20 @@ def test_stages_are_those_of_one_process(alone, spread):
     assert_same_weights(alone / "staged", spread / "staged")
 
 
+def test_all_processes_have_one_loss_scale(alone, spread):
+    """One that skips a step alone is a step behind for ever, and its gradients count by another scale."""
+    left, right = (out / "scaled" / "checkpoint-4" for out in (alone, spread))
+    states = [torch.load(made / "scaler.pt", weights_only=True) for made in (left, right)]
+    assert states[0] == states[1]
+    assert states[0]["scale"] == 512.0
+    assert_same_weights(left, right)
+
+
+def test_compiled_peers_are_those_of_one_process(alone, spread):
+    """A graph that holds what processes tell each other hears once, and repeats it for ever."""
+    assert_same_weights(alone / "compiled", spread / "compiled")
+
+
 @pytest.mark.parametrize("task", ["masks", "clips"])
 def test_maps_are_heard_whole(task, alone, spread):
     """Maps of other sizes than a process' own, cut or in another order, teach nonsense without an error."""
@@ -133,6 +149,17 @@ def test_maps_are_heard_whole(task, alone, spread):
         assert {key: one[key] for key in keys} == pytest.approx({key: other[key] for key in keys}, abs=1e-5)
     roles = [(out / "maps" / task / "roles.parquet").read_bytes() for out in (alone, spread)]
     assert roles[0] == roles[1]
+
+
+def test_processes_agree_on_what_steps_take(spread):
+    """Each by its own clock holds other peers, and waits for ever for one that nobody runs."""
+    found = json.loads((spread / "shared.json").read_text())
+    assert len(found) == 4
+    assert all(one == found[0] for one in found)
+    assert list(found[0]["seconds"]) == list(MAKERS)
+    assert found[0]["places"] == [["vit", "cnx"], ["cnn"]]  # by their weights not
+    # A training of modules that were given has timed them itself, and finds that when it is resumed.
+    assert list(json.loads((spread / "share" / "cohort.json").read_text())["peer_seconds"]) == ["vit", "cnx", "vit_2"]
 
 
 def test_places_are_even_and_learn():
@@ -156,7 +183,6 @@ def test_places_are_even_and_learn():
 REFUSED = {
     "detach 'none'": {"preset": "reference"},
     "refresh_epochs": {"teacher_source": "table", "score_table": "x", "augment": False, "refresh_epochs": 1},
-    "torch_compile": {"torch_compile": True},
     "split_batches": {"accelerator_config": {"split_batches": True}},
 }
 
