@@ -141,7 +141,7 @@ def share_out(out: Path) -> None:
     peers["cnn"] = LoadedPeer(Slow(), tiny_processor(), PeerSpec("slow"))
     args = MutualKDConfig(str(out), per_device_train_batch_size=8, **distributed_run.SETTINGS)
     state = torch.get_rng_state()
-    seconds = time_peers(peers, make_rows(4), args, label_names=LABELS)
+    seconds = time_peers(peers, make_rows(4), args=args, label_names=LABELS)
     assert state.equal(torch.get_rng_state())
     places = Cohort.from_pretrained(peers, label_names=LABELS, peer_parallel=seconds).places
     found = gather_object([{"seconds": seconds, "places": places}])

@@ -50,7 +50,7 @@ def check_training(config: MutualKDConfig, cohort: Cohort, splits: Splits, objec
         mesh.check_rows(getattr(splits, role), f"the {role} split")
     if config.role_table is not None:
         RoleTable.load(config.role_table, cohort.names)
-    open_table(config, cohort, splits.train, objective, data_ranks=mesh.data_ranks)
+    open_table(config, cohort, splits.train, objective, mesh=mesh)
     view = cohort.task.view(cohort.processors, config.seed) if config.augment else None
     obstacle(config, identified(splits.train), view, objective)
     try:

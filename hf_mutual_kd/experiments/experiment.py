@@ -256,7 +256,7 @@ class Experiment:
                 return self._cohort(specs, splits, aligned)
         if self.peer_seconds is None:
             load = self._loading(splits, aligned)
-            self.peer_seconds = time_peers(specs, splits.train, self.config.resolved(), **load)
+            self.peer_seconds = time_peers(specs, splits.train, args=self.config.resolved(), **load)
         return self._cohort(specs, splits, aligned, peer_parallel=self.peer_seconds)
 
     def _cohort(self, specs: dict[str, PeerSpec], splits: Splits, aligned: LabelAlignment, **more: Any) -> Cohort:

@@ -31,7 +31,7 @@ WARM, TIMED = 1, 3
 """Steps that are not counted, and steps of which the fastest is: others are slowed by what else the machine does."""
 
 
-def time_peers(peers: Mapping[str, Any], rows: Any, args: MutualKDConfig, **load: Any) -> dict[str, float]:
+def time_peers(peers: Mapping[str, Any], rows: Any, *, args: MutualKDConfig, **load: Any) -> dict[str, float]:
     """
     Seconds that a step of each peer takes, for [`Cohort.from_pretrained`], which then shares peers out by them.
 
@@ -54,7 +54,7 @@ def time_peers(peers: Mapping[str, Any], rows: Any, args: MutualKDConfig, **load
     Example:
 
     ```python
-    >>> seconds = time_peers({"vit": "…", "cnx": "…", "rn": "…"}, train, args)  # on two processes
+    >>> seconds = time_peers({"vit": "…", "cnx": "…", "rn": "…"}, train, args=args)  # on two processes
     >>> cohort = Cohort.from_pretrained({"vit": "…", "cnx": "…", "rn": "…"}, peer_parallel=seconds)
     ```
     """

@@ -17,6 +17,7 @@ from ..distillation.roles import MEAN, UNDECIDED
 from ..distillation.shared_classes import check_shared
 from ..errors import ConfigError, DataError
 from ..peers.cohort import Cohort
+from ..peers.peer_mesh import PeerMesh
 from .score_peers import peer_facts
 from .score_table import ScoreTable, counted, row_facts_of
 
@@ -111,12 +112,12 @@ class TableCollator:
 
 
 def open_table(
-    args: MutualKDConfig, cohort: Cohort, rows: Any, objective: Objective, *, data_ranks: int, view: Any = None
+    args: MutualKDConfig, cohort: Cohort, rows: Any, objective: Objective, *, mesh: PeerMesh, view: Any = None
 ) -> ScoreTable | None:
     """
     The score table of a configuration, checked against the rows and the peers; `None` where none is used.
 
-    `data_ranks` processes share the rows of a step among them; with `peer_parallel` they are not all processes.
+    `mesh` says how many processes share the rows of a step among them: with `peer_parallel` they are not all.
 
     Raises:
         [`DataError`]: it does not fit, naming what differs, lacks frames that the run will draw,
@@ -136,7 +137,7 @@ def open_table(
             f"the score table {table.folder} compares peers on the grid {table.manifest.get('grid')!r}, this run on "
             f"{grid!r}; give the same --transfer_grid to both"
         )
-    _check_drawn(table, counted(rows), args, data_ranks)
+    _check_drawn(table, counted(rows), args, mesh.data_ranks)
     table.teachers(objective.rule.name, objective.score)
     if objective.source.in_memory:
         return table

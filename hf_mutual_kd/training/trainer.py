@@ -128,10 +128,8 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         self._given_objective = objective
         self.view = self.task.view(model.processors, args.seed) if view is None and args.augment else view
         self.objective = self._objective_of(args, train_dataset)
-        ranks = self.mesh.data_ranks
-        self.score_table = open_table(args, model, train_dataset, self.objective, data_ranks=ranks, view=self.view)
+        self.score_table = open_table(args, model, train_dataset, self.objective, mesh=self.mesh, view=self.view)
         self.start_fingerprint = joint(fingerprints(model))
-        self.mesh = balanced(self.mesh, model, train_dataset, args)
         self.mesh.take(model, args.device, objective)
         self._tell_cohort(args)
         self.record = TrainingRecord(model.names, model.task, self.mesh.gathered_objects)
@@ -169,6 +167,7 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         eval_dataset = self._read_each(eval_dataset, "eval_dataset")
         check_processes(args, train_dataset)
         check_share(args, train_dataset, self.mesh.data_ranks)
+        self.mesh = balanced(self.mesh, model, train_dataset, args)
         return train_dataset, eval_dataset
 
     def _make_collators(self, model: Cohort, args: MutualKDConfig) -> Any:

@@ -86,7 +86,7 @@ def test_nothing_is_timed_where_nothing_is_shared_out(args, monkeypatch):
     ]:
         assert balanced(mesh, cohort, rows, args) is mesh
     assert cohort.peer_seconds is None
-    assert time_peers({"p0": "nowhere", "p1": "nowhere"}, None, args) == {}
+    assert time_peers({"p0": "nowhere", "p1": "nowhere"}, None, args=args) == {}
 
 
 def test_a_resumed_training_keeps_its_places(args, tmp_path):

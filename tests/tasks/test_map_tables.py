@@ -28,6 +28,7 @@ from hf_mutual_kd import (
 )
 from hf_mutual_kd.cli import main as cli
 from hf_mutual_kd.distillation.roles import NOBODY, UNDECIDED
+from hf_mutual_kd.peers.peer_mesh import PeerMesh
 from hf_mutual_kd.scoring.score_peers import score_peers
 from hf_mutual_kd.scoring.score_shards import Scoring
 from hf_mutual_kd.scoring.score_table import ScoreTable, counted
@@ -285,9 +286,9 @@ def test_epochs_are_those_of_processes_that_share_rows(tmp_path):
     table = score(cohort, rows, tmp_path / "t")
     args = config_of(cohort, tmp_path, max_steps=4, per_device_train_batch_size=3, score_table=str(table.folder))
     objective = objective_for(args, rows, len(cohort.names), cohort.task)
-    assert open_table(args, cohort, rows, objective, data_ranks=1) is not None
+    assert open_table(args, cohort, rows, objective, mesh=PeerMesh([["convnext"], ["videomae"]], 2)) is not None
     with pytest.raises(DataError, match="that 4 epochs draw"):
-        open_table(args, cohort, rows, objective, data_ranks=2)
+        open_table(args, cohort, rows, objective, mesh=PeerMesh([cohort.names], 2))
 
 
 def test_what_a_table_of_maps_cannot_do_is_refused(tmp_path):
