@@ -49,8 +49,8 @@ class Candidate:
 
     @property
     def simplicity(self) -> tuple[int, float]:
-        """Lower is simpler: first what was trained, then how far it is from the start."""
-        return (*PLAIN, *BETTER).index(self.what), self.alpha
+        """Lower is simpler: first what was trained, then how little of the start is mixed in."""
+        return (*PLAIN, *BETTER).index(self.what), 1.0 - self.alpha
 
 
 @dataclass(frozen=True)

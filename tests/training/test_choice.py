@@ -58,6 +58,7 @@ def test_an_interpolation_has_to_be_better_than_the_best_plain_candidate():
     assert choose([*plain, scored("mutual", 260), scored("mutual", 301, alpha=0.25)]).what == "start"
     kept = choose([*plain, scored("mutual", 260), scored("mutual", 320, alpha=0.25)])
     assert (kept.what, kept.alpha) == ("mutual", 0.25)
+    assert choose([*plain, scored("mutual", 340), scored("mutual", 341, alpha=0.25)]).alpha == 1.0
     assert choose([*plain, scored("control", 320, alpha=0.5)]).alpha == 0.5
     lucky = scored("control", 303, alpha=0.5, shift=200)
     assert choose([scored("start", 100), scored("control", 300), lucky]).alpha == 1.0
