@@ -42,6 +42,8 @@ bench: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/bench_saliency.py $(ARGS)
 	$(BIN)/python tests/benchmarks/bench_cost.py $(ARGS)
 	$(BIN)/python tests/benchmarks/bench_peer_parallel.py $(ARGS)
+	$(BIN)/python tests/benchmarks/bench_others.py $(ARGS)
+	$(BIN)/python tests/benchmarks/bench_startup.py $(ARGS)
 
 gpu: $(VENV)/.test
 	$(BIN)/python tests/gpu/check.py $(ARGS)

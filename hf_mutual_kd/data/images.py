@@ -175,12 +175,16 @@ def turned(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def sixteen_bit_peak(value: Any) -> list[int]:
-    """The largest value of an image of 16-bit grey, which [`decode_image`] reads; of others nothing."""
+    """The largest value of an image of 16-bit grey, of others nothing; decodes all as [`decode_image`] does, once.
+
+    Raises: as [`decode_image`].
+    """
+    if isinstance(value, dict):
+        return read_file(value, _decoded_peak)
+    decode_image(value)
     if isinstance(value, np.ndarray):
         return [int(value.max())] if value.dtype == np.uint16 else []
-    if not isinstance(value, dict | Image.Image):
-        return []
-    return read_file(value, _peak) if isinstance(value, dict) else _peak(value)
+    return _peak(value) if isinstance(value, Image.Image) else []
 
 
 def too_dark(peaks: Sequence[int]) -> str | None:
@@ -191,6 +195,11 @@ def too_dark(peaks: Sequence[int]) -> str | None:
         f"its images of 16 bits hold {max(peaks):,} at most, of 65,535, and would be all but black; scale them to the "
         "whole range (12 bits by 16), or store 8 bits"
     )
+
+
+def _decoded_peak(image: Image.Image) -> list[int]:
+    _decoded(image)
+    return _peak(image)
 
 
 def _peak(image: Image.Image) -> list[int]:

@@ -30,11 +30,6 @@ def nothing(feature: Any) -> bool:
     return False
 
 
-def no_numbers(cell: Any) -> list[int]:
-    """Nothing that all rows together are judged by."""
-    return []
-
-
 def no_files() -> Collection[str]:
     """Class folders hold none of it."""
     return ()
@@ -63,7 +58,8 @@ class Inputs:
             without being named; none does when unset.
         feature (`Callable`, *optional*): as what a feature is stored in the rows of a run.
         cell (`Callable`, *optional*): as what a cell of a stream is.
-        peaks (`Callable`, *optional*): the largest value of a cell of 16-bit grey, in a list, empty for others.
+        peaks (`Callable`, *optional*): decodes a cell for a check, and gives the largest value of 16-bit grey in a
+            list, empty for others; `decode` checks when unset.
         endings (`Callable`, *optional*): endings of the files that class folders hold, as `".png"`; none when unset.
 
     Example:
@@ -86,7 +82,7 @@ class Inputs:
     typical: Callable[[Any], bool] = nothing
     feature: Callable[[Any], Any] = as_it_is
     cell: Callable[[Any], Any] = as_it_is
-    peaks: Callable[[Any], list[int]] = no_numbers
+    peaks: Callable[[Any], list[int]] | None = None
     endings: Callable[[], Collection[str]] = no_files
 
     def read(self, row: Mapping[str, Any]) -> Any:
@@ -177,8 +173,10 @@ def check_inputs(
     for row in bar:
         try:
             cells = dataset[row]
-            inputs.read(cells)
-            peaks += inputs.peaks(cells[inputs.column])
+            if inputs.peaks is None:
+                inputs.read(cells)
+            else:
+                peaks += inputs.peaks(cells[inputs.column])
         except DataError as error:
             if on_bad_row == "raise":
                 raise DataError(

@@ -131,6 +131,26 @@ def default_share(labelled: np.ndarray) -> float | None:
     return None if natural in (0.0, 1.0) else max(natural, LEAST_SHARE)
 
 
+def rows_of_epoch(rows: Any, share: float | None, rows_per_step: int) -> int:
+    """
+    How many rows an epoch shows: all of them, or as many as steps with a share of labelled ones take.
+
+    Args:
+        rows: of the training, which can be counted.
+        share (`float`, *optional*): of labelled rows in a step; unset, or where one cannot know which have a label,
+            rows come as they are.
+        rows_per_step (`int`): over accumulation and processes.
+
+    Example:
+        >>> rows_of_epoch(Dataset.from_dict({"label": [0, 1, -1, -1, -1, -1]}), 0.5, 4)
+        8
+    """
+    labelled = None if share is None else which_labelled(rows)
+    if share is None or labelled is None:
+        return len(rows)
+    return len(LabelledShareSampler(labelled, share, rows_per_step, seed=0))
+
+
 class LabelledShareSampler(Sampler[int]):
     """
     Orders rows so that every optimizer step holds the same share of labelled ones.

@@ -103,10 +103,13 @@ def estimated(make: MakeTrainer, config: MutualKDConfig, splits: Splits, arms: A
         raise ConfigError("estimate counts rows, and a stream has no known number of them; leave it out")
     with tempfile.TemporaryDirectory() as folder:
         trainer = make(changed(config, output_dir=folder, push_to_hub=False))
-        trainings = trainings_of(config, arms.names, Stages(trainer) if config.teaching else None)
+        stages = Stages(trainer) if config.teaching else None
+        trainings = trainings_of(config, arms.names, stages)
         timed = {kind: _timed(config, trainer.task, kind, folder) for kind in {one.kind: None for one in trainings}}
-        del trainer
-        said = table(config, trainings, measure(make, timed, splits), splits, len(arms.seeds))
+        share = config.labelled_share if stages is None else stages.labelled_share
+        del trainer, stages
+        costs = measure(make, timed, splits)
+        said = table(changed(config, labelled_share=share), trainings, costs, splits, len(arms.seeds))
     return f"{said}\n" if config.process_index == 0 else ""
 
 

@@ -99,6 +99,7 @@ class Experiment:
         self.changes: list[Change] = []
         self.broken: list[str] = []
         self.peer_seconds: dict[str, float] | None = None
+        self._checked: tuple[Cohort, torch.Tensor] | None = None
 
     def run(self) -> Results:
         """Check everything, then train and measure all arms; returns what `results.json` holds."""
@@ -132,6 +133,7 @@ class Experiment:
         self.changes = check_checkpoints(self.arms.resumed(), self.task, specs, self.folder)
         splits = self._load_data()
         cohort = self._load_cohort(specs, splits)
+        self._checked = cohort, torch.get_rng_state()
         if splits.label_names is None and cohort.label_names:
             for role in ROLES:
                 cohort.task.check_labels(getattr(splits, role), role, len(cohort.label_names))
@@ -151,6 +153,7 @@ class Experiment:
             self.changes = check_checkpoints(self.arms.resumed(), self.task, specs, self.folder)
         if self.config.resume_from_checkpoint:
             check_resumed(self.arms.resumed(), self.folder, cohort, splits.facts.get("fingerprint"))
+            self._checked = None  # whose peers now hold weights of a checkpoint
         if self.state.is_main_process:
             self.place.prepare()
         self.state.wait_for_everyone()
@@ -178,8 +181,7 @@ class Experiment:
             peers = [name for name in arm.start if name != "cohort"]
             run, folder = self.arms.folder_of("mutual", arm.seed), self.arms.folder_of(arm.name, arm.seed)
             folder = folder_of(run, arm.name) if self.config.teaching else folder
-            samples = read_samples(folder / SAMPLES_FILE, peers)
-            found.setdefault(arm.name, []).append(samples)
+            found.setdefault(arm.name, []).append(read_samples(folder / SAMPLES_FILE, peers))
         return found
 
     def _finish(self, results: Results, splits: Splits, specs: dict[str, PeerSpec]) -> None:
@@ -339,7 +341,11 @@ class Experiment:
     def _trainer(
         self, config: MutualKDConfig, specs: dict[str, PeerSpec], splits: Splits, objective: Objective | None = None
     ) -> MutualKDTrainer:
-        cohort = self._load_cohort(specs, splits)
+        if self._checked is None:
+            cohort = self._load_cohort(specs, splits)
+        else:  # The first training takes what was loaded to be checked, and draws what it would after loading.
+            (cohort, drawn), self._checked = self._checked, None
+            torch.set_rng_state(drawn)
         train = splits.train
         if isinstance(train, IterableDataset):
             train = train.shuffle(seed=data_seed(config), buffer_size=SHUFFLE_BUFFER)
@@ -351,6 +357,7 @@ class Experiment:
             objective=objective,
             compute_metrics=self.metrics,
         )
+        trainer.looks_at_rows = False
         trainer.recipe_data, trainer.shared_starts = splits.facts.get("fingerprint"), self.shared_starts
         return trainer
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sized
 
 from ..config.training_config import MutualKDConfig
+from ..data.labelled_rows import rows_of_epoch
 from ..data.splits import Splits
 from ..distillation.objective import Objective
 from ..training.pre_flight import start_table
@@ -105,4 +106,4 @@ def evaluations_of(config: MutualKDConfig, splits: Splits) -> float:
 
 def _per_epoch(config: MutualKDConfig, splits: Splits) -> int:
     at_once = config.train_batch_size * config.gradient_accumulation_steps * config.world_size
-    return max(1, -(-len(splits.train) // at_once))
+    return max(1, -(-rows_of_epoch(splits.train, config.labelled_share, at_once) // at_once))

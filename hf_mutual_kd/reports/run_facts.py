@@ -127,11 +127,11 @@ def hardware_facts(processes: int = 1) -> dict[str, Any]:
 
     if torch.cuda.is_available():
         return {"device": torch.cuda.get_device_name(), "processes": processes}
-    name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
-        name = found[1] if found else name
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    # `platform.processor` may start a process, which of one of this size takes a third of a second.
+    name = found[1] if found else platform.processor() or platform.machine()
     return {"device": name, "processes": processes, "cores": os.cpu_count()}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..config.training_config import MutualKDConfig
 from ..data.collator import IdentifiedRows, RoleTaggingCollator
+from ..data.labelled_rows import rows_of_epoch
 from ..distillation.losses import mean_log_probs, softened_log_probs
 from ..distillation.objective import Objective
 from ..distillation.roles import MEAN, UNDECIDED
@@ -157,7 +158,7 @@ def _check_drawn(table: ScoreTable, rows: IdentifiedRows, args: MutualKDConfig, 
     """Refuse a table that lacks target frames which the run will draw: nothing would be known of them."""
     if not rows.is_drawn:
         return
-    epochs = epochs_of(args, len(rows), data_ranks)
+    epochs = epochs_of(args, rows, data_ranks)
     drawn = rows.fixed_rows(epochs)
     known = set(table.sample_ids.tolist())
     missing = [place for place, number in enumerate(drawn.sample_ids()) if number not in known]
@@ -169,10 +170,11 @@ def _check_drawn(table: ScoreTable, rows: IdentifiedRows, args: MutualKDConfig, 
         )
 
 
-def epochs_of(args: MutualKDConfig, rows: int, data_ranks: int) -> int:
-    """How many epochs of so many rows a training begins, of whose steps so many processes share the rows."""
+def epochs_of(args: MutualKDConfig, rows: Any, data_ranks: int) -> int:
+    """How many epochs of these rows a training begins, whose steps so many processes share."""
     if args.max_steps <= 0:
         return math.ceil(args.num_train_epochs)
-    batches = rows / (args.train_batch_size * data_ranks)
-    batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+    at_once = args.train_batch_size * data_ranks
+    shown = rows_of_epoch(rows, args.labelled_share, at_once * args.gradient_accumulation_steps)
+    batches = shown // at_once if args.dataloader_drop_last else math.ceil(shown / at_once)
     return math.ceil(args.max_steps / max(math.ceil(batches / args.gradient_accumulation_steps), 1))

@@ -199,8 +199,12 @@ class Task(Units):
 
     def architectures(self) -> set[str]:
         """Names of the model classes that can be peers, besides those that bring their own code."""
-        models = [model for cls in self.auto_models for model in cls._model_mapping.values()]
-        return {one.__name__ for model in models for one in (model if isinstance(model, tuple) else (model,))}
+        mappings = [cls._model_mapping for cls in self.auto_models]
+        # Their names alone: the mapping's own `values` import every one of them, timm among it.
+        named = [entry for mapping in mappings for entry in mapping._model_mapping.values()]
+        registered = [entry for mapping in mappings for entry in mapping._extra_content.values()]
+        models = [one for entry in (*named, *registered) for one in (entry if isinstance(entry, tuple) else (entry,))]
+        return {one if isinstance(one, str) else one.__name__ for one in models}
 
     def auto_model(self, config: Any) -> Any:
         """The one of `auto_models` that loads a checkpoint with this configuration."""

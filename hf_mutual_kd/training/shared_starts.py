@@ -29,9 +29,13 @@ def shared_among(trainings: int) -> Iterator[Path | None]:
 
 
 def shared_or_new(trainer: Any) -> StartCache | None:
-    """As [`cached_starts`], from [`place_of`] where an earlier training has left it there; else it is left there."""
-    cohort = trainer.cohort
-    place = place_of(trainer) if may_cache(trainer) else None
+    """As [`cached_starts`], from [`place_of`] where an earlier training has left it there; else it is left there.
+
+    `None` where nothing is kept; for errors see [`cached_starts`].
+    """
+    if not may_cache(trainer):
+        return None
+    cohort, place = trainer.cohort, place_of(trainer)
     if place is not None and place.is_file():
         found = StartCache.load(place, cohort.task.map_dims)
         cohort.drop_starts()

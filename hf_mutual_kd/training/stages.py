@@ -71,6 +71,8 @@ class Stages:
         self.choices: dict[str, Choice] = {}
         self._cache: Any = None
         self._together: float | None = None
+        self._measured: Measurement | None = None
+        self._adapted: Measurement | None = None
         self.fit_rows, self.rows = self._split_evaluation()
 
     # What is there to do
@@ -209,7 +211,7 @@ class Stages:
         gc.collect()
 
     def _stage_trainer(self, folder: Path, options: MutualKDConfig, only_labels: bool, tries: bool) -> MutualKDTrainer:
-        outer, share = self.trainer, self._share
+        outer, share = self.trainer, self.labelled_share
         options = changed(
             options, output_dir=str(folder), labelled_share=share, input_column=None, label_column=None, control=False
         )
@@ -225,6 +227,9 @@ class Stages:
             optimizer_cls_and_kwargs=outer.optimizer_cls_and_kwargs,
         )
         trainer.fit_rows, trainer.is_part = self.fit_rows, True
+        trainer.evaluations[trainer._eval_prefix].start = self._adapted
+        # All stages have the same rows and peers.
+        trainer.looks_at_rows, outer.looks_at_rows = outer.looks_at_rows, False
         # Adapted weights are this run's own.
         trainer.shared_starts = None if self.adapts else outer.shared_starts
         trainer.data_collator.labelled_only = (
@@ -238,10 +243,10 @@ class Stages:
     @property
     def trains_itself(self) -> bool:
         """Whether there is a control in which each peer teaches itself: there are rows without a label."""
-        return self.args.self_training and self._share is not None
+        return self.args.self_training and self.labelled_share is not None
 
     @property
-    def _share(self) -> float | None:
+    def labelled_share(self) -> float | None:
         """Of labelled rows in the steps; `None` where all rows have a label, or one cannot know."""
         labelled = which_labelled(self.trainer.train_dataset)
         if labelled is None:
@@ -252,8 +257,11 @@ class Stages:
     def _pre_flight(self) -> None:
         if not self.args.pre_flight:
             return
-        self.weights.load("adapted")
-        results = self._evaluate().metrics
+        if self.adapts or self._measured is None:
+            self.weights.load("adapted")
+            self._measured = self._evaluate()
+        # With these weights every later stage begins.
+        self._adapted, results = self._measured, self._measured.metrics
         if self.trainer.is_world_process_zero():
             keeps_best = self.args.keep == "best"
             print(start_table(results, self.trainer.objective, self.task.words, keeps_best=keeps_best))
@@ -291,7 +299,7 @@ class Stages:
 
     def _measure(self) -> Scores:
         """The peers as they are, on the rows that select; empty where no row has a label."""
-        measured = self._evaluate()
+        self._measured = measured = self._evaluate()
         results, metric = measured.metrics, self.trainer.selects_by
         if any(metric not in results[name] for name in self.names):
             return {}
@@ -321,7 +329,7 @@ class Stages:
                 plain = [one for one in candidates[name] if one.is_plain]
                 self.choices[name] = compare(forced[0], plain, self.trainer.bests.greater_is_better)
         kept = {name: choice.as_json() for name, choice in self.choices.items()}
-        self.state.finish("kept", kept=kept, validation=values, labelled_share=self._share)
+        self.state.finish("kept", kept=kept, validation=values, labelled_share=self.labelled_share)
 
     def _add(
         self, candidates: dict[str, list[Candidate]], what: str, way: str | None, alpha: float = 1.0

@@ -174,7 +174,7 @@ def _reason(rows: Any, view: Any, objective: Objective, views: int | None) -> st
 
 
 def may_cache(trainer: Any) -> bool:
-    """Whether what a trainer's starts say is kept, if memory allows; for errors see [`cached_starts`]."""
+    """Whether what a trainer's starts say is kept, if memory allows; for errors see [`obstacle`]."""
     args, objective = trainer.args, trainer.objective
     if obstacle(args, trainer.train_dataset, trainer.view, objective) or not objective.needs_starts:
         return False
@@ -183,17 +183,15 @@ def may_cache(trainer: Any) -> bool:
 
 def cached_starts(trainer: Any) -> StartCache | None:
     """
-    The cache of a trainer that is about to begin, whose starts are then dropped; `None` where they run in every step.
+    The cache of a trainer that is about to begin, whose starts are then dropped; `None` where memory is too small.
 
     Args:
-        trainer ([`MutualKDTrainer`]): with its objective and rows.
+        trainer ([`MutualKDTrainer`]): with its objective and rows, one that [`may_cache`].
 
     Raises:
         [`ConfigError`]: `cache_frozen` or `cached_views` asks for one that cannot be.
     """
     args = trainer.args
-    if not may_cache(trainer):
-        return None
     try:
         return _filled(trainer, args.cached_views or 1, asked=bool(args.cache_frozen))
     except DataError as error:

@@ -84,6 +84,8 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
 
     says_start = True
     """Whether the pre-flight report is printed, which an experiment of several runs does once itself."""
+    looks_at_rows = True
+    """Whether a row of each data set first runs through every peer, which a recipe lets them do itself."""
     collator_class: type[RoleTaggingCollator] | None = None
     """In place of the task's own."""
     start_cache: StartCache | None = None
@@ -273,6 +275,8 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
 
     def _look_at_rows(self) -> None:
         """A row of each data set through every peer; streams, which would be read twice, are left out."""
+        if not self.looks_at_rows:
+            return
         sets = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
         look_at_rows(self.cohort, {name: rows for name, rows in sets.items() if isinstance(rows, IdentifiedRows)})
 

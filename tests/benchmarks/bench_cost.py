@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.nn.functional as F
-from bench_losses import Case, times
+from bench_losses import Case, inputs, ours, times
 from bench_training import alternate
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
@@ -35,10 +35,14 @@ from hf_mutual_kd.reports.figures import LIGHT
 DOCS = Path(__file__).parents[2] / "docs"
 BATCH, CLASSES = 16, 100
 COLUMNS = ("what grows", "case", "ours, ms", "compared with", "that, ms", "ratio")
-PAIRS = "all pairs"
+PAIRS, MOVING = "all pairs", "moving its maps"
+FURTHER = "\n## Start-up, and other packages\n"
+"""From here on docs/COST.md is written by other scripts, see [`write_part`]."""
 NOTES = """\
 - *all pairs*: the authors' formulation, every ordered pair's KL by `softmax().log()` on every unit, masked afterwards.
   Forward and backward, in CPU time; steps by the clock.
+- *moving its maps*: reading them twice and writing a gradient for each, the least that any form of the loss moves; the
+  time of the loss goes into exponentials, not into passes over memory.
 - *N plain steps*: cross-entropy steps of the same peers, one after the other at the same batch: the floor on one
   device. Small ViTs without retention; `bench_training.py` measures what that adds.
 - *one process*: its step on as many rows as each of the processes takes; 1.00 would be perfect scaling.
@@ -76,6 +80,28 @@ def losses(quick: bool) -> Iterator[Row]:
         for side in sides if peers == 2 else sides[:2]:
             shape = (4, 150, side, side)
             yield loss_row("pixels of the dense loss", side**2, Case(peers, shape, repeats=few))
+    yield moving_row()
+
+
+def moving_row() -> Row:
+    """The dense loss of two peers against nothing but the memory that it cannot do without."""
+    case = Case(2, (4, 150, 64, 64), repeats=15)
+    logits, labels = inputs(case)
+
+    def loss() -> None:
+        for z in logits:
+            z.grad = None
+        ours(logits, labels)
+
+    def moving() -> None:
+        # Forward reads all maps once; backward reads them once more, and writes a gradient for each.
+        for z in logits:
+            z.detach().sum()
+        for z in logits:
+            torch.empty_like(z).copy_(z.detach())
+
+    found = alternate({"ours": loss, "moving": moving}, case.repeats)
+    return Row("memory of the dense loss", case.name, 64**2, 1000 * found["ours"], MOVING, 1000 * found["moving"])
 
 
 def loss_row(panel: str, value: float, case: Case) -> Row:
@@ -228,6 +254,13 @@ def document(rows: list[Row]) -> str:
     )
 
 
+def write_part(script: str, text: str) -> None:
+    """Put what another script found into docs/COST.md, between its marks."""
+    page, begin, end = DOCS / "COST.md", f"<!-- {script}: begin -->\n", f"<!-- {script}: end -->\n"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few small rows")
@@ -244,7 +277,9 @@ def main() -> int:
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "cost.png").write_bytes(figure(rows))
-        (out / "COST.md").write_text(document(rows), encoding="utf-8")
+        page = out / "COST.md"
+        _, further, parts = (page.read_text(encoding="utf-8") if page.is_file() else "").partition(FURTHER)
+        page.write_text(f"{document(rows)}{further}{parts}", encoding="utf-8")
         print(f"written: {out / 'COST.md'}, {out / 'cost.png'}")
     return 0
 

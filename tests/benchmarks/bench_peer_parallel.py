@@ -6,7 +6,8 @@ For N peers on N processes (gloo, one thread each): the same rows per step, once
 and taking its share of the rows (DDP), once with every process holding one peer and seeing all rows. Time is CPU time
 of a process, in turns with a plain cross-entropy step of one peer on all rows, and of the slowest process; memory is
 the peak of a process above what it held before it made any peer, and so is that of loading, of larger peers from
-folders. `--write` puts the table into the guide.
+folders. A last line compares how two processes that hold peers of the same rows decode: each all of them, as they do,
+or each a half, of which it sends the other the pixels. `--write` puts the tables into the guide.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
 from bench_cost import BATCH, CLASSES, batch_of, cohort_of, stepping
-from bench_training import alternate
+from bench_training import alternate, jpeg
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_mutual_kd import BestRule, Cohort, CohortBatch, LiveSource, Objective, PeerMasks, render
+from hf_mutual_kd.data.images import decode_image
 from hf_mutual_kd.experiments.peak_memory import forget_peak, peak_memory
 from hf_mutual_kd.peers.peer_mesh import PeerMesh
 from hf_mutual_kd.tasks.semantic_segmentation.task import SemanticSegmentation
@@ -128,6 +131,24 @@ def dense_loss(peers: int, repeats: int) -> tuple[float, float, float]:
     return 1000 * found["whole"], 1000 * found["all"], 1000 * found["own"]
 
 
+def measure_decoding(repeats: int) -> tuple[float, float, float]:
+    """Milliseconds of CPU time of a process for a batch: all decoded, a half, and a half with its pixels exchanged."""
+    distributed.init_process_group("gloo")
+    files = [jpeg(500, 375) for _ in range(BATCH)]
+    half = files[: BATCH // 2]
+
+    def decode(some: list[dict[str, bytes]]) -> torch.Tensor:
+        return torch.stack([torch.from_numpy(np.array(decode_image(file))) for file in some])
+
+    def exchange() -> None:
+        mine = decode(half)
+        distributed.all_gather([torch.empty_like(mine) for _ in range(2)], mine)
+
+    found = alternate({"all": lambda: decode(files), "half": lambda: decode(half), "exchanged": exchange}, repeats)
+    distributed.destroy_process_group()
+    return 1000 * found["all"], 1000 * found["half"], 1000 * found["exchanged"]
+
+
 def bytes_of(variant: str, peers: int) -> tuple[float, float]:
     """
     What a process averages and hears in a step: MiB of gradients of the peers that others hold, too, and KiB of what
@@ -160,9 +181,13 @@ def main() -> int:
     torch.set_num_threads(1)
     if options.child:
         variant, peers, how = options.child
-        found: Any = (
-            measure(variant, int(peers), int(how)) if how.isdigit() else measure_loading(variant, int(peers), how)
-        )
+        found: Any
+        if variant == "decoding":
+            found = measure_decoding(int(how))
+        elif how.isdigit():
+            found = measure(variant, int(peers), int(how))
+        else:
+            found = measure_loading(variant, int(peers), how)
         if os.environ["RANK"] == "0":
             print(json.dumps(found))
         return 0
@@ -183,10 +208,17 @@ def main() -> int:
         whole, every, own = dense_loss(peers, 3 if options.quick else 9)
         losses.append((str(peers), f"{whole:.0f}", f"{own:.0f}", f"{every:.0f}", f"{own / whole:.2f}"))
     print(render(DENSE, losses, title=f"Loss of maps {MAPS}, forward and backward"))
+    whole, half, exchanged = measured("decoding", 2, "3" if options.quick else "9")
+    decoding = (
+        f"Decoding {BATCH} JPEG files of 500 x 375 takes {whole:.1f} ms of CPU time in each of two processes; half of "
+        f"them {half:.1f} ms, and with the pixels of the other half from the other process {exchanged:.1f} ms."
+    )
+    print(decoding)
     if options.write:
         lines = [COLUMNS, ("---:", "---", *["---:"] * 5), *cells]
         dense = [DENSE, ("---:",) * 5, *losses]
         table = "\n\n".join("\n".join(f"| {' | '.join(line)} |" for line in rows) for rows in (lines, dense))
+        table = f"{table}\n\n{decoding}"
         before, after = GUIDE.read_text(encoding="utf-8").split(BEGIN)
         GUIDE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after.split(END, 1)[1]}", encoding="utf-8")
     return 0

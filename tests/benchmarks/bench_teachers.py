@@ -53,7 +53,7 @@ from hf_mutual_kd.scoring.score_shards import distribution
 from hf_mutual_kd.scoring.score_table import FORMAT, INDEX, MANIFEST, SCORES, ScoreTable, shard_path
 from hf_mutual_kd.scoring.table_teacher import TableTeacher
 from hf_mutual_kd.tasks.registry import make_task
-from hf_mutual_kd.training.start_cache import cached_starts
+from hf_mutual_kd.training.shared_starts import shared_or_new
 
 ROOT = Path(__file__).parents[2]
 WEIGHT = 10.0
@@ -151,7 +151,7 @@ def train(setting: Setting, splits: Any, seed: int, steps: int | None, *, measur
         )
         trainer = MutualKDTrainer(cohort, args, train_dataset=splits.train, eval_dataset=splits.test)
         began = time.process_time()
-        trainer.start_cache = cached_starts(trainer)
+        trainer.start_cache = shared_or_new(trainer)
         once = time.process_time() - began
         trainer.train()
         seconds = time.process_time() - began

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import in_two_processes
+from datasets import Dataset
 from saliency_run import gaze_videos, saliency_cohort
 from segmentation_peers import tiny_segmenter
 from segmentation_run import SQUARE, segmentation_cohort, segmentation_rows
@@ -270,13 +271,19 @@ def test_clips_that_the_run_will_draw_have_to_be_there(tmp_path):
 def test_epochs_are_counted_as_the_trainer_does(tmp_path):
     """One epoch too few lets a run die in its last one."""
     args = MutualKDConfig(str(tmp_path), use_cpu=True, per_device_train_batch_size=4, max_steps=5)
-    assert epochs_of(args, rows=10, data_ranks=1) == 2  # 3 steps an epoch
+    assert epochs_of(args, range(10), 1) == 2  # 3 steps an epoch
     args.gradient_accumulation_steps = 2
-    assert epochs_of(args, rows=10, data_ranks=1) == 3
+    assert epochs_of(args, range(10), 1) == 3
     args.dataloader_drop_last = True
-    assert epochs_of(args, rows=10, data_ranks=1) == 5
+    assert epochs_of(args, range(10), 1) == 5
+    assert epochs_of(args, range(20), 2) == 5, "what two processes share"
+    few = Dataset.from_dict({"label": [0] * 6 + [-1]})
+    args.gradient_accumulation_steps, args.dataloader_drop_last = 1, False
+    assert epochs_of(args, few, 1) == 3
+    args.labelled_share = 0.5
+    assert epochs_of(args, few, 1) == 5, "an epoch ends with its only row without a label, after one step"
     args.max_steps, args.num_train_epochs = -1, 2.5
-    assert epochs_of(args, rows=10, data_ranks=1) == 3
+    assert epochs_of(args, range(10), 1) == 3
 
 
 def test_epochs_are_those_of_processes_that_share_rows(tmp_path):

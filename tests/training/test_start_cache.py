@@ -118,7 +118,7 @@ def test_maps_in_8_bits_teach_as_starts_that_run(task, shown, tmp_path):
         for parameter in cohort.starts.parameters():
             parameter.mul_(1.5 if task == "saliency" else 4)
     starts = cohort.starts
-    cache = start_cache.cached_starts(trainer)
+    cache = shared_or_new(trainer)
     assert cohort.starts is None
     for epoch in (3, 0):
         shown_epoch = epoch % (trainer.args.cached_views or 1)
@@ -140,7 +140,7 @@ def test_views_come_again(tmp_path, train_rows, make_cohort):
     args = MutualKDConfig(str(tmp_path), **settings)
     trainer = MutualKDTrainer(make_cohort("vit", "cnx"), args, train_dataset=train_rows)
     trainer.cohort.eval()
-    cache = start_cache.cached_starts(trainer)
+    cache = shared_or_new(trainer)
     assert trainer.cohort.starts is None
     trainer.cohort.set_objective(trainer.objective)
     batches = []
@@ -158,18 +158,18 @@ def test_what_cannot_be_kept_is_said(tmp_path, monkeypatch, caplog, train_rows, 
     """A cache that is silently none is paid for in every step."""
     monkeypatch.setattr(start_cache, "LARGEST", 1000)
     trainer = trainer_of("segmentation", tmp_path / "a")
-    assert start_cache.cached_starts(trainer) is None
+    assert shared_or_new(trainer) is None
     assert "it would take 20.5 kB of memory (8 views of rows, of peers 5 x 16 x 16, 5 x 16 x 16" in caplog.text
-    assert start_cache.cached_starts(trainer_of("segmentation", tmp_path / "b", cache_frozen=True)) is not None
+    assert shared_or_new(trainer_of("segmentation", tmp_path / "b", cache_frozen=True)) is not None
     views = {"augment": True, "cached_views": 2}
     with pytest.raises(ConfigError, match="cached_views: it would take"):
-        start_cache.cached_starts(trainer_of("segmentation", tmp_path / "c", **views))
+        shared_or_new(trainer_of("segmentation", tmp_path / "c", **views))
     with pytest.raises(ConfigError, match="temporal_weight shows neighbouring frames"):
-        start_cache.cached_starts(trainer_of("saliency", tmp_path / "d", temporal_weight=1.0, **views))
+        shared_or_new(trainer_of("saliency", tmp_path / "d", temporal_weight=1.0, **views))
     with pytest.raises(ConfigError, match="cache_frozen: every epoch draws other frames"):
-        start_cache.cached_starts(trainer_of("saliency", tmp_path / "e", cache_frozen=True))
+        shared_or_new(trainer_of("saliency", tmp_path / "e", cache_frozen=True))
     with pytest.raises(ConfigError, match="cache_frozen: images differ in size"):
-        start_cache.cached_starts(trainer_of("segmentation", tmp_path / "g", cache_frozen=True, transfer_grid="label"))
+        shared_or_new(trainer_of("segmentation", tmp_path / "g", cache_frozen=True, transfer_grid="label"))
 
 
 def test_loaders_of_other_rows_are_others(tmp_path, train_rows, eval_rows, make_cohort):

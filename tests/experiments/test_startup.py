@@ -1,0 +1,60 @@
+"""What happens between a command and its first step happens once, and is counted as the training does."""
+
+from types import SimpleNamespace
+
+import torch
+from conftest import write_place
+from datasets import Dataset
+
+from hf_mutual_kd import Experiment, MutualKDConfig, PeerSpec
+from hf_mutual_kd.experiments.plan import evaluations_of, steps_of
+from hf_mutual_kd.tasks.image_classification.options import ImageOptions
+from hf_mutual_kd.training import trainer as training
+
+
+def test_the_first_training_takes_the_checked_cohort(tmp_path, monkeypatch):
+    """Peers would be loaded twice, or those that were checked would draw other numbers than ones loaded anew."""
+    place = write_place(tmp_path, train=12, validation=6, test=6)
+    config = MutualKDConfig(str(tmp_path / "run"), max_steps=1, teacher_rule="best", use_cpu=True, report_to=[])
+    peers = {name: PeerSpec(str(place / name)) for name in ("vit", "cnx")}
+    options = ImageOptions(peers=peers, dataset=str(place / "data"), label_alignment="new_head")
+    experiment = Experiment("image-classification", options, config=config)
+    specs, splits, cohort, objective = experiment._ready()
+    torch.rand(3)
+    drawn = []
+
+    def draw(*args, **kwargs):
+        drawn.append(torch.rand(4))
+        return objective_for(*args, **kwargs)
+
+    objective_for = training.objective_for
+    monkeypatch.setattr(training, "objective_for", draw)
+    first, second = (experiment._trainer(config, specs, splits) for _ in range(2))
+    assert first.given_cohort is cohort
+    assert second.given_cohort is not cohort
+    torch.testing.assert_close(second.given_cohort.state_dict(), cohort.state_dict(), rtol=0, atol=0)
+    assert torch.equal(*drawn)
+    looked = []
+    monkeypatch.setattr(training, "look_at_rows", lambda *given: looked.append(given))
+    first.train()
+    assert not looked
+
+
+def test_a_plan_counts_the_epochs_of_a_labelled_share(tmp_path):
+    """Epochs that show more than their rows are planned too short, and evaluations too many."""
+    rows = Dataset.from_dict({"label": [0, 1] + [-1] * 30})
+    splits = SimpleNamespace(train=rows, validation=range(4), test=range(4))
+    config = MutualKDConfig(
+        str(tmp_path),
+        num_train_epochs=2,
+        eval_strategy="epoch",
+        per_device_train_batch_size=4,
+        labelled_share=0.5,
+        use_cpu=True,
+    )
+    # 30 rows without a label, two in each step.
+    assert (steps_of(config, splits), evaluations_of(config, splits)) == (30, 2)
+    config.max_steps = 30
+    assert evaluations_of(config, splits) == 2
+    config.labelled_share = None
+    assert evaluations_of(config, splits) == 30 / 8
