@@ -5,6 +5,8 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import distributed_run
 import torch
@@ -15,6 +17,7 @@ from saliency_run import saliency_trainer
 from segmentation_run import segmentation_trainer
 
 from hf_mutual_kd import Cohort, LoadedPeer, MutualKDConfig, MutualKDTrainer, PeerSpec, time_peers
+from hf_mutual_kd.peers import loading
 from hf_mutual_kd.peers.launched import leave_together
 
 RUNS = {
@@ -40,16 +43,28 @@ def train(out: Path, run: str, *more: str, split: bool = False) -> None:
 
 
 def train_loaded(out: Path, place: Path, split: bool = False) -> None:
-    """Two adapters over one base, an encoder that gets a head, and that base itself, from folders."""
+    """Two adapters over one encoder with a drawn head, the encoder with another, and a whole peer, from folders."""
     torch.manual_seed(0)
-    peers = {name: PeerSpec(str(place / "base"), peft="lora") for name in ("a", "b")}
+    peers = {name: PeerSpec(str(place / "encoder"), peft="lora") for name in ("a", "b")}
     peers |= {"new": PeerSpec(str(place / "encoder")), "whole": PeerSpec(str(place / "base"))}
     settings = distributed_run.SETTINGS | {"max_steps": 3, "eval_strategy": "no", "save_steps": 3}
     args = MutualKDConfig(
         str(out), per_device_train_batch_size=8, peer_parallel=split, merge_adapters=True, **settings
     )
-    cohort = Cohort.from_pretrained(peers, label_names=LABELS, peer_parallel=split)
+    in_memory, load = [], loading.load_checkpoint
+
+    def watched(name: str, *others: Any) -> LoadedPeer:
+        found = load(name, *others)
+        in_memory.extend([name] * any(weight.device.type != "meta" for weight in found.model.parameters()))
+        return found
+
+    with patch.object(loading, "load_checkpoint", watched):
+        cohort = Cohort.from_pretrained(peers, label_names=LABELS, peer_parallel=split)
     assert len(cohort.peers) == (1 if split else 4)
+    # Without weights of another, not even for a while; of one process the second adapter shares the first one's base.
+    assert in_memory == (list(cohort.peers) if split else ["a", "new", "whole"])
+    drawn = torch.get_rng_state()
+    assert all(one.equal(drawn) for one in gather_object([drawn]))
     MutualKDTrainer(cohort, args, train_dataset=make_rows(24)).train()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, make_dataclass
@@ -125,6 +126,8 @@ def _score(options: ScoreOptions, task: Task, accelerator: Any) -> ScoreTable:
 
     with accelerator.main_process_first():
         splits = load_checked(task, options, options.split, labels=not options.no_labels)
+    # Processes that load their own peers do it together.
+    with contextlib.nullcontext() if options.peer_parallel else accelerator.main_process_first():
         cohort = Cohort.from_pretrained(
             options.peers,
             task=task,

@@ -25,10 +25,10 @@ from .adapters import is_adapter
 from .batch_norms import batch_norms, rest_on_single_values, resting_batch_norms
 from .cohort_output import CohortOutput
 from .cohort_record import peers_of_folder, with_names, write_record
+from .describing import describe_peer, load_held
 from .head_labels import HeadLabels
 from .held_peers import HeldPeers
-from .loading import Base, LoadedPeer, describe_peer, load_peer, save_peer
-from .peer_mesh import load_held
+from .loading import Base, LoadedPeer, load_peer, save_peer
 from .prediction import predict
 from .sharding import without_zero3_init
 from .spec import PeerSpec, check_peer_names
@@ -121,7 +121,8 @@ class Cohort(HeldPeers):
             trust_remote_code (`bool`, *optional*, defaults to `False`): run code that a repository brings.
             peer_parallel (`bool` or `dict[str, float]`, *optional*, defaults to `False`): of several processes let
                 each keep in memory only the peers that it holds in a training with `peer_parallel`; they are shared
-                out by the numbers of their weights, or by the seconds that [`time_peers`] has found.
+                out by the numbers of their weights, or by the seconds that [`time_peers`] has found. All processes
+                call it together.
         """
         if isinstance(peers, str | Path):
             peers, facts = peers_of_folder(peers)

@@ -103,32 +103,8 @@ def load_peer(
     return loaded
 
 
-def describe_peer(
-    name: str, peer: Any, task: Task, *, labels: HeadLabels | None = None, trust_remote_code: bool = False
-) -> LoadedPeer:
-    """
-    What [`load_peer`] gives, but weightless, on the meta device; a module that was given stays as it is.
-
-    Where weights are drawn or computed as a peer is loaded, or lie in another form than its checkpoint's, they are
-    in memory while it is: the random numbers that this takes are those of [`load_peer`].
-    """
-    if isinstance(peer, nn.Module | LoadedPeer):
-        return load_peer(name, peer, task)
-    spec = peer if isinstance(peer, PeerSpec) else PeerSpec.parse(str(peer))
-    kept_otherwise = is_python_source(spec.source) or spec.peft is not None or spec.load_in_4bit or spec.load_in_8bit
-    with peer_errors(name, spec):
-        is_whole = not kept_otherwise and find_adapter(spec) is None
-    if is_whole:
-        found = load_checkpoint(name, spec, task, labels or HeadLabels(), trust_remote_code, on_meta=True)
-    else:
-        found = load_peer(name, spec, task, labels=labels, trust_remote_code=trust_remote_code)
-    return replace(found, model=found.model.to("meta"))
-
-
-def load_checkpoint(
-    name: str, spec: PeerSpec, task: Task, labels: HeadLabels, trust_remote_code: bool, *, on_meta: bool = False
-) -> LoadedPeer:
-    """A whole model of the Hub or of a folder, with its processor; `on_meta` without weights that are only read."""
+def load_checkpoint(name: str, spec: PeerSpec, task: Task, labels: HeadLabels, trust_remote_code: bool) -> LoadedPeer:
+    """A whole model of the Hub or of a folder, with its processor; without weights where that is torch's device."""
     if Path(spec.source).is_dir() and not (Path(spec.source) / "config.json").is_file():
         raise PeerError(f"peer {name!r}: the folder {spec.source} has no config.json; it is no model folder")
     # False, not unset: unset makes transformers ask on the terminal.
@@ -144,10 +120,10 @@ def load_checkpoint(
         if not reads and (wanted is None or not task.takes_encoder(config)):
             check_task(name, config, task)
         load = {"revision": spec.revision, "dtype": getattr(torch, spec.dtype), "use_safetensors": True, **code}
+        bits: dict[str, Any] = {}
         if spec.load_in_4bit or spec.load_in_8bit:
-            load |= quantization_of(name, spec, config, () if reads else head_layers(task, config, code))
-        if on_meta and not reads and wanted is None and getattr(config, "quantization_config", None) is None:
-            load["device_map"] = "meta"
+            bits = quantization_of(name, spec, config, () if reads else head_layers(task, config, code))
+        load |= {"device_map": "meta"} if is_on_meta() else bits
         drawn: list[str] = []
         if reads:
             model: nn.Module = load_zero_shot(name, spec, config, load, labels.renewed or labels.missing)
@@ -158,10 +134,19 @@ def load_checkpoint(
             logger.warning_once(
                 f"peer {name!r}: {spec.source} gets a new head, whose answers are chance until it learns"
             )
-        processor = fitting(name, config, load_processor(name, spec, task, code))
+        if is_on_meta() and bits:
+            described: Any = model.config
+            described.quantization_config = bits["quantization_config"]
+        with torch.device("cpu"):
+            processor = fitting(name, config, load_processor(name, spec, task, code))
     task.check_peer(name, model, processor)
     check_finite(name, model)
     return LoadedPeer(model, processor, spec, wanted is not None, tuple(drawn))
+
+
+def is_on_meta() -> bool:
+    """Whether peers are described, not loaded: torch makes what has no weights."""
+    return torch.get_default_device().type == "meta"
 
 
 def find_adapter(spec: PeerSpec) -> Path | None:
@@ -240,7 +225,8 @@ def load_adapted(
     model.is_relabelled = on.new_head and is_classifier
     if adapter is None:
         return LoadedPeer(model, on.processor, replace(spec, revision=revision), on.new_head)
-    load_adapter(name, model, adapter)
+    if not is_on_meta():
+        load_adapter(name, model, adapter)
     if (adapter / FITTED).is_file():
         keep_fitted(model, read_json(adapter / FITTED, error=PeerError), None)
     check_finite(name, model)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin, gather_object, recursively_apply
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -21,8 +20,6 @@ from ..distillation.objective import Objective
 from ..errors import ConfigError
 from .exchange import Exchange
 from .held_peers import HeldPeers
-from .launched import check_launch
-from .loading import LoadedPeer
 from .quantization import count_parameters
 from .spec import PeerSpec
 
@@ -182,6 +179,10 @@ class PeerMesh:
         """Their names."""
         return list(self.places[self.place])
 
+    def place_of(self, name: str) -> int:
+        """Which place holds a peer: the number of the first process that does."""
+        return next(place for place, names in enumerate(self.places) if name in names)
+
     def writes(self, name: str, should_save: bool) -> bool:
         """Whether this process writes a peer: of those that hold it the first; `should_save` where all hold all."""
         return self.data_rank == 0 and name in self.held if self.is_split else should_save
@@ -278,49 +279,6 @@ class PeerMesh:
 
     def _group(self, dimension: str, tensor: Tensor) -> Any:
         return _grid(tensor.device.type, self.data_ranks, len(self.places)).get_group(dimension)
-
-
-def load_held(
-    asked: Mapping[str, Any],
-    load: Callable[..., LoadedPeer],
-    describe: Callable[..., LoadedPeer] | None = None,
-    seconds: Mapping[str, float] | None = None,
-) -> tuple[dict[str, LoadedPeer], PeerMesh]:
-    """
-    All peers, of which those that other processes hold are only described.
-
-    What is drawn is drawn as by one process: every peer finds the random state that it would find there.
-
-    Args:
-        asked (`dict`): what is loaded, by name.
-        load (`Callable`): [`~loading.load_peer`] of a name and what was asked.
-        describe (`Callable`, *optional*): [`~loading.describe_peer`] of such; unset every process loads all.
-        seconds (`dict[str, float]`, *optional*): that a step of each takes; unset they are shared out by weights.
-
-    Returns:
-        `tuple` of the peers and of who holds which.
-
-    Raises:
-        [`ConfigError`]: the peers cannot be placed on so many processes, or these do not see each other.
-    """
-    state = PartialState() if describe is not None else None
-    if state is not None:
-        check_launch(state)
-    if describe is None or state is None or state.num_processes == 1:
-        return {name: load(name, peer) for name, peer in asked.items()}, PeerMesh([list(asked)])
-    found, began = {}, {}
-    for name, peer in asked.items():
-        began[name] = torch.get_rng_state()
-        found[name] = describe(name, peer)
-    ended = torch.get_rng_state()
-    costs = seconds or {name: count_parameters(peer.model) for name, peer in found.items()}
-    specs = {name: peer.spec for name, peer in found.items()}
-    mesh = PeerMesh.over(costs, specs, state.num_processes, state.process_index)
-    for name in mesh.held:
-        torch.set_rng_state(began[name])
-        found[name] = load(name, asked[name])
-    torch.set_rng_state(ended)
-    return found, mesh
 
 
 @cache

@@ -1,6 +1,7 @@
 """Peers: names, what is refused and in which words, and weights that come back as they were saved."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,9 +19,13 @@ from transformers import (
 
 from hf_mutual_kd import ImageClassification, PeerError, PeerSpec, RoleTaggingCollator, identified
 from hf_mutual_kd.distillation.label_alignment import label_list
+from hf_mutual_kd.peers.adapters import adapter_facts
+from hf_mutual_kd.peers.describing import describe_peer
 from hf_mutual_kd.peers.head_labels import HeadLabels
-from hf_mutual_kd.peers.loading import describe_peer, load_peer, load_weights, save_peer
+from hf_mutual_kd.peers.loading import load_peer, load_weights, save_peer
+from hf_mutual_kd.peers.quantization import count_parameters
 from hf_mutual_kd.peers.spec import check_peer_names, parse_peers
+from hf_mutual_kd.training.fingerprints import _configuration, _hash
 
 TASK = ImageClassification()
 
@@ -343,16 +348,38 @@ def test_new_labels_of_a_timm_peer_are_saved(tmp_path, labels):
     assert label_list(load_peer("mine", str(tmp_path / "trained"), TASK).model.config) == labels
 
 
-@pytest.mark.parametrize(("source", "labels"), [("peer", None), ("peer", HeadLabels(["a", "b"])), ("lora", None)])
-def test_a_described_peer_is_one_without_weights(folder, source, labels):
+@pytest.mark.parametrize(
+    ("source", "labels"), [("peer", None), ("peer", HeadLabels(["a", "b"])), ("lora", None), ("saved", None)]
+)
+def test_a_described_peer_is_one_without_weights(folder, source, labels, tmp_path):
     """Peers of other processes fill the memory of this one, or move what its own peers draw."""
     asked = PeerSpec(str(folder), peft="lora" if source == "lora" else None)
-    torch.manual_seed(1)
+    if source == "saved":
+        adapted = load_peer("mine", replace(asked, peft="lora"), TASK)
+        save_peer(adapted.model, adapted.processor, tmp_path / "adapter", None)
+        asked = PeerSpec(str(tmp_path / "adapter"))
     loaded = load_peer("mine", asked, TASK, labels=labels)
     drawn = torch.get_rng_state()
-    torch.manual_seed(1)
-    found = describe_peer("mine", asked, TASK, labels=labels)
+    found, draws, _ = describe_peer("mine", asked, TASK, labels=labels)
     assert torch.equal(torch.get_rng_state(), drawn)
+    assert draws is (labels is not None or source == "saved")
+    assert_alike(found, loaded)
+
+
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_a_quantized_base_is_described_as_it_will_be(folder, bits):
+    """A record that the process of another peer writes says that nothing is quantized, and no run resumes from it."""
+    pytest.importorskip("bitsandbytes")
+    asked = replace(PeerSpec(str(folder), peft="lora"), **{bits: True})
+    loaded, (found, draws, _) = (one("mine", asked, TASK) for one in (load_peer, describe_peer))
+    assert not draws
+    assert count_parameters(found.model) == count_parameters(loaded.model)
+    assert adapter_facts(found.model) == adapter_facts(loaded.model)
+    assert _hash(_configuration(found.model)) == _hash(_configuration(loaded.model))
+    assert {weight.device.type for weight in found.model.parameters()} == {"meta"}
+
+
+def assert_alike(found, loaded):
     one, other = (
         {key: (value.shape, value.dtype) for key, value in peer.model.state_dict().items()} for peer in (loaded, found)
     )
@@ -364,5 +391,5 @@ def test_a_described_peer_is_one_without_weights(folder, source, labels):
 def test_a_module_that_is_described_keeps_its_weights():
     """The process that holds it would find it empty."""
     module = tiny_vit()
-    assert describe_peer("mine", module, TASK).model is module
+    assert describe_peer("mine", module, TASK).peer.model is module
     assert {weight.device.type for weight in module.parameters()} == {"cpu"}
