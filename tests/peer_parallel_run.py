@@ -94,6 +94,26 @@ def measure_maps(out: Path, split: bool = False) -> None:
             (out / name / "outcome.json").write_text(json.dumps(history))
 
 
+def train_cached(out: Path, split: bool = False) -> None:
+    """What frozen starts say of maps is kept, in two views."""
+    for name, make in {"masks": segmentation_trainer, "clips": saliency_trainer}.items():
+        settings = STILL | {"teacher_source": "frozen", "cached_views": 2, "max_steps": 3}
+        rows = 2 if split else 4
+        trainer = make(str(out / name), peer_parallel=split, per_device_train_batch_size=rows, **settings)
+        for module in trainer.cohort.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        with torch.no_grad():
+            for weight in trainer.cohort.starts.parameters():
+                weight.mul_(1.5)
+        trainer.train()
+        assert trainer.start_cache is not None
+        assert trainer.cohort.starts is None
+        history = [{key: value for key, value in entry.items() if "/" in key} for entry in trainer.state.log_history]
+        if trainer.is_world_process_zero():
+            (out / name / "outcome.json").write_text(json.dumps(history))
+
+
 class ScaledTrainer(MutualKDTrainer):
     """Scales its loss as under fp16, which Accelerate has on GPUs alone."""
 
@@ -172,6 +192,7 @@ def main(out: Path, alone: Path) -> None:
     train_loaded(out / "loaded", alone, split=True)
     train_staged(out / "staged", split=True)
     measure_maps(out / "maps", split=True)
+    train_cached(out / "cached", split=True)
     train_scaled(out / "scaled", split=True)
     share_out(out / "shared")
     train_compiled(out / "compiled", split=True)

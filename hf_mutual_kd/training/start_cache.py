@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -203,10 +204,6 @@ def cached_starts(trainer: Any) -> StartCache | None:
 
 def _filled(trainer: Any, views: int, asked: bool) -> StartCache:
     collator, rows, cohort = trainer.eval_collator, trainer.train_dataset, trainer.cohort
-    if cohort.elsewhere and cohort.task.map_dims:
-        raise DataError(
-            "peers on other processes (peer_parallel) may see other sizes of images; set cache_frozen=false"
-        )
 
     def show(view: int) -> None:
         collator.set_epoch(view)
@@ -231,13 +228,12 @@ def _one_view(cohort: Cohort, batches: Any, samples: int, accelerator: Accelerat
     peers: list[Tensor] = []
     for batch in batches:
         kept = _kept(cohort, batch, accelerator)
+        _check_sizes(cohort, peers or kept, kept, batch["sample_ids"])
         numbers, *kept = accelerator.gather_for_metrics((batch["sample_ids"], *kept))
         peers = peers or [torch.empty((samples, *one.shape[1:]), dtype=one.dtype) for one in kept]
         here = slice(filled, filled := filled + len(numbers))
         ids[here] = numbers.cpu()
         for rows, one in zip(peers, kept, strict=True):
-            if rows.shape[1:] != one.shape[1:]:
-                raise DataError(_other_size(rows, one, numbers))
             rows[here] = one.cpu()
     order = ids.argsort()
     return CachedView(ids[order], order, peers)
@@ -245,7 +241,7 @@ def _one_view(cohort: Cohort, batches: Any, samples: int, accelerator: Accelerat
 
 def _kept(cohort: Cohort, batch: Mapping[str, Any], accelerator: Accelerator) -> list[Tensor]:
     """What is kept of a batch: N of `[B, ...]`."""
-    if cohort.task.map_dims and len(cohort.task.split_batch(dict(batch))) > 1:
+    if cohort.task.map_dims and any(gather_object([len(cohort.task.split_batch(dict(batch))) > 1])):
         raise DataError("images differ in size, so that their maps have none in common; set cache_frozen=false")
     with accelerator.autocast(), torch.no_grad():
         logits = [one.float() for one in cohort.start_logits(batch["peer_inputs"])]
@@ -253,8 +249,15 @@ def _kept(cohort: Cohort, batch: Mapping[str, Any], accelerator: Accelerator) ->
     return [pack(one, cohort.task.map_dims) for one in maps] if cohort.task.map_dims else maps
 
 
-def _other_size(rows: Tensor, one: Tensor, numbers: Tensor) -> str:
-    return (
-        f"maps are {list(one.shape[1:])} from sample {int(numbers[0])} on and {list(rows.shape[1:])} before; set "
-        "cache_frozen=false"
-    )
+def _check_sizes(cohort: Cohort, first: Sequence[Tensor], kept: Sequence[Tensor], numbers: Tensor) -> None:
+    """Refuse maps of another size than those before, or of other processes, on all processes together."""
+    if not cohort.task.map_dims:
+        return
+    before = [list(one.shape[1:]) for one in first]
+    found = gather_object([(int(numbers[0]), before), (int(numbers[0]), [list(one.shape[1:]) for one in kept])])
+    for sample, sizes in found:
+        other = next(((size, one) for size, one in zip(found[0][1], sizes, strict=True) if size != one), None)
+        if other is not None:
+            raise DataError(
+                f"maps are {other[1]} from sample {sample} on and {other[0]} before; set cache_frozen=false"
+            )

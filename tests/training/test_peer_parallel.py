@@ -32,6 +32,7 @@ def alone(tmp_path_factory):
     runs.train_loaded(out / "loaded", out)
     runs.train_staged(out / "staged")
     runs.measure_maps(out / "maps")
+    runs.train_cached(out / "cached")
     runs.train_scaled(out / "scaled")
     runs.train_compiled(out / "compiled")
     return out
@@ -138,16 +139,18 @@ def test_compiled_peers_are_those_of_one_process(alone, spread):
     assert_same_weights(alone / "compiled", spread / "compiled")
 
 
-@pytest.mark.parametrize("task", ["masks", "clips"])
-def test_maps_are_heard_whole(task, alone, spread):
-    """Maps of other sizes than a process' own, cut or in another order, teach nonsense without an error."""
-    left, right = (json.loads((out / "maps" / task / "outcome.json").read_text()) for out in (alone, spread))
-    assert len(left) == len(right) >= 2
+@pytest.mark.parametrize(
+    ("run", "task"), [("maps", "masks"), ("maps", "clips"), ("cached", "masks"), ("cached", "clips")]
+)
+def test_maps_are_heard_whole(run, task, alone, spread):
+    """Maps of other sizes than a process' own, cut, of another row or view, teach nonsense without an error."""
+    left, right = (json.loads((out / run / task / "outcome.json").read_text()) for out in (alone, spread))
+    assert len(left) == len(right) >= 1
     for one, other in zip(left, right, strict=True):
         # Heads with queries draw the points of their loss.
         keys = [key for key in one if key != "mask2former/supervised"]
         assert {key: one[key] for key in keys} == pytest.approx({key: other[key] for key in keys}, abs=1e-5)
-    roles = [(out / "maps" / task / "roles.parquet").read_bytes() for out in (alone, spread)]
+    roles = [(out / run / task / "roles.parquet").read_bytes() for out in (alone, spread)]
     assert roles[0] == roles[1]
 
 
