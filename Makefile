@@ -5,6 +5,7 @@ ARGS ?=
 CARD_RUNS ?= runs/vit_classify
 RECIPE ?= vit_classify
 SUITES ?= teachers temperature_weight n_peers label_free few_labels weak_with_strong pairs
+BENCHMARKS := losses training dense saliency cost peer_parallel others startup
 BIN := $(VENV)/bin
 # Unbound threads are many times slower at random on shared machines.
 THREADS := OMP_PROC_BIND=true OMP_PLACES=cores OMP_WAIT_POLICY=ACTIVE
@@ -35,15 +36,10 @@ lint: $(VENV)/.test
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
+# A missed bar fails the whole, after all have run.
 bench: $(VENV)/.test
-	$(BIN)/python tests/benchmarks/bench_losses.py $(ARGS)
-	$(BIN)/python tests/benchmarks/bench_training.py $(ARGS)
-	$(BIN)/python tests/benchmarks/bench_dense.py $(ARGS)
-	$(BIN)/python tests/benchmarks/bench_saliency.py $(ARGS)
-	$(BIN)/python tests/benchmarks/bench_cost.py $(ARGS)
-	$(BIN)/python tests/benchmarks/bench_peer_parallel.py $(ARGS)
-	$(BIN)/python tests/benchmarks/bench_others.py $(ARGS)
-	$(BIN)/python tests/benchmarks/bench_startup.py $(ARGS)
+	missed=; for name in $(BENCHMARKS); do $(BIN)/python tests/benchmarks/bench_$$name.py $(ARGS) || missed="$$missed $$name"; \
+	    done; test -z "$$missed" || { echo "Missed a bar, or failed:$$missed"; exit 1; }
 
 gpu: $(VENV)/.test
 	$(BIN)/python tests/gpu/check.py $(ARGS)

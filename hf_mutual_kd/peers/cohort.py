@@ -85,6 +85,8 @@ class Cohort(HeldPeers):
         """The objective's, where there is transfer: what it fits or learns moves and is saved with the cohort."""
         self.starts: nn.ModuleDict | None = None
         """Copies of the peers that teachers may speak with: as they started, or moving averages."""
+        self.known_fingerprint: str | None = None
+        """Of all weights as they are, where somebody hashed them already; whoever changes them forgets it."""
         self.peer_checkpointing = False
         self.is_split = False
         """Whether every process holds a part of the weights, which a forward gathers from all of them."""

@@ -216,6 +216,8 @@ class Stages:
             options, output_dir=str(folder), labelled_share=share, input_column=None, label_column=None, control=False
         )
         self.cohort.drop_starts()
+        # A stage that begins where the run did hashes nothing anew.
+        self.cohort.known_fingerprint = None if self.adapts else outer.start_fingerprint
         trainer = type(outer)(
             self.cohort,
             options,
@@ -226,6 +228,7 @@ class Stages:
             compute_metrics=outer.compute_metrics,
             optimizer_cls_and_kwargs=outer.optimizer_cls_and_kwargs,
         )
+        self.cohort.known_fingerprint = None
         trainer.fit_rows, trainer.is_part = self.fit_rows, True
         trainer.evaluations[trainer._eval_prefix].start = self._adapted
         # All stages have the same rows and peers.

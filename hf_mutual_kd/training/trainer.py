@@ -131,7 +131,7 @@ class MutualKDTrainer(CohortUpdates, CohortControl, CohortSaving):
         self.view = self.task.view(model.processors, args.seed) if view is None and args.augment else view
         self.objective = self._objective_of(args, train_dataset)
         self.score_table = open_table(args, model, train_dataset, self.objective, mesh=self.mesh, view=self.view)
-        self.start_fingerprint = joint(fingerprints(model))
+        self.start_fingerprint = model.known_fingerprint or joint(fingerprints(model))
         self.mesh.take(model, args.device, objective)
         self._tell_cohort(args)
         self.record = TrainingRecord(model.names, model.task, self.mesh.gathered_objects)

@@ -1,5 +1,7 @@
 """What happens between a command and its first step happens once, and is counted as the training does."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import torch
@@ -8,8 +10,10 @@ from datasets import Dataset
 
 from hf_mutual_kd import Experiment, MutualKDConfig, PeerSpec
 from hf_mutual_kd.experiments.plan import evaluations_of, steps_of
+from hf_mutual_kd.peers.weights_hash import fingerprints, joint
 from hf_mutual_kd.tasks.image_classification.options import ImageOptions
 from hf_mutual_kd.training import trainer as training
+from hf_mutual_kd.training.stages import Stages
 
 
 def test_the_first_training_takes_the_checked_cohort(tmp_path, monkeypatch):
@@ -58,3 +62,33 @@ def test_a_plan_counts_the_epochs_of_a_labelled_share(tmp_path):
     assert evaluations_of(config, splits) == 2
     config.labelled_share = None
     assert evaluations_of(config, splits) == 30 / 8
+
+
+def test_commands_import_nothing_that_only_named_metrics_need():
+    """`evaluate` brings scipy's statistics: half a second of every start, and of every command."""
+    needless = {"evaluate", "scipy.stats", "h5py"}
+    code = f"import sys, hf_mutual_kd.experiments.experiment; print({needless} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_stages_that_begin_where_the_run_did_have_its_fingerprint(tmp_path, monkeypatch):
+    """Another one would keep a stage from being resumed; that of earlier weights would let others be resumed."""
+    place = write_place(tmp_path, train=12, validation=6, test=6)
+    config = MutualKDConfig(str(tmp_path / "run"), max_steps=1, teaching="auto", use_cpu=True, report_to=[])
+    options = ImageOptions(peers={name: PeerSpec(str(place / name)) for name in ("vit", "cnx")})
+    options.dataset = str(place / "data")
+    experiment = Experiment("image-classification", options, config=config)
+    specs, splits, cohort, _ = experiment._ready()
+    begins, own = joint(fingerprints(cohort)), Stages._stage_trainer
+    found = []
+
+    def made(self, *given):
+        trainer = own(self, *given)
+        found.append((trainer.start_fingerprint, joint(fingerprints(self.cohort))))
+        return trainer
+
+    monkeypatch.setattr(Stages, "_stage_trainer", made)
+    experiment._trainer(config, specs, splits).train()
+    assert len(found) > 1
+    assert set(found) == {(begins, begins)}

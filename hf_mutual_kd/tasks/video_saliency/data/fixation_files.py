@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch.nn import functional as F
 
 from ....errors import DataError
@@ -67,6 +66,8 @@ def local_maxima(values: np.ndarray) -> np.ndarray:
     array([[False, False,  True, False, False, False,  True, False, False]])
     ```
     """
+    from scipy import ndimage  # which few runs need
+
     gray = torch.from_numpy(values.astype(np.float32))[None, None]
     peaks = ((gray == F.max_pool2d(gray, 3, 1, 1)) & (gray >= gray.max() / 2) & (gray > 0))[0, 0].numpy()
     plateaus, number = ndimage.label(peaks, np.ones((3, 3)))

@@ -11,7 +11,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-import h5py
 import numpy as np
 
 from ....errors import DataError
@@ -59,6 +58,8 @@ def read_matrix(content: bytes, name: str) -> np.ndarray:
 
 def _read_hdf5(content: bytes, name: str) -> np.ndarray:
     """The variable of a file of version 7.3, which stores columns first; nothing outside the file is followed."""
+    import h5py  # which few runs need
+
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             names = [key for key in file if not key.startswith("#")]
