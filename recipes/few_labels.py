@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--report", action="store_true", help="write the page of what was run, train nothing")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    known, seeds = (drawn(options.drawn), [0]) if options.drawn else (CELLS, options.seeds)
+    known, seeds = (drawn(options.drawn), options.seeds[:1]) if options.drawn else (CELLS, options.seeds)
     chosen = [cell for cell in known if options.cells is None or cell.name in options.cells]
     for seed in seeds if not options.report else ():
         for cell in chosen:
