@@ -1,21 +1,22 @@
-"""A metric that is fed batch by batch."""
+"""Streaming metric."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import datasets
+import evaluate
 import torch
 from torch import Tensor
 
 from ..errors import DataError
 
 
-class StreamingMetric:
+class StreamingMetric(evaluate.Metric):
     """
-    A metric with the methods of `evaluate.Metric` that keeps sums in place of the examples.
-
-    It is none: to import `evaluate` is to import scipy's statistics, before every first step.
+    An `evaluate.Metric` that keeps sums in place of the examples.
 
     A subclass names its sums in `sums` and gives [`StreamingMetric._measure`] and [`StreamingMetric._result`].
     Instances share nothing, so one per peer and per process may live at a time; [`StreamingMetric.state`] and
@@ -23,9 +24,19 @@ class StreamingMetric:
     """
 
     sums: tuple[str, ...] = ("correct", "count")
+    description = ""
 
-    def __init__(self) -> None:
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self._totals = dict.fromkeys(self.sums, 0.0)
+
+    def _info(self) -> evaluate.MetricInfo:
+        either = datasets.Features({"predictions": datasets.Value("float32"), "references": datasets.Value("int64")})
+        return evaluate.MetricInfo(description=self.description, citation="", inputs_description="", features=either)
+
+    def _build_data_dir(self) -> str:
+        # The base class makes a folder in the cache here, which fails where the home cannot be written.
+        return ""
 
     def __len__(self) -> int:
         """Units that were counted since the last `compute`."""
@@ -38,7 +49,7 @@ class StreamingMetric:
         Args:
             predictions (tensor, array or list `[B, ...]`): as the metric says.
             references (tensor, array or list `[B]`, *optional*): as the metric says.
-            **kwargs: refused; those of `evaluate` may allow further inputs.
+            **kwargs: refused; the base class allows further inputs.
 
         Raises:
             [`DataError`]: batches of different length, or an unknown input.
@@ -92,10 +103,10 @@ class StreamingMetric:
         for name, value in state.items():
             self._totals[name] += float(value)
 
+    @abstractmethod
     def _measure(self, predictions: Tensor, references: Tensor | None) -> dict[str, Tensor | float]:
         """What a batch adds to each of `sums`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _result(self, totals: dict[str, float]) -> dict[str, float]:
         """The metric from its sums, of which `count` is above 0."""
-        raise NotImplementedError

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import evaluate
 import numpy as np
 from scipy.special import softmax
 from transformers.trainer_utils import EvalPrediction
@@ -96,8 +97,6 @@ def _load(name: str, classes: int, trust_remote_code: bool) -> Any:
             "--trust_remote_code true, or give the folder of its script"
         )
     chosen = configuration or (SEVERAL.get(path.name) if classes > 2 else None)
-    import evaluate  # brings scipy's statistics, which few runs need
-
     try:
         return evaluate.load(str(path) if is_here else source, chosen, keep_in_memory=True)
     except (ImportError, OSError, ValueError, TypeError, AttributeError) as error:

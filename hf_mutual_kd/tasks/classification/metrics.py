@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ...errors import DataError
@@ -27,11 +29,13 @@ class TopK(StreamingMetric):
     ```
     """
 
-    def __init__(self, k: int = 1) -> None:
+    description = "Share of samples whose true class is among the k classes that are predicted first."
+
+    def __init__(self, k: int = 1, **kwargs: Any) -> None:
         if k < 1:
             raise DataError(f"k must be 1 or more, got {k}")
         self.k = k
-        super().__init__()
+        super().__init__(**kwargs)
 
     def _measure(self, predictions: Tensor, references: Tensor | None) -> dict[str, Tensor | float]:
         labels = _needed(references)
@@ -60,6 +64,7 @@ class Mean(StreamingMetric):
     """
 
     sums = ("total", "count")
+    description = "Mean of one value per sample."
 
     def _measure(self, predictions: Tensor, references: Tensor | None) -> dict[str, Tensor | float]:
         if references is not None:
@@ -86,6 +91,7 @@ class Flips(StreamingMetric):
     """
 
     sums = ("positive", "negative", "count")
+    description = "Samples that went from wrong to right and from right to wrong."
 
     def _measure(self, predictions: Tensor, references: Tensor | None) -> dict[str, Tensor | float]:
         after, before = _flat(predictions).bool(), _needed(references).bool()
@@ -112,6 +118,8 @@ class Agreement(StreamingMetric):
     {'agreement': 0.5}
     ```
     """
+
+    description = "Share of samples on which two classifiers predict the same class."
 
     def _measure(self, predictions: Tensor, references: Tensor | None) -> dict[str, Tensor | float]:
         return {"correct": (_flat(predictions) == _needed(references)).sum(), "count": len(predictions)}

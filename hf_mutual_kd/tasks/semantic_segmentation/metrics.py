@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import datasets
+import evaluate
 import torch
 from torch import Tensor
 
@@ -91,9 +93,12 @@ class SegmentationScores(StreamingMetric):
     """
 
     sums = ("confusion",)
+    description = "Intersection over union and accuracy of semantic segmentation over a whole data set."
     _totals: dict[str, Any]
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, *, absent: Literal["skip", "zero"] = "skip") -> None:
+    def __init__(
+        self, num_classes: int, ignore_index: int = 255, *, absent: Literal["skip", "zero"] = "skip", **kwargs: Any
+    ) -> None:
         if num_classes < 1:
             raise ConfigError(f"num_classes must be 1 or more, got {num_classes}")
         if absent not in ("skip", "zero"):
@@ -101,8 +106,13 @@ class SegmentationScores(StreamingMetric):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.absent = absent
-        super().__init__()
+        super().__init__(**kwargs)
         self._totals = self._nothing()
+
+    def _info(self) -> evaluate.MetricInfo:
+        maps = datasets.Sequence(datasets.Sequence(datasets.Value("int64")))
+        features = datasets.Features({"predictions": maps, "references": maps})
+        return evaluate.MetricInfo(description=self.description, citation="", inputs_description="", features=features)
 
     def __len__(self) -> int:
         """Labelled pixels that were counted since the last `compute`."""
@@ -115,7 +125,7 @@ class SegmentationScores(StreamingMetric):
         Args:
             predictions (tensor, array or list `[B, H, W]`, or a list of B tensors or arrays `[H, W]`): class ids.
             references (as `predictions`): the truth.
-            **kwargs: refused; those of `evaluate` may allow further inputs.
+            **kwargs: refused; the base class allows further inputs.
 
         Raises:
             [`DataError`]: maps that do not fit together, or an unknown input.

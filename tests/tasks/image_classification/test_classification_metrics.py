@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import evaluate
 import numpy as np
 import pytest
 import torch
@@ -74,12 +75,13 @@ def test_one_by_one_equals_a_batch():
     assert metric.compute() == {"agreement": 0.5}
 
 
-def test_instances_share_nothing():
+def test_instances_share_nothing_and_are_evaluate_metrics():
     """One metric per peer lives at a time; shared sums would mix the peers."""
     first, second = TopK(1), TopK(1)
     first.add_batch(predictions=[0], references=[0])
     twin = copy.deepcopy(first)
     twin.add_batch(predictions=[1], references=[0])
+    assert isinstance(first, evaluate.Metric)
     assert (len(first), len(second), len(twin)) == (1, 0, 2)
     assert twin.compute() == {"accuracy": 0.5}
     assert first.compute() == {"accuracy": 1.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import evaluate
 import numpy as np
 import pytest
 import torch
@@ -119,12 +120,13 @@ def test_nothing_labelled_is_nothing_to_state():
     assert len(metric) == 0
 
 
-def test_instances_share_nothing():
+def test_instances_share_nothing_and_are_evaluate_metrics():
     """One metric per peer lives at a time; shared counts would mix the peers."""
     first, second = SegmentationScores(2), SegmentationScores(2)
     first.add_batch(predictions=[[0]], references=[[0]])
     twin = copy.deepcopy(first)
     twin.add_batch(predictions=[[1]], references=[[0]])
+    assert isinstance(first, evaluate.Metric)
     assert (len(first), len(second), len(twin)) == (1, 0, 2)
 
 

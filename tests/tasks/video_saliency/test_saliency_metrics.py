@@ -7,6 +7,7 @@ import json
 import math
 import time
 
+import evaluate
 import numpy as np
 import pytest
 import torch
@@ -336,9 +337,10 @@ def test_settings_are_checked_at_once(settings, message):
         saliency.sim([[1, 2]], [[1, 2]], "other")
 
 
-def test_takes_what_models_give():
+def test_is_an_evaluate_metric_and_takes_what_models_give():
     """bfloat16 tensors and tensors with gradients have no numpy form."""
     scores = SaliencyScores(["cc"])
+    assert isinstance(scores, evaluate.Metric)
     prediction = torch.arange(6.0).view(2, 3)
     for values in (prediction, prediction.bfloat16(), prediction.requires_grad_(), [[0, 1, 2], [3, 4, 5]]):
         scores.add(prediction=values, reference={"density": prediction.detach()})

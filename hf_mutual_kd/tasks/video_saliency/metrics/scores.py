@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import datasets
+import evaluate
 import numpy as np
 
 from ....errors import ConfigError, DataError
@@ -65,6 +67,7 @@ class SaliencyScores(StreamingMetric):
     """
 
     sums = ("count",)
+    description = "Video saliency: AUC-Judd, AUC, shuffled AUC, NSS, CC, SIM, KLD and IG, per frame and per video."
     _totals: dict[str, Any]
 
     def __init__(
@@ -76,6 +79,7 @@ class SaliencyScores(StreamingMetric):
         sim: Literal["mit", "tuebingen"] = "mit",
         ddof: Literal[0, 1] = 1,
         baseline: Any = None,
+        **kwargs: Any,
     ) -> None:
         for name, value, choices in (
             ("protocol", protocol, ("raw", "dhf1k")),
@@ -87,8 +91,13 @@ class SaliencyScores(StreamingMetric):
         self.metrics = _chosen(metrics, baseline is not None)
         self.protocol, self.resize, self.sim, self.ddof = protocol, resize, sim, ddof
         self.baseline = None if baseline is None else checked_map(baseline, "baseline")
-        super().__init__()
+        super().__init__(**kwargs)
         self._totals = {}
+
+    def _info(self) -> evaluate.MetricInfo:
+        grid = datasets.Sequence(datasets.Sequence(datasets.Value("float32")))
+        features = datasets.Features({"predictions": grid, "references": {"density": grid, "fixations": grid}})
+        return evaluate.MetricInfo(description=self.description, citation="", inputs_description="", features=features)
 
     def __len__(self) -> int:
         """Frames that were added since the last `compute`."""
@@ -103,7 +112,7 @@ class SaliencyScores(StreamingMetric):
             reference (`Mapping`): the truth at its own size, `density` `[H, W]`, `fixations` `[H, W]` (above 0 is
                 fixated), and `pool` `[H, W]`, how often each pixel was fixated on other stimuli; each may be missing.
             video (`str`, *optional*, defaults to `""`): whose frame it is.
-            **kwargs: refused; those of `evaluate` may allow further inputs.
+            **kwargs: refused; the base class allows further inputs.
 
         Raises:
             [`DataError`]: a frame that cannot be scored; it leaves the sums as they were.
