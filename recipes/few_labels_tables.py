@@ -259,10 +259,10 @@ def drawn_page(cells: Mapping[Cell, Sequence[Mapping[str, Any]]], options: argpa
         "Made by `python recipes/few_labels.py --drawn`; no number is written by hand.",
         "",
         f"{len(cells)} cohorts of two to four peers, drawn from {', '.join(drawn_from)} (small classifiers of three "
-        f"families, see `recipes/suites/make_peers.py`), one seed each; {options.rows:,} training rows of "
-        f"Fashion-MNIST, {options.measured:,} validation and as many test rows, {options.epochs:g} epochs, otherwise "
-        "as in [FEW_LABELS.md](FEW_LABELS.md). Accuracy in %, Δ in points against the best of start, tuned labels "
-        "alone and self-training **on the same test rows**, which favours that reference.",
+        f"families, see `recipes/suites/make_peers.py`), seed {options.seeds[0]} each; {options.rows:,} training rows "
+        f"of Fashion-MNIST, {options.measured:,} validation and as many test rows, {options.epochs:g} epochs, "
+        "otherwise as in [FEW_LABELS.md](FEW_LABELS.md). Accuracy in %, Δ in points against the best of start, tuned "
+        "labels alone and self-training **on the same test rows**, which favours that reference.",
         "",
         "## What was reached",
         "",
