@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
+from hf_mutual_kd import TASKS
 from hf_mutual_kd.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +63,11 @@ def blocks(page: Path) -> list[Block]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The repository's root as the pages see it, with few rows and somewhere to write."""
+    """The repository's root as the pages see it, with few rows and somewhere to write.
+
+    A task that a page adds is unknown again to the tests after these.
+    """
+    known = dict(TASKS)
     folder = tmp_path_factory.mktemp("repository")
     data = folder / "recipes" / "embedded" / "fashion_mnist"
     data.mkdir(parents=True)
@@ -74,7 +79,9 @@ def place(tmp_path_factory):
     (folder / "recipes" / "vit_classify.py").symlink_to(ROOT / "recipes" / "vit_classify.py")
     (folder / "runs" / "in1k").mkdir(parents=True)
     (folder / "runs" / "in1k" / "vit-t").symlink_to(ROOT / "recipes" / "embedded" / "peers" / "vit")
-    return folder
+    yield folder
+    TASKS.clear()
+    TASKS.update(known)
 
 
 @pytest.fixture
