@@ -31,6 +31,7 @@ from few_labels_tables import ARMS, FILE, OTHERS, STAGES, drawn_page, page, read
 from other_controls import Rows, Schedule, tuned_fixmatch
 
 from hf_mutual_kd import (
+    TASKS,
     WAYS,
     ClassOptions,
     Cohort,
@@ -52,7 +53,7 @@ PAGE = ROOT / "docs" / "FEW_LABELS.md"
 DRAWN_PAGE = ROOT / "docs" / "FEW_LABELS_COHORTS.md"
 SMOOTHING = 0.1
 """Of the control that has it."""
-WEIGHT = 3.0
+WEIGHT = TASKS["image-classification"].teaching_weight
 """Of transfer in the ways of teaching: what `--teaching auto` takes for classes."""
 
 
