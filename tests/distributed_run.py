@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 
 from hf_mutual_kd import Cohort, LoadedPeer, MutualKDConfig, MutualKDTrainer, PeerSpec
 from hf_mutual_kd.peers.launched import leave_together
+from hf_mutual_kd.peers.sharding import is_split
 
 ROWS = 41
 """One more than fills the steps of 8: of two processes one gets a single row in the last, the other none."""
@@ -112,6 +113,7 @@ def train(out: str, batch: str, *options: str) -> None:
     )
     trainer.measure_start(make_rows(21, 2), "test")
     trainer.train(resume_from_checkpoint=bool(source))
+    assert is_split(trainer.cohort) is bool(splits)
     metrics = trainer.evaluate(make_rows(21, 2), metric_key_prefix="test")
     if trainer.is_world_process_zero():
         Path(out, "outcome.json").write_text(json.dumps({"metrics": metrics, "history": trainer.state.log_history}))

@@ -37,9 +37,21 @@ STILL = {"max_steps": 2, "learning_rate": 0.0, "batch_norm": "freeze", "eval_str
 
 
 def train(out: Path, run: str, *more: str, split: bool = False) -> None:
-    """One of [`RUNS`], on one process or, where `split`, with its peers on several."""
+    """One of [`RUNS`] of four processes, on one or, where `split`, with its peers on several."""
     rows = ROWS_OF_ONE[run] // (DATA_RANKS[run] if split else 1)
     distributed_run.train(str(out), str(rows), *RUNS[run].split(), *more, *["peer_parallel=1"] * split)
+
+
+CUT = (
+    "peers=vit,cnx,vit_2 frozen=cnx teacher_source=frozen load_best_model_at_end=1 gradient_accumulation_steps=2 "
+    "optim=adamw_torch adam_epsilon=0.01 lr_scheduler_type=linear"
+)
+
+
+def train_cut(out: Path, *more: str, split: bool = False) -> None:
+    """Three peers on two places, of whose weights each of a place's two processes has a part (FSDP 2)."""
+    options = [*CUT.split(), *more, *["peer_parallel=1", "splits=1"] * split]
+    distributed_run.train(str(out), "2" if split else "4", *options)
 
 
 def train_loaded(out: Path, place: Path, split: bool = False) -> None:
@@ -196,6 +208,9 @@ def main(out: Path, alone: Path) -> None:
     train_scaled(out / "scaled", split=True)
     share_out(out / "shared")
     train_compiled(out / "compiled", split=True)
+    # Last: it tells all that follow of FSDP.
+    train_cut(out / "cut", split=True)
+    train_cut(out / "cut_again", f"goes_on_from={out}/cut", split=True)
     leave_together()
 
 

@@ -106,7 +106,9 @@ def stages_for(given: Mapping[str, Any]) -> dict[str, Any]:
     lacks = given.get("control") is False or given.get("transfer_weight") == 0
     pushes_while_it_trains = given.get("push_to_hub") and "checkpoint" in str(given.get("hub_strategy", ""))
     elsewhere = isinstance(given.get("resume_from_checkpoint"), str)
-    splits_weights = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
+    splits_weights = any(
+        given.get(kind) or os.environ.get(f"ACCELERATE_USE_{kind.upper()}") == "true" for kind in ("fsdp", "deepspeed")
+    )
     plain = decided or lacks or pushes_while_it_trains or elsewhere or splits_weights
     return {} if plain else {"teaching": "auto"}
 

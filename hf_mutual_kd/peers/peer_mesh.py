@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
+from accelerate import ParallelismConfig
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin, gather_object, recursively_apply
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -29,6 +31,8 @@ DETACHED = (
 )
 ROWS, PEERS = "dp_replicate", "tp"
 """The dimensions of the mesh, by the names by which Accelerate's loaders know which processes share their rows."""
+SHARDS = "dp_shard_cp"
+"""The first of them by the name by which Accelerate finds the processes over which FSDP splits a weight."""
 
 
 def place_peers(costs: Mapping[str, float], frozen: Sequence[str], places: int) -> list[list[str]]:
@@ -219,18 +223,16 @@ class PeerMesh:
         have one loss scale: what is infinite on one process makes all leave out the step and lower it.
 
         Raises:
-            [`ConfigError`]: weights are split otherwise.
+            [`ConfigError`]: DeepSpeed, which splits weights over all processes.
         """
         if accelerator.parallelism_config is None:
             # What a training before this one left in the state that all share.
             accelerator.state.device_mesh = None
         if not self.is_split:
             return
-        if not accelerator.distributed_type.value.startswith("MULTI_"):
-            raise ConfigError(
-                f"peer_parallel places whole peers on processes, which {accelerator.distributed_type.value} splits; "
-                "leave out one of them"
-            )
+        kind = accelerator.distributed_type.value
+        if not kind.startswith(("MULTI_", "FSDP")):
+            raise ConfigError(f"{kind} splits weights over all processes, peer_parallel peers; use FSDP 2 or none")
         grid = _grid(accelerator.device.type, self.data_ranks, len(self.places))
         accelerator.state.device_mesh = grid
         accelerator.ddp_handler = _within(accelerator.ddp_handler, grid.get_group(ROWS))
@@ -238,7 +240,19 @@ class PeerMesh:
         accelerator.dataloader_config.dispatch_batches = False
         accelerator.gather, accelerator.reduce = self.gathered, self.summed
         if accelerator.scaler is not None:
-            accelerator.scaler = _together(accelerator.scaler, accelerator.device.type, grid.get_group(PEERS))
+            accelerator.scaler = _together(accelerator.scaler, accelerator.device.type)
+
+    @contextmanager
+    def splitting(self, accelerator: Any) -> Iterator[None]:
+        """Within, Accelerate lets FSDP split each peer over the processes that hold it, and over no others."""
+        state, known = accelerator.state, (accelerator.state.parallelism_config, accelerator.state.device_mesh)
+        if self.is_split and accelerator.is_fsdp2:
+            grid = _grid(accelerator.device.type, self.data_ranks, len(self.places), SHARDS)
+            state.parallelism_config, state.device_mesh = ParallelismConfig(), grid
+        try:
+            yield
+        finally:
+            state.parallelism_config, state.device_mesh = known
 
     def compile(self, accelerator: Any, cohort: HeldPeers) -> None:
         """Let `torch_compile` see each peer alone: no graph holds what processes tell each other."""
@@ -255,13 +269,13 @@ class PeerMesh:
     def _gathered(self, tensor: Tensor) -> Tensor:
         mine = tensor.reshape(1) if tensor.ndim == 0 else tensor.contiguous()
         parts = [torch.empty_like(mine) for _ in range(self.data_ranks)]
-        distributed.all_gather(parts, mine, group=self._group(ROWS, tensor))
+        distributed.all_gather(parts, mine, group=self._group(ROWS, tensor.device))
         return torch.cat(parts)
 
     def summed(self, tensor: Tensor, reduction: str = "sum") -> Tensor:
         """As `Accelerator.reduce`, over all data ranks."""
         total = tensor.clone()
-        distributed.all_reduce(total, group=self._group(ROWS, tensor))
+        distributed.all_reduce(total, group=self._group(ROWS, tensor.device))
         return total / self.data_ranks if reduction == "mean" else total
 
     def gathered_objects(self, mine: list[Any]) -> list[Any]:
@@ -274,17 +288,21 @@ class PeerMesh:
         if not self.is_split:
             return norm
         squared = norm.float() ** 2
-        distributed.all_reduce(squared, group=self._group(PEERS, squared))
+        distributed.all_reduce(squared, group=self._group(PEERS, squared.device))
         return squared.sqrt()
 
-    def _group(self, dimension: str, tensor: Tensor) -> Any:
-        return _grid(tensor.device.type, self.data_ranks, len(self.places)).get_group(dimension)
+    def holders(self, device: torch.device) -> Any:
+        """The group of processes that hold the peers of this one; `None` for all."""
+        return self._group(ROWS, device) if self.is_split else None
+
+    def _group(self, dimension: str, device: torch.device) -> Any:
+        return _grid(device.type, self.data_ranks, len(self.places)).get_group(dimension)
 
 
 @cache
-def _grid(device_type: str, data_ranks: int, places: int) -> DeviceMesh:
+def _grid(device_type: str, data_ranks: int, places: int, rows: str = ROWS) -> DeviceMesh:
     """Made once: every group of processes keeps its connections."""
-    return init_device_mesh(device_type, (data_ranks, places), mesh_dim_names=(ROWS, PEERS))
+    return init_device_mesh(device_type, (data_ranks, places), mesh_dim_names=(rows, PEERS))
 
 
 def _within(handler: Any, group: Any) -> Any:
@@ -294,7 +312,7 @@ def _within(handler: Any, group: Any) -> Any:
     return made
 
 
-def _together(scaler: torch.amp.GradScaler, device_type: str, group: Any) -> ShardedGradScaler:
+def _together(scaler: torch.amp.GradScaler, device_type: str) -> ShardedGradScaler:
     """A scaler that has not begun, for processes that skip steps, and so move its scale, together."""
     return ShardedGradScaler(
         device_type,
@@ -302,7 +320,6 @@ def _together(scaler: torch.amp.GradScaler, device_type: str, group: Any) -> Sha
         growth_factor=scaler.get_growth_factor(),
         backoff_factor=scaler.get_backoff_factor(),
         growth_interval=scaler.get_growth_interval(),
-        process_group=group,
     )
 
 
@@ -319,9 +336,7 @@ def check_peer_parallel(args: MutualKDConfig, optimizers: Sequence[Any]) -> None
         "refresh_epochs scores whole cohorts, which peer_parallel spreads over processes; leave out one of them": (
             args.refresh_epochs is not None
         ),
-        "peer_parallel places whole peers on processes, which fsdp and deepspeed split; leave out one of them": bool(
-            args.fsdp or args.deepspeed
-        ),
+        "deepspeed splits weights over all processes, peer_parallel peers; use fsdp or none": bool(args.deepspeed),
         "an optimizer of your own knows the weights of all peers, of which peer_parallel leaves each process some; "
         "give optimizer_cls_and_kwargs": any(one is not None for one in optimizers),
         "parallelism_config and peer_parallel both say what processes are for; leave out one of them": (

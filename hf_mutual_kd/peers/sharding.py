@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.integrations import deepspeed as zero
 
 from ..config.training_config import MutualKDConfig
@@ -42,6 +42,23 @@ def load_full_state(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             module.load_state_dict(weights)
 
 
+def full_state(module: nn.Module) -> dict[str, Tensor]:
+    """Whole weights, on the CPU, of a module that FSDP may have split; all processes that hold it call it together."""
+    return {name: whole(weight).cpu() for name, weight in module.state_dict().items()}
+
+
+def whole(value: Any) -> Any:
+    """A tensor of which every process holds a part, as one; everything else as it is."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def split_like(weight: Tensor, value: Any) -> Any:
+    """A whole tensor of a weight's shape, split as that is; everything else as it is."""
+    if not (isinstance(weight, DTensor) and isinstance(value, Tensor) and value.shape == weight.shape):
+        return value
+    return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
+
+
 def is_split(module: nn.Module) -> bool:
     """Whether this process holds only a part of the weights."""
     return is_partitioned(module) or any(isinstance(weight, DTensor) for weight in module.parameters())
@@ -52,10 +69,10 @@ def is_partitioned(module: nn.Module) -> bool:
     return any(hasattr(weight, "ds_id") for weight in module.parameters())
 
 
-def share_buffers(module: nn.Module) -> None:
-    """Give every process the buffers of the first, as DDP does: batch norms count each process' rows."""
+def share_buffers(module: nn.Module, group: Any = None) -> None:
+    """Give every process of a group the buffers of its first, as DDP does: batch norms count each process' rows."""
     for buffer in module.buffers():
-        distributed.broadcast(buffer, 0)
+        distributed.broadcast(buffer, group=group, group_src=0)
 
 
 def zero_with_graph(logits: list[Tensor]) -> Tensor:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import recursively_apply
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from ..errors import ResumeError
+from ..peers.sharding import split_like, whole
 
 State = dict[str, Any]
 
@@ -79,10 +81,16 @@ def _is_of_groups(value: Any, state: State) -> bool:
     return isinstance(value, list) and len(value) == len(state["param_groups"])
 
 
-def write_part(folder: Path, place: int, optimizer: Any, schedule: Any) -> None:
-    """Write the states of one place of peers beside those of others, for [`join_parts`]."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save([optimizer.state_dict(), schedule.state_dict()], folder / f"{PART}{place}.pt")
+def write_part(folder: Path, place: int, optimizer: Any, schedule: Any, *, writes: bool = True) -> None:
+    """
+    Write the states of one place of peers beside those of others, for [`join_parts`].
+
+    All processes call it together that hold parts of a weight; of them one `writes`.
+    """
+    state = recursively_apply(lambda part: whole(part).cpu(), optimizer.state_dict())
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save([state, schedule.state_dict()], folder / f"{PART}{place}.pt")
 
 
 def join_parts(folder: Path, names: Sequence[str]) -> None:
@@ -99,9 +107,10 @@ def join_parts(folder: Path, names: Sequence[str]) -> None:
         path.unlink()
 
 
-def load_part(folder: Path, names: Collection[str], optimizer: Any, schedule: Any) -> None:
+def load_part(folder: Path, optimizer: Any, schedule: Any) -> None:
     """
-    Bring the states of these peers back from a checkpoint, whichever processes wrote it; nothing where it has none.
+    Bring the states of an optimizer's peers back from a checkpoint, whichever processes wrote it; nothing where it
+    has none.
 
     Raises:
         [`ResumeError`]: it does not say whose they are.
@@ -112,15 +121,29 @@ def load_part(folder: Path, names: Collection[str], optimizer: Any, schedule: An
         torch.load(folder / name, map_location="cpu", mmap=True, weights_only=True)
         for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
     )
-    whose: Mapping[Any, Any] = {group.get("peer"): group for group in state["param_groups"]}
-    if not set(names) <= set(whose):
+    names, known = (
+        {group.get("peer") for group in groups} - {None} for groups in (optimizer.param_groups, state["param_groups"])
+    )
+    if not names <= known:
         raise ResumeError(
             f"{folder / OPTIMIZER_NAME} does not say which weights are whose, as an earlier version or an optimizer "
             "of your own wrote it; resume without peer_parallel"
         )
     part, plan = part_of(state, plan, names)
-    optimizer.load_state_dict(part)
+    optimizer.load_state_dict(_split(part, optimizer.param_groups))
     schedule.load_state_dict(plan)
+
+
+def _split(state: State, groups: Sequence[Mapping[str, Any]]) -> State:
+    """The state with what it keeps of each weight split as the weight is."""
+    weights = [weight for group in groups for weight in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    split = {
+        number: {key: split_like(weight, value) for key, value in state["state"][number].items()}
+        for number, weight in zip(numbers, weights, strict=True)
+        if number in state["state"]
+    }
+    return state | {"state": split}
 
 
 PART = "optimizer-part-"

@@ -17,7 +17,7 @@ from ..errors import ConfigError, ResumeError
 from ..peers.cohort import Cohort
 from ..peers.launched import check_launch
 from ..peers.peer_mesh import PeerMesh
-from ..peers.sharding import check_sharded, layers_to_split, share_buffers, zero_with_graph
+from ..peers.sharding import check_sharded, full_state, layers_to_split, share_buffers, zero_with_graph
 from ..tasks.base import Task
 from .checkpoint_state import CohortState
 from .given_data import CohortData
@@ -67,6 +67,10 @@ class CohortProcesses(CohortData):
             self.args._n_gpu = 1
         self.mesh.compile(self.accelerator, cohort)
         if not self.is_sharded:
+            if self.args.fsdp:
+                logger.warning(
+                    "fsdp splits nothing here, as Accelerate has it on GPUs alone: processes hold whole peers"
+                )
             return
         check_sharded(self.accelerator, cohort, self.args, objective)
         # They are measured before they are split.
@@ -76,10 +80,20 @@ class CohortProcesses(CohortData):
         if self.is_deepspeed_enabled and self.args.max_grad_norm > 0:
             logger.warning("DeepSpeed clips the gradients of all peers by their common norm, not each by its own")
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        with self.mesh.splitting(self.accelerator):
+            return super()._prepare_for_training(*args, **kwargs)
+
     def _share_buffers(self) -> None:
-        """Where weights are split, evaluate and save with the first process' batch norms."""
+        """Where weights are split, evaluate and save with the batch norms of the first process that holds them."""
         if self.is_sharded:
-            share_buffers(self.cohort)
+            share_buffers(self.cohort, self.mesh.holders(self.args.device))
+
+    def _full_state(self) -> dict[str, Tensor] | None:
+        """The whole weights of peers of which every process holds a part; `None` where it holds them."""
+        if not self.is_sharded:
+            return None
+        return full_state(self.cohort) if self.mesh.is_split else self.accelerator.get_state_dict(self.model_wrapped)
 
     def _with_all_peers(self, loss: Tensor, outputs: dict[str, Any]) -> Tensor:
         """The same loss; where weights are split every peer is in the backward of every process."""

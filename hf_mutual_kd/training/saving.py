@@ -123,7 +123,7 @@ class CohortSaving(CohortEvaluation):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the Trainer's; weights that are split are gathered, whatever their optimizer is saved as."""
         if self.is_sharded:
-            self._save(output_dir, self.accelerator.get_state_dict(self.model_wrapped))
+            self._save(output_dir, self._full_state())
         else:
             super().save_model(output_dir, _internal_call)
 
@@ -136,12 +136,13 @@ class CohortSaving(CohortEvaluation):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.mesh.is_split:
             super()._save_optimizer_and_scheduler(output_dir)
-        elif self.mesh.data_rank == 0:
-            write_part(Path(output_dir), self.mesh.place, self.optimizer, self.lr_scheduler)
+        elif self.is_sharded or self.mesh.data_rank == 0:
+            writes = self.mesh.data_rank == 0
+            write_part(Path(output_dir), self.mesh.place, self.optimizer, self.lr_scheduler, writes=writes)
 
     def _save_peers(self, names: Sequence[str]) -> None:
         """Write these peers, as they are now, to the run's own folder."""
-        weights = self.accelerator.get_state_dict(self.model_wrapped) if self.is_sharded and names else None
+        weights = self._full_state() if names else None
         for name in names:
             if self.mesh.writes(name, self.args.should_save):
                 with staged(self.folder / name) as made:
@@ -244,7 +245,7 @@ class CohortSaving(CohortEvaluation):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with checkpoints.reading(Path(checkpoint or "")):
             if self.mesh.is_split and checkpoint is not None:
-                load_part(Path(checkpoint), self.mesh.held, self.optimizer, self.lr_scheduler)
+                load_part(Path(checkpoint), self.optimizer, self.lr_scheduler)
             else:
                 super()._load_optimizer_and_scheduler(checkpoint)
 

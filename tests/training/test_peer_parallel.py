@@ -29,6 +29,7 @@ def alone(tmp_path_factory):
     torch.manual_seed(0)
     save_peer(tiny_vit(), tiny_processor(), out / "base", None)
     save_peer(tiny_vit().vit, tiny_processor(), out / "encoder", None)
+    runs.train_cut(out / "cut")
     runs.train_loaded(out / "loaded", out)
     runs.train_staged(out / "staged")
     runs.measure_maps(out / "maps")
@@ -69,7 +70,7 @@ def numbers_of(entry: dict) -> dict[str, float]:
     return {key: value for key, value in entry.items() if not any(word in key for word in TIMES)}
 
 
-@pytest.mark.parametrize("run", runs.RUNS)
+@pytest.mark.parametrize("run", [*runs.RUNS, "cut"])
 def test_it_is_the_training_of_one_process(run, alone, spread):
     """A peer that hears others wrongly, or learns from rows twice, still trains, and no number looks odd."""
     assert_same_weights(alone / run / "checkpoint-6", spread / run / "checkpoint-6")
@@ -82,26 +83,29 @@ def test_it_is_the_training_of_one_process(run, alone, spread):
         assert numbers_of(one) == pytest.approx(numbers_of(other), abs=2e-5)
 
 
-def test_it_resumes_exactly_and_onto_other_processes(alone, spread, tmp_path):
+@pytest.mark.parametrize(("run", "again"), [("four", "resumed"), ("cut", "cut_again")])
+def test_it_resumes_exactly_and_onto_other_processes(run, again, alone, spread, tmp_path):
     """States that went to another peer's weights, or schedules that begin anew, only cost accuracy."""
-    left, right = spread / "four", spread / "resumed"
+    left, right = spread / run, spread / again
     assert_same_weights(left / "checkpoint-6", right / "checkpoint-6", exactly=True)
     assert (left / "roles.parquet").read_bytes() == (right / "roles.parquet").read_bytes()
     # From four processes to one; the files are the same, see below, and so is the way back.
-    runs.train(tmp_path / "one", "four", f"goes_on_from={left}")
-    assert_same_weights(alone / "four" / "checkpoint-6", tmp_path / "one" / "checkpoint-6")
+    source = f"goes_on_from={left}"
+    runs.train_cut(tmp_path, source) if run == "cut" else runs.train(tmp_path, run, source)
+    assert_same_weights(alone / run / "checkpoint-6", tmp_path / "checkpoint-6")
 
 
-def test_a_checkpoint_is_one_of_one_process(alone, spread):
+@pytest.mark.parametrize(("run", "peers"), [("four", ["vit", "cnx", "vit_2", "cnx_2"]), ("cut", ["vit", "vit_2"])])
+def test_a_checkpoint_is_one_of_one_process(run, peers, alone, spread):
     """Parts that are left beside it, or groups in another order, are found by whoever resumes next."""
-    one, four = (out / "four" / "checkpoint-6" for out in (alone, spread))
+    one, four = (out / run / "checkpoint-6" for out in (alone, spread))
     names = [{path.name for path in made.iterdir() if path.suffix != ".safetensors"} for made in (one, four)]
     assert names[0] - {"rng_state.pth"} == names[1] - {f"rng_state_{rank}.pth" for rank in range(4)}
     plans = [torch.load(made / "scheduler.pt", weights_only=True) for made in (one, four)]
     assert plans[0] == plans[1]
     left, right = (torch.load(made / "optimizer.pt", weights_only=True) for made in (one, four))
     assert left["param_groups"] == right["param_groups"]
-    assert list(dict.fromkeys(group["peer"] for group in left["param_groups"])) == ["vit", "cnx", "vit_2", "cnx_2"]
+    assert list(dict.fromkeys(group["peer"] for group in left["param_groups"])) == peers
     assert_close(left["state"], right["state"], rtol=1e-5, atol=1e-5)
 
 
@@ -259,4 +263,4 @@ def test_a_state_that_says_not_whose_it_is_is_refused(tmp_path):
     torch.save({"state": {}, "param_groups": [{"params": [0]}]}, tmp_path / "optimizer.pt")
     torch.save({"base_lrs": [0.1]}, tmp_path / "scheduler.pt")
     with pytest.raises(ResumeError, match="does not say which weights are whose"):
-        load_part(tmp_path, ["vit"], None, None)
+        load_part(tmp_path, SimpleNamespace(param_groups=[{"peer": "vit", "params": []}]), None)

@@ -46,3 +46,4 @@ def test_what_a_table_cannot_teach_in_stages_is_refused(make_cohort, table, tmp_
     with pytest.raises(ConfigError, match="needs augment false"):
         MutualKDConfig(str(tmp_path), teaching="auto", score_table=str(table.folder), use_cpu=True).resolved()
     assert stages_for({"score_table": "x"}) == {}
+    assert stages_for({"fsdp": True}) == {}
