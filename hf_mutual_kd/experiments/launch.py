@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config.options import RecipeOptions, TransferOptions
 from ..config.recipe import TRAINING, parse_recipe, show_help
@@ -20,7 +20,11 @@ from ..tasks.image_classification.options import ImageOptions, MultiLabelImageOp
 from ..tasks.semantic_segmentation.options import SegmentationOptions
 from ..tasks.video_classification.options import VideoOptions
 from ..tasks.video_saliency.options import SaliencyOptions
-from .program import run_command
+from .program import first_import, run_command
+
+if TYPE_CHECKING:
+    from ..config.training_config import MutualKDConfig
+    from .experiment import Experiment
 
 DEFAULTS = {
     "eval_strategy": "epoch",
@@ -156,10 +160,10 @@ def train(task: str, argv: Sequence[str]) -> None:
     if recipe.options.processes > 1 and "WORLD_SIZE" not in os.environ:
         start_processes(task, argv, recipe.options.processes, folder=Path(recipe.config.output_dir))
         return
+    experiment_class = load_experiment_class()
     from ..peers.launched import leave_together
-    from .experiment import Experiment
 
-    experiment = Experiment(task, recipe.options, config=recipe.config, program=command, given=recipe.given)
+    experiment = experiment_class(task, recipe.options, config=recipe.config, program=command, given=recipe.given)
     experiment.estimate() if recipe.options.estimate else experiment.run()
     leave_together()
 
@@ -193,8 +197,15 @@ def start_processes(task: str, argv: Sequence[str], count: int, *, folder: Path)
         raise ConfigError(f"training in {count} processes ended with code {code}; the lines above say why{way_out}")
 
 
-def load_config_class() -> type:
+def load_config_class() -> type[MutualKDConfig]:
     """The configuration's class; it imports torch, which `--help` need not wait for."""
-    from ..config.training_config import MutualKDConfig
-
+    with first_import("hf_mutual_kd.config.training_config"):
+        from ..config.training_config import MutualKDConfig
     return MutualKDConfig
+
+
+def load_experiment_class() -> type[Experiment]:
+    """The experiment's class; it imports whatever trains."""
+    with first_import("hf_mutual_kd.experiments.experiment"):
+        from .experiment import Experiment
+    return Experiment

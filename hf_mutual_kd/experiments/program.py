@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -92,6 +93,25 @@ def _say(text: str, code: int) -> int:
         time.sleep(PAUSE_S)
     print(text, file=sys.stderr, flush=True)
     return code
+
+
+@contextlib.contextmanager
+def first_import(module: str) -> Iterator[None]:
+    """
+    Within the block a module is imported that brings in many others; when it is there already, nothing is done.
+
+    The collector of cycles would go through a million objects of these modules again and again, while they are made
+    and for the rest of the process. They stay, so that it waits, and then leaves them out (`gc.freeze`).
+    """
+    if module in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextlib.contextmanager

@@ -142,6 +142,12 @@ def spent() -> tuple[float, float]:
 
 def measure(case: str, folder: Path) -> None:
     """The child's work: it ends with its first step, and says what that took, what came before, and measuring."""
+    if case == "ours":
+        # As the command does it, and before anything else has imported what it imports.
+        from hf_mutual_kd.experiments import launch
+
+        launch.load_config_class()
+        launch.load_experiment_class()
     from transformers.trainer_callback import CallbackHandler
 
     measuring, ready = [0.0, 0.0], []

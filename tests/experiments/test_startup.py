@@ -1,5 +1,7 @@
 """What happens between a command and its first step happens once, and is counted as the training does."""
 
+import contextlib
+import gc
 from types import SimpleNamespace
 
 import torch
@@ -8,6 +10,7 @@ from datasets import Dataset
 
 from hf_mutual_kd import Experiment, MutualKDConfig, PeerSpec
 from hf_mutual_kd.experiments.plan import evaluations_of, steps_of
+from hf_mutual_kd.experiments.program import first_import
 from hf_mutual_kd.peers.weights_hash import fingerprints, joint
 from hf_mutual_kd.tasks.image_classification.options import ImageOptions
 from hf_mutual_kd.training import trainer as training
@@ -82,3 +85,17 @@ def test_stages_that_begin_where_the_run_did_have_its_fingerprint(tmp_path, monk
     experiment._trainer(config, specs, splits).train()
     assert len(found) > 1
     assert set(found) == {(begins, begins)}
+
+
+def test_what_is_imported_once_is_left_out_of_collections(monkeypatch):
+    """Frozen at every call, whatever a process has let go of by then is never given back."""
+    enabled_at_freeze: list[bool] = []
+    monkeypatch.setattr(gc, "freeze", lambda: enabled_at_freeze.append(gc.isenabled()))
+    with first_import("hf_mutual_kd.experiments.launch"):
+        assert gc.isenabled()
+    assert enabled_at_freeze == []
+    with contextlib.suppress(ImportError), first_import("no_such_module"):
+        assert not gc.isenabled()
+        raise ImportError
+    assert enabled_at_freeze == [False]
+    assert gc.isenabled()
