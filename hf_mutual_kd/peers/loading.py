@@ -41,6 +41,7 @@ from .sharding import is_split, load_full_state, without_zero3_init
 from .spec import PeerSpec
 from .timm import is_timm_wrapper, save_timm_wrapper
 from .weight_files import check_weight_files
+from .weights_hash import all_finite
 from .zero_shot import load_zero_shot, reads_labels
 
 logger = logging.get_logger(__name__)
@@ -326,7 +327,7 @@ def fitting(name: str, config: Any, processor: Any) -> Any:
 def check_finite(name: str, model: nn.Module) -> None:
     """Refuse weights that hold NaN or infinity."""
     for key, value in model.state_dict().items():
-        if value.is_floating_point() and not value.is_meta and not torch.isfinite(value).all():
+        if value.is_floating_point() and not value.is_meta and not all_finite(value):
             raise PeerError(f"peer {name!r}: the weights hold NaN or infinity (first in {key}); the file is damaged")
 
 

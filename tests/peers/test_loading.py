@@ -1,6 +1,7 @@
 """Peers: names, what is refused and in which words, and weights that come back as they were saved."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,7 @@ from hf_mutual_kd.peers.head_labels import HeadLabels
 from hf_mutual_kd.peers.loading import load_peer, load_weights, save_peer
 from hf_mutual_kd.peers.quantization import count_parameters
 from hf_mutual_kd.peers.spec import check_peer_names, parse_peers
+from hf_mutual_kd.peers.weights_hash import all_finite
 from hf_mutual_kd.training.fingerprints import _configuration, _hash
 
 TASK = ImageClassification()
@@ -212,6 +214,15 @@ def test_broken_weights(folder, value):
         model.classifier.weight[0, 0] = value
     model.save_pretrained(folder)
     refused(str(folder), ["NaN or infinity", "classifier.weight"])
+
+
+@pytest.mark.parametrize(
+    ("values", "are"),
+    [([1.0, -2.0], True), ([3e38, 3e38], True), ([1.0, math.nan], False), ([math.inf, -math.inf], False), ([], True)],
+)
+def test_numbers_are_finite_though_their_sum_is_not(values, are):
+    """Large weights would be refused as damaged, or infinities that cancel out be trained."""
+    assert all_finite(torch.tensor(values)) is are
 
 
 def test_pickled_weights_are_not_read(folder):
