@@ -2,8 +2,8 @@
 
 The embedded cohorts of segmentation and video saliency learn in stages (`teaching: auto`), of which a share of the
 training rows keeps its label, beside what a user has without his peers: the start, the labels alone (for segmentation
-also with per-pixel cross-entropy in the loss of heads with queries) and self-training on the same rows. Runs are kept
-and not repeated; `--report` writes the pages of what there is.
+also with per-pixel cross-entropy in the loss of heads with queries) and self-training on the same rows; and beside
+distillation from one fixed teacher. Runs are kept and not repeated; `--report` writes the pages of what there is.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ CONTROLS = ("start", "control", "pixel", "self")
 """What a user has without his peers."""
 PIXEL_WEIGHT = 4.0
 """Of per-pixel cross-entropy; the best on validation of those that land_cover_benchmark.py tries."""
+TEACHING_WEIGHT = 10.0
+"""Of the fixed teacher: that of the stages, for maps."""
 
 Run = Mapping[str, Any]
 
@@ -46,7 +48,10 @@ class Setting:
     scale: float
     digits: int
     page: str
-    with_pixel: bool = False
+    best_start: str
+    """The best of its starts on the validation split, which teaches as the fixed teacher."""
+    kinds: tuple[str, ...] = ("staged", "fixed")
+    """The runs of each share and seed: the training in stages, and trainings of one arm."""
 
     def labels(self, share: int) -> int | None:
         """How many rows keep their label; `None` for all."""
@@ -55,44 +60,53 @@ class Setting:
 
 SETTINGS = {
     "segment": Setting(
-        "semantic-segmentation", "embedded_segmentation", 344, "tiles", "mIoU", 100, 1, "LAND_COVER.md", True
+        "semantic-segmentation",
+        "embedded_segmentation",
+        344,
+        "tiles",
+        "mIoU",
+        100,
+        1,
+        "LAND_COVER.md",
+        "upernet",
+        ("staged", "pixel", "fixed"),
     ),
-    "saliency": Setting("video-saliency", "embedded_saliency", 120, "clips", "CC", 1, 3, "SALIENCY.md"),
+    "saliency": Setting("video-saliency", "embedded_saliency", 120, "clips", "CC", 1, 3, "SALIENCY.md", "swin3d"),
 }
 
 
-def command_of(
-    setting: Setting, share: int, seed: int, folder: Path, *, pixel: bool, given: Sequence[str]
-) -> list[str]:
-    """The recipe of one share and seed; with `pixel` the labels alone with per-pixel cross-entropy."""
+def command_of(setting: Setting, share: int, seed: int, folder: Path, *, kind: str, given: Sequence[str]) -> list[str]:
+    """The recipe of one share and seed, of one of its kinds."""
     words = [sys.executable, "-m", "hf_mutual_kd", "train", setting.task, "--config", setting.config]
     words += ["--seeds", str(seed), "--data_seed", str(seed), "--output_dir", str(folder)]
     words += ["--overwrite_output_dir", "true", *given]
     labels = setting.labels(share)
-    if labels is not None:
-        words += ["--max_labelled_samples", str(labels)]
-    else:
-        words += ["--max_labelled_samples", "null"]
-    if pixel:
-        words += ["--teaching", "null", "--transfer_weight", "0", "--pixel_loss_weight", str(PIXEL_WEIGHT)]
-        words += [] if labels is None else ["--labelled_share", str(max(0.25, labels / setting.rows))]
-    return words
+    words += ["--max_labelled_samples", "null" if labels is None else str(labels)]
+    if kind == "staged":
+        return words
+    # Of as many steps, and as many labels in each, as a stage.
+    words += ["--teaching", "null"]
+    words += [] if labels is None else ["--labelled_share", str(max(0.25, labels / setting.rows))]
+    if kind == "pixel":
+        return [*words, "--transfer_weight", "0", "--pixel_loss_weight", str(PIXEL_WEIGHT)]
+    words += ["--control", "false", "--transfer_weight", str(TEACHING_WEIGHT)]
+    return [*words, "--teacher_rule", f"fixed:{setting.best_start}", "--teacher_source", "frozen"]
 
 
 def train(setting: Setting, share: int, seed: int, place: Path, given: Sequence[str]) -> None:
     """Run what is missing of one share and seed, and keep what was measured."""
-    for pixel in (False, True) if setting.with_pixel else (False,):
-        folder = place / ("pixel" if pixel else "staged")
-        if not finished(folder, pixel):
-            print(f"{setting.task}, {share} % of labels, seed {seed}{', pixel CE' if pixel else ''}", flush=True)
-            subprocess.run(command_of(setting, share, seed, folder, pixel=pixel, given=given), cwd=ROOT, check=True)
+    for kind in setting.kinds:
+        folder = place / kind
+        if not finished(folder):
+            print(f"{setting.task}, {share} % of labels, seed {seed}, {kind}", flush=True)
+            subprocess.run(command_of(setting, share, seed, folder, kind=kind, given=given), cwd=ROOT, check=True)
             for weights in (*folder.rglob("*.safetensors"), *folder.rglob("checkpoint-*")):
                 shutil.rmtree(weights, ignore_errors=True) if weights.is_dir() else weights.unlink(missing_ok=True)
 
 
-def finished(folder: Path, pixel: bool) -> bool:
+def finished(folder: Path) -> bool:
     """Whether a recipe came to its end."""
-    return (folder / ("results.json" if pixel else f"{STAGES}/{ARMS_FILE}")).is_file()
+    return (folder / (f"{STAGES}/{ARMS_FILE}" if folder.name == "staged" else "results.json")).is_file()
 
 
 def read(setting: Setting, share: int, seeds: Sequence[int], folder: Path) -> list[Run]:
@@ -105,8 +119,9 @@ def read(setting: Setting, share: int, seeds: Sequence[int], folder: Path) -> li
             continue
         arms = list(staged["arms"].values())
         ends = {one["name"]: one["end"] for one in arms} | {"start": arms[-1]["start"]}
-        if finished(place / "pixel", pixel=True):
-            ends["pixel"] = json.loads((place / "pixel" / "summary.json").read_text(encoding="utf-8"))["end"]
+        for single in (place / kind for kind in setting.kinds if kind != "staged"):
+            if finished(single):
+                ends[single.name] = json.loads((single / "summary.json").read_text(encoding="utf-8"))["end"]
         facts = staged["facts"]
         values = {
             arm: {peer: setting.scale * one[setting.metric] for peer, one in end.items() if setting.metric in one}
@@ -138,9 +153,8 @@ def gains(runs: Sequence[Run], peer: str, arm: str = "mutual") -> list[float]:
 
 def share_table(setting: Setting, share: int, runs: Sequence[Run]) -> list[str]:
     """One share's peers, in Markdown."""
-    titles = {"start": "start", "control": "labels alone", "pixel": "labels alone + pixel CE"} | COLUMNS
-    titles["control"] = "labels alone"
-    order = ("start", "control", "pixel", "self", "taught", "mutual")
+    titles = COLUMNS | {"control": "labels alone", "pixel": "labels alone + pixel CE", "fixed": "fixed teacher"}
+    order = ("start", "control", "pixel", "self", "fixed", "taught", "mutual")
     arms = [arm for arm in order if all(arm in run["values"] for run in runs)]
     labels = setting.labels(share)
     several = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
@@ -167,6 +181,12 @@ def section(setting: Setting, shares: Mapping[int, Sequence[Run]], given: Sequen
     each = [(runs, peer) for share, runs in shares.items() if share <= 20 for peer in runs[0]["kept"]]
     few = [gain for runs, peer in each for gain in gains(runs, peer)]
     favoured = [run["values"]["mutual"][peer] - run["favoured"][peer] for runs, peer in each for run in runs]
+    fixed = [
+        run["values"]["mutual"][peer] - run["values"]["fixed"][peer]
+        for runs, peer in each
+        for run in runs
+        if "fixed" in run["values"]
+    ]
     unit = "points of mIoU" if setting.scale == 100 else "of CC"
     goal = "1 point of mIoU" if setting.scale == 100 else "0.01 of CC"
     reached = (
@@ -176,6 +196,11 @@ def section(setting: Setting, shares: Mapping[int, Sequence[Run]], given: Sequen
         if few
         else "No share of 20 % or less was run."
     )
+    if fixed:
+        reached += (
+            f" The fixed teacher, {setting.best_start}'s start, is another peer and so no such control; what was kept "
+            f"is {statistics.fmean(fixed):+.{setting.digits + 1}f} {unit} from what it teaches."
+        )
     options = f" with `{' '.join(given)}`" if given else ""
     lines = [
         HEADING,

@@ -218,7 +218,7 @@ def page(cells: Mapping[Cell, Sequence[Mapping[str, Any]]], options: argparse.Na
     lines = [
         "# Few labels, many rows without",
         "",
-        "Made by `make few-labels`; no number is written by hand.",
+        "Made by `make few-labels ARGS=--controls` (without it, the main columns); no number is written by hand.",
         "",
         f"Embedded peers and Fashion-MNIST: {options.rows:,} training rows, of which seeds draw the ones that "
         f"keep their label, {options.measured:,} validation rows of which a third calibrates and two thirds choose, "

@@ -25,9 +25,11 @@ def made_up(folder: Path, kept: float) -> None:
     facts = {"kept": {peer: {"what": "mutual", "alpha": 0.5} for peer in PEERS}, "way": "mean"}
     facts["validation"] = {"start": {"a": 0.1, "b": 0.3}, "control": {"a": 0.2, "b": 0.1}}
     (folder / "staged/stages/stages.json").write_text(json.dumps({"facts": facts}))
-    (folder / "pixel").mkdir()
-    (folder / "pixel/results.json").write_text("{}")
-    (folder / "pixel/summary.json").write_text(json.dumps({"end": {"a": {"mIoU": 0.22}, "b": {"mIoU": 0.27}}}))
+    for kind, ends in {"pixel": (0.22, 0.27), "fixed": (0.30, 0.30)}.items():
+        (folder / kind).mkdir()
+        (folder / kind / "results.json").write_text("{}")
+        end = {peer: {"mIoU": value} for peer, value in zip(PEERS, ends, strict=True)}
+        (folder / kind / "summary.json").write_text(json.dumps({"end": end}))
 
 
 def test_gains_are_over_the_best_that_a_user_has_alone(tmp_path):
@@ -42,8 +44,9 @@ def test_gains_are_over_the_best_that_a_user_has_alone(tmp_path):
     assert maps.gains(runs, "b") == pytest.approx([3.0, 5.0])
     part = maps.section(setting, {10: runs}, [])
     assert "### 10 %: 34 of 344 tiles, 2 seeds" in part
-    assert "| a | 15.0 | 20.0 | 22.0 | 21.0 | 19.0 | 25.0 | +3.00 ± 12.71 (labels alone + pixel CE) |" in part
+    assert "| a | 15.0 | 20.0 | 22.0 | 21.0 | 30.0 | 19.0 | 25.0 | +3.00 ± 12.71 (labels alone + pixel CE) |" in part
     assert "is +3.50 points of mIoU from the best" in part
+    assert "what was kept is +0.00 points of mIoU from what it teaches" in part
     assert "and +7.50 from the one that validation favours" in part
 
 
@@ -61,12 +64,15 @@ def test_a_page_keeps_its_part_and_has_it_once(tmp_path):
 def test_every_share_is_a_recipe_that_hides_so_many_labels():
     """A share that is not handed on trains on all labels under another heading."""
     setting = maps.SETTINGS["saliency"]
-    words = maps.command_of(setting, 10, 3, Path("x"), pixel=False, given=["--max_steps", "2"])
+    words = maps.command_of(setting, 10, 3, Path("x"), kind="staged", given=["--max_steps", "2"])
     assert words[words.index("--max_labelled_samples") + 1] == "12"
     assert words[words.index("--seeds") + 1] == words[words.index("--data_seed") + 1] == "3"
     assert words[-4:-2] == ["--max_steps", "2"]
-    everything = maps.command_of(setting, 100, 0, Path("x"), pixel=False, given=[])
+    everything = maps.command_of(setting, 100, 0, Path("x"), kind="staged", given=[])
     assert everything[everything.index("--max_labelled_samples") + 1] == "null"
-    pixel = maps.command_of(maps.SETTINGS["segment"], 10, 0, Path("x"), pixel=True, given=[])
+    pixel = maps.command_of(maps.SETTINGS["segment"], 10, 0, Path("x"), kind="pixel", given=[])
     assert pixel[pixel.index("--labelled_share") + 1] == "0.25"
     assert pixel[pixel.index("--transfer_weight") + 1] == "0"
+    fixed = maps.command_of(setting, 100, 0, Path("x"), kind="fixed", given=[])
+    assert "--labelled_share" not in fixed
+    assert fixed[fixed.index("--teacher_rule") + 1] == "fixed:swin3d"
