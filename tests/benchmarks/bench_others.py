@@ -1,6 +1,6 @@
 """A step of ours against one in the loops of torchdistill and pytorch-dml, on the same models, rows and batches.
 
-    python tests/benchmarks/bench_others.py [--quick] [--write]
+    python tests/benchmarks/bench_others.py [--quick]
 
 The two packages are no part of this one: pip puts them, without what they depend on, into a folder that is gone
 afterwards. Each runs in a process of its own, where their step and ours take turns; ratios are of the medians of CPU
@@ -148,7 +148,6 @@ def compared(package: str, folder: str, repeats: int) -> tuple[str, ...] | str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/COST.md")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -165,7 +164,7 @@ def main() -> int:
     if rows:
         print(render(COLUMNS, rows, title=f"A step of {BATCH} rows, CPU time, one thread"))
     print("\n".join(left_out), end="\n" if left_out else "")
-    if options.write:
+    if not options.quick:
         table = [COLUMNS, ("---", "---", "---:", "---:", "---:"), *rows] if rows else []
         lines = [f"| {' | '.join(line)} |" for line in table] + [f"\n- {text}" for text in left_out]
         write_part("bench_others.py", "\n".join(lines))

@@ -1,13 +1,13 @@
 """Peers in parallel against DDP of the whole cohort: time of a step, memory and bytes of each process.
 
-    python tests/benchmarks/bench_peer_parallel.py [--quick] [--write]
+    python tests/benchmarks/bench_peer_parallel.py [--quick]
 
 For N peers on N processes (gloo, one thread each): the same rows per step, once with every process holding all peers
 and taking its share of the rows (DDP), once with every process holding one peer and seeing all rows. Time is CPU time
 of a process, in turns with a plain cross-entropy step of one peer on all rows, and of the slowest process; memory is
 the peak of a process above what it held before it made any peer, and so is that of loading, of larger peers from
 folders. A last line compares how two processes that hold peers of the same rows decode: each all of them, as they do,
-or each a half, of which it sends the other the pixels. `--write` puts the tables into the guide.
+or each a half, of which it sends the other the pixels. The guide gets the tables, not of `--quick`.
 """
 
 from __future__ import annotations
@@ -175,7 +175,6 @@ def measured(variant: str, peers: int, how: str) -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two peers, few steps")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/guides/multi_gpu.md")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -214,7 +213,7 @@ def main() -> int:
         f"them {half:.1f} ms, and with the pixels of the other half from the other process {exchanged:.1f} ms."
     )
     print(decoding)
-    if options.write:
+    if not options.quick:
         lines = [COLUMNS, ("---:", "---", *["---:"] * 5), *cells]
         dense = [DENSE, ("---:",) * 5, *losses]
         table = "\n\n".join("\n".join(f"| {' | '.join(line)} |" for line in rows) for rows in (lines, dense))

@@ -1,6 +1,6 @@
 """From the command to the first optimizer step: three peers by our command against one by `transformers.Trainer`.
 
-    python tests/benchmarks/bench_startup.py [--quick] [--rounds N] [--write]
+    python tests/benchmarks/bench_startup.py [--quick] [--rounds N]
 
 Whole processes in turns, each from its start to the end of its first optimizer step, on the same class folders of JPEG
 files and with the same ViT-Ti/16; our command has a ResNet-18 and a ConvNeXt-T beside it. The script for the plain
@@ -198,7 +198,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two rounds")
     parser.add_argument("--rounds", type=int, default=7, help="runs of each, after one that is not counted")
-    parser.add_argument("--write", action="store_true", help="put the figures into docs/COST.md")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -229,7 +228,7 @@ def main() -> int:
             said.append(f"- {unit}, {what}: {own:.1f} s / {other:.1f} s = {own / other:.2f} ({verdict})")
         said.append(f"- {unit}, measuring the start on {rows} rows: {measuring:.1f} s more")
     print("\n".join(said))
-    if options.write:
+    if not options.quick:
         write_part("bench_startup.py", "\n".join(said))
     return 0 if passed else 1
 
