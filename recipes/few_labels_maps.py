@@ -199,7 +199,7 @@ def section(setting: Setting, shares: Mapping[int, Sequence[Run]], given: Sequen
     if fixed:
         reached += (
             f" The fixed teacher, {setting.best_start}'s start, is another peer and so no such control; what was kept "
-            f"is {statistics.fmean(fixed):+.{setting.digits + 1}f} {unit} from what it teaches."
+            f"is {statistics.fmean(fixed):+.{setting.digits + 1}f} {unit} from the peers that it taught."
         )
     options = f" with `{' '.join(given)}`" if given else ""
     lines = [

@@ -207,7 +207,7 @@ def measure_process(quick: bool) -> None:
 
 def figure(rows: list[Row]) -> bytes:
     """A panel for everything that grows: ours against what it is compared with."""
-    panels = list(dict.fromkeys(row.panel for row in rows))
+    panels = list(dict.fromkeys(row.panel for row in rows if row.compared != MOVING))
 
     def draw(sheet: Any) -> None:
         for place, panel in enumerate(panels, 1):
@@ -232,6 +232,9 @@ def figure(rows: list[Row]) -> bytes:
             if "loss" in panel:
                 axes.set_xscale("log")
                 axes.set_yscale("log")
+                for axis in (axes.xaxis, axes.yaxis):
+                    axis.set_major_formatter("{x:g}")
+                    axis.set_minor_formatter("")
             else:
                 axes.set_ylim(bottom=0)
                 axes.set_xticks(sorted({row.value for row in of_panel}))

@@ -46,7 +46,7 @@ def test_gains_are_over_the_best_that_a_user_has_alone(tmp_path):
     assert "### 10 %: 34 of 344 tiles, 2 seeds" in part
     assert "| a | 15.0 | 20.0 | 22.0 | 21.0 | 30.0 | 19.0 | 25.0 | +3.00 ± 12.71 (labels alone + pixel CE) |" in part
     assert "is +3.50 points of mIoU from the best" in part
-    assert "what was kept is +0.00 points of mIoU from what it teaches" in part
+    assert "what was kept is +0.00 points of mIoU from the peers that it taught" in part
     assert "and +7.50 from the one that validation favours" in part
 
 
