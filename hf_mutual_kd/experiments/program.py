@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import logging
@@ -111,6 +112,8 @@ def first_import(module: str) -> Iterator[None]:
         yield
     finally:
         gc.freeze()
+        # Libraries in C++ take what is left out as the process ends for leaks, and say so.
+        atexit.register(gc.unfreeze)
         gc.enable()
 
 
