@@ -32,7 +32,7 @@ from .loading import Base, LoadedPeer, load_peer, save_peer
 from .prediction import predict
 from .sharding import without_zero3_init
 from .spec import PeerSpec, check_peer_names
-from .starts import follow, start_of
+from .starts import follow, is_fast_in_bf16, start_of
 
 
 class Cohort(HeldPeers):
@@ -326,8 +326,13 @@ class Cohort(HeldPeers):
     def _start_logits(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
         if self.starts is None:
             raise ConfigError("there are no frozen starts; call `set_objective` with an objective that needs them")
-        output, _ = self._outputs(name, self.starts[name], inputs)
-        return self.task.logits(output)
+        device = next(self.starts[name].parameters()).device
+        # What learns nothing needs no more precision than its answers, unless the training has asked for another.
+        quick = is_fast_in_bf16(device) and not torch.is_autocast_enabled(device.type)
+        with torch.autocast(device.type, torch.bfloat16) if quick else contextlib.nullcontext():
+            output, _ = self._outputs(name, self.starts[name], inputs)
+            logits = self.task.logits(output)
+        return logits.float() if quick else logits
 
     def _start_where(self, name: str, inputs: Mapping[str, Tensor], live: Tensor, samples: Tensor) -> Tensor:
         """A start's logits like the peer's own `live`, run only on the `samples` `[B]` (bool) that are looked at."""

@@ -16,6 +16,11 @@ def start_of(model: nn.Module) -> nn.Module:
     return with_shared_weights(model, resting).requires_grad_(False).eval()
 
 
+def is_fast_in_bf16(device: torch.device) -> bool:
+    """Whether a device has units for bf16: NVIDIA's GPUs since compute capability 8.0."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 @torch.no_grad()
 def follow(averages: Mapping[str, nn.Module], peers: Mapping[str, nn.Module], decay: float) -> None:
     """Move the copies one step towards their peers; batch-norm statistics are taken over."""

@@ -239,6 +239,21 @@ def test_starts_stay_where_they_are(make_cohort):
     torch.testing.assert_close(cohort(inputs(cohort), labels=TRUTH, start_logits=cached).loss, live)
 
 
+def test_starts_run_in_bf16_where_a_device_is_fast_at_it(make_cohort, monkeypatch):
+    """Answers in bf16 would be compared in bf16, and a training's own precision would be left in their place."""
+    cohort = make_cohort("vit", "cnx")
+    cohort.set_objective(Objective(MeanRule(), FrozenSource(), retain=False))
+    exact, loss = cohort.start_logits(inputs(cohort)), cohort(inputs(cohort), labels=TRUTH).loss
+    monkeypatch.setattr("hf_mutual_kd.peers.cohort.is_fast_in_bf16", lambda device: True)
+    quick = cohort.start_logits(inputs(cohort))
+    assert {one.dtype for one in quick} == {torch.float32}
+    assert not torch.equal(quick[0], exact[0])
+    torch.testing.assert_close(quick, exact, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(cohort(inputs(cohort), labels=TRUTH).loss, loss, rtol=0.01, atol=0.01)
+    with torch.autocast("cpu", torch.float16):
+        assert {one.dtype for one in cohort.start_logits(inputs(cohort))} == {torch.float16}
+
+
 # Modes of the layers
 
 
