@@ -22,7 +22,7 @@ from typing import Any
 from few_labels_tables import ARMS as ARMS_FILE
 from few_labels_tables import COLUMNS, STAGES, favoured_control, half_width, kept_words, read_stages
 
-from hf_mutual_kd import write_text
+from hf_mutual_kd import TASKS, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADING = "## Few labels"
@@ -30,8 +30,6 @@ CONTROLS = ("start", "control", "pixel", "self")
 """What a user has without his peers."""
 PIXEL_WEIGHT = 4.0
 """Of per-pixel cross-entropy; the best on validation of those that land_cover_benchmark.py tries."""
-TEACHING_WEIGHT = 10.0
-"""Of the fixed teacher: that of the stages, for maps."""
 
 Run = Mapping[str, Any]
 
@@ -62,16 +60,26 @@ SETTINGS = {
     "segment": Setting(
         "semantic-segmentation",
         "embedded_segmentation",
-        344,
-        "tiles",
-        "mIoU",
-        100,
-        1,
-        "LAND_COVER.md",
-        "upernet",
-        ("staged", "pixel", "fixed"),
+        rows=344,
+        unit="tiles",
+        metric="mIoU",
+        scale=100,
+        digits=1,
+        page="LAND_COVER.md",
+        best_start="upernet",
+        kinds=("staged", "pixel", "fixed"),
     ),
-    "saliency": Setting("video-saliency", "embedded_saliency", 120, "clips", "CC", 1, 3, "SALIENCY.md", "swin3d"),
+    "saliency": Setting(
+        "video-saliency",
+        "embedded_saliency",
+        rows=120,
+        unit="clips",
+        metric="CC",
+        scale=1,
+        digits=3,
+        page="SALIENCY.md",
+        best_start="swin3d",
+    ),
 }
 
 
@@ -84,12 +92,12 @@ def command_of(setting: Setting, share: int, seed: int, folder: Path, *, kind: s
     words += ["--max_labelled_samples", "null" if labels is None else str(labels)]
     if kind == "staged":
         return words
-    # Of as many steps, and as many labels in each, as a stage.
+    # Of as many steps, and as many labels in each, as a stage; the teacher's weight is that of a stage, too.
     words += ["--teaching", "null"]
     words += [] if labels is None else ["--labelled_share", str(max(0.25, labels / setting.rows))]
     if kind == "pixel":
         return [*words, "--transfer_weight", "0", "--pixel_loss_weight", str(PIXEL_WEIGHT)]
-    words += ["--control", "false", "--transfer_weight", str(TEACHING_WEIGHT)]
+    words += ["--control", "false", "--transfer_weight", str(TASKS[setting.task].teaching_weight)]
     return [*words, "--teacher_rule", f"fixed:{setting.best_start}", "--teacher_source", "frozen"]
 
 

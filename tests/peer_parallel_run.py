@@ -37,7 +37,7 @@ STILL = {"max_steps": 2, "learning_rate": 0.0, "batch_norm": "freeze", "eval_str
 
 
 def train(out: Path, run: str, *more: str, split: bool = False) -> None:
-    """One of [`RUNS`] of four processes, on one or, where `split`, with its peers on several."""
+    """One of [`RUNS`], on one process or, where `split`, with its peers on several."""
     rows = ROWS_OF_ONE[run] // (DATA_RANKS[run] if split else 1)
     distributed_run.train(str(out), str(rows), *RUNS[run].split(), *more, *["peer_parallel=1"] * split)
 

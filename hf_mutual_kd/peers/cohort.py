@@ -326,7 +326,7 @@ class Cohort(HeldPeers):
     def _start_logits(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
         if self.starts is None:
             raise ConfigError("there are no frozen starts; call `set_objective` with an objective that needs them")
-        device = next(self.starts[name].parameters()).device
+        device = next(iter(inputs.values())).device
         # What learns nothing needs no more precision than its answers, unless the training has asked for another.
         quick = is_fast_in_bf16(device) and not torch.is_autocast_enabled(device.type)
         with torch.autocast(device.type, torch.bfloat16) if quick else contextlib.nullcontext():

@@ -42,14 +42,10 @@ def load_full_state(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             module.load_state_dict(weights)
 
 
-def full_state(module: nn.Module) -> dict[str, Tensor]:
-    """Whole weights, on the CPU, of a module that FSDP may have split; all processes that hold it call it together."""
-    return {name: whole(weight).cpu() for name, weight in module.state_dict().items()}
-
-
-def whole(value: Any) -> Any:
-    """A tensor of which every process holds a part, as one; everything else as it is."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+def whole(value: Tensor, kept: bool) -> Tensor | None:
+    """A tensor of which processes may hold parts each, as one on the CPU where it is `kept`; they call it together."""
+    full = value.full_tensor() if isinstance(value, DTensor) else value
+    return full.cpu() if kept else None
 
 
 def split_like(weight: Tensor, value: Any) -> Any:

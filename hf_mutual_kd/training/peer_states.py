@@ -87,7 +87,7 @@ def write_part(folder: Path, place: int, optimizer: Any, schedule: Any, *, write
 
     All processes call it together that hold parts of a weight; of them one `writes`.
     """
-    state = recursively_apply(lambda part: whole(part).cpu(), optimizer.state_dict())
+    state = recursively_apply(whole, optimizer.state_dict(), kept=writes)
     if writes:
         folder.mkdir(parents=True, exist_ok=True)
         torch.save([state, schedule.state_dict()], folder / f"{PART}{place}.pt")

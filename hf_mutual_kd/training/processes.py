@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers.utils import logging
@@ -17,7 +18,7 @@ from ..errors import ConfigError, ResumeError
 from ..peers.cohort import Cohort
 from ..peers.launched import check_launch
 from ..peers.peer_mesh import PeerMesh
-from ..peers.sharding import check_sharded, full_state, layers_to_split, share_buffers, zero_with_graph
+from ..peers.sharding import check_sharded, layers_to_split, share_buffers, whole, zero_with_graph
 from ..tasks.base import Task
 from .checkpoint_state import CohortState
 from .given_data import CohortData
@@ -67,7 +68,8 @@ class CohortProcesses(CohortData):
             self.args._n_gpu = 1
         self.mesh.compile(self.accelerator, cohort)
         if not self.is_sharded:
-            if self.args.fsdp:
+            asked = self.args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
+            if asked and self.is_world_process_zero():
                 logger.warning(
                     "fsdp splits nothing here, as Accelerate has it on GPUs alone: processes hold whole peers"
                 )
@@ -89,11 +91,14 @@ class CohortProcesses(CohortData):
         if self.is_sharded:
             share_buffers(self.cohort, self.mesh.holders(self.args.device))
 
-    def _full_state(self) -> dict[str, Tensor] | None:
-        """The whole weights of peers of which every process holds a part; `None` where it holds them."""
+    def _full_state(self) -> dict[str, Any] | None:
+        """For processes that write, the whole weights of peers that are split; `None` of peers that are not."""
         if not self.is_sharded:
             return None
-        return full_state(self.cohort) if self.mesh.is_split else self.accelerator.get_state_dict(self.model_wrapped)
+        if not self.mesh.is_split:
+            return self.accelerator.get_state_dict(self.model_wrapped)
+        writes = self.mesh.data_rank == 0
+        return {name: whole(weight, writes) for name, weight in self.cohort.state_dict().items()}
 
     def _with_all_peers(self, loss: Tensor, outputs: dict[str, Any]) -> Tensor:
         """The same loss; where weights are split every peer is in the backward of every process."""

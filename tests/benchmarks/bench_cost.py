@@ -42,7 +42,7 @@ NOTES = """\
 - *all pairs*: the authors' formulation, every ordered pair's KL by `softmax().log()` on every unit, masked afterwards.
   Forward and backward, in CPU time; steps by the clock.
 - *moving its maps*: reading them twice and writing a gradient for each, the least that any form of the loss moves; the
-  time of the loss goes into exponentials, not into passes over memory.
+  loss takes so many times as long that memory is not what bounds it.
 - *N plain steps*: cross-entropy steps of the same peers, one after the other at the same batch: the floor on one
   device. Small ViTs without retention; `bench_training.py` measures what that adds.
 - *one process*: its step on as many rows as each of the processes takes; 1.00 would be perfect scaling.
